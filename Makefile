@@ -1,0 +1,68 @@
+# The user's entry. What follows "##" is what `make help` says about a target.
+# All paths are relative, so that the folder's name may hold spaces.
+
+PYTHON ?= python3
+RUNG ?= cpu
+ENV_PYTHON ?= .venv/bin/python
+export PYTHON STRICT NINEFOLD_DATA NINEFOLD_CACHE
+
+PAPERS := $(sort $(patsubst papers/%/eval.py,%,$(wildcard papers/*/eval.py)))
+REPRODUCE := $(addprefix reproduce-,$(PAPERS))
+COPY := $(addprefix copy-,$(PAPERS))
+# Every target that runs Python needs the environment, unless the user brings one.
+ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),setup)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 clean $(REPRODUCE) $(COPY)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
+	@for p in $(PAPERS); do \
+	  printf '  %-24s %s\n' "reproduce-$$p" "a verdict for every claim of $$p" \
+	    "copy-$$p" "DEST=folder: $$p and what it uses of common/, able to run alone"; done
+	@echo 'Settings (make TARGET NAME=value):'
+	@printf '  %-24s %s\n' \
+	  RUNG 'cpu (default), gpu or paper: how large the runs are' \
+	  STRICT '1: exit non-zero also when a required claim is contradicted' \
+	  NINEFOLD_DATA 'folder of real benchmark data, see README (default: none)' \
+	  NINEFOLD_CACHE 'where unpacked models and finished work are kept (default: .cache/ninefold)' \
+	  PYTHON 'the Python, 3.11 or newer, that .venv is made from (default: python3)' \
+	  ENV_PYTHON 'run with this Python as it is and set nothing up, e.g. on a GPU image'
+
+setup: ## make .venv what uv.lock says; every target does this by itself
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "setup: there is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make setup PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" .ci/setup $(if $(filter setup,$(MAKECMDGOALS)),,--quiet)
+
+test: $(ENVIRONMENT) ## all tests, without network
+	@"$(ENV_PYTHON)" -m pytest
+
+lint: $(ENVIRONMENT) ## ruff over the tree
+	@"$(ENV_PYTHON)" -m ruff check .
+
+lock: ## renew uv.lock after a change of pyproject.toml (needs a package index)
+	@"$(PYTHON)" .ci/lock
+
+reproduce: $(REPRODUCE) ## every paper that is implemented, one after the other
+
+$(REPRODUCE): reproduce-%: $(ENVIRONMENT)
+	@echo "$@: rung $(RUNG)"
+	@"$(ENV_PYTHON)" -m papers.$*.eval --rung "$(RUNG)"
+
+train-skipgpt-smollm2: $(ENVIRONMENT) ## train SkipGPT's committed routers for SmolLM2-135M anew (about an hour of CPU)
+	@"$(ENV_PYTHON)" -m papers.skipgpt.train_smollm2
+
+report: $(ENVIRONMENT) ## report.html: every claim, record and figure on one page
+	@"$(ENV_PYTHON)" -m common.report
+
+$(COPY): copy-%: $(ENVIRONMENT)
+	@"$(ENV_PYTHON)" -m common.copy_paper $* "$(DEST)"
+
+clean: ## remove caches, finished work and the report (keeps .venv and committed results)
+	@rm -rf .cache .pytest_cache .ruff_cache .hypothesis lightning_logs report.html papers/*/results/.scratch
+	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "clean: done"
+
+# A misspelt or planned paper gets an answer, not "No rule to make target".
+reproduce-% copy-%:
+	@echo "$@: there is no such paper here yet; implemented: $(PAPERS)" >&2; exit 2

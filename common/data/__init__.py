@@ -1,0 +1,1 @@
+"""Corpora that need no hub: packaged text, controlled generators, and the way to token windows."""

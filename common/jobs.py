@@ -1,0 +1,158 @@
+"""Many small experiments as one run that survives.
+
+A job is a function of its arguments, named by the hash of those arguments and of the source it depends on. Its
+result is a JSON document, written atomically when it is done. So a run that was killed goes on where it stopped,
+a second run reuses everything and says so, and a changed source recomputes what depends on it and nothing else.
+Jobs run in worker processes, one thread each by default: two one-thread processes do more small matrix products
+per second than one process with two threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """`function` ("package.module:name") called with `arguments` (JSON values); returns a JSON value.
+
+    sources: files whose content is part of the job's name. seconds: a guess, for the time left and the order.
+    after: jobs whose results (or files) this one needs.
+    """
+
+    name: str
+    function: str
+    arguments: dict[str, Any]
+    sources: tuple[str, ...] = ()
+    seconds: float = 10.0
+    after: tuple[str, ...] = field(default=())
+
+    def key(self) -> str:
+        digest = hashlib.sha256(json.dumps([self.function, self.arguments], sort_keys=True).encode())
+        for source in sorted(self.sources):
+            digest.update(Path(source).read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes the whole document or nothing (temporary file in the same folder, fsync, rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(value, file, indent=1, sort_keys=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_result(path: Path) -> Any | None:
+    """A finished result, or None; a damaged file counts as not finished and is said."""
+    try:
+        return json.loads(path.read_text())["result"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, OSError):
+        print(f"  {path.name} is damaged; running that job again", file=sys.stderr)
+        return None
+
+
+def run_jobs(jobs: Sequence[Job], folder: Path, *, workers: int = 2, threads: int = 1,
+             say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Runs what is not finished yet and returns {job name: result}.
+
+    Raises RuntimeError naming the first job that failed, after the running ones ended; finished results stay.
+    """
+    results: dict[str, Any] = {}
+    paths = {job.name: folder / f"{job.name.replace('/', '.')}.{job.key()}.json" for job in jobs}
+    if len(paths) != len(jobs):
+        raise ValueError("two jobs have the same name")
+    for job in jobs:
+        if (done := read_result(paths[job.name])) is not None:
+            results[job.name] = done
+    if results:
+        say(f"reusing {len(results)} of {len(jobs)} finished jobs in {_relative(folder)}")
+    waiting = [job for job in jobs if job.name not in results]
+    if not waiting:
+        return results
+    started, running, failed = time.monotonic(), {}, None
+    spent = guessed = 0.0  # how long finished jobs took against their guesses: corrects the time left
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_set_threads,
+                               initargs=(threads,))
+    try:
+        while waiting or running:
+            for job in sorted(waiting, key=lambda j: -j.seconds):
+                if len(running) < workers and failed is None and all(a in results or a not in paths for a in job.after):
+                    running[pool.submit(_call, job.function, job.arguments)] = (job, time.monotonic())
+                    waiting.remove(job)
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, began = running.pop(future)
+                seconds = time.monotonic() - began
+                try:
+                    result = future.result()
+                except Exception as error:
+                    failed = failed or (job.name, error)
+                    continue
+                write_json(paths[job.name], {"job": job.name, "arguments": job.arguments, "seconds": round(seconds, 2),
+                                             "result": result})
+                results[job.name] = result
+                spent, guessed = spent + seconds, guessed + job.seconds
+                rest = sum(j.seconds for j in waiting) + sum(max(j.seconds - (time.monotonic() - t), 0)
+                                                            for j, t in running.values())
+                left = rest * (spent / guessed if guessed else 1.0) / workers
+                say(f"  [{len(results):3d}/{len(jobs)}] {job.name:<44s} {seconds:6.1f} s   "
+                    f"{time.monotonic() - started:5.0f} s gone, about {left:4.0f} s left")
+    finally:
+        pool.shutdown(wait=failed is None, cancel_futures=True)
+    if failed:
+        name, error = failed
+        raise RuntimeError(f"job {name} failed: {error}. Finished jobs are kept; run again to go on from here.") from error
+    return results
+
+
+def _set_threads(threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _call(function: str, arguments: dict[str, Any]) -> Any:
+    module, name = function.split(":")
+    try:
+        return getattr(importlib.import_module(module), name)(**arguments)
+    except Exception as error:
+        # Exceptions with odd constructors do not survive the trip between processes; their text does.
+        raise RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}") from None
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return path.name
+
+
+def source_files(package: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Paths of a package's files, for Job.sources: source_files("papers.skipgpt", ["method.py"])."""
+    root = Path(importlib.import_module(package).__file__).parent
+    return tuple(str(root / name) for name in names)

@@ -1,0 +1,205 @@
+"""Records -> what people read: README tables, one HTML page, the last lines of a run.
+
+    python -m common.report             writes report.html
+    python -m common.report --readme    rewrites the blocks between <!-- ninefold:... --> markers
+    python -m common.report --check     fails if a block differs from what the records give
+
+Everything comes from papers/*/claims.yaml and papers/*/results/C*.json, so that the same records
+give the same bytes. A claim without a record keeps its row; a record whose claims.yaml changed
+since is *stale*, one that does not validate is *invalid*, and neither counts as its word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .machine import BLOCK, ROOT
+from .records import Claims, RecordError, write_atomic
+from .report_page import page
+from .report_rows import Paper, Row, ours_text, paper_text, read_papers, rows_of, sample_text
+from .verdict import WORDS, number, rule_text
+
+# -------------------------------------------------------------------------------------- Markdown
+
+
+def markdown_table(rows: Iterable[Row]) -> str:
+    """The claims table of one paper's README."""
+    lines = ["| claim | paper | ours | rule | rung | verdict | n, SE | command |", "|---" * 8 + "|"]
+    for row in rows:
+        shown = row.shown
+        cells = (
+            f"**{row.short}** {_cell(shown['statement'])}",
+            _cell(paper_text(shown["paper"])),
+            _cell(ours_text(row.record)),
+            _cell(rule_text(shown["protocol"].get("rule"))),
+            row.rung,
+            f"**{row.word}**" + (f" ({row.flag})" if row.flag else ""),
+            _cell(sample_text(row.record)),
+            f"`{row.command.replace('|', chr(92) + '|')}`",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def root_table(papers: Iterable[Paper]) -> str:
+    """The root README's table: papers x counts of the six words x command."""
+    papers = list(papers)
+    flagged = any(row.flag for paper in papers for row in paper.rows)
+    columns = [*WORDS, *(["stale or invalid"] if flagged else [])]
+    lines = [f"| paper | {' | '.join(columns)} | command |"]
+    lines.append("|---" + "|--:" * len(columns) + "|---|")
+    for paper in papers:
+        counts = paper.counts()
+        numbers = [str(counts[word] or "·") for word in WORDS]
+        if flagged:
+            numbers.append(str(sum(1 for row in paper.rows if row.flag) or "·"))
+        name = f"[{_cell(paper.title)}](papers/{paper.key}/README.md)"
+        command = f"`make reproduce-{paper.key}`"
+        if not paper.here:
+            numbers, name, command = [""] * len(columns), _cell(paper.title), "planned"
+        lines.append(f"| {name} | {' | '.join(numbers)} | {command} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a Markdown table cell, or bring HTML into it."""
+    text = " ".join(str(text).split()).replace("\\", "\\\\")
+    for char, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
+        text = text.replace(char, safe)
+    return text.replace("`", "'").replace("*", "\\*").replace("_", "\\_")
+
+
+# --------------------------------------------------------------------------------- README blocks
+
+
+def read_block(path: Path, name: str) -> str:
+    """The text of one block. Raises RecordError if the file has not exactly one such block."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror}") from None
+    found = [match["text"] for match in BLOCK.finditer(text) if match["name"] == name]
+    if len(found) != 1:
+        raise RecordError(
+            f"{path}: has {len(found)} blocks called {name}, and needs one: a line "
+            f"<!-- ninefold:{name} -->, and below it a line <!-- /ninefold:{name} -->"
+        )
+    return found[0]
+
+
+def update_block(path: Path, name: str, text: str) -> bool:
+    """Puts `text` between the markers of block `name`; whether the file changed."""
+    wanted = text.rstrip("\n") + "\n"
+    if "<!-- ninefold:" in wanted or "<!-- /ninefold:" in wanted:
+        raise RecordError(f"{path}: the new text of block {name} holds a marker itself")
+    if read_block(path, name) == wanted:
+        return False
+
+    def put(match):
+        new = wanted if match["name"] == name else match["text"]
+        return match["open"] + new + match["close"]
+
+    write_atomic(path, BLOCK.sub(put, path.read_text(encoding="utf-8")))
+    return True
+
+
+def blocks(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[tuple[Path, str, str]]:
+    """(file, block, text) for the root README and the README of every paper that is there."""
+    papers = read_papers(root) if papers is None else papers
+    made = [(root / "README.md", "papers", root_table(papers) + "\n")]
+    for paper in papers:
+        if paper.here:
+            readme = root / "papers" / paper.key / "README.md"
+            made.append((readme, "claims", markdown_table(paper.rows) + "\n"))
+    return made
+
+
+def check(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[Path]:
+    """The files whose block differs from what the records give, or which have no such block."""
+    different = []
+    for path, name, text in blocks(root, papers):
+        try:
+            if read_block(path, name) != text:
+                different.append(path)
+        except RecordError:
+            different.append(path)
+    return different
+
+
+# -------------------------------------------------------------------------- the end of a run
+
+
+def terminal_table(claims: Claims, records: Sequence[dict]) -> str:
+    """All claims with their verdicts, in at most 120 columns."""
+    form = "{:<6}{:<19}{:<15}{:>14}  {:<30}{}"
+    lines = [form.format("claim", "rung", "verdict", "paper", "ours", "statement"), "-" * 119]
+    for row in rows_of(claims, records):
+        shown = row.shown
+        word = f"{row.word} *" if row.flag else row.word
+        paper = number(shown["paper"]["value"])
+        ours = textwrap.shorten(ours_text(row.record), 29, placeholder="…")
+        statement = textwrap.shorten(shown["statement"], 33, placeholder="…")
+        lines.append(form.format(row.short, row.rung, word, paper, ours, statement).rstrip())
+    flagged = any(row.flag for row in rows_of(claims, records))
+    note = ["* stale: claims.yaml changed after this record was made"] if flagged else []
+    return "\n".join(lines + note)
+
+
+def json_line(
+    claims: Claims, records: Sequence[dict], *, rung: str, seconds: float, commit: str
+) -> str:
+    """One line of JSON for programs: counts of the six words, seconds, commit, rung."""
+    counts = Counter(row.flag or row.word for row in rows_of(claims, records))
+    return json.dumps(
+        {
+            "paper": claims.paper["key"],
+            "rung": rung,
+            "seconds": round(seconds, 1),
+            "commit": commit,
+            "counts": {word: counts[word] for word in WORDS},
+            "stale": counts["stale"],
+        }
+    )
+
+
+# ------------------------------------------------------------------------------- command line
+
+
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser("python -m common.report", description="Records to tables.")
+    parser.add_argument("--out", type=Path, default=root / "report.html", help="report.html")
+    parser.add_argument("--readme", action="store_true", help="rewrite the README blocks instead")
+    parser.add_argument("--check", action="store_true", help="compare the README blocks instead")
+    options = parser.parse_args(argv)
+    papers = read_papers(root)
+    problems = [problem for paper in papers for problem in paper.problems]
+    for problem in problems:
+        print(f"invalid: {problem}", file=sys.stderr)
+    try:
+        if options.check:
+            different = check(root, papers)
+            for path in different:
+                print(f"{path.relative_to(root)}: its table is not what the records give; run "
+                      "`python -m common.report --readme`", file=sys.stderr)  # fmt: skip
+            return int(bool(different or problems))
+        if options.readme:
+            for path, name, text in blocks(root, papers):
+                changed = update_block(path, name, text)
+                print(f"{path.relative_to(root)}: {'rewritten' if changed else 'unchanged'}")
+            return int(bool(problems))
+        write_atomic(options.out, page(papers))
+        print(f"wrote {options.out.name} ({options.out.stat().st_size / 1000:.0f} kB)")
+        return int(bool(problems))
+    except RecordError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Nine papers, one folder each; none imports another."""

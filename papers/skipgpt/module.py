@@ -1,0 +1,464 @@
+"""The paper's trainings as LightningModules: losses, schedule, logging, checkpoints.
+
+    RouterTuningModule   stage 1: backbone frozen, routers trained     LM + alpha |T - (1 - r)|
+    LoraRecoveryModule   stage 2: routers loaded and frozen, LoRA      LM
+                         (and, without routers, the dense + LoRA control)
+    JointModule          ablation: routers and LoRA together           LM + alpha |T - (1 - r)|
+
+Equal by theory is equal by number here. Every loss is a sum divided by the token count of the whole
+optimiser step (`data.py` knows it ahead), so accumulation and DDP change nothing. Gumbel noise is a
+function of (seed, step, sample) and the temperature one of the step, so a run that was killed goes
+on as if it had not been. One term is not additive: |T - (1 - r)| is taken over one micro-batch of
+all ranks together (the official code: of each rank alone). While r is on the same side of the
+target in all micro-batches of a step this equals the term of the step; else it is larger.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.models import Loaded, ModelSpec, load
+
+from .data import SetupError, seed_of
+from .method import (
+    RoutingState,
+    SkipGPTConfig,
+    apply_skipgpt,
+    find_stack,
+    sparsity_loss,
+    straight_through_gate,
+)
+from .router_files import load_routers, save_routers
+
+LORA_TARGETS = ("q_proj", "v_proj", "gate_proj")  # official lora(); section 3.6
+JOINT_TARGETS = ("q_proj", "v_proj")
+
+
+def sample_noise(rows: int, batch: dict, seed: int, step: int) -> Tensor:
+    """Gumbel(0, 1) noise (rows, B, S, 2), fp32, on the CPU; rows = 2L (see RoutingState.noise).
+
+    Sample b's part is drawn by a generator of its own from (seed, step, sample_index[b]), position
+    by position: neither its neighbours in the batch nor the length of the padding matter. Padding
+    gets 0.
+    """
+    noise = torch.zeros(rows, *batch["input_ids"].shape, 2)
+    generator = torch.Generator()
+    for b, (index, length) in enumerate(zip(batch["sample_index"], batch["lengths"])):
+        generator.manual_seed(seed_of("gumbel", seed, step, index))
+        uniform = torch.rand(length, rows, 2, generator=generator, dtype=torch.float64)
+        gumbel = -(-uniform.clamp_(min=1e-300).log_()).log_()
+        noise[:, b, :length] = gumbel.transpose(0, 1)
+    return noise
+
+
+def targets_of(batch: dict) -> Tensor:
+    """Next-token labels (B, S-1), -100 where there is nothing to predict.
+
+    By attention mask, not by id: an end token is a target even where it is the padding id, too
+    (the official collator masks it away; section 6, 13).
+    """
+    mask = batch["attention_mask"].bool()
+    return batch["input_ids"][:, 1:].masked_fill(~(mask[:, 1:] & mask[:, :-1]), -100)
+
+
+def lm_loss(logits: Tensor, batch: dict) -> Tensor:
+    """Sum of next-token cross-entropies in fp32. logits (B, S, V)."""
+    flat = logits[:, :-1].float().flatten(0, 1)
+    return F.cross_entropy(flat, targets_of(batch).flatten(), ignore_index=-100, reduction="sum")
+
+
+def distillation_loss(logits: Tensor, teacher: Tensor, batch: dict) -> Tensor:
+    """Sum over targets of KL(teacher || student), fp32. logits, teacher (B, S, V)."""
+    student, dense = (x[:, :-1].float().log_softmax(-1) for x in (logits, teacher))
+    divergence = F.kl_div(student, dense, log_target=True, reduction="none").sum(-1)
+    return divergence.masked_fill(targets_of(batch) == -100, 0.0).sum()
+
+
+class SkipGPTTraining(L.LightningModule):
+    """What the three have in common: loading, step loss, optimiser, validation, checkpoints.
+
+    base: the backbone. seed: of router and LoRA initialisation, noise and dropout. Checkpoints hold
+    the trained parameters only; a resumed run loads the backbone from where `base` says.
+    """
+
+    trains_routers = False  # else routers, if there are any, decide by argmax and stay as they are
+
+    def __init__(self, base: ModelSpec, learning_rate: float, weight_decay: float = 0.01,
+                 warmup_steps: int = 0,
+                 schedule: Literal["constant", "cosine", "linear"] = "constant",
+                 gradient_checkpointing: bool = False, seed: int = 43):
+        super().__init__()
+        self.base, self.seed = base, seed
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup_steps, self.schedule = warmup_steps, schedule
+        self.gradient_checkpointing = gradient_checkpointing
+        self.model: nn.Module | None = None
+        self.state: RoutingState | None = None
+        self.loaded: Loaded | None = None  # set it to train a model that is in memory already
+        self.source: dict[str, Any] = {}
+        self.tokenizer = None
+        self._step_sums: dict[str, Tensor] = {}
+
+    # -- building --------------------------------------------------------------------------------
+    def build(self, model: nn.Module) -> nn.Module:
+        """Adds what this stage trains to the frozen `model`; sets self.state if it is routed."""
+        raise NotImplementedError
+
+    def configure_model(self) -> None:
+        """Loads and builds, once. Raises ModelError or SetupError: what is wrong, and the way out."""
+        if self.model is not None:
+            return
+        loaded = self.loaded or load(self.base)
+        self.source, self.tokenizer = loaded.source, loaded.tokenizer
+        if self.source["kind"] == "hub" and self.base.revision is None:
+            warnings.warn(f"{self.source['name']}: no revision in the config. This run uses commit "
+                          f"{self.source['revision']}, which is recorded; pin it.", stacklevel=1)
+        model = loaded.model.requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of("init", self.seed))
+            try:
+                self.model = self.build(model)
+            except TypeError as error:  # method.py on models that it does not fit
+                raise SetupError(f"model.base {self.source['name']}: {error}") from error
+        self.model.train()  # Lightning keeps the mode; routers learn only in train mode
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.device_mesh is not None:
+            self._shard()
+
+    def _shard(self) -> None:
+        """FSDP2: the frozen backbone is sharded layer by layer.
+
+        Routers and LoRA stay whole on every rank (25 M numbers at most): fp32 beside a bfloat16
+        backbone, they would not share its shards, and a checkpoint need not gather anything.
+        """
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = self.device_mesh["data_parallel"]
+        whole = {p for p in self.model.parameters() if p.requires_grad}
+        whole |= set(self.state.parameters()) if self.state else set()
+        for layer in find_stack(self.model).layers:
+            fully_shard(layer, mesh=mesh, ignored_params=whole)
+        fully_shard(self.model, mesh=mesh, ignored_params=whole)
+
+    # -- one micro-batch -------------------------------------------------------------------------
+    def logits(self, batch: dict) -> Tensor:
+        return self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+                          use_cache=False).logits
+
+    def losses(self, batch: dict) -> dict[str, Tensor]:
+        """Parts of the loss that this rank adds to the optimiser step; their sum is minimised."""
+        return {"lm": lm_loss(self.logits(batch), batch) / batch["step_targets"]}
+
+    def budget(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """(this rank's part of alpha |T - (1 - r)|, its part of r) for the last forward pass.
+
+        r is that of all ranks: their counts are summed without gradient, and each rank puts its own
+        differentiable share in. The term is weighted by the micro-batch's share of the step.
+        """
+        state = self.state
+        here = state.valid.sum()
+        executed = state.executed_fraction() * here
+        total = torch.stack([executed.detach(), here.float()])
+        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        r = (executed + (total[0] - executed.detach())) / total[1]
+        term = sparsity_loss(r, state.config.target_sparsity, state.config.alpha)
+        # Every rank has the same value and its own gradient; values are summed over ranks below.
+        value = term * (total[1] / batch["step_tokens"])
+        value = value - value.detach() * (1 - 1 / self.trainer.world_size)
+        return value, executed.detach() / batch["step_tokens"]
+
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
+        step = self.global_step
+        # LoRA's dropout: the same after a resume. (Unlike the noise it depends on the micro-batch.)
+        torch.manual_seed(seed_of("dropout", self.seed, step, batch["sample_index"][0]))
+        if self.state is not None:
+            self.route(batch, step)
+        parts = self.losses(batch)
+        loss = sum(value for value in parts.values() if value.requires_grad)
+        for name, value in parts.items():
+            self._step_sums[name] = self._step_sums.get(name, 0.0) + value.detach()
+        # Lightning divides by the accumulation, DDP by the world; the parts are shares of a sum.
+        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def route(self, batch: dict, step: int) -> None:
+        """Sets temperature and noise. tau follows the optimiser step, not a count of forwards."""
+        if self.trains_routers:
+            self.state.temperature = self.state.config.tau(step, self.trainer.max_steps)
+            self.state.noise = self.noise(batch, step)
+
+    def noise(self, batch: dict, step: int) -> Tensor:
+        noise = sample_noise(2 * len(self.state.layers), batch, self.seed, step)
+        return noise.to(batch["input_ids"].device, non_blocking=True)
+
+    def on_before_optimizer_step(self, optimizer) -> None:
+        if self.device_mesh is not None:  # not sharded, so not reduced by FSDP either
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad /= self.trainer.world_size  # as DDP does
+        names = sorted(self._step_sums)
+        sums = torch.stack([self._step_sums[name].float() for name in names])
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        self.log_dict({f"train/{name}": value for name, value in zip(names, sums)}, batch_size=1)
+        if self.trains_routers:
+            self.log("train/tau", self.state.temperature, batch_size=1)
+        self._step_sums = {}
+
+    # -- optimiser -------------------------------------------------------------------------------
+    def rate_of(self, name: str) -> float:
+        """Learning rate of the parameter `name`."""
+        return self.learning_rate
+
+    def configure_optimizers(self):
+        from transformers import get_scheduler
+
+        if self.trainer.max_steps < 1:
+            raise SetupError("trainer.max_steps is not set: the temperature and the learning rate "
+                             "follow the number of optimiser steps (the paper: 10,000).")
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(self.rate_of(name), []).append(parameter)
+        optimizer = torch.optim.AdamW([{"params": p, "lr": rate} for rate, p in groups.items()],
+                                      weight_decay=self.weight_decay)
+        kind = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        scheduler = get_scheduler(kind, optimizer, self.warmup_steps, self.trainer.max_steps)
+        return {"optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # -- validation ------------------------------------------------------------------------------
+    def on_validation_start(self) -> None:
+        self._held_out = torch.zeros(2, dtype=torch.float64, device=self.device)
+        if self.state is not None:
+            self.state.noise, self.state.policy = None, None
+            if self.state.config.eval_sampling:
+                self.state.generator = torch.Generator(self.device).manual_seed(self.seed)
+            self.state.start_recording()
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        loss = lm_loss(self.logits(batch), batch).double()
+        self._held_out += torch.stack([loss, (targets_of(batch) != -100).sum()])
+
+    def on_validation_epoch_end(self) -> None:
+        reduce = self.trainer.strategy.reduce
+        loss, count = reduce(self._held_out.clone(), reduce_op="sum")
+        values = {"val/loss": (loss / count).float()}
+        if self.state is not None:
+            self.state.generator = None
+            skipped = torch.zeros(3, dtype=torch.float64)
+            if self._held_out[1] > 0:  # this rank had a batch
+                stats = self.state.stats()
+                skipped += torch.tensor([stats.attn_skip, stats.mlp_skip, 1.0]) * stats.n_tokens
+            skipped = reduce(skipped.to(self.device), reduce_op="sum")
+            attn, mlp, _ = (skipped / skipped[2]).float()
+            values |= {"val/attn_skip": attn, "val/mlp_skip": mlp, "val/sparsity": (attn + mlp) / 2}
+        self.log_dict(values, prog_bar=True, batch_size=1)
+
+    # -- files -----------------------------------------------------------------------------------
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+        """Trained parameters only, so that a checkpoint of a 7B model has megabytes."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in trained}
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """Counterpart of `state_dict`. Raises SetupError naming the first tensor that differs."""
+        own = self.state_dict()
+        for name in sorted(own.keys() | state_dict.keys()):
+            here, there = (d[name].shape if name in d else None for d in (own, state_dict))
+            if here != there:
+                words = ["absent" if s is None else str(tuple(s)) for s in (there, here)]
+                raise SetupError(f"This checkpoint is of another training: {name} is {words[0]} in "
+                                 f"the file and {words[1]} here. Use the config it was made with.")
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def _run(self) -> dict[str, Any]:
+        data = self.trainer.datamodule
+        return {"module": type(self).__name__, "seed": self.seed,
+                "samples per step": getattr(data, "batch_size", None),
+                "accumulate_grad_batches": self.trainer.accumulate_grad_batches,
+                "max_steps": self.trainer.max_steps}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["skipgpt"] = self._run()
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Refuses to go on with another run's checkpoint: it would not be the unbroken run."""
+        stored, here = checkpoint.get("skipgpt"), self._run()
+        if stored is None:
+            raise SetupError("This checkpoint was not written by a SkipGPT training.")
+        if self.trainer.state.fn == "fit":
+            for key, value in here.items():
+                if stored.get(key) != value:
+                    raise SetupError(f"This checkpoint was made with {key} = {stored.get(key)}, and "
+                                     f"the config says {value}. Resume with the old value, or start "
+                                     "anew without --ckpt_path.")
+
+    def on_train_end(self) -> None:
+        """Writes the product to trainer.default_root_dir: routers/ and, with LoRA, lora/."""
+        if not self.trainer.is_global_zero:
+            return
+        folder = Path(self.trainer.default_root_dir)
+        if self.state is not None:
+            model = self.model
+            if self.device_mesh is not None:  # save_routers reads the backbone: not from shards
+                model = load(self.base).model
+                fresh = apply_skipgpt(model, self.state.config)
+                for new, trained in zip(fresh.parameters(), self.state.parameters()):
+                    new.data.copy_(trained.data)
+            save_routers(model, folder / "routers", base=self.source,
+                         extra=self._run() | {"steps": self.global_step})
+        if hasattr(self.model, "peft_config"):
+            self.model.save_pretrained(folder / "lora", save_embedding_layers=False)
+
+
+class RouterTuningModule(SkipGPTTraining):
+    """Stage 1 (section 3.5): backbone frozen, norms and embeddings too; routers trained.
+
+    routing: the method's settings. bias_learning_rate: of the routers' biases (default: the same).
+    distill_weight: adds this times KL to the dense model's predictions (0 = the paper); the teacher
+    is the same model with every module executed, one more forward pass.
+    """
+
+    trains_routers = True
+
+    def __init__(self, base: ModelSpec, routing: SkipGPTConfig, learning_rate: float = 2e-3,
+                 bias_learning_rate: float | None = None, weight_decay: float = 0.01,
+                 warmup_steps: int = 0,
+                 schedule: Literal["constant", "cosine", "linear"] = "constant",
+                 distill_weight: float = 0.0, gradient_checkpointing: bool = False, seed: int = 43):
+        super().__init__(base, learning_rate, weight_decay, warmup_steps, schedule,
+                         gradient_checkpointing, seed)
+        self.routing, self.distill_weight = routing, distill_weight
+        self.bias_learning_rate = bias_learning_rate
+
+    def build(self, model: nn.Module) -> nn.Module:
+        self.state = apply_skipgpt(model, self.routing)
+        return model
+
+    def rate_of(self, name: str) -> float:
+        if self.bias_learning_rate is not None and name.endswith(".bias"):
+            return self.bias_learning_rate
+        return self.learning_rate
+
+    def losses(self, batch: dict) -> dict[str, Tensor]:
+        teacher = None
+        if self.distill_weight:
+            self.state.set_mode("dense")
+            with torch.no_grad():
+                teacher = self.logits(batch)
+            self.state.set_mode("mask")
+        logits = self.logits(batch)
+        parts = {"lm": lm_loss(logits, batch) / batch["step_targets"]}
+        parts["budget"], parts["executed"] = self.budget(batch)
+        if teacher is not None:
+            divergence = distillation_loss(logits, teacher, batch) / batch["step_targets"]
+            parts["distill"] = self.distill_weight * divergence
+        return parts
+
+
+class LoraRecoveryModule(SkipGPTTraining):
+    """Stage 2 (section 3.6): LoRA on the backbone, routers as stage 1 left them; loss = LM alone.
+
+    routers: folder of trained routers; null trains the dense model, the paper's dense + LoRA row.
+    sample_gates: draw the gates in training (tau = 1), as the official code does. Default is argmax,
+    our choice: the adapters then see the gates that inference uses.
+    """
+
+    def __init__(self, base: ModelSpec, routers: str | None, rank: int = 16, lora_alpha: int = 32,
+                 lora_dropout: float = 0.1, sample_gates: bool = False, learning_rate: float = 2e-4,
+                 weight_decay: float = 0.01, warmup_steps: int = 0,
+                 schedule: Literal["constant", "cosine", "linear"] = "cosine",
+                 gradient_checkpointing: bool = False, seed: int = 43):
+        super().__init__(base, learning_rate, weight_decay, warmup_steps, schedule,
+                         gradient_checkpointing, seed)
+        self.routers, self.sample_gates = routers, sample_gates
+        self.rank, self.lora_alpha, self.lora_dropout = rank, lora_alpha, lora_dropout
+
+    def build(self, model: nn.Module) -> nn.Module:
+        if self.routers is not None:
+            self.state = load_routers(model, self.routers)
+        wrapped = add_lora(model, LORA_TARGETS, self.rank, self.lora_alpha, self.lora_dropout)
+        return wrapped  # PEFT has frozen everything but the adapters, the routers included
+
+    def route(self, batch: dict, step: int) -> None:
+        self.state.noise = self.state.policy = None
+        if self.sample_gates:
+            noise = self.noise(batch, step)
+
+            def sampled(layer: int, name: str, x: Tensor, valid: Tensor) -> Tensor:
+                router = getattr(self.state.layers[layer], f"router_{name}")
+                return straight_through_gate(router(x), 1.0, noise[2 * layer + (name == "mlp")])
+
+            self.state.policy = sampled
+
+
+class JointModule(SkipGPTTraining):
+    """The ablation "SkipGPT-Joint" (section 3.6): random routers and LoRA on q, v, one full loss.
+
+    lora_learning_rate: of the adapters; default the same as the routers'.
+    """
+
+    trains_routers = True
+
+    def __init__(self, base: ModelSpec, routing: SkipGPTConfig, rank: int = 16,
+                 lora_alpha: int = 32, lora_dropout: float = 0.1, learning_rate: float = 2e-3,
+                 lora_learning_rate: float | None = None, weight_decay: float = 0.01,
+                 warmup_steps: int = 0,
+                 schedule: Literal["constant", "cosine", "linear"] = "constant",
+                 gradient_checkpointing: bool = False, seed: int = 43):
+        super().__init__(base, learning_rate, weight_decay, warmup_steps, schedule,
+                         gradient_checkpointing, seed)
+        self.routing, self.lora_learning_rate = routing, lora_learning_rate
+        self.rank, self.lora_alpha, self.lora_dropout = rank, lora_alpha, lora_dropout
+
+    def build(self, model: nn.Module) -> nn.Module:
+        self.state = apply_skipgpt(model, self.routing)
+        wrapped = add_lora(model, JOINT_TARGETS, self.rank, self.lora_alpha, self.lora_dropout)
+        for parameter in self.state.parameters():
+            parameter.requires_grad_(True)  # PEFT froze them
+        return wrapped
+
+    def rate_of(self, name: str) -> float:
+        if self.lora_learning_rate is not None and "lora_" in name:
+            return self.lora_learning_rate
+        return self.learning_rate
+
+    def losses(self, batch: dict) -> dict[str, Tensor]:
+        parts = super().losses(batch)
+        parts["budget"], parts["executed"] = self.budget(batch)
+        return parts
+
+
+def add_lora(model: nn.Module, targets: tuple[str, ...], rank: int, alpha: int, dropout: float):
+    """The model as a PeftModel with LoRA on `targets`, no bias; nothing else trains.
+
+    Raises TypeError naming the projection that the model does not have.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    names = [name for name, _ in model.named_modules()]
+    absent = [t for t in targets if not any(name.endswith(f".{t}") for name in names)]
+    if absent:
+        raise TypeError(f"{type(model).__name__} has no {', '.join(absent)}, which LoRA adapts here")
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none",
+                        target_modules=list(targets), task_type="CAUSAL_LM")
+    return get_peft_model(model, config)
+
+
+def merge_lora(model: nn.Module, folder: str | Path) -> nn.Module:
+    """Loads lora/ of a stage-2 run onto a base model and merges it: W += (alpha / r) B A.
+
+    model: stock or routed; routers must be loaded *before* (they are tied to the unmerged base).
+    """
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+

@@ -1,0 +1,50 @@
+"""Tiny decoders of three families, with everything that could go wrong: grouped keys, several layers,
+a sliding window (Gemma-2), a norm on each head (Qwen3); written to and read from hub format once.
+
+`fresh(family, attention)` gives an unrouted copy in eval mode; `model` runs a test on all of them.
+"""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from common.models import load, tiny
+
+FAMILIES = ("llama", "qwen3", "gemma2")
+# Gemma-2 caps its attention scores, which sdpa cannot; transformers refuses that pair itself.
+PAIRS = [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("qwen3", "eager"),
+         ("gemma2", "eager")]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """family -> folder in hub format."""
+    folders = {}
+    for family in FAMILIES:
+        folders[family] = tmp_path_factory.mktemp("checkpoints") / family
+        load(tiny(family)).model.save_pretrained(folders[family])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def fresh(checkpoints):
+    """fresh(family="llama", attention="sdpa", dtype=torch.float32): an unrouted model, all yours."""
+    loaded = {}
+
+    def make(family="llama", attention="sdpa", dtype=torch.float32):
+        key = family, attention, dtype
+        if key not in loaded:
+            loaded[key] = AutoModelForCausalLM.from_pretrained(
+                checkpoints[family], attn_implementation=attention, dtype=dtype
+            ).eval()
+        return copy.deepcopy(loaded[key])
+
+    return make
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
+def model(request, fresh):
+    """Each family with each attention that it can have, unrouted."""
+    return fresh(*request.param)

@@ -1,0 +1,86 @@
+"""Train SkipGPT from one config: python -m papers.skipgpt.train fit --config FILE [--key value …].
+
+`fit` and `validate` of the Lightning Trainer; every key of a config can be given as an option, and
+`fit --config FILE --print_config` shows all of them. One seed (`seed_everything`) rules data order,
+initialisation and noise. `--ckpt_path last` goes on where a killed run stopped. What the user can
+mend is answered in a line or two and exit status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentError
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from common.models import ModelError
+
+from .data import SetupError, StepData
+from .module import SkipGPTTraining
+from .router_files import RouterFileError
+
+
+class Commands(LightningCLI):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        # torch loads checkpoints with weights_only=True unless told otherwise; nobody can tell it so.
+        left_out = LightningCLI.subcommands()
+        return {name: left_out[name] | {"weights_only"} for name in ("fit", "validate")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for target in ("model.init_args.seed", "data.init_args.seed"):
+            parser.link_arguments("seed_everything", target, compute_fn=int)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing of the config is taken from a checkpoint; it is only looked at, before any work."""
+        path = self.config.get(self.config.get("subcommand") or "", {}).get("ckpt_path")
+        if path and path not in ("last", "best", "hpc", "registry"):
+            check_checkpoint(Path(path))
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raises SetupError unless `path` is a checkpoint that can be read."""
+    if path.is_dir():  # one that was written in shards
+        return
+    if not path.is_file():
+        raise SetupError(f"--ckpt_path: there is no file {path}.")
+    try:
+        torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise SetupError(f"--ckpt_path: {path} is no checkpoint, or cut short or damaged "
+                         f"({first_line(error)}). Resume from an older one.") from error
+
+
+def cli(args: list[str] | None = None, run: bool = True) -> LightningCLI:
+    """The command line; args without program name, default sys.argv. run=False only builds.
+
+    Leaves by SystemExit(2), after a line or two on stderr, for anything that the user can mend.
+    """
+    # On for readers of loops that never use it; noise about our batches, which are made for us.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*IterableDataset.*__len__.*")
+    try:
+        return Commands(
+            SkipGPTTraining, StepData, subclass_mode_model=True, subclass_mode_data=True,
+            seed_everything_default=43, save_config_kwargs={"overwrite": True}, args=args, run=run,
+            parser_kwargs={"exit_on_error": False}, auto_configure_optimizers=False,
+        )
+    except (ArgumentError, SetupError, ModelError, RouterFileError,
+            MisconfigurationException) as error:
+        print(f"skipgpt: {first_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def first_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:600]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    cli()

@@ -1,0 +1,200 @@
+"""Router tuning of SmolLM2-135M-Instruct on two CPU cores: the slow half of Tier B.
+
+    python -m papers.skipgpt.train_smollm2 --target 0.25 --steps 1000        (`make train-skipgpt-smollm2` runs both targets)
+
+Stage 1 of the paper on a frozen pretrained model, with the four changes without which an hour of CPU teaches too
+little (README, deviations D3 to D6): bfloat16 weights and windows of 128 tokens; routers read the RMS-normalised
+state; they start at zero weights with biases set from what skipping each single module costs; and afterwards one
+threshold for the whole model is shifted until the argmax rate equals the target. The loss is the paper's.
+
+The routers (69,240 numbers) go to `routers/`, with the learning curve; a run that was killed goes on at its last
+checkpoint. `--recipes` runs the first steps of each recipe that was considered, for the README's table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.data.prose import docstrings, topics, windows
+from common.jobs import write_json
+from common.models import SMOLLM2, cache_dir, load
+from common.records import git_state
+
+from .method import RoutingState, SkipGPTConfig, apply_skipgpt
+from .router_files import save_routers
+from .tuning import evaluate, hold_budget, tune
+
+ROUTERS = Path(__file__).parent / "routers"
+LENGTH, BATCH = 128, 8
+RECIPES = {  # what was tried; the first is the paper's, the last is used
+    "paper: zero bias, raw state, lr 2e-3": dict(norm=False, init="paper", bias=0.0, lr=2e-3, bias_lr=2e-3),
+    "execute bias 2, raw state, lr 5e-3": dict(norm=False, init="paper", bias=2.0, lr=5e-3, bias_lr=5e-3),
+    "execute bias 2, normed state, zero weights": dict(norm=True, init="zero", bias=2.0, lr=5e-4, bias_lr=2e-2),
+    "the same, distilled": dict(norm=True, init="zero", bias=2.0, lr=5e-4, bias_lr=2e-2, distill=True),
+    "sensitivity biases, distilled": dict(norm=True, init="sensitivity", lr=5e-4, bias_lr=5e-3, distill=True),
+    "sensitivity biases, lr 1e-3": dict(norm=True, init="sensitivity", lr=1e-3, bias_lr=1e-2),
+    "sensitivity biases": dict(norm=True, init="sensitivity", lr=5e-4, bias_lr=5e-3),
+}
+CHOSEN = RECIPES["sensitivity biases"]
+
+
+def corpora(tokenizer) -> tuple[Tensor, Tensor, dict]:
+    """Training windows (N, 128) shuffled, validation windows, and the hashes of both texts."""
+    prose, code = topics(), docstrings()
+    train = torch.cat([windows(prose["train"], tokenizer, LENGTH), windows(code["train"], tokenizer, LENGTH)])
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    return train[order], windows(prose["validation"], tokenizer, LENGTH), {"topics": prose.source, "docstrings": code.source}
+
+
+@torch.no_grad()
+def module_costs(model: nn.Module, state: RoutingState, ids: Tensor) -> Tensor:
+    """How much the mean cross-entropy on ids (N, S) rises when one module is skipped for every token: (L, 2), nats."""
+    off: set = set()
+    state.policy = lambda layer, name, x, valid: valid.new_full(valid.shape, (layer, name) not in off, dtype=torch.float32)
+    base, costs = evaluate(model, ids).mean(), torch.zeros(len(state.layers), 2)
+    for layer in range(len(state.layers)):
+        for column, name in enumerate(("attn", "mlp")):
+            off = {(layer, name)}
+            costs[layer, column] = evaluate(model, ids).mean() - base
+    state.policy = None
+    return costs
+
+
+def start_from_costs(state: RoutingState, costs: Tensor, slope: float = 3.0, low: float = -4.0, high: float = 8.0) -> None:
+    """Biases so that the cheapest T of all modules tend to be skipped: logit = slope * log2(cost / threshold), clipped."""
+    costs = costs.clamp(min=0.01)
+    threshold = costs.flatten().kthvalue(max(1, round(costs.numel() * state.config.target_sparsity))).values
+    logits = (slope * torch.log2(costs / threshold)).clamp(low, high)
+    for layer, row in zip(state.layers, logits):
+        for router, logit in zip((layer.router_attn, layer.router_mlp), row):
+            router.layers[-1].bias.data.copy_(torch.stack([logit / 2, -logit / 2]))
+
+
+def prepare(recipe: dict, target: float, seed: int, say=print) -> tuple[nn.Module, RoutingState, torch.optim.Optimizer, dict, Tensor, Tensor]:
+    """Model in bf16 with routers as the recipe starts them, the optimiser, the sources, and both window sets."""
+    loaded = load(replace(SMOLLM2, dtype="bfloat16", attn_implementation="eager"))  # eager: 1.2x at 128 tokens on CPU
+    train, validation, text = corpora(loaded.tokenizer)
+    torch.manual_seed(seed)
+    state = apply_skipgpt(loaded.model, SkipGPTConfig(target_sparsity=target, router_norm=recipe["norm"],
+                                                      init_execute_bias=recipe.get("bias", 0.0)))
+    if recipe["init"] != "paper":
+        for router in state.routers().values():
+            nn.init.zeros_(router.layers[-1].weight)
+    if recipe["init"] == "sensitivity":
+        say("measuring what skipping each of the 60 modules costs")
+        start_from_costs(state, module_costs(loaded.model, state, train[-8:]))
+    weights = [p for p in state.parameters() if p.dim() == 2]
+    biases = [p for p in state.parameters() if p.dim() == 1]
+    optimiser = torch.optim.AdamW([{"params": weights, "lr": recipe["lr"]}, {"params": biases, "lr": recipe["bias_lr"]}],
+                                  weight_decay=0.0, betas=(0.9, 0.98))
+    return loaded.model, state, optimiser, {"model": loaded.source, "text": text}, train, validation
+
+
+def train(target: float, steps: int, seed: int = 0, recipe: dict = CHOSEN, folder: Path | None = None, every: int = 50,
+          say=print) -> Path:
+    """Trains, holds the budget, saves to `folder`; resumes from its checkpoint in the cache. Returns the folder."""
+    folder = folder or ROUTERS / f"smollm2-135m-instruct-t{round(100 * target)}"
+    model, state, optimiser, sources, windows_, validation = prepare(recipe, target, seed, say)
+    name = hashlib.sha256(json.dumps([target, steps, seed, recipe, sources], sort_keys=True, default=str).encode()).hexdigest()
+    checkpoint = cache_dir() / f"skipgpt-smollm2-{name[:12]}.pt"
+    start, curve, spent = 0, [], 0.0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        for router, tensors in zip(state.routers().values(), saved["routers"]):
+            router.load_state_dict(tensors)
+        optimiser.load_state_dict(saved["optimiser"])
+        start, curve, spent = saved["step"], saved["curve"], saved["seconds"]
+        say(f"going on at step {start} of {steps}")
+    began, recent = time.monotonic(), []
+
+    def batch(step: int) -> Tensor:
+        return windows_[torch.arange(step * BATCH, (step + 1) * BATCH) % (len(windows_) - 64)]  # the last 64 calibrate
+
+    for row in tune(model, batch, optimiser, steps, start=start, state=state, distill=recipe.get("distill", False),
+                    warmup=10, decay=0.5, seed=seed):
+        recent.append(row)
+        done = row["step"] + 1
+        if done % 10 == 0:
+            seconds = time.monotonic() - began
+            say(f"step {done:5d}/{steps}  sampled ce {sum(r['ce'] for r in recent[-10:]) / 10:.3f}  executed "
+                f"{sum(r['executed'] for r in recent[-10:]) / 10:.3f}  {seconds:5.0f} s gone, "
+                f"{seconds / (done - start) * (steps - done):5.0f} s left")
+        if done % every == 0 or done == steps:
+            state.start_recording()
+            ce = evaluate(model, validation[:16], 8).mean().item()
+            stats = state.stats()
+            curve.append({"step": done, "tokens": done * BATCH * LENGTH, "train_ce": sum(r["ce"] for r in recent) / len(recent),
+                          "executed_sampled": sum(r["executed"] for r in recent) / len(recent), "validation_ce": ce,
+                          "attn_skip": stats.attn_skip, "mlp_skip": stats.mlp_skip})
+            say(f"            validation ce {ce:.3f} by argmax, skipping {stats.attn_skip:.3f} of attention, {stats.mlp_skip:.3f} of MLPs")
+            recent = []
+            temporary = checkpoint.with_suffix(".part")
+            torch.save({"step": done, "curve": curve, "seconds": spent + time.monotonic() - began,
+                        "routers": [r.state_dict() for r in state.routers().values()], "optimiser": optimiser.state_dict()}, temporary)
+            os.replace(temporary, checkpoint)
+    seconds = spent + time.monotonic() - began
+    for parameter in state.parameters():
+        parameter.requires_grad_(False)
+    shift = hold_budget(model, state, windows_[-64:], target, batch_size=16)
+    commit, dirty = git_state()
+    command = f"python -m papers.skipgpt.train_smollm2 --target {target} --steps {steps} --seed {seed}"
+    base = {key: sources["model"][key] for key in ("name", "revision", "weights_sha256") if key in sources["model"]}
+    facts = {"command": command, "seed": seed, "commit": commit, "dirty": dirty, "steps": steps, "tokens": steps * BATCH * LENGTH,
+             "seconds": round(seconds), "machine": f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
+             "threshold_shift": shift, "recipe": recipe, "text": sources["text"]}
+    save_routers(model, folder, base=base, extra=facts)
+    write_json(folder / "curve.json", curve)
+    checkpoint.unlink(missing_ok=True)
+    say(f"saved {folder.name} after {seconds:.0f} s of training; threshold shifted by {shift:+.2f} to skip {target:.0%}")
+    return folder
+
+
+def compare_recipes(target: float, steps: int, say=print) -> None:
+    """The first steps of every recipe: validation cross-entropy by argmax as it stands, and held at the target."""
+    rows = []
+    for name, recipe in RECIPES.items():
+        model, state, optimiser, _, windows_, validation = prepare(recipe, target, 0, lambda text: None)
+        began = time.monotonic()
+        steps_ = tune(model, lambda step: windows_[step * BATCH:(step + 1) * BATCH], optimiser, steps, state=state,
+                      distill=recipe.get("distill", False), warmup=10, decay=0.5)
+        sampled = [row["ce"] for row in steps_][-10:]
+        seconds = time.monotonic() - began
+        for parameter in state.parameters():
+            parameter.requires_grad_(False)
+        hold_budget(model, state, windows_[-16:], target, tolerance=0.005, batch_size=16)
+        state.start_recording()
+        ce, stats = evaluate(model, validation[:16], 8).mean().item(), None
+        stats = state.stats()
+        rows.append({"recipe": name, "steps": steps, "sampled_ce_last_10": sum(sampled) / len(sampled), "held_ce": ce,
+                     "sparsity": stats.sparsity, "seconds": round(seconds, 1)})
+        say(f"{name:48s} sampled ce {rows[-1]['sampled_ce_last_10']:.3f}  held ce {ce:.3f} at {stats.sparsity:.3f}  {seconds:.0f} s")
+        write_json(ROUTERS / "recipes.json", rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", type=float, nargs="+", default=[0.25, 0.40], help="module sparsity, one run each")
+    parser.add_argument("--steps", type=int, default=1000, help=f"optimiser steps of {BATCH} windows of {LENGTH} tokens")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for the routers; default routers/ of this paper")
+    parser.add_argument("--recipes", action="store_true", help="compare the first --steps of every recipe instead")
+    arguments = parser.parse_args()
+    say = lambda text: print(text, flush=True)  # noqa: E731
+    for target in arguments.target:
+        if arguments.recipes:
+            compare_recipes(target, arguments.steps, say)
+        else:
+            train(target, arguments.steps, arguments.seed, folder=arguments.out, say=say)
+
+
+if __name__ == "__main__":
+    main()

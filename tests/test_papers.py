@@ -1,0 +1,191 @@
+"""What every paper promises: its configs parse, its tables equal its records, it can be copied out.
+
+Papers are found by their files, so that a new one is held to the same from its first day. A part
+that does not exist yet is skipped, and named in the summary.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common import copy_paper
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPERS = sorted(path.parent.name for path in (ROOT / "papers").glob("*/method.py"))
+CONFIGS = sorted((ROOT / "papers").glob("*/configs/**/*.yaml"))
+
+
+# --- configs --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_arguments(monkeypatch):
+    """LightningCLI warns when a program has arguments of its own, as pytest has."""
+    monkeypatch.setattr(sys, "argv", ["train"])
+
+
+def parse(cli, config, capsys):
+    """Check a config as `python -m papers.X.train fit --config F --print_config` does.
+
+    Every key is held against the signature that it reaches; nothing is built, so that a config for
+    GPUs is checked without any. Returns the complaint, or "" for a config that is right.
+    """
+    with pytest.raises(SystemExit) as left:
+        cli(["fit", "--config", str(config), "--print_config"])
+    streams = capsys.readouterr()
+    return "" if left.value.code in (0, None) else streams.err
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "papers")))
+def test_config_parses(config, capsys, no_arguments):
+    paper = config.relative_to(ROOT / "papers").parts[0]
+    if not (ROOT / "papers" / paper / "train.py").exists():
+        pytest.skip(f"papers/{paper}/train.py does not exist yet")
+    train = importlib.import_module(f"papers.{paper}.train")
+    assert not parse(train.cli, config, capsys)
+    assert config.read_text().startswith("#"), "a config begins with its lab note"
+
+
+def test_config_check_can_fail(tmp_path, capsys, no_arguments):
+    """An unknown key, a wrong type and a class without the argument are each refused, by name."""
+    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+
+    def cli(args):
+        LightningCLI(BoringModel, BoringDataModule, args=args)
+
+    config = tmp_path / "config.yaml"
+    config.write_text("trainer:\n  max_steps: 2\n")
+    assert not parse(cli, config, capsys)
+    for text, key in (
+        ("trainer:\n  max_stepz: 2\n", "max_stepz"),
+        ("trainer:\n  max_steps: two\n", "max_steps"),
+        ("model:\n  width: 3\n", "width"),
+    ):
+        config.write_text(text)
+        assert key in parse(cli, config, capsys)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def test_readme_tables_equal_the_records():
+    if not (ROOT / "common" / "report.py").exists():
+        pytest.skip("common/report.py does not exist yet")
+    done = subprocess.run([sys.executable, "-m", "common.report", "--check"],
+                          cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- copy-out -------------------------------------------------------------------------------------
+
+
+def python_in(folder, *words):
+    """Run Python in a copied folder; the repository is not on its path."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=250
+    )
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_copied_paper_runs_alone(paper, tmp_path):
+    pytest.importorskip("uv", reason="uv comes with `make setup`")
+    dest = copy_paper.copy_paper(paper, tmp_path / "my copy")
+    code = (
+        f"import papers.{paper}.method as m, sys, pathlib\n"
+        "assert pathlib.Path(m.__file__).is_relative_to(pathlib.Path.cwd()), m.__file__\n"
+        "heavy = {'trl', 'datasets', 'lm_eval', 'common'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = python_in(dest, "-c", code)
+    assert done.returncode == 0, done.stderr
+    if list((dest / "papers" / paper / "tests").glob("test_*.py")):
+        done = python_in(dest, "-m", "pytest", "--collect-only", "-q")
+        assert done.returncode == 0, done.stdout + done.stderr
+    for file in (dest / "requirements.txt", dest / "Makefile", dest / "README.md"):
+        assert "://" not in file.read_text()
+    pins = (dest / "requirements.txt").read_text().splitlines()
+    assert pins[0].startswith("torch==") and any(p.startswith("transformers==") for p in pins)
+    listed = subprocess.run(["make", "-n", "test"], cwd=dest, capture_output=True, text=True)
+    assert listed.returncode == 0 and "-m pytest" in listed.stdout
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A repository in the small: one paper, of which three ways lead into common/."""
+    root = tmp_path / "root"
+    for name, text in {
+        "papers/a/method.py": "",
+        "papers/a/eval.py": "from common import flops\ndef f():\n    import common.data.prose",
+        "papers/a/results/one.json": "{}",
+        "papers/a/results/.scratch/two.json": "{}",
+        "papers/b/method.py": "from common import unused",
+        "common/__init__.py": "",
+        "common/flops.py": "from .timing import clock\nfrom . import models",
+        "common/timing.py": "",
+        "common/schema.json": "{}",
+        "common/models.py": "",
+        "common/unused.py": "",
+        "common/data/__init__.py": "",
+        "common/data/prose.py": "from ..records import write",
+        "common/data/topics.txt": "",
+        "common/data/images.py": "",
+        "common/records.py": "",
+        "tests/conftest.py": "",
+        "LICENSE": "",
+        "CITATION.cff": "",
+        ".gitignore": "",
+        "pyproject.toml": "[tool.pytest.ini_options]\ntimeout = 3\naddopts = ['-x', '-q']\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_copy_takes_what_is_imported_and_no_more(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(copy_paper, "requirements", lambda root: "torch==1.0\n")
+    dest = copy_paper.copy_paper("a", tmp_path / "copy", root=tree)
+    copied = {str(p.relative_to(dest)) for p in dest.rglob("*") if p.is_file()}
+    assert {name for name in copied if name.startswith("common/")} == {
+        "common/__init__.py", "common/flops.py", "common/timing.py", "common/models.py",
+        "common/records.py", "common/data/__init__.py", "common/data/prose.py",
+        "common/data/topics.txt", "common/schema.json",
+    }  # fmt: skip
+    assert {name for name in copied if name.startswith("papers/")} == {
+        "papers/a/method.py", "papers/a/eval.py", "papers/a/results/one.json",
+    }  # fmt: skip
+    ini = (dest / "pytest.ini").read_text()
+    assert "timeout = 3\n" in ini and "testpaths = papers\n" in ini and "    -x\n    -q\n" in ini
+    assert "a state without a commit" in (dest / "README.md").read_text()
+
+
+def test_copy_refuses_what_it_must_not_write(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(copy_paper, "requirements", lambda root: "torch==1.0\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    for paper, dest, says in (
+        ("c", tmp_path / "new", "no paper 'c' here; there is: a, b"),
+        ("a", "", "say where to: make copy-a DEST="),
+        ("a", tmp_path / "full", "not an empty folder"),
+        ("a", tree / "out", "inside this repository"),
+    ):
+        with pytest.raises(copy_paper.CopyError, match=says):
+            copy_paper.copy_paper(paper, dest, root=tree)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    assert (copy_paper.copy_paper("a", tmp_path / "empty", root=tree) / "Makefile").exists()
+
+
+def test_copy_that_fails_leaves_nothing(tree, tmp_path, monkeypatch):
+    def fail(root):
+        raise copy_paper.CopyError("no uv")
+
+    monkeypatch.setattr(copy_paper, "requirements", fail)
+    with pytest.raises(copy_paper.CopyError, match="no uv"):
+        copy_paper.copy_paper("a", tmp_path / "copy", root=tree)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["root"]

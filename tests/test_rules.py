@@ -1,0 +1,269 @@
+"""The rules of the house, each a function from a tree to the list of its breaches.
+
+Every rule is tested twice: on this repository, where the list must be empty, and on a small bad
+tree, where it must not be: a rule that cannot fail holds nothing. Import rules are read from the
+syntax tree, so that nothing heavy is imported to check them.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"trl", "datasets", "lm_eval", "vllm", "matplotlib"}  # slow, or not on the GPU image
+METHOD_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}
+SOURCES = {"abstract", "table", "figure", "text", "repo", "secondary", "derived"}
+# Whom a reader may be sent to. No package index: its address belongs to the machine.
+HOSTS = {
+    "aclanthology.org", "arxiv.org", "doi.org", "example.org", "github.com", "huggingface.co",
+    "index.invalid", "json-schema.org", "openreview.net", "proceedings.mlr.press", "www.apache.org",
+    "www.w3.org",
+}  # fmt: skip
+
+
+def imports(path):
+    """(line, level, dotted name, inside a function?) of every import in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    lazy = set()
+    for node in ast.walk(tree):
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if function or typing_only:
+            lazy.update(id(inner) for inner in ast.walk(node))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, 0, alias.name, id(node) in lazy
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                yield node.lineno, node.level, name, id(node) in lazy
+
+
+def python_files(root, folder):
+    return sorted((root / folder).rglob("*.py"))
+
+
+def papers_import_only_themselves(root):
+    for path in python_files(root, "papers"):
+        inside = path.relative_to(root / "papers").parts  # (paper, ..., file)
+        for line, level, name, _ in imports(path):
+            climbs = level >= len(inside) and len(inside) > 1
+            absolute = level == 0 and name.partition(".")[0] == "papers"
+            if climbs or absolute:
+                yield f"{path.relative_to(root)}:{line}: {'.' * level}{name}: use a relative import"
+
+
+def common_never_imports_papers(root):
+    for path in python_files(root, "common"):
+        for line, level, name, _ in imports(path):
+            climbs = level >= len(path.relative_to(root).parts)
+            if climbs or (level == 0 and name.partition(".")[0] == "papers"):
+                yield f"{path.relative_to(root)}:{line}: common imports {name}"
+
+
+def method_imports_alone(root):
+    for path in sorted((root / "papers").glob("*/method.py")):
+        for line, level, name, lazy in imports(path):
+            foreign = level == 0 and name.partition(".")[0] not in METHOD_MAY_IMPORT
+            if foreign or (level and not lazy):
+                yield f"{path.relative_to(root)}:{line}: {name} at the top of a method file"
+
+
+def heavy_imports_inside_functions(root):
+    for folder in ("papers", "common", "tests"):
+        for path in python_files(root, folder):
+            for line, level, name, lazy in imports(path):
+                if level == 0 and name.partition(".")[0] in HEAVY and not lazy:
+                    yield f"{path.relative_to(root)}:{line}: import {name} inside a function"
+
+
+def no_utils(root):
+    for folder in ("papers", "common", "tests"):
+        for path in python_files(root, folder):
+            if path.stem in ("utils", "util", "helpers", "misc"):
+                yield f"{path.relative_to(root)}: name a file after its idea"
+
+
+def claims_have_sources(root):
+    """A claim says where the paper makes it, what decides it, and (if required) what refutes it."""
+    for path in sorted((root / "papers").glob("*/claims.yaml")):
+        read = yaml.safe_load(path.read_text())
+        claims = read["claims"] if isinstance(read, dict) else read
+        seen = set()
+        for claim in claims:
+            where = f"{path.relative_to(root)}: {claim.get('id')}"
+            rule = claim.get("protocol", {}).get("rule", {})
+            if not re.fullmatch(rf"{path.parent.name}/C\d+[a-z]?", str(claim.get("id"))):
+                yield f"{where}: an id is {path.parent.name}/C<number>"
+            if claim.get("id") in seen:
+                yield f"{where}: twice"
+            seen.add(claim.get("id"))
+            if claim.get("paper", {}).get("source") not in SOURCES:
+                yield f"{where}: paper.source is none of {', '.join(sorted(SOURCES))}"
+            if not str(claim.get("where") or "").strip():
+                yield f"{where}: says not where in the paper"
+            if not rule.get("type") and claim.get("status") != "not-checkable":
+                yield f"{where}: has no rule"
+            if claim.get("required") and not rule.get("falsified_if"):
+                yield f"{where}: is required and says not what would falsify it"
+
+
+def tracked(root):
+    """Files that git has or would add; the tree's own files where there is no git."""
+    git = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                         cwd=root, capture_output=True, text=True)  # fmt: skip
+    if git.returncode:
+        return sorted(p for p in root.rglob("*") if p.is_file() and ".venv" not in p.parts)
+    return [p for n in sorted(set(git.stdout.split("\0"))) if n and (p := root / n).is_file()]
+
+
+def files_are_small(root):
+    for path in tracked(root):
+        limit = 4_000_000 if path.suffix == ".safetensors" else 1_000_000
+        if path.stat().st_size > limit:
+            yield f"{path.relative_to(root)}: {path.stat().st_size} bytes, at most {limit}"
+
+
+def files_name_no_machine(root):
+    """No absolute path of somebody's machine, no web host that is not a paper, code or standard."""
+    roots = r"(?:home|root|Users|mnt|srv|work|scratch|nfs)/(?!me/|user/)|opt/[\w.-]+/"
+    place = re.compile(rf"(?<![\w.~)}}\]-])/(?:{roots})[\w.-]+")
+    link = re.compile(r"\w+://(?:[^\s/\"'<>@]*@)?([\w.-]+\.[a-z]{2,})")
+    index = re.compile(r"[\w-]+\.[a-z]{2,}(?::\d+)?/simple\b")  # an index named without https://
+    for path in tracked(root):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        hosts = {m.group(1) for m in link.finditer(text)} - HOSTS
+        named = {m.group() for m in place.finditer(text)}
+        named |= {m.group() for m in index.finditer(text)} - {"index.invalid/simple"}
+        for found in sorted(named | hosts):
+            yield f"{path.relative_to(root)}: names {found}"
+
+
+def lock_is_index_neutral(root):
+    text = (root / "uv.lock").read_text()
+    for found in sorted(set(re.findall(r"\w+://(?!index\.invalid/)[^/\"]*|path = \"[^\"]*", text))):
+        yield f"uv.lock: names {found}; run `make lock`"
+
+
+def citation_has_nine_references(root):
+    references = yaml.safe_load((root / "CITATION.cff").read_text()).get("references", [])
+    if len(references) != 9:
+        yield f"CITATION.cff: {len(references)} references, not 9"
+    for entry in references:
+        missing = {"type", "title", "authors", "year", "identifiers"} - set(entry)
+        if missing:
+            yield f"CITATION.cff: {entry.get('title')}: lacks {', '.join(sorted(missing))}"
+
+
+def make(root, *words):
+    """Output of make, not disturbed by a make that runs these tests."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", *words]
+    return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True).stdout
+
+
+def makefile_targets(root):
+    """Names of the targets a user may type; make itself expands lists such as $(REPRODUCE)."""
+    phony = re.search(r"(?m)^\.PHONY: (.*)$", make(root, "-pnq", "help"))
+    return phony.group(1).split() if phony else []
+
+
+def make_help_lists_every_target(root):
+    listed = set(re.findall(r"(?m)^  (\S+)  +\S", make(root, "help")))
+    rules = re.findall(r"(?m)^([a-z][\w-]*):(?!=)", (root / "Makefile").read_text())
+    for target in sorted({*makefile_targets(root), *rules} - listed):
+        yield f"Makefile: {target} is not in `make help`"
+
+
+def papers_have_the_same_parts(root):
+    """Every paper that the Makefile offers (it has an eval.py) has the files of CONTRIBUTING.md."""
+    for paper in sorted(path.parent for path in (root / "papers").glob("*/eval.py")):
+        for name in ("README.md", "claims.yaml", "method.py", "baselines.py", "analytic.py",
+                     "data.py", "module.py", "train.py", "configs", "tests"):  # fmt: skip
+            if not (paper / name).exists():
+                yield f"papers/{paper.name}: has no {name}"
+
+
+RULES = [
+    papers_import_only_themselves, common_never_imports_papers, method_imports_alone,
+    heavy_imports_inside_functions, no_utils, claims_have_sources, files_are_small,
+    files_name_no_machine, lock_is_index_neutral, citation_has_nine_references,
+    make_help_lists_every_target, papers_have_the_same_parts,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_this_tree_keeps(rule):
+    breaches = list(rule(ROOT))
+    assert not breaches, "\n".join(breaches)
+
+
+M = "papers/a/method.py"
+LAZY = "\ndef f():\n    {}"
+CLAIM = {"id": "a/C1", "where": "Table 1", "paper": {"source": "table"}, "required": True,
+         "protocol": {"rule": {"type": "direction", "falsified_if": "below 0"}}}  # fmt: skip
+BAD_TREES = [  # rule, files of a tree that breaks it, how often
+    (papers_import_only_themselves, {"papers/a/x.py": "from papers.b import y"}, 1),
+    (papers_import_only_themselves, {"papers/a/x.py": "import papers.a.y"}, 1),
+    (papers_import_only_themselves, {"papers/a/x.py": "from ..b import y"}, 1),
+    (papers_import_only_themselves, {"papers/a/tests/x.py": "from ...b import y"}, 1),
+    (common_never_imports_papers, {"common/x.py": "def f():\n    import papers.a.method"}, 1),
+    (common_never_imports_papers, {"common/x.py": "from ..papers import a"}, 1),
+    (method_imports_alone, {M: "import math, torch, numpy"}, 1),
+    (method_imports_alone, {M: "from .b import c" + LAZY.format("from .d import e")}, 1),
+    (method_imports_alone, {M: LAZY.format("from common.flops import count")}, 1),
+    (heavy_imports_inside_functions, {M: "import lm_eval.api" + LAZY.format("import trl")}, 1),
+    (heavy_imports_inside_functions, {"papers/a/x.py": "class A:\n    from datasets import d"}, 1),
+    (no_utils, {"common/utils.py": "", "papers/a/tests/helpers.py": "", "common/flops.py": ""}, 2),
+    (claims_have_sources, {"papers/a/claims.yaml": yaml.dump([CLAIM | {"paper": {}}])}, 1),
+    (claims_have_sources, {"papers/a/claims.yaml": yaml.dump([CLAIM | {"where": " "}])}, 1),
+    (claims_have_sources, {"papers/a/claims.yaml": yaml.dump({"claims": [CLAIM, CLAIM]})}, 1),
+    (claims_have_sources, {"papers/a/claims.yaml": yaml.dump([CLAIM | {"id": "b/C1"}])}, 1),
+    (claims_have_sources, {"papers/a/claims.yaml": yaml.dump([CLAIM | {"protocol": {}}])}, 2),
+    (files_are_small, {"a.json": "x" * 1_000_001, "b.safetensors": "x" * 1_000_001}, 1),
+    (files_are_small, {"a.safetensors": "x" * 4_000_001}, 1),
+    (files_name_no_machine, {"a.md": "see /" + "home/jo/runs, ../shared/opt/x, work/x/y"}, 1),
+    (files_name_no_machine, {"a.txt": "-i https:/" + "/user:word@a.example" + ".com/simple/"}, 2),
+    (files_name_no_machine, {"a.py": "# https://arxiv.org/abs/2506.04179, https://github.com/a/b\n"
+                                     "INDEX = 'packages.example" + ".com/simple'"}, 1),  # fmt: skip
+    (lock_is_index_neutral, {"uv.lock": 'registry = "https:/' + '/a.example' '.com/simple"\n'
+                             'url = "https://index.invalid/files/a.whl"\n'
+                             'source = { path = "wheels/b.whl" }'}, 2),  # fmt: skip
+    (citation_has_nine_references, {"CITATION.cff": "references: [{title: A, type: article}]"}, 2),
+    (make_help_lists_every_target, {"Makefile": "L := c d\n.PHONY: help a $(L)\n"
+                                    "help:\n\t@echo '  help  x'\n\t@echo '  c  y'\n"
+                                    "a: ; @true\n$(L): ; @true\n"}, 2),  # fmt: skip
+    (papers_have_the_same_parts, {"papers/a/eval.py": "", "papers/b/method.py": ""}, 10),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "files", "count"), BAD_TREES, ids=lambda x: getattr(x, "__name__", "")
+)
+def test_bad_tree_breaks(rule, files, count, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert len(list(rule(tmp_path))) == count, list(rule(tmp_path))
+
+
+def test_every_rule_is_shown_to_fail():
+    assert set(RULES) == {rule for rule, *_ in BAD_TREES}
+
+
+def test_versions_agree():
+    """One version number for the package and its citation."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
