@@ -4,7 +4,7 @@
 PYTHON ?= python3
 RUNG ?= cpu
 ENV_PYTHON ?= .venv/bin/python
-export PYTHON STRICT NINEFOLD_DATA NINEFOLD_CACHE
+export STRICT NINEFOLD_DATA NINEFOLD_CACHE
 
 PAPERS := $(sort $(patsubst papers/%/eval.py,%,$(wildcard papers/*/eval.py)))
 REPRODUCE := $(addprefix reproduce-,$(PAPERS))

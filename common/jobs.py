@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +22,8 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from .records import write_atomic
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,9 @@ class Job:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes the whole document or nothing (temporary file in the same folder, fsync, rename)."""
+    """Writes the whole document or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(value, file, indent=1, sort_keys=True)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomic(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read_result(path: Path) -> Any | None:
@@ -74,8 +65,14 @@ def read_result(path: Path) -> Any | None:
         return None
 
 
-def run_jobs(jobs: Sequence[Job], folder: Path, *, workers: int = 2, threads: int = 1,
-             say: Callable[[str], None] = print) -> dict[str, Any]:
+def run_jobs(
+    jobs: Sequence[Job],
+    folder: Path,
+    *,
+    workers: int = 2,
+    threads: int = 1,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
     """Runs what is not finished yet and returns {job name: result}.
 
     Raises RuntimeError naming the first job that failed, after the running ones ended; finished results stay.
@@ -94,13 +91,20 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, workers: int = 2, threads: in
         return results
     started, running, failed = time.monotonic(), {}, None
     spent = guessed = 0.0  # how long finished jobs took against their guesses: corrects the time left
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_set_threads,
-                               initargs=(threads,))
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_set_threads,
+        initargs=(threads,),
+    )
     try:
         while waiting or running:
             for job in sorted(waiting, key=lambda j: -j.seconds):
                 if len(running) < workers and failed is None and all(a in results or a not in paths for a in job.after):
-                    running[pool.submit(_call, job.function, job.arguments)] = (job, time.monotonic())
+                    running[pool.submit(_call, job.function, job.arguments)] = (
+                        job,
+                        time.monotonic(),
+                    )
                     waiting.remove(job)
             if not running:
                 break
@@ -112,20 +116,32 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, workers: int = 2, threads: in
                 except Exception as error:
                     failed = failed or (job.name, error)
                     continue
-                write_json(paths[job.name], {"job": job.name, "arguments": job.arguments, "seconds": round(seconds, 2),
-                                             "result": result})
+                write_json(
+                    paths[job.name],
+                    {
+                        "job": job.name,
+                        "arguments": job.arguments,
+                        "seconds": round(seconds, 2),
+                        "result": result,
+                    },
+                )
                 results[job.name] = result
                 spent, guessed = spent + seconds, guessed + job.seconds
-                rest = sum(j.seconds for j in waiting) + sum(max(j.seconds - (time.monotonic() - t), 0)
-                                                            for j, t in running.values())
+                rest = sum(j.seconds for j in waiting) + sum(
+                    max(j.seconds - (time.monotonic() - t), 0) for j, t in running.values()
+                )
                 left = rest * (spent / guessed if guessed else 1.0) / workers
-                say(f"  [{len(results):3d}/{len(jobs)}] {job.name:<44s} {seconds:6.1f} s   "
-                    f"{time.monotonic() - started:5.0f} s gone, about {left:4.0f} s left")
+                say(
+                    f"  [{len(results):3d}/{len(jobs)}] {job.name:<44s} {seconds:6.1f} s   "
+                    f"{time.monotonic() - started:5.0f} s gone, about {left:4.0f} s left"
+                )
     finally:
         pool.shutdown(wait=failed is None, cancel_futures=True)
     if failed:
         name, error = failed
-        raise RuntimeError(f"job {name} failed: {error}. Finished jobs are kept; run again to go on from here.") from error
+        raise RuntimeError(
+            f"job {name} failed: {error}. Finished jobs are kept; run again to go on from here."
+        ) from error
     return results
 
 

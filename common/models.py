@@ -349,7 +349,8 @@ def _discard(folder: Path) -> None:
 
 def _held(model: nn.Module, spec: ModelSpec) -> dict:
     config = model.config.to_dict()
-    for volatile in ("_name_or_path", "transformers_version", "dtype"):
+    # what differs between one model made, saved and loaded, and says nothing about what it computes
+    for volatile in ("_name_or_path", "architectures", "transformers_version", "dtype"):
         config.pop(volatile, None)
     return {
         "model_type": model.config.model_type,

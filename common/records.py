@@ -122,7 +122,8 @@ def make_record(
     word, reason, blocked = verdict(claim, measured, timing, blocked_by)
     about = ("id", "statement", "kind", "where", "rung")
     protocol = {**claim["protocol"], "seeds": list(seeds), "config_sha256": config_sha256}
-    protocol["deviations"] = [*claim["protocol"].get("deviations", ()), *deviations]
+    known = claim["protocol"].get("deviations", ())
+    protocol["deviations"] = list(dict.fromkeys([*known, *deviations]))
     optional = {"timing": timing, "artifacts": artifacts}
     record = {
         "schema": "claim-record/1",

@@ -137,14 +137,14 @@ def check(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[Path
 
 def terminal_table(claims: Claims, records: Sequence[dict]) -> str:
     """All claims with their verdicts, in at most 120 columns."""
-    form = "{:<6}{:<19}{:<15}{:>14}  {:<30}{}"
+    form = "{:<6}{:<19}{:<16}{:>13}  {:<26}{}"
     lines = [form.format("claim", "rung", "verdict", "paper", "ours", "statement"), "-" * 119]
     for row in rows_of(claims, records):
         shown = row.shown
         word = f"{row.word} *" if row.flag else row.word
         paper = number(shown["paper"]["value"])
-        ours = textwrap.shorten(ours_text(row.record), 29, placeholder="…")
-        statement = textwrap.shorten(shown["statement"], 33, placeholder="…")
+        ours = textwrap.shorten(ours_text(row.record), 25, placeholder="…")
+        statement = textwrap.shorten(shown["statement"], 38, placeholder="…")
         lines.append(form.format(row.short, row.rung, word, paper, ours, statement).rstrip())
     flagged = any(row.flag for row in rows_of(claims, records))
     note = ["* stale: claims.yaml changed after this record was made"] if flagged else []

@@ -2,9 +2,9 @@
 
 From the top: what was found (papers x claims, a tile each), then each paper with its forest plot.
 Every claim has an axis of its own, for the units differ: ◆ the paper, ● ours with its 95 %
-interval, ○ each seed, ▲ a baseline, shaded where the rule holds. A claim opens to its whole record.
-The page works without its script, which only filters, copies, and opens what a link points at.
-Style and script are the files beside this one.
+interval, ○ each seed, shaded where the rule holds, and below ▲ the baselines. A claim opens to its
+whole record. The page works without its script, which only filters, copies, and opens what a link
+points at. Style and script are the files beside this one.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ MEANING = {
     "stale": ("⟳", "claims.yaml changed after the record was made; it counts as nothing"),
     "invalid": ("⚠", "the record file does not validate; it counts as nothing"),
     "unlisted": ("⚠", "a record of no claim in claims.yaml; it counts as nothing"),
+}
+SHAPES = {
+    "paper": "M0 -8L8 0L0 8L-8 0Z",
+    "ours": "M-5 0A5 5 0 1 1 5 0A5 5 0 1 1 -5 0Z",
+    "baseline": "M-5 4H5L0 -4Z",
 }
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 LINKS = re.compile(r"(?:https://)?((?:github\.com|arxiv\.org/abs)/[\w./-]+)")
@@ -144,7 +149,8 @@ def _paper(paper: Paper) -> str:
     return f"""<section aria-labelledby="{_e(paper.key)}"><h2 id="{_e(paper.key)}">{_e(paper.title)}
 </h2><p>{" · ".join(part for part in parts if part)}</p>{problems}
 <p>{_copy(f"make reproduce-{paper.key}")}</p>
-<p class="key">◆ paper ● ours, 95 % interval ○ a seed ▲ a baseline; shaded: the rule holds</p>
+<p class="key">◆ paper ● ours, 95 % interval ○ a seed; shaded: the rule holds. Below, on an axis of
+their own: ▲ the values compared</p>
 {"".join(_claim(row) for row in paper.rows)}<div class="figures">{figures}</div></section>
 """
 
@@ -174,12 +180,14 @@ def _picture(path: Path) -> str:
 
 def _claim(row: Row) -> str:
     classes, data, said = _attributes(row)
-    shown, record = row.shown, row.record
+    shown = row.shown
+    sides = (("paper", paper_text(shown["paper"])), ("ours", ours_text(row.record)))
+    numbers = [f"{name} {_e(text)}" for name, text in sides if text != "-"]
     return f"""<details class="claim" id="{_anchor(row)}" {data}><summary>
 <span class="what"><b>{_e(row.short)}</b> {_e(shown["statement"])}
 <small>{_e(row.rung)}</small></span>
 <span class="plot">{forest(row)}</span>
-<span class="numbers">paper {_e(paper_text(shown["paper"]))}<br>ours {_e(ours_text(record))}</span>
+<span class="numbers">{"<br>".join(numbers)}</span>
 <span class="chip {classes}">{_e(said)}</span></summary>
 {_record(row)}</details>
 """
@@ -237,55 +245,82 @@ def _flat(facts: dict, before: str = "") -> dict:
 # --------------------------------------------------------------------------------------- drawing
 
 
-def forest(row: Row) -> str:
-    """One claim's line of the forest plot, as SVG; "" if there is no number to draw.
+class _Axis:
+    """A horizontal axis around some numbers. Places are percentages of its width, so that a line
+    takes any width of the page and its marks keep their shape."""
 
-    Positions are percentages, so that the line takes any width and its marks keep their shape. The
-    paper's diamond is on the axis only under a comparing rule: elsewhere ours is an effect.
+    def __init__(self, *numbers: float | None):
+        seen = [x for x in numbers if x is not None and math.isfinite(x)]
+        pad = 0.08 * (max(seen) - min(seen)) or 0.05 * abs(seen[0]) or 1.0
+        self.left, self.right = min(seen) - pad, max(seen) + pad
+
+    def at(self, number: float) -> str:
+        inside = min(max(number, self.left), self.right)
+        return f"{100 * (inside - self.left) / (self.right - self.left):.2f}%"
+
+    def drawn(self, y: int) -> str:
+        digits = max(0, 1 - math.floor(math.log10(self.right - self.left)))  # two that change
+        return (
+            f'<line class="axis" x1="0%" x2="100%" y1="{y}" y2="{y}"/>'
+            f'<text x="0%" y="{y + 26}">{self.left:,.{digits}f}</text>'
+            f'<text x="100%" y="{y + 26}" text-anchor="end">{self.right:,.{digits}f}</text>'
+        )
+
+    def mark(self, name: str, number: float, y: int, title: str) -> str:
+        return (
+            f'<svg class="{name}" x="{self.at(number)}" y="{y}" overflow="visible">'
+            f'<path d="{SHAPES[name]}"><title>{_e(title)}</title></path></svg>'
+        )
+
+
+def forest(row: Row) -> str:
+    """One claim of the forest plot, as SVG; "" if there is no number to draw.
+
+    The paper's diamond is on the axis only under a comparing rule: elsewhere ours is an effect.
+    Baselines are values of the metric, which an effect is not, and may be far away: they have a
+    second axis, with the paper and ours on it where these are values of the metric too.
     """
     shown = row.shown
     rule, measured = shown["protocol"].get("rule") or {}, (row.record or {}).get("measured", {})
     kind, value = rule.get("type"), measured.get("value")
     paper = shown["paper"]["value"] if kind in COMPARING else None
+    if value is None and paper is None:
+        return ""
     low, high = _holds(kind, rule, paper)
     span = interval(measured) if value is not None else None
     seeds, baselines = measured.get("per_seed", []), measured.get("baselines", {})
-    drawn = [paper, value, low, high, *(span or ()), *seeds, *baselines.values()]
-    drawn = [x for x in drawn if x is not None and math.isfinite(x)]
-    if not drawn or (value is None and paper is None):
-        return ""
-    pad = 0.08 * (max(drawn) - min(drawn)) or 0.05 * abs(drawn[0]) or 1.0
-    left, right = min(drawn) - pad, max(drawn) + pad
-
-    def x(at: float) -> float:
-        return 100 * (min(max(at, left), right) - left) / (right - left)
-
-    marks = ['<line class="axis" x1="0%" x2="100%" y1="20" y2="20"/>']
+    axis = _Axis(paper, value, low, high, *(span or ()), *seeds)
+    marks = [axis.drawn(20)]
     if low is not None:
-        place = f'x="{x(low):.2f}%" width="{x(high) - x(low):.2f}%"'
+        width = float(axis.at(high)[:-1]) - float(axis.at(low)[:-1])
+        place = f'x="{axis.at(low)}" width="{width:.2f}%"'
         marks.append(f'<rect class="holds" {place} y="4" height="32"/>')
         for edge in (low, high):
             if math.isfinite(edge):
-                at = f"{x(edge):.2f}%"
-                marks.append(f'<line class="edge" x1="{at}" x2="{at}" y1="4" y2="36"/>')
-    for name, at in baselines.items():
-        marks.append(_mark("baseline", x(at), "M-5 16H5L0 8Z", f"baseline {name}: {number(at)}"))
+                ends = f'x1="{axis.at(edge)}" x2="{axis.at(edge)}"'
+                marks.append(f'<line class="edge" {ends} y1="4" y2="36"/>')
     if span:
-        ends = f'x1="{x(span[0]):.2f}%" x2="{x(span[1]):.2f}%"'
+        ends = f'x1="{axis.at(span[0])}" x2="{axis.at(span[1])}"'
         marks.append(f'<line class="interval" {ends} y1="20" y2="20"/>')
     for at in seeds:
-        marks.append(f'<circle class="seed" cx="{x(at):.2f}%" cy="28" r="2.5"/>')
-    if paper is not None:
-        shape = "M0 -8L8 0L0 8L-8 0Z"
-        marks.append(_mark("paper", x(paper), shape, f"paper: {number(paper)}", 20))
-    if value is not None:
-        title = f"<title>ours: {_e(ours_text(row.record))}</title>"
-        marks.append(f'<circle class="ours" cx="{x(value):.2f}%" cy="20" r="5">{title}</circle>')
+        marks.append(f'<circle class="seed" cx="{axis.at(at)}" cy="28" r="2.5"/>')
+    both = [("paper", paper, f"paper: {number(paper)}")]
+    both.append(("ours", value, f"ours: {ours_text(row.record)}"))
+    marks += [axis.mark(name, at, 20, title) for name, at, title in both if at is not None]
+    height, names = 50, ""
+    if baselines:
+        if kind not in COMPARING:
+            both = []
+        axis, height = _Axis(*baselines.values(), *(at for _, at, _ in both)), 96
+        marks.append(axis.drawn(66))
+        marks += [axis.mark(name, at, 66, title) for name, at, title in both if at is not None]
+        listed = {name: f"{name} {number(at)}" for name, at in baselines.items()}
+        marks += [axis.mark("baseline", baselines[name], 66, listed[name]) for name in listed]
+        names = f"<small>▲ {_e(' · '.join(listed.values()))}</small>"
     label = f"{row.short}: ours {ours_text(row.record)}, paper {number(shown['paper']['value'])}"
     return (
-        f'<svg role="img" aria-label="{_e(label)}" width="100%" height="50">{"".join(marks)}'
-        f'<text x="0%" y="48">{left:.3g}</text>'
-        f'<text x="100%" y="48" text-anchor="end">{right:.3g}</text></svg>'
+        f'<svg role="img" aria-label="{_e(label)}" width="100%" height="{height}">'
+        f"{''.join(marks)}</svg>{names}"
     )
 
 
@@ -296,14 +331,7 @@ def _holds(kind: str | None, rule: dict, paper: float | None) -> tuple[float | N
         return rule["threshold"], math.inf
     if kind == "equivalence":
         return -tolerance, tolerance
-    if kind in ("exact", "relative", "absolute"):
+    if paper is not None and kind in ("exact", "relative", "absolute"):
         width = tolerance * abs(paper) if kind == "relative" else tolerance
         return paper - width, paper + width
     return None, None
-
-
-def _mark(name: str, at: float, shape: str, title: str, y: float = 0) -> str:
-    return (
-        f'<svg class="{name}" x="{at:.2f}%" y="{y}" overflow="visible">'
-        f'<path d="{shape}"><title>{_e(title)}</title></path></svg>'
-    )

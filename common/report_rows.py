@@ -83,8 +83,10 @@ class Row:
 
     @property
     def command(self) -> str:
-        made = f"make reproduce-{self.id.partition('/')[0]}{RUNG_OPTION.get(self.rung, '')}"
-        return self.record["run"]["command"] if self.record else made
+        """What made the record, or would make one."""
+        if self.record and self.record["measured"]["value"] is not None:
+            return self.record["run"]["command"]
+        return f"make reproduce-{self.id.partition('/')[0]}{RUNG_OPTION.get(self.rung, '')}"
 
 
 @dataclass
@@ -184,9 +186,8 @@ def paper_text(paper: dict) -> str:
 def ours_text(record: dict | None) -> str:
     if record is None or record["measured"]["value"] is None:
         return "-"
-    measured, span = record["measured"], interval(record["measured"])
-    value = number(measured["value"])
-    return f"{value} [{number(span[0])}, {number(span[1])}]" if span else value
+    value, span = record["measured"]["value"], interval(record["measured"])
+    return f"{value:.4g} [{span[0]:.4g}, {span[1]:.4g}]" if span else number(value)
 
 
 def sample_text(record: dict | None) -> str:

@@ -157,6 +157,13 @@ def test_stamp_follows_content_not_time(clone):
     assert not here.is_current()
 
 
+def test_an_environment_of_ones_own_is_used_as_it_is(clone):
+    ours = make(clone, "-n", "test").stdout
+    own = make(clone, "-n", "test", "ENV_PYTHON=python3").stdout
+    assert ".ci/setup --quiet" in ours and '".venv/bin/python" -m pytest' in ours
+    assert own == '"python3" -m pytest\n'
+
+
 def test_index_settings_of_pip_reach_uv_unless_uv_has_its_own():
     pip = setup.pip_settings(
         "global.index-url='a'\nglobal.find-links='/w'\ninstall.index-url='b'\n"

@@ -37,7 +37,7 @@ def parse(cli, config, capsys):
     with pytest.raises(SystemExit) as left:
         cli(["fit", "--config", str(config), "--print_config"])
     streams = capsys.readouterr()
-    return "" if left.value.code in (0, None) else streams.err
+    return "" if left.value.code in (0, None) else streams.err or f"exit {left.value.code}"
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "papers")))

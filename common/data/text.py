@@ -163,11 +163,14 @@ def cloze_items(n: int = CLOZE_ITEMS) -> list[dict]:
     pages fill up where they do not suffice.
     """
     corpus = topics()
-    found: dict[str, tuple[str, str, int]] = {}  # ending -> (context, split, page); endings once
+    found: dict[str, tuple[str, str, int]] = {}  # ending -> (context, split, page)
+    contexts: set[str] = set()
     for split in ("test", "validation"):
         halves = [(*half, page) for page, doc in enumerate(corpus[split]) for half in _halves(doc)]
         for context, ending, page in sorted(halves, key=lambda half: text_hash(half[0])):
-            found.setdefault(ending, (context, split, page))
+            if context not in contexts:  # pages also repeat single sentences
+                found.setdefault(ending, (context, split, page))
+                contexts.add(context)
     pool = [(ending, *rest) for ending, rest in list(found.items())[:n]]
     items = []
     for number, (ending, context, *page) in enumerate(pool):

@@ -7,11 +7,11 @@ that was killed goes on at the right sample without a stored sampler or RNG stat
 
 A micro-batch is a dict:
     input_ids, attention_mask   (B, S) int64, padded on the right
-    sample_index, lengths       lists of B ints: place in the stream (of training), tokens before padding
-    step_tokens, step_targets   ints: valid tokens and predicted tokens of the *whole* optimiser
-                                step, over all ranks and accumulation: what a summed loss is divided by
-Three sources: `TextWindows` (packaged prose), `RedPajamaSample` (the paper's data: one sample a row,
-truncated, not packed), `TokenDifficulty` (generated, with known difficulty per token).
+    sample_index, lengths       lists of B ints: place in the stream, tokens before the padding
+    step_tokens, step_targets   ints: valid and predicted tokens of the *whole* optimiser step, over
+                                all ranks and accumulation: what a summed loss is divided by
+Three sources: `TextWindows` (packaged prose), `RedPajamaSample` (the paper's data),
+`TokenDifficulty` (generated: Tier A, see `difficulty.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -35,14 +37,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from common.data.prose import docstrings, tokenizer_sha256, topics, windows
 from common.models import cache_dir
 
+from .difficulty import seed_of, token_difficulty
+
 
 class SetupError(RuntimeError):
     """Something that the user can mend; the message says what was wrong, where, and what to do."""
-
-
-def seed_of(*parts) -> int:
-    """A 32-bit generator seed from anything printable. (torch's CPU generator keeps 32 bits only.)"""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big")
 
 
 class Rows:
@@ -84,7 +83,8 @@ class StepBatches(IterableDataset):
     def __init__(self, rows, *, batch_size: int, micro_batch: int, seed: int, start_step: int = 0,
                  rank: int = 0, world_size: int = 1):
         self.rows, self.batch_size, self.micro_batch = rows, batch_size, micro_batch
-        self.seed, self.start_step, self.rank, self.world_size = seed, start_step, rank, world_size
+        self.seed, self.start_step = seed, start_step
+        self.rank, self.world_size = rank, world_size
         self._pass, self._order = -1, None
 
     def row(self, index: int) -> int:
@@ -115,7 +115,8 @@ class ValidationBatches(IterableDataset):
     """Every row once; rank r takes every world_size-th batch."""
 
     def __init__(self, rows, *, micro_batch: int, rank: int = 0, world_size: int = 1):
-        self.rows, self.micro_batch, self.rank, self.world_size = rows, micro_batch, rank, world_size
+        self.rows, self.micro_batch = rows, micro_batch
+        self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[dict]:
         n, size = len(self.rows.lengths), self.micro_batch
@@ -126,10 +127,10 @@ class ValidationBatches(IterableDataset):
 
 
 class StepData(L.LightningDataModule):
-    """Common part: `batch_size` is samples per *optimiser step*, over all devices and accumulation.
+    """Common part. `batch_size` counts samples per *optimiser step*, over devices and accumulation.
 
-    The micro-batch of a device is batch_size / (accumulate_grad_batches x devices), so that a change
-    of machine does not change the experiment. Subclasses define `sequences()`.
+    The micro-batch of a device is batch_size / (accumulate_grad_batches x devices), so that another
+    machine does not make another experiment. Subclasses define `sequences()`.
     """
 
     def __init__(self, batch_size: int = 16, seed: int = 43, num_workers: int = 0):
@@ -138,14 +139,15 @@ class StepData(L.LightningDataModule):
         self._sequences = None
 
     def sequences(self) -> tuple:
-        """(training rows, validation rows). Called once the model, and so its tokenizer, is loaded."""
+        """(training rows, validation rows). Called when the model and its tokenizer are loaded."""
         raise NotImplementedError
 
     def tokenizer(self):
         tokenizer = self.trainer.lightning_module.tokenizer
         if tokenizer is None:
-            raise SetupError(f"{type(self).__name__} needs a tokenizer and the model has none: add the tokenizer's "
-                             "files to the model's folder, or use TokenDifficulty, which is made of ids.")
+            raise SetupError(f"{type(self).__name__} needs a tokenizer and the model has none: "
+                             "put the tokenizer's files into the model's folder, or use "
+                             "TokenDifficulty, which is made of ids.")
         return tokenizer
 
     def rows(self, which: int):
@@ -154,59 +156,61 @@ class StepData(L.LightningDataModule):
         return self._sequences[which]
 
     def micro_batch(self) -> int:
-        """Samples per device and micro-batch. Raises SetupError if the step does not divide evenly."""
-        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        if self.batch_size % parts:
-            raise SetupError(f"data.batch_size {self.batch_size} does not divide into {parts} equal parts "
-                             f"(trainer.accumulate_grad_batches {self.trainer.accumulate_grad_batches} x "
-                             f"{self.trainer.world_size} devices): change one of the three.")
-        return self.batch_size // parts
+        """Samples per device and micro-batch. SetupError if a step does not divide evenly."""
+        accumulate, devices = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        if self.batch_size % (accumulate * devices):
+            raise SetupError(f"data.batch_size {self.batch_size} is not a multiple of {accumulate}"
+                             f" x {devices} (trainer.accumulate_grad_batches x devices).")
+        return self.batch_size // (accumulate * devices)
 
     def train_dataloader(self):
-        return self._loader(StepBatches(
-            self.rows(0), batch_size=self.batch_size, micro_batch=self.micro_batch(), seed=self.seed,
-            start_step=self.trainer.global_step, rank=self.trainer.global_rank, world_size=self.trainer.world_size))
+        """From the sample on at which the trainer stands: a resumed run calls this as well."""
+        steps = StepBatches(self.rows(0), batch_size=self.batch_size, seed=self.seed,
+                            start_step=self.trainer.global_step, **self._share())
+        return DataLoader(steps, batch_size=None, num_workers=self.num_workers)
 
     def val_dataloader(self):
-        return self._loader(ValidationBatches(
-            self.rows(1), micro_batch=self.micro_batch(), rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size), workers=0)
+        return DataLoader(ValidationBatches(self.rows(1), **self._share()), batch_size=None)
 
-    def _loader(self, dataset, workers: int | None = None) -> DataLoader:
-        workers = self.num_workers if workers is None else workers
-        return DataLoader(dataset, batch_size=None, num_workers=workers,
-                          pin_memory=self.trainer.strategy.root_device.type == "cuda")
+    def _share(self) -> dict[str, int]:
+        return dict(micro_batch=self.micro_batch(), rank=self.trainer.global_rank,
+                    world_size=self.trainer.world_size)
 
 
 class TextWindows(StepData):
     """Packed windows of English text that every installation carries (`common/data/prose.py`).
 
-    corpus: "topics" (Python's help pages, 0.4 MB) or "docstrings" (of the installed packages).
-    length: tokens a window. val_windows: held-out windows, spread evenly over the validation split.
+    corpus: "topics" (Python's help pages, 0.4 MB) or "docstrings" (of the installed packages, at
+    most max_chars). length: tokens a window. val_windows: taken evenly from the validation split.
     """
 
-    def __init__(self, corpus: Literal["topics", "docstrings"] = "topics", length: int = 128, val_windows: int = 32,
-                 max_chars: int = 4_000_000, batch_size: int = 16, seed: int = 43, num_workers: int = 0):
+    def __init__(self, corpus: Literal["topics", "docstrings"] = "topics", length: int = 128,
+                 val_windows: int = 32, max_chars: int = 4_000_000, batch_size: int = 16,
+                 seed: int = 43, num_workers: int = 0):
         super().__init__(batch_size, seed, num_workers)
-        self.corpus, self.length, self.val_windows, self.max_chars = corpus, length, val_windows, max_chars
+        self.corpus, self.max_chars = corpus, max_chars
+        self.length, self.val_windows = length, val_windows
 
     def sequences(self) -> tuple[Rows, Rows]:
         texts = topics() if self.corpus == "topics" else docstrings(max_chars=self.max_chars)
-        train, held = (windows(texts[split], self.tokenizer(), self.length) for split in ("train", "validation"))
-        return Rows(train), Rows(held[:: max(len(held) // self.val_windows, 1)][: self.val_windows])
+        train = windows(texts["train"], self.tokenizer(), self.length)
+        held = windows(texts["validation"], self.tokenizer(), self.length)
+        every = max(len(held) // self.val_windows, 1)
+        return Rows(train), Rows(held[::every][: self.val_windows])
 
 
 class RedPajamaSample(StepData):
-    """The paper's data: one sample a row, truncated to `max_length`, not packed (section 4 of the spec).
+    """The paper's data: one sample a row, truncated to `max_length`, not packed.
 
-    path: hub id of a dataset in parquet, or a local folder of *.jsonl or *.parquet files. revision: the
-    dataset's commit. field: name of the text column. holdout: fraction kept for validation, drawn by seed.
-    Ids are cached under the hash of tokenizer, source and max_length (the official cache is named after
-    a command-line default, so that a second model trains on the first one's ids).
+    path: hub id of a data set in parquet, or a local folder of *.jsonl or *.parquet files.
+    revision: the data set's commit. field: the text column. holdout: fraction kept for validation,
+    drawn by seed. Ids are cached under the hash of tokenizer, source and max_length (the official
+    cache is named after a command-line default: a second model trains on the first one's ids).
     """
 
-    def __init__(self, path: str, revision: str | None = None, field: str = "text", max_length: int = 4096,
-                 holdout: float = 0.001, batch_size: int = 16, seed: int = 43, num_workers: int = 0):
+    def __init__(self, path: str, revision: str | None = None, field: str = "text",
+                 max_length: int = 4096, holdout: float = 0.001, batch_size: int = 16,
+                 seed: int = 43, num_workers: int = 0):
         super().__init__(batch_size, seed, num_workers)
         self.path, self.revision, self.field = path, revision, field
         self.max_length, self.holdout = max_length, holdout
@@ -220,33 +224,39 @@ class RedPajamaSample(StepData):
         ids, offsets = self._tokens()
         usable = np.flatnonzero(np.diff(offsets) > 1)  # a sample of one token predicts nothing
         if len(usable) < 2:
-            raise SetupError(f"data.path {self.path!r} holds {len(usable)} samples of two tokens or more; at least 2 "
-                             "are needed, one to train and one to validate.")
+            raise SetupError(f"data.path {self.path!r} holds {len(usable)} samples of two tokens "
+                             "or more: 2 are needed, one to train and one to validate.")
         generator = torch.Generator().manual_seed(seed_of("holdout", self.seed))
         usable = usable[torch.randperm(len(usable), generator=generator).numpy()]
         held = max(1, round(self.holdout * len(usable)))
         return RaggedRows(ids, offsets, usable[held:]), RaggedRows(ids, offsets, usable[:held])
 
     def _tokens(self) -> tuple[np.ndarray, np.ndarray]:
-        """(flat int32 ids, memory-mapped; int64 offsets (N + 1,)). One process of the machine makes them."""
+        """(flat int32 ids, memory-mapped; int64 offsets (N + 1,)); made by one process, once."""
         tokenizer = self.tokenizer()
         identity, texts = self._source()
         key = [tokenizer_sha256(tokenizer), identity, self.field, self.max_length]
-        folder = cache_dir() / f"skipgpt-tokens-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}"
+        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+        folder = cache_dir() / f"skipgpt-tokens-{name}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with open(folder.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / "offsets.npy").exists():
                 work = Path(tempfile.mkdtemp(dir=folder.parent))
-                self._write_tokens(tokenizer, texts(), work)
-                os.replace(work, folder)
-        return np.memmap(folder / "ids.int32", dtype=np.int32, mode="r"), np.load(folder / "offsets.npy")
+                try:
+                    self._write_tokens(tokenizer, texts(), work)
+                    os.replace(work, folder)
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
+        ids = np.memmap(folder / "ids.int32", dtype=np.int32, mode="r")
+        return ids, np.load(folder / "offsets.npy")
 
     def _write_tokens(self, tokenizer, texts: Iterator[str], folder: Path) -> None:
         offsets = [0]
         with open(folder / "ids.int32", "wb") as file:
             while chunk := list(itertools.islice(texts, 1000)):
-                for ids in tokenizer(chunk, truncation=True, max_length=self.max_length)["input_ids"]:
+                encoded = tokenizer(chunk, truncation=True, max_length=self.max_length)
+                for ids in encoded["input_ids"]:
                     file.write(np.asarray(ids, dtype=np.int32).tobytes())
                     offsets.append(offsets[-1] + len(ids))
         if offsets[-1] == 0:
@@ -254,16 +264,18 @@ class RedPajamaSample(StepData):
         np.save(folder / "offsets.npy", np.asarray(offsets, dtype=np.int64))
 
     def _is_local(self) -> bool:
-        return Path(self.path).is_dir() or self.path.startswith((".", "/", "~")) or self.path.count("/") != 1
+        named = self.path.startswith((".", "/", "~")) or self.path.count("/") != 1
+        return named or Path(self.path).is_dir()
 
     def _local_files(self) -> list[Path]:
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            raise SetupError(f"data.path: there is no folder {self.path!r}. Give a folder of *.jsonl or *.parquet files "
-                             f"with a column {self.field!r}, or the hub id (owner/name) of such a dataset.")
+            raise SetupError(f"data.path: there is no folder {self.path!r}. Give a folder of "
+                             f"*.jsonl or *.parquet files with a column {self.field!r}, or the hub "
+                             "id (owner/name) of such a data set.")
         files = sorted(p for p in folder.rglob("*") if p.suffix in (".jsonl", ".parquet"))
         if not files:
-            raise SetupError(f"data.path: the folder {self.path!r} has no *.jsonl or *.parquet file.")
+            raise SetupError(f"data.path: {self.path!r} has no *.jsonl or *.parquet file.")
         return files
 
     def _source(self) -> tuple:
@@ -282,13 +294,16 @@ class RedPajamaSample(StepData):
             commit = HfApi().dataset_info(self.path, revision=self.revision).sha
             data = load_dataset(self.path, revision=commit, split="train")
         except Exception as error:  # hub, http and dataset errors share no useful base class
-            raise SetupError(f"Cannot get data set {self.path} from the hub ({type(error).__name__}: "
-                             f"{str(error).splitlines()[0] if str(error) else ''}). Give data.path a local folder of "
+            reason = (str(error).splitlines() or [""])[0][:200]
+            raise SetupError(f"Cannot get data set {self.path} from the hub ("
+                             f"{type(error).__name__}: {reason}). Give data.path a local folder of "
                              "*.jsonl or *.parquet files instead.") from error
         if self.field not in data.column_names:
-            raise SetupError(f"Data set {self.path} has no column {self.field!r}; it has {', '.join(data.column_names)}.")
+            raise SetupError(f"Data set {self.path} has no column {self.field!r}, but "
+                             f"{', '.join(data.column_names)}: set data.field.")
         if self.revision is None:
-            print(f"skipgpt: data.revision is not set; {self.path} is now at {commit}. Pin it in the config.")
+            warnings.warn(f"{self.path}: no revision in the config. This run uses commit {commit}; "
+                          "pin it.", stacklevel=1)
         return [self.path, commit], lambda: (row[self.field] for row in data)
 
     def _read(self, files: list[Path]) -> Iterator[str]:
@@ -298,7 +313,8 @@ class RedPajamaSample(StepData):
 
                 table = parquet.ParquetFile(path)
                 if self.field not in table.schema_arrow.names:
-                    raise SetupError(f"{path.name} has no column {self.field!r}; it has {table.schema_arrow.names}.")
+                    raise SetupError(f"{path.name} has no column {self.field!r}, but "
+                                     f"{', '.join(table.schema_arrow.names)}: set data.field.")
                 for batch in table.iter_batches(1000, columns=[self.field]):
                     yield from batch.column(0).to_pylist()
                 continue
@@ -307,69 +323,8 @@ class RedPajamaSample(StepData):
                     try:
                         yield json.loads(line)[self.field]
                     except (ValueError, KeyError, TypeError) as error:
-                        raise SetupError(f"{path.name}, line {number}: not a JSON object with a field {self.field!r} "
-                                         f"({type(error).__name__}).") from error
-
-
-# --- Tier A: tokens of known difficulty ---------------------------------------------------------------------------
-
-KINDS = {"other": 0, "cycle": 1, "recall": 2, "recall_new": 3, "triple": 4}
-VOCABULARY = 37  # 16 cycle symbols, 8 keys, 8 values, 5 residues
-
-
-def token_difficulty(count: int, length: int = 64, *, seed: int = 0,
-                     first: int = 0) -> tuple[Tensor, Tensor]:
-    """Sequences first … first + count - 1 -> (input_ids, kinds), both (count, length) int64.
-
-    Segments follow each other until the sequence is full (section 8 of the spec):
-      cycle   (probability .28)  c, c+1, … mod 16, random start, 4 to 7 tokens: the token before is
-                                 enough to predict the next
-      recall  (.27)              key, value. A key keeps its value within a sequence; one seen before
-                                 is chosen with probability .8, else any of the 8: needs attention
-      triple  (.45)              x, y, x + y mod 5
-    kinds[n, t] says what it takes to predict token t: "cycle" for the second and later tokens of a
-    run, "recall" for the value of a key seen before, "recall_new" for that of a new key (a guess),
-    "triple" for the sum, "other" for everything else and for position 0. Sequence i is a function
-    of (seed, i) and of nothing else; a longer sequence begins with the shorter one.
-    """
-    segments = length // 2 + 1  # the shortest segment has two tokens
-    generator, draws = torch.Generator(), np.empty((count, 8 + 4 * segments))
-    for n in range(count):
-        generator.manual_seed(seed_of("difficulty", seed, first + n))
-        draws[n] = torch.rand(draws.shape[1], generator=generator, dtype=torch.float64).numpy()
-    values = 24 + (draws[:, :8] * 8).astype(np.int64)  # (count, 8): the value of each key
-    draws = draws[:, 8:].reshape(count, segments, 4)
-
-    ids = np.zeros((count, length + 8), dtype=np.int64)  # the last segment may run over the end
-    kinds, at = np.zeros_like(ids), np.zeros(count, dtype=np.int64)
-    seen = np.zeros((count, 8), dtype=bool)
-    for s in range(segments):
-        which, a, b, c = draws[:, s].T
-        which = np.where(at < length, which, 2.0)  # 2: this sequence is full
-        cycle, recall, triple = which < 0.28, (which >= 0.28) & (which < 0.55), which < 1
-        triple &= which >= 0.55
-
-        rows, run = np.flatnonzero(cycle), 4 + (b * 4).astype(np.int64)
-        for step in range(7):
-            rows = rows[run[rows] > step]
-            ids[rows, at[rows] + step] = ((a[rows] * 16).astype(np.int64) + step) % 16
-            kinds[rows, at[rows] + step] = KINDS["cycle"] if step else KINDS["other"]
-
-        rows, known = np.flatnonzero(recall), seen.sum(1)
-        rank = (c * known).astype(np.int64)  # take the rank-th of the keys seen so far
-        old = (np.cumsum(seen, 1) == (rank + 1)[:, None]).argmax(1)
-        key = np.where((known > 0) & (a < 0.8), old, (b * 8).astype(np.int64))[rows]
-        ids[rows, at[rows]], ids[rows, at[rows] + 1] = 16 + key, values[rows, key]
-        kind = np.where(seen[rows, key], KINDS["recall"], KINDS["recall_new"])
-        kinds[rows, at[rows] + 1] = kind
-        seen[rows, key] = True
-
-        rows, x, y = np.flatnonzero(triple), (a * 5).astype(np.int64), (b * 5).astype(np.int64)
-        for step, value in enumerate((x, y, (x + y) % 5)):
-            ids[rows, at[rows] + step] = 32 + value[rows]
-        kinds[rows, at[rows] + 2] = KINDS["triple"]
-        at += np.select([cycle, recall, triple], [run, 2, 3], 0)
-    return (torch.from_numpy(ids[:, :length].copy()), torch.from_numpy(kinds[:, :length].copy()))
+                        raise SetupError(f"{path.name}, line {number}: no JSON object with a field "
+                                         f"{self.field!r}.") from error
 
 
 class TokenDifficulty(StepData):

@@ -60,14 +60,18 @@ class SkipGPTConfig:
 
     def __post_init__(self):
         if not 0.0 <= self.target_sparsity < 1.0:
-            raise ValueError(f"target_sparsity is {self.target_sparsity}; it is a fraction of modules in [0, 1), e.g. 0.25")
-        for name, allowed in (("sparsity_unit", ("module", "params")), ("kv_policy", ("dense", "evict")),
-                              ("mlp_router_input", ("module_input", "layer_input"))):
+            raise ValueError(
+                f"target_sparsity is {self.target_sparsity}; it is a fraction of modules in [0, 1), e.g. 0.25"
+            )
+        for name, allowed in (
+            ("sparsity_unit", ("module", "params")),
+            ("kv_policy", ("dense", "evict")),
+            ("mlp_router_input", ("module_input", "layer_input")),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}")
         if min(self.tau_start, self.tau_end) <= 0:
-            raise ValueError(f"tau_start is {self.tau_start}, tau_end {self.tau_end}; temperatures must "
-                             "be above 0")
+            raise ValueError(f"tau_start is {self.tau_start}, tau_end {self.tau_end}; temperatures must be above 0")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -99,9 +103,11 @@ class TokenRouter(nn.Module):
 
     def _apply(self, fn, recurse=True):
         """`model.to(bfloat16)`, `half()` and the like move a router, but never round it."""
+
         def keep(t: Tensor) -> Tensor:
             moved = fn(t)
             return moved if moved.dtype == torch.float32 else t.to(moved.device)
+
         return super()._apply(keep, recurse)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,8 +205,12 @@ class RoutingState:
         return self
 
     def routers(self) -> dict[str, TokenRouter]:
-        return {f"layers.{i}.{name}": getattr(layer, name) for i, layer in enumerate(self.layers)
-                for name in ("router_attn", "router_mlp") if hasattr(layer, name)}
+        return {
+            f"layers.{i}.{name}": getattr(layer, name)
+            for i, layer in enumerate(self.layers)
+            for name in ("router_attn", "router_mlp")
+            if hasattr(layer, name)
+        }
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for router in self.routers().values() for p in router.parameters()]
@@ -225,19 +235,26 @@ class RoutingState:
     def gate(self, index: int, name: str, router: TokenRouter, x: Tensor) -> Tensor:
         """The gate of one module: the policy's if it has an opinion, else the router's (sampled or argmax)."""
         if self.mode == "skip" and router.training:
-            raise RuntimeError("mode 'skip' cannot train: it computes no gradients, and a skipped token's module output "
-                               "carries the router's. Use mode 'mask' to train, or model.eval() to run.")
+            raise RuntimeError(
+                "mode 'skip' cannot train: it computes no gradients, and a skipped token's module output "
+                "carries the router's. Use mode 'mask' to train, or model.eval() to run."
+            )
         if self.policy is not None and (gate := self.policy(index, name, x, self.valid)) is not None:
             return gate
         learning = router.training and any(p.requires_grad for p in router.parameters())
         if learning and self.generator and getattr(self.layers[index], "gradient_checkpointing", False):
-            raise RuntimeError("gradient checkpointing runs a layer twice, and RoutingState.generator would give it "
-                               "other noise the second time: leave it None and seed with torch.manual_seed")
+            raise RuntimeError(
+                "gradient checkpointing runs a layer twice, and RoutingState.generator would give it "
+                "other noise the second time: leave it None and seed with torch.manual_seed"
+            )
         noise = None
         if learning or self.config.eval_sampling:
             row = 2 * index + (name == "mlp")
-            noise = (gumbel_noise((*x.shape[:2], 2), self.generator, x.device) if self.noise is None
-                     else self.noise[row].to(x.device))
+            noise = (
+                gumbel_noise((*x.shape[:2], 2), self.generator, x.device)
+                if self.noise is None
+                else self.noise[row].to(x.device)
+            )
         return straight_through_gate(router(x), self.temperature, noise)
 
     def record(self, index: int, g_attn: Tensor, g_mlp: Tensor) -> None:
@@ -268,8 +285,13 @@ class RoutingState:
             raise RuntimeError("no forward pass since start_recording(), or the mode was 'dense'")
         layer, position = self._sums["layer"].cpu(), self._sums["position"].cpu()
         total = layer.sum(0)
-        return RoutingStats((total[0] / total[2]).item(), (total[1] / total[2]).item(), layer[:, :2] / layer[:, 2:],
-                            position[:, :2] / position[:, 2:].clamp(min=1), int(layer[0, 2]))
+        return RoutingStats(
+            (total[0] / total[2]).item(),
+            (total[1] / total[2]).item(),
+            layer[:, :2] / layer[:, 2:],
+            position[:, :2] / position[:, 2:].clamp(min=1),
+            int(layer[0, 2]),
+        )
 
     def executed_fraction(self) -> Tensor:
         """r of the last forward pass, with its straight-through gradient."""
@@ -283,13 +305,27 @@ class RoutedLayerMixin:
     straight-through gradient would pass an RMSNorm at the zero vector and blow up by 1/sqrt(eps).
     """
 
-    def forward(self, hidden_states: Tensor, attention_mask=None, position_ids=None, past_key_values=None,
-                use_cache=False, position_embeddings=None, **kwargs) -> Tensor:
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        use_cache=False,
+        position_embeddings=None,
+        **kwargs,
+    ) -> Tensor:
         state: RoutingState = self._routing
         if state.mode == "dense":
-            return super().forward(hidden_states, attention_mask=attention_mask, position_ids=position_ids,
-                                   past_key_values=past_key_values, use_cache=use_cache,
-                                   position_embeddings=position_embeddings, **kwargs)
+            return super().forward(
+                hidden_states,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                position_embeddings=position_embeddings,
+                **kwargs,
+            )
         index, config, x = self._routing_index, state.config, hidden_states
         g_attn = state.gate(index, "attn", self.router_attn, x)
         if config.kv_policy == "evict":
@@ -298,8 +334,17 @@ class RoutedLayerMixin:
         if state.mode == "skip":
             from .skipping import skipping_attention as run_attn
             from .skipping import skipping_mlp as run_mlp
-        y = run_attn(self, x, g_attn, attention_mask=attention_mask, position_ids=position_ids, use_cache=use_cache,
-                     past_key_values=past_key_values, position_embeddings=position_embeddings, **kwargs)
+        y = run_attn(
+            self,
+            x,
+            g_attn,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=use_cache,
+            past_key_values=past_key_values,
+            position_embeddings=position_embeddings,
+            **kwargs,
+        )
         if config.coupled:
             g_mlp = g_attn
         else:
@@ -355,12 +400,15 @@ def _hide_skipped(state, index, gate, mask, cache, x) -> Tensor:
     state._kept[index] = kept
     own = torch.arange(x.shape[1], device=x.device)[:, None] + past == torch.arange(kept.shape[1], device=x.device)
     if mask is None:
-        mask = (torch.arange(x.shape[1], device=x.device)[:, None] + past
-                >= torch.arange(kept.shape[1], device=x.device))[None, None]
+        mask = (
+            torch.arange(x.shape[1], device=x.device)[:, None] + past >= torch.arange(kept.shape[1], device=x.device)
+        )[None, None]
     if not isinstance(mask, Tensor) or mask.dim() != 4 or mask.shape[-1] != kept.shape[1]:
-        raise ValueError("kv_policy 'evict' needs a 4-D mask as long as the cache: use sdpa or eager, a dynamic cache "
-                         "and full attention")
-    visible = (kept[:, None, None, :] | own)
+        raise ValueError(
+            "kv_policy 'evict' needs a 4-D mask as long as the cache: use sdpa or eager, a dynamic cache "
+            "and full attention"
+        )
+    visible = kept[:, None, None, :] | own
     if mask.dtype == torch.bool:
         return mask & visible
     return mask.masked_fill(~visible, torch.finfo(mask.dtype).min)
@@ -373,13 +421,20 @@ def find_stack(model: nn.Module) -> nn.Module:
         layers = getattr(module, "layers", None)
         if isinstance(layers, nn.ModuleList) and len(layers):
             missing = [n for n in needed if not isinstance(getattr(layers[0], n, None), nn.Module)]
-            missing += [f"self_attn.{n}" for n in ("q_proj", "k_proj", "v_proj", "o_proj")
-                        if "self_attn" not in missing and not hasattr(layers[0].self_attn, n)]
+            missing += [
+                f"self_attn.{n}"
+                for n in ("q_proj", "k_proj", "v_proj", "o_proj")
+                if "self_attn" not in missing and not hasattr(layers[0].self_attn, n)
+            ]
             if missing:
-                raise TypeError(f"{type(layers[0]).__name__} has no {', '.join(missing)}: SkipGPT needs decoder layers with "
-                                "separate attention and MLP modules behind their own norms (Llama, Qwen, Mistral, Gemma-2 …)")
+                raise TypeError(
+                    f"{type(layers[0]).__name__} has no {', '.join(missing)}: SkipGPT needs decoder layers with "
+                    "separate attention and MLP modules behind their own norms (Llama, Qwen, Mistral, Gemma-2 …)"
+                )
             return module
-    raise TypeError(f"{type(model).__name__} has no `layers` list of decoder layers: SkipGPT needs a decoder-only transformer")
+    raise TypeError(
+        f"{type(model).__name__} has no `layers` list of decoder layers: SkipGPT needs a decoder-only transformer"
+    )
 
 
 def apply_skipgpt(model: nn.Module, config: SkipGPTConfig | None = None) -> RoutingState:
@@ -464,5 +519,7 @@ def _check_layers(state: RoutingState, stack: nn.Module) -> None:
     stack.train(was_training)
     state.mode, state.policy, state.gates, state.config = "mask", None, [], config
     if not torch.equal(dense, mask):
-        raise TypeError(f"{type(stack).__name__}: its decoder layers are not x + Attn(LN(x)), then y + MLP(LN(y)); with every "
-                        "module executed the routed layers differ from the stock ones. SkipGPT does not know this family.")
+        raise TypeError(
+            f"{type(stack).__name__}: its decoder layers are not x + Attn(LN(x)), then y + MLP(LN(y)); with every "
+            "module executed the routed layers differ from the stock ones. SkipGPT does not know this family."
+        )

@@ -21,12 +21,14 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.models import Loaded, ModelSpec, load
 
-from .data import SetupError, seed_of
+from .data import SetupError
+from .difficulty import seed_of
+from .lora import JOINT_TARGETS, LORA_TARGETS, add_lora
+from .losses import distillation_loss, lm_loss, sample_noise, targets_of
 from .method import (
     RoutingState,
     SkipGPTConfig,
@@ -36,49 +38,6 @@ from .method import (
     straight_through_gate,
 )
 from .router_files import load_routers, save_routers
-
-LORA_TARGETS = ("q_proj", "v_proj", "gate_proj")  # official lora(); section 3.6
-JOINT_TARGETS = ("q_proj", "v_proj")
-
-
-def sample_noise(rows: int, batch: dict, seed: int, step: int) -> Tensor:
-    """Gumbel(0, 1) noise (rows, B, S, 2), fp32, on the CPU; rows = 2L (see RoutingState.noise).
-
-    Sample b's part is drawn by a generator of its own from (seed, step, sample_index[b]), position
-    by position: neither its neighbours in the batch nor the length of the padding matter. Padding
-    gets 0.
-    """
-    noise = torch.zeros(rows, *batch["input_ids"].shape, 2)
-    generator = torch.Generator()
-    for b, (index, length) in enumerate(zip(batch["sample_index"], batch["lengths"])):
-        generator.manual_seed(seed_of("gumbel", seed, step, index))
-        uniform = torch.rand(length, rows, 2, generator=generator, dtype=torch.float64)
-        gumbel = -(-uniform.clamp_(min=1e-300).log_()).log_()
-        noise[:, b, :length] = gumbel.transpose(0, 1)
-    return noise
-
-
-def targets_of(batch: dict) -> Tensor:
-    """Next-token labels (B, S-1), -100 where there is nothing to predict.
-
-    By attention mask, not by id: an end token is a target even where it is the padding id, too
-    (the official collator masks it away; section 6, 13).
-    """
-    mask = batch["attention_mask"].bool()
-    return batch["input_ids"][:, 1:].masked_fill(~(mask[:, 1:] & mask[:, :-1]), -100)
-
-
-def lm_loss(logits: Tensor, batch: dict) -> Tensor:
-    """Sum of next-token cross-entropies in fp32. logits (B, S, V)."""
-    flat = logits[:, :-1].float().flatten(0, 1)
-    return F.cross_entropy(flat, targets_of(batch).flatten(), ignore_index=-100, reduction="sum")
-
-
-def distillation_loss(logits: Tensor, teacher: Tensor, batch: dict) -> Tensor:
-    """Sum over targets of KL(teacher || student), fp32. logits, teacher (B, S, V)."""
-    student, dense = (x[:, :-1].float().log_softmax(-1) for x in (logits, teacher))
-    divergence = F.kl_div(student, dense, log_target=True, reduction="none").sum(-1)
-    return divergence.masked_fill(targets_of(batch) == -100, 0.0).sum()
 
 
 class SkipGPTTraining(L.LightningModule):
@@ -112,7 +71,7 @@ class SkipGPTTraining(L.LightningModule):
         raise NotImplementedError
 
     def configure_model(self) -> None:
-        """Loads and builds, once. Raises ModelError or SetupError: what is wrong, and the way out."""
+        """Loads and builds, once. ModelError or SetupError: what is wrong, and the way out."""
         if self.model is not None:
             return
         loaded = self.loaded or load(self.base)
@@ -297,9 +256,9 @@ class SkipGPTTraining(L.LightningModule):
         if self.trainer.state.fn == "fit":
             for key, value in here.items():
                 if stored.get(key) != value:
-                    raise SetupError(f"This checkpoint was made with {key} = {stored.get(key)}, and "
-                                     f"the config says {value}. Resume with the old value, or start "
-                                     "anew without --ckpt_path.")
+                    raise SetupError(f"This checkpoint was made with {key} = {stored.get(key)}; "
+                                     f"the config says {value}. Resume with the old value, or "
+                                     "start anew without --ckpt_path.")
 
     def on_train_end(self) -> None:
         """Writes the product to trainer.default_root_dir: routers/ and, with LoRA, lora/."""
@@ -320,7 +279,7 @@ class SkipGPTTraining(L.LightningModule):
 
 
 class RouterTuningModule(SkipGPTTraining):
-    """Stage 1 (section 3.5): backbone frozen, norms and embeddings too; routers trained.
+    """Stage 1: backbone frozen, norms and embeddings too; routers trained.
 
     routing: the method's settings. bias_learning_rate: of the routers' biases (default: the same).
     distill_weight: adds this times KL to the dense model's predictions (0 = the paper); the teacher
@@ -365,11 +324,11 @@ class RouterTuningModule(SkipGPTTraining):
 
 
 class LoraRecoveryModule(SkipGPTTraining):
-    """Stage 2 (section 3.6): LoRA on the backbone, routers as stage 1 left them; loss = LM alone.
+    """Stage 2: LoRA on the backbone, routers as stage 1 left them; loss = LM alone.
 
     routers: folder of trained routers; null trains the dense model, the paper's dense + LoRA row.
-    sample_gates: draw the gates in training (tau = 1), as the official code does. Default is argmax,
-    our choice: the adapters then see the gates that inference uses.
+    sample_gates: draw the gates in training (tau = 1), as the official code does. The default is
+    argmax, our choice: the adapters then see the gates that inference uses.
     """
 
     def __init__(self, base: ModelSpec, routers: str | None, rank: int = 16, lora_alpha: int = 32,
@@ -401,7 +360,7 @@ class LoraRecoveryModule(SkipGPTTraining):
 
 
 class JointModule(SkipGPTTraining):
-    """The ablation "SkipGPT-Joint" (section 3.6): random routers and LoRA on q, v, one full loss.
+    """The ablation "SkipGPT-Joint": random routers and LoRA on q, v, one full loss.
 
     lora_learning_rate: of the adapters; default the same as the routers'.
     """
@@ -435,30 +394,3 @@ class JointModule(SkipGPTTraining):
         parts = super().losses(batch)
         parts["budget"], parts["executed"] = self.budget(batch)
         return parts
-
-
-def add_lora(model: nn.Module, targets: tuple[str, ...], rank: int, alpha: int, dropout: float):
-    """The model as a PeftModel with LoRA on `targets`, no bias; nothing else trains.
-
-    Raises TypeError naming the projection that the model does not have.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    names = [name for name, _ in model.named_modules()]
-    absent = [t for t in targets if not any(name.endswith(f".{t}") for name in names)]
-    if absent:
-        raise TypeError(f"{type(model).__name__} has no {', '.join(absent)}, which LoRA adapts here")
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none",
-                        target_modules=list(targets), task_type="CAUSAL_LM")
-    return get_peft_model(model, config)
-
-
-def merge_lora(model: nn.Module, folder: str | Path) -> nn.Module:
-    """Loads lora/ of a stage-2 run onto a base model and merges it: W += (alpha / r) B A.
-
-    model: stock or routed; routers must be loaded *before* (they are tied to the unmerged base).
-    """
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-

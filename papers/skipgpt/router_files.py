@@ -1,7 +1,7 @@
 """Trained routers as a folder of two files, apart from the backbone that they belong to.
 
-    routers.safetensors   fp32, `layers.<l>.router_attn.layers.0.weight` and so on
-    skipgpt.json          how they decide (SkipGPTConfig), on which backbone, and where they come from
+    routers.safetensors   fp32, layers.<l>.router_attn.layers.0.weight and so on
+    skipgpt.json          how they decide (SkipGPTConfig), on which backbone, where they come from
 
 Routers read one backbone's residual stream; on another of the same shape they decide nonsense
 without an error. So the folder carries a fingerprint of the backbone, and loading onto a different

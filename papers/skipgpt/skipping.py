@@ -25,16 +25,28 @@ from .method import normed_mlp
 
 
 @torch.no_grad()
-def skipping_attention(layer: nn.Module, x: Tensor, gate: Tensor, *, attention_mask,
-                       past_key_values, position_embeddings, **kwargs) -> Tensor:
+def skipping_attention(
+    layer: nn.Module,
+    x: Tensor,
+    gate: Tensor,
+    *,
+    attention_mask,
+    past_key_values,
+    position_embeddings,
+    **kwargs,
+) -> Tensor:
     """x (B, S, d) -> x + Attn on the executed tokens, a new tensor. gate (B, S) holds 0 and 1."""
     attn, (batch, seq, width) = layer.self_attn, x.shape
     h = layer.input_layernorm(x)
     run, flat = _executed(layer, gate)
     if len(flat) == batch * seq:
-        out, _ = attn(hidden_states=h, attention_mask=attention_mask,
-                      past_key_values=past_key_values, position_embeddings=position_embeddings,
-                      **kwargs)
+        out, _ = attn(
+            hidden_states=h,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_embeddings=position_embeddings,
+            **kwargs,
+        )
         return x + _post_norm(layer, out)
 
     family = sys.modules[type(attn).__module__]  # this architecture's own rotary function
@@ -66,7 +78,8 @@ def skipping_mlp(layer: nn.Module, y: Tensor, gate: Tensor) -> Tensor:
     if len(flat):
         rows = y.view(-1, y.shape[-1])
         picked = rows[flat]
-        rows.index_copy_(0, flat, picked + normed_mlp(layer, picked))
+        out = normed_mlp(layer, picked[None])[0]  # mixtures of experts want (B, S, d)
+        rows.index_copy_(0, flat, picked + out)
     return y
 
 
@@ -100,13 +113,20 @@ def _read(attn: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask, run: Tensor, f
     if batch * length != total:
         q = q.new_zeros(batch * length, *q.shape[1:]).index_copy_(0, place, q)
     family, config = sys.modules[type(attn).__module__], attn.config
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation,
-                                                   family.eager_attention_forward)
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, family.eager_attention_forward)
     softcap = getattr(attn, "attn_logit_softcapping", None)  # Gemma-2
     extra = {} if softcap is None else {"softcap": softcap}
-    out, _ = attend(attn, q.view(batch, length, *q.shape[1:]).transpose(1, 2), k, v, mask,
-                    dropout=0.0, scaling=attn.scaling,
-                    sliding_window=getattr(attn, "sliding_window", None), **extra)
+    out, _ = attend(
+        attn,
+        q.view(batch, length, *q.shape[1:]).transpose(1, 2),
+        k,
+        v,
+        mask,
+        dropout=0.0,
+        scaling=attn.scaling,
+        sliding_window=getattr(attn, "sliding_window", None),
+        **extra,
+    )
     out = out.reshape(batch * length, -1)
     return out if batch * length == total else out[place]
 

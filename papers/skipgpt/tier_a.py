@@ -22,14 +22,17 @@ from torch import Tensor, nn
 from common.jobs import write_json
 
 from . import baselines
-from .data import KINDS, token_difficulty
+from .difficulty import KINDS, token_difficulty
 from .method import RoutingState, SkipGPTConfig, apply_skipgpt, remove_skipgpt
-from .tuning import evaluate, hold_budget, shift_budget, token_losses, tune
+from .tuning import evaluate, hold_budget, shift_budget, tune
 
 STANDINS = Path(__file__).parent / "standins"
 SEEDS = (0, 1, 2)
 SEQUENCE, BATCH, BASE_STEPS, TUNE_STEPS, LORA_STEPS = 64, 32, 900, 300, 150
-TEST_SEQUENCES, CALIBRATION_SEQUENCES = 512, 100  # calibration size: the paper's, for static pruning
+TEST_SEQUENCES, CALIBRATION_SEQUENCES = (
+    512,
+    100,
+)  # calibration size: the paper's, for static pruning
 BUDGET = 5 / 12  # compared at this module sparsity: what dropping 5 of 12 modules gives; T = 0.40 is tuned for
 
 
@@ -37,13 +40,19 @@ BUDGET = 5 / 12  # compared at this module sparsity: what dropping 5 of 12 modul
 @functools.lru_cache(maxsize=4)
 def sequences(split: str, seed: int, count: int, length: int = SEQUENCE) -> tuple[Tensor, Tensor]:
     """Token ids and kinds, each (count, length). Splits are disjoint ranges of the seed's endless stream."""
-    first = {"base": 0, "tune": 1_000_000, "recovery": 2_000_000, "calibration": 3_000_000, "test": 4_000_000}[split]
-    return token_difficulty(first, count, length, seed)
+    first = {
+        "base": 0,
+        "tune": 1_000_000,
+        "recovery": 2_000_000,
+        "calibration": 3_000_000,
+        "test": 4_000_000,
+    }[split]
+    return token_difficulty(count, length, seed=seed, first=first)
 
 
 def batches(split: str, seed: int, steps: int):
     ids, _ = sequences(split, seed, steps * BATCH)
-    return lambda step: ids[step * BATCH:(step + 1) * BATCH]
+    return lambda step: ids[step * BATCH : (step + 1) * BATCH]
 
 
 def adamw(parameters, learning_rate: float) -> torch.optim.AdamW:
@@ -54,20 +63,42 @@ def new_base(seed: int) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=37, hidden_size=64, intermediate_size=176, num_hidden_layers=6, num_attention_heads=4,
-                         num_key_value_heads=4, tie_word_embeddings=True, max_position_embeddings=512, bos_token_id=None,
-                         eos_token_id=None)
+    config = LlamaConfig(
+        vocab_size=37,
+        hidden_size=64,
+        intermediate_size=176,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     return LlamaForCausalLM._from_config(config, attn_implementation="eager").eval()
 
 
 def train_base(seed: int, steps: int = BASE_STEPS, folder: str | None = None) -> dict:
     """Dense training: AdamW 2e-3, 100 steps of warm-up, linear decay, batch 32 of 64 tokens (spec 8)."""
     model = new_base(seed)
-    curve = list(tune(model, batches("base", seed, steps), adamw(model.parameters(), 2e-3), steps, warmup=100, decay=1.0,
-                      seed=seed))
+    curve = list(
+        tune(
+            model,
+            batches("base", seed, steps),
+            adamw(model.parameters(), 2e-3),
+            steps,
+            warmup=100,
+            decay=1.0,
+            seed=seed,
+        )
+    )
     test, kinds = sequences("test", seed, TEST_SEQUENCES)
-    result = {"seed": seed, "steps": steps, "test_ce": evaluate(model, test).mean().item(),
-              "curve": [[row["step"], round(row["ce"], 4)] for row in curve[::25]]}
+    result = {
+        "seed": seed,
+        "steps": steps,
+        "test_ce": evaluate(model, test).mean().item(),
+        "curve": [[row["step"], round(row["ce"], 4)] for row in curve[::25]],
+    }
     folder = Path(folder) if folder else STANDINS / f"seed{seed}"
     # Half precision on disk: the file is 0.6 MB, and the rounding is far below what is measured.
     model.half().save_pretrained(folder)
@@ -99,24 +130,38 @@ def measure(model: nn.Module, state: RoutingState | None, ids: Tensor, kinds: Te
         if state is not None and state.gates:
             gates.append(torch.stack([torch.stack(pair) for pair in state.gates])[..., :-1].mean(0))  # (2, B, S-1)
     correct, target = torch.cat(correct), kinds[:, 1:]
-    result = {"ce": torch.cat(losses).mean().item(),
-              "accuracy": {name: correct[target == k].float().mean().item() for k, name in enumerate(KINDS)
-                           if (target == k).any()}}
+    result = {
+        "ce": torch.cat(losses).mean().item(),
+        "accuracy": {
+            name: correct[target == k].float().mean().item() for name, k in KINDS.items() if (target == k).any()
+        },
+    }
     if gates:
         executed, stats = torch.cat(gates, 1), state.stats()
-        result |= {"attn_skip": stats.attn_skip, "mlp_skip": stats.mlp_skip, "sparsity": stats.sparsity,
-                   "per_layer": stats.per_layer.tolist(),
-                   "executed_by_kind": {name: {"attn": executed[0][target == k].mean().item(),
-                                               "mlp": executed[1][target == k].mean().item()}
-                                        for k, name in enumerate(KINDS) if (target == k).any()}}
+        result |= {
+            "attn_skip": stats.attn_skip,
+            "mlp_skip": stats.mlp_skip,
+            "sparsity": stats.sparsity,
+            "per_layer": stats.per_layer.tolist(),
+            "executed_by_kind": {
+                name: {
+                    "attn": executed[0][target == k].mean().item(),
+                    "mlp": executed[1][target == k].mean().item(),
+                }
+                for name, k in KINDS.items()
+                if (target == k).any()
+            },
+        }
     return result
 
 
 def matched_random(model: nn.Module, state: RoutingState, routed: dict, ids: Tensor, kinds: Tensor, seed: int) -> dict:
     """The same rates, drawn per token: with the router's rate of each module, and with one rate for all."""
     results = {}
-    for name, policy in (("matched", baselines.random_matched(torch.tensor(routed["per_layer"]), seed)),
-                         ("uniform", baselines.random_uniform(routed["sparsity"], seed))):
+    for name, policy in (
+        ("matched", baselines.random_matched(torch.tensor(routed["per_layer"]), seed)),
+        ("uniform", baselines.random_uniform(routed["sparsity"], seed)),
+    ):
         state.policy = policy
         results[name] = measure(model, state, ids, kinds)
     state.policy = None
@@ -130,14 +175,16 @@ def dense_and_static(seed: int) -> dict:
     ids, kinds = sequences("test", seed, TEST_SEQUENCES)
     calibration, _ = sequences("calibration", seed, CALIBRATION_SEQUENCES)
     result = {"dense": measure(model, None, ids, kinds)}
-    plans = {"ShortGPT, 2 of 6 blocks": baselines.block_influence(model, calibration, 2),
-             "Shortened-PPL, 2 of 6 blocks": baselines.shortened_ppl(model, calibration, 2, units="blocks"),
-             "module drop, 3 of 12": baselines.joint_layer_drop(model, calibration, 3),
-             "module drop, 5 of 12": baselines.joint_layer_drop(model, calibration, 5),
-             "greedy drop, 3 of 12": baselines.greedy_drop(model, calibration, 3),
-             "greedy drop, 5 of 12": baselines.greedy_drop(model, calibration, 5),
-             "attention drop, 5 of 6": baselines.attention_drop(model, calibration, 5),
-             "MLP drop, 5 of 6": baselines.mlp_drop(model, calibration, 5)}
+    plans = {
+        "ShortGPT, 2 of 6 blocks": baselines.block_influence(model, calibration, 2),
+        "Shortened-PPL, 2 of 6 blocks": baselines.shortened_ppl(model, calibration, 2, units="blocks"),
+        "module drop, 3 of 12": baselines.joint_layer_drop(model, calibration, 3),
+        "module drop, 5 of 12": baselines.joint_layer_drop(model, calibration, 5),
+        "greedy drop, 3 of 12": baselines.greedy_drop(model, calibration, 3),
+        "greedy drop, 5 of 12": baselines.greedy_drop(model, calibration, 5),
+        "attention drop, 5 of 6": baselines.attention_drop(model, calibration, 5),
+        "MLP drop, 5 of 6": baselines.mlp_drop(model, calibration, 5),
+    }
     for name, plan in plans.items():
         state = apply_skipgpt(model, SkipGPTConfig())
         state.policy = plan.policy()
@@ -146,8 +193,16 @@ def dense_and_static(seed: int) -> dict:
     return result
 
 
-def router_tuning(seed: int, target: float, budget: float | None = None, learning_rate: float = 2e-2,
-                  coupled: bool = False, token_blind: bool = False, lora_steps: int = 0, steps: int = TUNE_STEPS) -> dict:
+def router_tuning(
+    seed: int,
+    target: float,
+    budget: float | None = None,
+    learning_rate: float = 2e-2,
+    coupled: bool = False,
+    token_blind: bool = False,
+    lora_steps: int = 0,
+    steps: int = TUNE_STEPS,
+) -> dict:
     """Stage 1 on the frozen base; measured as trained, sampled, held to `budget`, and against random routing.
 
     coupled: one gate per layer (vertical ablation). token_blind: biases only (horizontal ablation). lora_steps > 0
@@ -159,13 +214,28 @@ def router_tuning(seed: int, target: float, budget: float | None = None, learnin
     torch.manual_seed(seed)
     state = apply_skipgpt(model, SkipGPTConfig(target_sparsity=target, coupled=coupled))
     parameters = baselines.bias_only(state) if token_blind else state.parameters()
-    curve = list(tune(model, batches("tune", seed, steps), adamw(parameters, learning_rate), steps, state=state, seed=seed))
+    curve = list(
+        tune(
+            model,
+            batches("tune", seed, steps),
+            adamw(parameters, learning_rate),
+            steps,
+            state=state,
+            seed=seed,
+        )
+    )
     for parameter in state.parameters():
         parameter.requires_grad_(False)
-    result = {"curve": [[row["step"], round(row["ce"], 4), round(row["executed"], 4)] for row in curve[::20]],
-              "trained": measure(model, state, ids, kinds)}
+    result = {
+        "curve": [[row["step"], round(row["ce"], 4), round(row["executed"], 4)] for row in curve[::20]],
+        "trained": measure(model, state, ids, kinds),
+    }
     sampling = SkipGPTConfig(**{**state.config.to_dict(), "eval_sampling": True})
-    state.config, plain, state.generator = sampling, state.config, torch.Generator().manual_seed(seed)
+    state.config, plain, state.generator = (
+        sampling,
+        state.config,
+        torch.Generator().manual_seed(seed),
+    )
     result["sampled"] = measure(model, state, ids, kinds)
     state.config, state.generator = plain, None
     if not coupled and not token_blind:
@@ -192,8 +262,16 @@ def sweep(model: nn.Module, state: RoutingState, seed: int) -> list[dict]:
         applied += hold_budget(model, state, ids, sparsity, tolerance=0.01)
         routed = measure(model, state, ids, kinds)
         random = matched_random(model, state, routed, ids, kinds, seed)
-        rows.append({"sparsity": routed["sparsity"], "ce": routed["ce"], "attn_skip": routed["attn_skip"],
-                     "mlp_skip": routed["mlp_skip"], "matched": random["matched"]["ce"], "uniform": random["uniform"]["ce"]})
+        rows.append(
+            {
+                "sparsity": routed["sparsity"],
+                "ce": routed["ce"],
+                "attn_skip": routed["attn_skip"],
+                "mlp_skip": routed["mlp_skip"],
+                "matched": random["matched"]["ce"],
+                "uniform": random["uniform"]["ce"],
+            }
+        )
     shift_budget(state, -applied)
     return rows
 
@@ -215,11 +293,27 @@ def lora(model: nn.Module, state: RoutingState, seed: int, steps: int) -> dict:
     result = {}
     for name, mode in (("routed", "mask"), ("dense", "dense")):
         torch.manual_seed(seed)
-        wrapped = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1,
-                                                   target_modules=["q_proj", "v_proj", "gate_proj"]))
+        wrapped = get_peft_model(
+            model,
+            LoraConfig(
+                r=8,
+                lora_alpha=16,
+                lora_dropout=0.1,
+                target_modules=["q_proj", "v_proj", "gate_proj"],
+            ),
+        )
         state.set_mode(mode)
         adapters = [p for n, p in wrapped.named_parameters() if "lora_" in n]
-        list(tune(wrapped, batches("recovery", seed, steps), adamw(adapters, 5e-3), steps, state=state, seed=seed))
+        list(
+            tune(
+                wrapped,
+                batches("recovery", seed, steps),
+                adamw(adapters, 5e-3),
+                steps,
+                state=state,
+                seed=seed,
+            )
+        )
         result[name] = measure(wrapped, state if mode == "mask" else None, ids, kinds)
         model = wrapped.unload()
     state.set_mode("mask")
@@ -235,15 +329,52 @@ def joint(seed: int, target: float, steps: int = TUNE_STEPS) -> dict:
     held_out, _ = sequences("calibration", seed, CALIBRATION_SEQUENCES)
     torch.manual_seed(seed)
     state = apply_skipgpt(model, SkipGPTConfig(target_sparsity=target))
-    wrapped = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1,
-                                               target_modules=["q_proj", "v_proj", "gate_proj"]))
+    wrapped = get_peft_model(
+        model,
+        LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["q_proj", "v_proj", "gate_proj"]),
+    )
     adapters = [p for n, p in wrapped.named_parameters() if "lora_" in n]
-    list(tune(wrapped, batches("tune", seed, steps), adamw(adapters + state.parameters(), 5e-3), steps, state=state, seed=seed))
+    list(
+        tune(
+            wrapped,
+            batches("tune", seed, steps),
+            adamw(adapters + state.parameters(), 5e-3),
+            steps,
+            state=state,
+            seed=seed,
+        )
+    )
     for parameter in state.parameters():
         parameter.requires_grad_(False)
     result = {"trained": measure(wrapped, state, ids, kinds)}
     hold_budget(wrapped, state, held_out, target)
     return result | {"held": measure(wrapped, state, ids, kinds)}
+
+
+def mixture_of_depths(seed: int, target: float, steps: int = TUNE_STEPS) -> dict:
+    """MoD-D: its routers alone on the frozen base, and with LoRA r=8 on q and v as the paper's baseline trains it."""
+    from peft import LoraConfig, get_peft_model
+
+    ids, kinds = sequences("test", seed, TEST_SEQUENCES)
+    result = {}
+    for name in ("tuned", "with LoRA"):
+        model = base_model(seed)
+        torch.manual_seed(seed)
+        state = apply_skipgpt(model, SkipGPTConfig())
+        mod = baselines.MixtureOfDepths(len(state.layers), 64, target)
+        state.policy = mod.policy(state)
+        for router in state.parameters():
+            router.requires_grad_(False)  # SkipGPT's own routers take no part
+        trained = list(mod.parameters())
+        if name == "with LoRA":
+            model = get_peft_model(
+                model,
+                LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["q_proj", "v_proj"]),
+            )
+            trained += [p for n, p in model.named_parameters() if "lora_" in n]
+        list(tune(model, batches("tune", seed, steps), adamw(trained, 5e-3), steps, seed=seed))
+        result[name] = measure(model, state, ids, kinds)
+    return result
 
 
 def main() -> None:

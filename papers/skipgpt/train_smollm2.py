@@ -52,14 +52,20 @@ def corpora(tokenizer) -> tuple[Tensor, Tensor, dict]:
     prose, code = topics(), docstrings()
     train = torch.cat([windows(prose["train"], tokenizer, LENGTH), windows(code["train"], tokenizer, LENGTH)])
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    return train[order], windows(prose["validation"], tokenizer, LENGTH), {"topics": prose.source, "docstrings": code.source}
+    return (
+        train[order],
+        windows(prose["validation"], tokenizer, LENGTH),
+        {"topics": prose.source, "docstrings": code.source},
+    )
 
 
 @torch.no_grad()
 def module_costs(model: nn.Module, state: RoutingState, ids: Tensor) -> Tensor:
     """How much the mean cross-entropy on ids (N, S) rises when one module is skipped for every token: (L, 2), nats."""
     off: set = set()
-    state.policy = lambda layer, name, x, valid: valid.new_full(valid.shape, (layer, name) not in off, dtype=torch.float32)
+    state.policy = lambda layer, name, x, valid: valid.new_full(
+        valid.shape, (layer, name) not in off, dtype=torch.float32
+    )
     base, costs = evaluate(model, ids).mean(), torch.zeros(len(state.layers), 2)
     for layer in range(len(state.layers)):
         for column, name in enumerate(("attn", "mlp")):
@@ -69,7 +75,9 @@ def module_costs(model: nn.Module, state: RoutingState, ids: Tensor) -> Tensor:
     return costs
 
 
-def start_from_costs(state: RoutingState, costs: Tensor, slope: float = 3.0, low: float = -4.0, high: float = 8.0) -> None:
+def start_from_costs(
+    state: RoutingState, costs: Tensor, slope: float = 3.0, low: float = -4.0, high: float = 8.0
+) -> None:
     """Biases so that the cheapest T of all modules tend to be skipped: logit = slope * log2(cost / threshold), clipped."""
     costs = costs.clamp(min=0.01)
     threshold = costs.flatten().kthvalue(max(1, round(costs.numel() * state.config.target_sparsity))).values
@@ -79,13 +87,21 @@ def start_from_costs(state: RoutingState, costs: Tensor, slope: float = 3.0, low
             router.layers[-1].bias.data.copy_(torch.stack([logit / 2, -logit / 2]))
 
 
-def prepare(recipe: dict, target: float, seed: int, say=print) -> tuple[nn.Module, RoutingState, torch.optim.Optimizer, dict, Tensor, Tensor]:
+def prepare(
+    recipe: dict, target: float, seed: int, say=print
+) -> tuple[nn.Module, RoutingState, torch.optim.Optimizer, dict, Tensor, Tensor]:
     """Model in bf16 with routers as the recipe starts them, the optimiser, the sources, and both window sets."""
     loaded = load(replace(SMOLLM2, dtype="bfloat16", attn_implementation="eager"))  # eager: 1.2x at 128 tokens on CPU
     train, validation, text = corpora(loaded.tokenizer)
     torch.manual_seed(seed)
-    state = apply_skipgpt(loaded.model, SkipGPTConfig(target_sparsity=target, router_norm=recipe["norm"],
-                                                      init_execute_bias=recipe.get("bias", 0.0)))
+    state = apply_skipgpt(
+        loaded.model,
+        SkipGPTConfig(
+            target_sparsity=target,
+            router_norm=recipe["norm"],
+            init_execute_bias=recipe.get("bias", 0.0),
+        ),
+    )
     if recipe["init"] != "paper":
         for router in state.routers().values():
             nn.init.zeros_(router.layers[-1].weight)
@@ -94,17 +110,29 @@ def prepare(recipe: dict, target: float, seed: int, say=print) -> tuple[nn.Modul
         start_from_costs(state, module_costs(loaded.model, state, train[-8:]))
     weights = [p for p in state.parameters() if p.dim() == 2]
     biases = [p for p in state.parameters() if p.dim() == 1]
-    optimiser = torch.optim.AdamW([{"params": weights, "lr": recipe["lr"]}, {"params": biases, "lr": recipe["bias_lr"]}],
-                                  weight_decay=0.0, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(
+        [{"params": weights, "lr": recipe["lr"]}, {"params": biases, "lr": recipe["bias_lr"]}],
+        weight_decay=0.0,
+        betas=(0.9, 0.98),
+    )
     return loaded.model, state, optimiser, {"model": loaded.source, "text": text}, train, validation
 
 
-def train(target: float, steps: int, seed: int = 0, recipe: dict = CHOSEN, folder: Path | None = None, every: int = 50,
-          say=print) -> Path:
+def train(
+    target: float,
+    steps: int,
+    seed: int = 0,
+    recipe: dict = CHOSEN,
+    folder: Path | None = None,
+    every: int = 50,
+    say=print,
+) -> Path:
     """Trains, holds the budget, saves to `folder`; resumes from its checkpoint in the cache. Returns the folder."""
     folder = folder or ROUTERS / f"smollm2-135m-instruct-t{round(100 * target)}"
     model, state, optimiser, sources, windows_, validation = prepare(recipe, target, seed, say)
-    name = hashlib.sha256(json.dumps([target, steps, seed, recipe, sources], sort_keys=True, default=str).encode()).hexdigest()
+    name = hashlib.sha256(
+        json.dumps([target, steps, seed, recipe, sources], sort_keys=True, default=str).encode()
+    ).hexdigest()
     checkpoint = cache_dir() / f"skipgpt-smollm2-{name[:12]}.pt"
     start, curve, spent = 0, [], 0.0
     if checkpoint.exists():
@@ -119,27 +147,57 @@ def train(target: float, steps: int, seed: int = 0, recipe: dict = CHOSEN, folde
     def batch(step: int) -> Tensor:
         return windows_[torch.arange(step * BATCH, (step + 1) * BATCH) % (len(windows_) - 64)]  # the last 64 calibrate
 
-    for row in tune(model, batch, optimiser, steps, start=start, state=state, distill=recipe.get("distill", False),
-                    warmup=10, decay=0.5, seed=seed):
+    for row in tune(
+        model,
+        batch,
+        optimiser,
+        steps,
+        start=start,
+        state=state,
+        distill=recipe.get("distill", False),
+        warmup=10,
+        decay=0.5,
+        seed=seed,
+    ):
         recent.append(row)
         done = row["step"] + 1
         if done % 10 == 0:
             seconds = time.monotonic() - began
-            say(f"step {done:5d}/{steps}  sampled ce {sum(r['ce'] for r in recent[-10:]) / 10:.3f}  executed "
+            say(
+                f"step {done:5d}/{steps}  sampled ce {sum(r['ce'] for r in recent[-10:]) / 10:.3f}  executed "
                 f"{sum(r['executed'] for r in recent[-10:]) / 10:.3f}  {seconds:5.0f} s gone, "
-                f"{seconds / (done - start) * (steps - done):5.0f} s left")
+                f"{seconds / (done - start) * (steps - done):5.0f} s left"
+            )
         if done % every == 0 or done == steps:
             state.start_recording()
             ce = evaluate(model, validation[:16], 8).mean().item()
             stats = state.stats()
-            curve.append({"step": done, "tokens": done * BATCH * LENGTH, "train_ce": sum(r["ce"] for r in recent) / len(recent),
-                          "executed_sampled": sum(r["executed"] for r in recent) / len(recent), "validation_ce": ce,
-                          "attn_skip": stats.attn_skip, "mlp_skip": stats.mlp_skip})
-            say(f"            validation ce {ce:.3f} by argmax, skipping {stats.attn_skip:.3f} of attention, {stats.mlp_skip:.3f} of MLPs")
+            curve.append(
+                {
+                    "step": done,
+                    "tokens": done * BATCH * LENGTH,
+                    "train_ce": sum(r["ce"] for r in recent) / len(recent),
+                    "executed_sampled": sum(r["executed"] for r in recent) / len(recent),
+                    "validation_ce": ce,
+                    "attn_skip": stats.attn_skip,
+                    "mlp_skip": stats.mlp_skip,
+                }
+            )
+            say(
+                f"            validation ce {ce:.3f} by argmax, skipping {stats.attn_skip:.3f} of attention, {stats.mlp_skip:.3f} of MLPs"
+            )
             recent = []
             temporary = checkpoint.with_suffix(".part")
-            torch.save({"step": done, "curve": curve, "seconds": spent + time.monotonic() - began,
-                        "routers": [r.state_dict() for r in state.routers().values()], "optimiser": optimiser.state_dict()}, temporary)
+            torch.save(
+                {
+                    "step": done,
+                    "curve": curve,
+                    "seconds": spent + time.monotonic() - began,
+                    "routers": [r.state_dict() for r in state.routers().values()],
+                    "optimiser": optimiser.state_dict(),
+                },
+                temporary,
+            )
             os.replace(temporary, checkpoint)
     seconds = spent + time.monotonic() - began
     for parameter in state.parameters():
@@ -148,13 +206,25 @@ def train(target: float, steps: int, seed: int = 0, recipe: dict = CHOSEN, folde
     commit, dirty = git_state()
     command = f"python -m papers.skipgpt.train_smollm2 --target {target} --steps {steps} --seed {seed}"
     base = {key: sources["model"][key] for key in ("name", "revision", "weights_sha256") if key in sources["model"]}
-    facts = {"command": command, "seed": seed, "commit": commit, "dirty": dirty, "steps": steps, "tokens": steps * BATCH * LENGTH,
-             "seconds": round(seconds), "machine": f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
-             "threshold_shift": shift, "recipe": recipe, "text": sources["text"]}
+    facts = {
+        "command": command,
+        "seed": seed,
+        "commit": commit,
+        "dirty": dirty,
+        "steps": steps,
+        "tokens": steps * BATCH * LENGTH,
+        "seconds": round(seconds),
+        "machine": f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
+        "threshold_shift": shift,
+        "recipe": recipe,
+        "text": sources["text"],
+    }
     save_routers(model, folder, base=base, extra=facts)
     write_json(folder / "curve.json", curve)
     checkpoint.unlink(missing_ok=True)
-    say(f"saved {folder.name} after {seconds:.0f} s of training; threshold shifted by {shift:+.2f} to skip {target:.0%}")
+    say(
+        f"saved {folder.name} after {seconds:.0f} s of training; threshold shifted by {shift:+.2f} to skip {target:.0%}"
+    )
     return folder
 
 
@@ -164,8 +234,16 @@ def compare_recipes(target: float, steps: int, say=print) -> None:
     for name, recipe in RECIPES.items():
         model, state, optimiser, _, windows_, validation = prepare(recipe, target, 0, lambda text: None)
         began = time.monotonic()
-        steps_ = tune(model, lambda step: windows_[step * BATCH:(step + 1) * BATCH], optimiser, steps, state=state,
-                      distill=recipe.get("distill", False), warmup=10, decay=0.5)
+        steps_ = tune(
+            model,
+            lambda step: windows_[step * BATCH : (step + 1) * BATCH],
+            optimiser,
+            steps,
+            state=state,
+            distill=recipe.get("distill", False),
+            warmup=10,
+            decay=0.5,
+        )
         sampled = [row["ce"] for row in steps_][-10:]
         seconds = time.monotonic() - began
         for parameter in state.parameters():
@@ -174,16 +252,39 @@ def compare_recipes(target: float, steps: int, say=print) -> None:
         state.start_recording()
         ce, stats = evaluate(model, validation[:16], 8).mean().item(), None
         stats = state.stats()
-        rows.append({"recipe": name, "steps": steps, "sampled_ce_last_10": sum(sampled) / len(sampled), "held_ce": ce,
-                     "sparsity": stats.sparsity, "seconds": round(seconds, 1)})
-        say(f"{name:48s} sampled ce {rows[-1]['sampled_ce_last_10']:.3f}  held ce {ce:.3f} at {stats.sparsity:.3f}  {seconds:.0f} s")
+        rows.append(
+            {
+                "recipe": name,
+                "steps": steps,
+                "sampled_ce_last_10": sum(sampled) / len(sampled),
+                "held_ce": ce,
+                "sparsity": stats.sparsity,
+                "seconds": round(seconds, 1),
+            }
+        )
+        say(
+            f"{name:48s} sampled ce {rows[-1]['sampled_ce_last_10']:.3f}  held ce {ce:.3f} at {stats.sparsity:.3f}  {seconds:.0f} s"
+        )
         write_json(ROUTERS / "recipes.json", rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", type=float, nargs="+", default=[0.25, 0.40], help="module sparsity, one run each")
-    parser.add_argument("--steps", type=int, default=1000, help=f"optimiser steps of {BATCH} windows of {LENGTH} tokens")
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--target",
+        type=float,
+        nargs="+",
+        default=[0.25, 0.40],
+        help="module sparsity, one run each",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=1000,
+        help=f"optimiser steps of {BATCH} windows of {LENGTH} tokens",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the routers; default routers/ of this paper")
     parser.add_argument("--recipes", action="store_true", help="compare the first --steps of every recipe instead")

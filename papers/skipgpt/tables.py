@@ -1,0 +1,127 @@
+"""The tables behind the claims, as text: every method's numbers beside every definition of "25 %" (spec 7.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean
+
+from . import analytic
+from .tier_a import SEEDS
+from .tier_b import TARGETS
+
+
+def cpu_tables(results: dict) -> Iterator[str]:
+    yield from tier_a_table(results)
+    yield from tier_b_table(results)
+    if any(name.startswith("real/") for name in results):
+        yield from real_table(results)
+
+
+def tier_a_rows(results: dict) -> dict[str, list[dict]]:
+    """{method: one measurement a seed}, the static plans and everything trained."""
+    rows: dict[str, list[dict]] = {}
+    for seed in SEEDS:
+
+        def of(name: str) -> dict:
+            return results[f"tier_a/{name}/seed{seed}"]
+
+        tuned, quarter, coupled = of("routers at 0.40"), of("routers at 0.25"), of("coupled")
+        found = {f"{name} [training-free]" if name != "dense" else name: row for name, row in of("static").items()}
+        found |= {
+            "routers, T = 0.40 [trained]": tuned["trained"],
+            "  the same, sampled gates": tuned["sampled"],
+            "  its rates at random, per module": tuned["trained random"]["matched"],
+            "  its mean rate at random": tuned["trained random"]["uniform"],
+            "  held at 5/12": tuned["held"],
+            "  held at 5/12, its rates at random": tuned["held random"]["matched"],
+            "  then LoRA, 150 steps [trained]": tuned["lora"]["routed"],
+            "dense + the same LoRA [trained]": tuned["lora"]["dense"],
+            "routers, T = 0.25 [trained]": quarter["trained"],
+            "  the same, sampled gates ": quarter["sampled"],
+            "  the paper's rate 2e-3, as many steps": of("paper's learning rate")["trained"],
+            "one gate a layer, T = 0.40 [trained]": coupled["trained"],
+            "  held at 5/12 ": coupled["held"],
+            "token-blind routers, T = 0.40 [trained]": of("token-blind")["trained"],
+            "joint with LoRA, T = 0.40 [trained]": of("joint")["trained"],
+            "MoD-D, T = 0.40 [trained]": of("MoD-D")["tuned"],
+            "MoD-D + LoRA, T = 0.40 [trained]": of("MoD-D")["with LoRA"],
+        }
+        for name, row in found.items():
+            rows.setdefault(name, []).append(row)
+    return rows
+
+
+def tier_a_table(results: dict) -> Iterator[str]:
+    yield ""
+    yield f"Tier A: from-scratch Llama, 6 layers, mean of {len(SEEDS)} seeds (cross-entropy in nats; random baselines carry the router's rates)"
+    yield f"{'method':<44s}{'CE':>8s}{'recall acc':>12s}{'attn skip':>11s}{'MLP skip':>10s}{'sparsity':>10s}"
+    for name, seeds in tier_a_rows(results).items():
+
+        def mean(key: str, default: float = 0.0) -> float:
+            return fmean(row.get(key, default) for row in seeds)
+
+        recall = fmean(row["accuracy"]["recall"] for row in seeds)
+        yield f"{name:<44s}{mean('ce'):8.3f}{recall:12.3f}{mean('attn_skip'):11.3f}{mean('mlp_skip'):10.3f}{mean('sparsity'):10.3f}"
+
+
+def definitions(s_a: float, s_m: float) -> str:
+    """Module sparsity, and what it is in block parameters, all parameters, idle parameters and executed FLOPs."""
+    m = analytic.SMOLLM2_135M
+    flops = 1 / analytic.prefill_speedup(m, 128, s_a, s_m)
+    return (
+        f"{analytic.module_sparsity(s_a, s_m):9.3f}{analytic.block_param_skip(m, s_a, s_m):8.3f}{analytic.total_param_skip(m, s_a, s_m):8.3f}"
+        f"{analytic.idle_param_skip(m, s_a, s_m):8.3f}{flops:8.3f}"
+    )
+
+
+def tier_b_table(results: dict) -> Iterator[str]:
+    dense = results["tier_b/dense"]
+    yield ""
+    yield "Tier B: SmolLM2-135M-Instruct (4-bit weights, bf16), held-out prose, 64 windows of 128 tokens; cloze: lm-eval, acc_norm, 60 items"
+    yield f"{'method':<46s}{'CE':>7s}{'ppl':>8s}{'cloze':>7s}{'attn':>7s}{'MLP':>7s}{'modules':>9s}{'block p':>8s}{'all p':>8s}{'idle p':>8s}{'FLOPs':>8s}"
+
+    def line(name: str, row: dict, cloze: dict | None = None) -> str:
+        score = f"{cloze['metrics']['acc_norm']:7.3f}" if cloze else " " * 7
+        s_a, s_m = row.get("attn_skip", 0.0), row.get("mlp_skip", 0.0)
+        return f"{name:<46s}{row['ce']:7.3f}{2.718281828459045 ** row['ce']:8.1f}{score}{s_a:7.3f}{s_m:7.3f}{definitions(s_a, s_m)}"
+
+    yield line("dense", dense, dense["cloze"])
+    for target in TARGETS:
+        ours = results[f"tier_b/routers at {target:.2f}"]
+        yield line(f"routers, T = {target:.2f} [trained]", ours["skip"], ours["cloze"])
+        yield line("  the same, sampled gates", ours["sampled"])
+        for kind in ("matched", "uniform"):
+            rows = [results[f"tier_b/random at {target:.2f}/seed{seed}"][kind] for seed in SEEDS]
+            mean = {key: fmean(row[key] for row in rows) for key in ("ce", "attn_skip", "mlp_skip")}
+            yield line(f"  {kind} random, {len(SEEDS)} draws", mean, rows[0].get("cloze"))
+        for name, row in results[f"tier_b/static at {target:.2f}"].items():
+            yield line(f"  {name} [training-free]", row)
+    short = results["tier_b/short training"]
+    first, last = short["curve"][0], short["curve"][-1]
+    yield (
+        f"short training in this run: {len(short['curve'])} steps, {short['tokens']:,} tokens, {short['seconds']:.0f} s: sampled CE {first[1]:.3f} at step 1, "
+        f"{last[1]:.3f} at the last; held at 25 %: {short['learned']['ce']:.3f}, its rates at random {short['matched']['ce']:.3f}"
+    )
+    least = ", ".join(repr(row[0]) for row in results["tier_b/routers at 0.25"]["tokens"]["least attention"][:8])
+    most = ", ".join(repr(row[0]) for row in results["tier_b/routers at 0.25"]["tokens"]["most attention"][-8:])
+    yield f"tokens that run attention least: {least}"
+    yield f"tokens that run attention most:  {most}"
+
+
+def real_table(results: dict) -> Iterator[str]:
+    yield ""
+    tasks = ("piqa_local", "arc_easy_local", "winogrande_local", "lambada_openai_local")
+    yield "Real benchmarks from NINEFOLD_DATA (0-shot; perplexity per token, windows of 512; first items only where n < all)"
+    yield (
+        f"{'method':<34s}{'wikitext2':>10s}{'ptb':>10s}"
+        + "".join(f"{t.removesuffix('_local'):>17s}" for t in tasks)
+        + f"{'modules':>9s}"
+    )
+    for name, row in results.items():
+        if name.startswith("real/"):
+            scores = [row["tasks"]["tasks"][t] for t in tasks]
+            cells = "".join(f"{s['value']:8.3f} +-{s['stderr']:.3f} " for s in scores)
+            yield (
+                f"{name.removeprefix('real/'):<34s}{row['perplexity']['wikitext2']['ppl']:10.2f}{row['perplexity']['ptb']['ppl']:10.2f}{cells}"
+                f"{row.get('sparsity', 0.0):9.3f}"
+            )

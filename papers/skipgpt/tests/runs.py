@@ -1,0 +1,144 @@
+"""Small trainings that the tests compare with each other, in this process or in ones of their own.
+
+Processes come from a fork server that has imported the libraries once: a child costs a fork, not
+the fifteen seconds of starting Python with torch and lightning, and has run no threads before.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from common.models import tiny
+
+from ..data import RaggedRows, StepData
+from ..method import SkipGPTConfig
+from ..module import RouterTuningModule
+
+PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_llama",
+           "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict"]
+
+
+class Uneven(StepData):
+    """40 samples of 3 to 12 tokens: micro-batches of a step hold different numbers of targets."""
+
+    def __init__(self, batch_size=8, seed=5):
+        super().__init__(batch_size, seed)
+
+    def sequences(self):
+        draw = np.random.default_rng(0)
+        offsets = np.concatenate([[0], draw.integers(3, 13, 40).cumsum()])
+        ids = draw.integers(3, 96, offsets[-1]).astype(np.int32)
+        rows = np.arange(40)
+        return RaggedRows(ids, offsets, rows[4:]), RaggedRows(ids, offsets, rows[:4])
+
+
+def router_tuning(alpha=8.0, target=0.4, gradient_checkpointing=False, seed=5, **options):
+    options.setdefault("learning_rate", 1e-2)
+    return RouterTuningModule(tiny(), SkipGPTConfig(target_sparsity=target, alpha=alpha), seed=seed,
+                              gradient_checkpointing=gradient_checkpointing, **options)
+
+
+class Diary(L.Callback):
+    """What happened: losses and gradients per optimiser step, temperature per micro-batch."""
+
+    def __init__(self):
+        self.steps, self.gradients, self.temperatures = [], [], []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.steps_before = trainer.global_step
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.gradients.append({n: p.grad.clone() for n, p in module.named_parameters()
+                               if p.grad is not None})
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if module.state is not None:
+            self.temperatures.append(module.state.temperature)
+        if trainer.global_step > self.steps_before:
+            self.steps.append({k.removeprefix("train/"): v.item()
+                               for k, v in trainer.callback_metrics.items()})
+
+
+class KillAt(L.Callback):
+    """No farewell: what is on disk is all that is left."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == self.batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fit(module, folder, *, steps=3, accumulate=1, data=None, checkpoint_every=0, resume=None,
+        kill_at=None, **trainer):
+    """Trains and returns (module, diary)."""
+    diary = Diary()
+    callbacks = [diary] + ([KillAt(kill_at)] if kill_at is not None else [])
+    if checkpoint_every:
+        callbacks.append(ModelCheckpoint(folder / "checkpoints", filename="{step}", save_top_k=-1,
+                                         every_n_train_steps=checkpoint_every))
+    trainer = L.Trainer(**(dict(
+        accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0,
+        accumulate_grad_batches=accumulate, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=bool(checkpoint_every),
+        limit_val_batches=0, default_root_dir=folder, callbacks=callbacks) | trainer))
+    trainer.fit(module, data or Uneven(), ckpt_path=resume)
+    return module, diary
+
+
+def alone(module, steps=10):
+    """A module that can be asked for losses without a Trainer."""
+    module._trainer = SimpleNamespace(
+        world_size=1, max_steps=steps, global_step=0,
+        strategy=SimpleNamespace(reduce=lambda tensor, reduce_op: tensor))
+    module.configure_model()
+    return module
+
+
+# -- in other processes ----------------------------------------------------------------------------
+def fit_in_child(rank, world, port, folder, arguments, options, strategy):
+    torch.set_num_threads(1)
+    options = dict(options)
+    if world > 1:  # what torchrun would set
+        os.environ.update(
+            TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), GROUP_RANK="0",
+            LOCAL_WORLD_SIZE=str(world), GLOO_SOCKET_IFNAME="lo")
+        if strategy == "fsdp2":
+            from lightning.pytorch.strategies import ModelParallelStrategy
+
+            strategy = ModelParallelStrategy(world, 1, save_distributed_checkpoint=False)
+        options |= dict(devices=world, strategy=strategy)
+    module, diary = fit(router_tuning(**arguments), folder, **options)
+    whole = {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
+    torch.save({"parameters": whole, "steps": diary.steps}, folder / f"rank{rank}.pt")
+
+
+def fit_in_processes(folder, world=1, arguments=None, strategy="ddp", **options):
+    """Runs `fit` in `world` processes. Returns their exit codes and what they have saved."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    children = [context.Process(target=fit_in_child, args=(
+        rank, world, port, folder, arguments or {}, options, strategy)) for rank in range(world)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(240)
+    codes = [child.exitcode for child in children]
+    for child in children:
+        if child.is_alive():
+            child.kill()
+    saved = [torch.load(path, weights_only=True) for path in sorted(folder.glob("rank*.pt"))]
+    return codes, saved

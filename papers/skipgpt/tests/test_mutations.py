@@ -1,0 +1,307 @@
+"""The tests can fail: the method is broken in one place, and the check of that place must notice.
+
+A mutation is a function that breaks the code through monkeypatch. Each is paired with the invariant
+that is there to catch it; on the unbroken code every invariant passes (first test), so that a
+failure below is the mutation's doing. `why` is a piece of the message: failing for another reason
+would prove nothing.
+"""
+
+import pytest
+import torch
+from transformers.models.llama import modeling_llama
+
+from .. import method, skipping
+from ..method import RoutingState, SkipGPTConfig, TokenRouter
+from . import invariants as holds
+from .invariants import batch, forced, random_gates, route
+
+SEED = 2
+
+
+def mutation_router_ignored(patch):
+    """Every third token executes, whatever the router says."""
+    def gate(self, index, name, router, x):
+        router(x)
+        return (torch.arange(x.shape[1]) % 3 == 0).float().expand(x.shape[:2])
+    patch.setattr(RoutingState, "gate", gate)
+
+
+def mutation_execute_and_skip_swapped(patch):
+    forward = TokenRouter.forward
+    patch.setattr(method, "straight_through_gate",
+                  lambda logits, tau, noise=None: (logits[..., 0] < logits[..., 1]).float())
+    patch.setattr(TokenRouter, "forward", forward)
+
+
+def mutation_mlp_router_reads_the_other_state(patch):
+    """As the released code does, where the paper's way is configured."""
+    gate, inputs = RoutingState.gate, {}
+
+    def wrong(self, index, name, router, x):
+        if name == "attn":
+            inputs[index] = x
+        return gate(self, index, name, router, inputs[index])
+    patch.setattr(RoutingState, "gate", wrong)
+
+
+def mutation_noise_left_on(patch):
+    """Gumbel noise in evaluation too."""
+    gate = method.straight_through_gate
+    patch.setattr(method, "straight_through_gate", lambda logits, tau, noise=None: gate(
+        logits, tau, method.gumbel_noise(logits.shape)))
+
+
+def mutation_gate_soft_in_evaluation(patch):
+    patch.setattr(method, "straight_through_gate",
+                  lambda logits, tau, noise=None: torch.softmax(logits / tau, -1)[..., 0])
+
+
+def mutation_noise_scaled_by_temperature(patch):
+    """(l / tau) + G instead of (l + G) / tau: the sample then depends on tau."""
+    gate = method.straight_through_gate
+    patch.setattr(method, "straight_through_gate", lambda logits, tau, noise=None: gate(
+        logits, tau, None if noise is None else tau * noise))
+
+
+def mutation_gradient_without_temperature(patch):
+    gate = method.straight_through_gate
+    patch.setattr(method, "straight_through_gate",
+                  lambda logits, tau, noise=None: gate(logits, 1.0, noise))
+
+
+def mutation_logistic_noise(patch):
+    """Noise of another law: argmax no longer follows softmax."""
+    patch.setattr(method, "gumbel_noise", lambda shape, generator=None, device=None: torch.randn(
+        shape, generator=generator))
+
+
+def mutation_no_straight_through(patch):
+    """Skipped modules not computed in training: their gates carry no gradient."""
+    gate = method.straight_through_gate
+
+    def wrong(logits, tau, noise=None):
+        value = gate(logits, tau, noise)
+        return torch.where(value > 0, value, value.detach())
+    patch.setattr(method, "straight_through_gate", wrong)
+
+
+def mutation_budget_sign_flipped(patch):
+    """The target taken as the executed fraction."""
+    patch.setattr(method, "sparsity_loss",
+                  lambda executed, target, alpha: alpha * (target - executed).abs())
+
+
+def mutation_budget_only_pushes_down(patch):
+    """No price for skipping too much."""
+    patch.setattr(method, "sparsity_loss",
+                  lambda executed, target, alpha: alpha * (target - (1 - executed)).clamp(min=0))
+
+
+def mutation_tau_off_by_one(patch):
+    tau = SkipGPTConfig.tau
+    patch.setattr(SkipGPTConfig, "tau", lambda self, step, total: tau(self, step + 1, total))
+
+
+def mutation_tau_reaches_the_end(patch):
+    """Divided by K - 1: the last step then is at tau_1 already."""
+    tau = SkipGPTConfig.tau
+    patch.setattr(SkipGPTConfig, "tau", lambda self, step, total: tau(self, step, total - 1))
+
+
+def mutation_padding_counted(patch):
+    patch.setattr(method, "_valid_tokens",
+                  lambda mask, batch, seq, cache, device: torch.ones(batch, seq, dtype=torch.bool))
+
+
+def mutation_rates_per_layer_then_padded(patch):
+    """The loss averages over all places of the batch, as the released code does."""
+    fraction = method.executed_fraction
+    patch.setattr(method, "executed_fraction", lambda gates, valid, weights=(0.5, 0.5): fraction(
+        gates, torch.ones_like(valid), weights))
+
+
+def drop_keys_of_skipped_tokens(run_attention):
+    """Their keys are hidden from later tokens, in either mode."""
+    def wrong(layer, x, gate, *, attention_mask, past_key_values, **kwargs):
+        state = layer._routing
+        hidden = method._hide_skipped(state, layer._routing_index, gate, attention_mask,
+                                      past_key_values, x)
+        return run_attention(layer, x, gate, attention_mask=hidden,
+                             past_key_values=past_key_values, **kwargs)
+    return wrong
+
+
+def mutation_keys_dropped_in_mask_mode(patch):
+    patch.setattr(method, "attention_branch", drop_keys_of_skipped_tokens(method.attention_branch))
+
+
+def mutation_keys_dropped_in_skip_mode(patch):
+    patch.setattr(skipping, "skipping_attention",
+                  drop_keys_of_skipped_tokens(skipping.skipping_attention))
+
+
+def mutation_cache_forgets_skipped_layers(patch):
+    """Where nobody executes attention, nothing is appended to the cache."""
+    original = skipping.skipping_attention
+
+    def wrong(layer, x, gate, **kwargs):
+        return original(layer, x, gate, **kwargs) if gate.any() else x.clone()
+    patch.setattr(skipping, "skipping_attention", wrong)
+
+
+def mutation_positions_renumbered(patch):
+    """Gathered queries get the angles of positions 0, 1, 2, … instead of their own."""
+    rotate, table = modeling_llama.apply_rotary_pos_emb, {}
+
+    def wrong(q, k, cos, sin, **kwargs):
+        if k.shape[1] == 0 and cos.shape[-2:] != table.get("shape"):
+            cos, sin = (renumber(table[name], like) for name, like in (("cos", cos), ("sin", sin)))
+        else:
+            table.update(cos=cos, sin=sin, shape=cos.shape[-2:])
+        return rotate(q, k, cos, sin, **kwargs)
+
+    def renumber(full, like):
+        order = torch.arange(like.shape[-2]) % full.shape[-2]
+        return full[0][order].expand_as(like)
+
+    patch.setattr(modeling_llama, "apply_rotary_pos_emb", wrong)
+
+
+def mutation_queries_out_of_order(patch):
+    """The results of the attention read go back to the wrong tokens."""
+    read = skipping._read
+    patch.setattr(skipping, "_read", lambda *args: read(*args).roll(1, 0))
+
+
+def mutation_skip_mode_multiplies_by_zero(patch):
+    """What the released code does: compute all, then multiply."""
+    patch.setattr(skipping, "skipping_attention", method.attention_branch)
+    patch.setattr(skipping, "skipping_mlp", method.mlp_branch)
+
+
+def mutation_skip_mode_forgets_the_residual(patch):
+    original = skipping.skipping_mlp
+    patch.setattr(skipping, "skipping_mlp", lambda layer, y, gate: original(
+        layer, y.clone(), gate) * gate[..., None])
+
+
+def mutation_gate_before_the_norm_of_the_batch(patch):
+    """A gate that looks at the other tokens of its row: here, relative to their mean."""
+    forward = TokenRouter.forward
+    patch.setattr(TokenRouter, "forward",
+                  lambda self, x: forward(self, x - x.mean(1, keepdim=True)))
+
+
+def mutation_gate_applied_to_the_residual(patch):
+    """g (x + f(x)) instead of x + g f(x)."""
+    patch.setattr(method, "mlp_branch", lambda layer, y, gate: gate[..., None] * (
+        y + method.normed_mlp(layer, y)))
+
+
+def mutation_mlp_without_gate(patch):
+    patch.setattr(method, "mlp_branch", lambda layer, y, gate: y + method.normed_mlp(layer, y))
+
+
+# -- invariants as one-argument calls, on one model ------------------------------------------------
+def mask(check, **kwargs):
+    return lambda fresh: check(*with_routers(fresh, "mask"), **kwargs)
+
+
+def skip(check, **kwargs):
+    return lambda fresh: check(*with_routers(fresh, "skip"), **kwargs)
+
+
+def against_stock(check, mode, **kwargs):
+    return lambda fresh: check(*with_routers(fresh, mode), fresh(), **kwargs, **batch())
+
+
+def with_routers(fresh, mode):
+    """A llama whose routers were applied before the code was broken, as a user's would be."""
+    return fresh.routed(mode)
+
+
+def forced_mask_equals_skip(model, state, **inputs):
+    state.policy = forced(random_gates(model, seed=4))
+    holds.mask_equals_skip(model, state, **inputs)
+
+
+CHECKS = {
+    "router decides": mask(holds.router_decides, **batch()),
+    "gates hard": mask(holds.gates_are_hard, **batch()),
+    "deterministic": mask(holds.evaluation_is_deterministic, **batch()),
+    "past": mask(holds.past_ignores_future, **batch()),
+    "padding": mask(holds.padding_does_not_count, **batch()),
+    "keys, mask mode": mask(holds.later_tokens_see_skipped_ones),
+    "keys, skip mode": skip(holds.later_tokens_see_skipped_ones),
+    "cache, skip mode": lambda fresh: all_skip_and_decode(*with_routers(fresh, "skip")),
+    "mask = skip": mask(forced_mask_equals_skip, **batch()),
+    "rows": skip(holds.only_executed_rows_are_computed, **batch()),
+    "all execute": against_stock(holds.all_execute_is_the_stock_model, "mask"),
+    "all skip": against_stock(holds.all_skip_is_no_layer_at_all, "mask"),
+    "skipped tokens teach": mask(holds.router_learns_from_skipped_tokens, **batch()),
+    "sample": lambda fresh: holds.sample_ignores_temperature(),
+    "sample rate": lambda fresh: holds.samples_follow_the_router(),
+    "budget": lambda fresh: holds.budget_pulls_towards_the_target(),
+    "tau": lambda fresh: holds.temperature_falls_linearly(),
+}
+
+
+def all_skip_and_decode(model, state):
+    holds.decide(state, -2e4)
+    holds.cached_decoding_is_the_full_forward(model, state, **batch())
+
+
+@pytest.fixture
+def models(fresh):
+    """Routed while the code is whole: `apply_skipgpt` runs checks of its own, tested elsewhere."""
+    def make():
+        return fresh()
+
+    def routed(mode):
+        model = fresh()
+        return model, route(model, seed=SEED, mode=mode)
+
+    make.routed = routed
+    return make
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_every_check_passes_on_the_code_as_it_is(models, check):
+    CHECKS[check](models)
+
+
+@pytest.mark.parametrize("mutation, check, why", [
+    (mutation_router_ignored, "router decides", "layer 0 router_attn"),
+    (mutation_execute_and_skip_swapped, "router decides", "layer 0 router_attn"),
+    (mutation_mlp_router_reads_the_other_state, "router decides", "reads the wrong state"),
+    (mutation_gate_before_the_norm_of_the_batch, "past", "depends on later tokens"),
+    (mutation_noise_left_on, "deterministic", "two passes"),
+    (mutation_gate_soft_in_evaluation, "gates hard", "neither 0 nor 1"),
+    (mutation_noise_scaled_by_temperature, "sample", ""),
+    (mutation_gradient_without_temperature, "sample", "d gate"),
+    (mutation_logistic_noise, "sample rate", "probability"),
+    (mutation_no_straight_through, "skipped tokens teach", "no gradient"),
+    (mutation_budget_sign_flipped, "budget", "costs"),
+    (mutation_budget_only_pushes_down, "budget", "all gates 0.0"),
+    (mutation_tau_off_by_one, "tau", ""),
+    (mutation_tau_reaches_the_end, "tau", ""),
+    (mutation_padding_counted, "padding", "47 real"),
+    (mutation_rates_per_layer_then_padded, "padding", "not"),
+    (mutation_keys_dropped_in_mask_mode, "keys, mask mode", "are lost"),
+    (mutation_keys_dropped_in_skip_mode, "keys, skip mode", "are lost"),
+    (mutation_keys_dropped_in_skip_mode, "mask = skip", "skip mode: differs"),
+    (mutation_cache_forgets_skipped_layers, "cache, skip mode", "cache lengths"),
+    (mutation_positions_renumbered, "mask = skip", "skip mode: differs"),
+    (mutation_queries_out_of_order, "mask = skip", "skip mode: differs"),
+    (mutation_skip_mode_multiplies_by_zero, "rows", "rows, not"),
+    (mutation_skip_mode_forgets_the_residual, "mask = skip", "skip mode: differs"),
+    (mutation_gate_applied_to_the_residual, "all skip", "no layers"),
+    (mutation_mlp_without_gate, "all skip", "no layers"),
+], ids=lambda value: getattr(value, "__name__", str(value)).removeprefix("mutation_"))
+def test_mutation_is_noticed(models, monkeypatch, mutation, check, why):
+    """The model is routed first, and the code then breaks under it."""
+    ready = {mode: models.routed(mode) for mode in ("mask", "skip")}
+    models.routed = ready.__getitem__
+    mutation(monkeypatch)
+    with pytest.raises(AssertionError, match=why):
+        CHECKS[check](models)

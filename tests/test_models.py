@@ -1,0 +1,272 @@
+"""common/models.py: a folder is as good as a hub id, and what must not be opened is refused."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import models
+from common.models import ModelError, ModelSpec, load, tiny
+
+FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny Qwen3 in hub format, without tokenizer."""
+    load(tiny("qwen3")).model.save_pretrained(tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(3, 96, (2, 12), generator=torch.Generator().manual_seed(0))
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_tiny_models_have_grouped_queries_and_say_something(model_type, tied, ids):
+    model, tokenizer, source = load(tiny(model_type, tie_word_embeddings=tied))
+    assert tokenizer is None and not model.training
+    assert model.config.model_type == source["model_type"] == model_type
+    assert model.config.num_key_value_heads < model.config.num_attention_heads
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+    assert logits(model, ids).std() > 0.5
+    assert source["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_random_weights_come_from_the_seed_and_leave_the_generator_alone(ids):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second = load(tiny()), load(tiny(seed=1))
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(logits(first.model, ids), logits(load(tiny()).model, ids))
+    assert not torch.equal(logits(first.model, ids), logits(second.model, ids))
+    assert first.source["recipe_sha256"] != second.source["recipe_sha256"]
+    assert first.source["config_sha256"] == second.source["config_sha256"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_random_weights_are_held_in_the_dtype_asked_for(dtype):
+    model = load(tiny(dtype=dtype)).model
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+    # rotary frequencies stay float32 whatever the weights are
+    assert {b.dtype for b in model.buffers()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_folder_round_trip_gives_the_same_model(folder, ids, dtype):
+    original = load(tiny("qwen3"))
+    again = load(ModelSpec(str(folder), dtype=dtype))
+    weights = original.model.state_dict()
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, weights[name].to(getattr(torch, dtype)))
+    if dtype == "float32":
+        assert torch.equal(logits(again.model, ids), logits(original.model, ids))
+    assert again.source["config_sha256"] == original.source["config_sha256"]
+    assert again.source["dtype"] == dtype
+    assert again.source["weights_sha256"] == models.file_sha256(folder / "model.safetensors")
+
+
+def test_the_dtype_is_the_one_named_not_the_checkpoints(tmp_path):
+    load(tiny(dtype="bfloat16")).model.save_pretrained(tmp_path)
+    assert load(str(tmp_path)).model.dtype == torch.float32
+
+
+def test_shards_are_one_model(folder, ids, tmp_path):
+    whole = load(str(folder))
+    whole.model.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    assert (tmp_path / "shards" / "model.safetensors.index.json").exists()
+    parts = load(str(tmp_path / "shards"))
+    assert torch.equal(logits(parts.model, ids), logits(whole.model, ids))
+    assert len(parts.source["weights_sha256"]) == 64
+
+
+def test_a_hub_id_is_opened_as_the_folder_it_is_downloaded_to(folder, ids, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    snapshot = folder.rename(folder.parent / ("c" * 40))
+
+    def download(name, revision, allow_patterns):
+        asked.append((name, revision, allow_patterns))
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    hub = load(ModelSpec("someone/something", revision="main"))
+    local = load(str(snapshot))
+    assert asked == [("someone/something", "main", models.HUB_FILES)]
+    assert not any(pattern.endswith((".bin", ".pt", ".py")) for pattern in models.HUB_FILES)
+    assert hub.source["name"] == "someone/something" and hub.source["revision"] == "c" * 40
+    assert torch.equal(logits(hub.model, ids), logits(local.model, ids))
+    same = ("weights_sha256", "config_sha256", "parameters", "dtype", "attn_implementation")
+    assert all(hub.source[key] == local.source[key] for key in same)
+
+
+def test_offline_hub_error_names_the_model_and_the_way_out():
+    with pytest.raises(ModelError, match="someone/not-here.*folder in hub format"):
+        load("someone/not-here")
+
+
+def test_a_source_holds_no_path(folder):
+    source = load(str(folder)).source
+    assert source["name"] == "mine"
+    assert str(folder.parent) not in json.dumps(source)
+
+
+# --- refusals
+
+
+def test_pickles_are_refused(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="pickle.*safetensors"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_remote_code_is_refused(folder, file):
+    path = folder / file
+    entries = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(entries | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
+    (folder / "evil.py").write_text("raise SystemExit('remote code was run')")
+    with pytest.raises(ModelError, match="auto_map"):
+        load(str(folder))
+
+
+def test_adapters_are_refused(folder):
+    entry = {"base_model_name_or_path": "someone/base", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(entry))
+    with pytest.raises(ModelError, match="adapter"):
+        load(str(folder))
+
+
+def test_missing_weights_are_refused_not_drawn_at_random(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="layers.1.mlp.up_proj"):
+        load(str(folder))
+
+
+def test_missing_shards_and_truncated_weights_are_refused(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match="damaged"):
+        load(str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="1 of 1 weight files missing"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        (ModelSpec("./no/such/folder"), "No folder"),
+        (ModelSpec("no hub id!"), "no hub id"),
+        (ModelSpec("random"), "'config' belongs"),
+        (ModelSpec("someone/something", config={"model_type": "llama"}), "'config' belongs"),
+        (ModelSpec("random", config={"model_type": "no-such-type"}), "no-such-type"),
+        (ModelSpec("random", config={"hidden_size": 8}), "model_type"),
+        (ModelSpec("someone/something", dtype="auto"), "dtype 'auto'"),
+        (ModelSpec("package:no_such_package/a.gguf"), "not installed"),
+        (ModelSpec("package:common/a.gguf"), "no file 'a.gguf'"),
+    ],
+)
+def test_errors_say_what_is_wrong(spec, why):
+    with pytest.raises(ModelError, match=why):
+        load(spec)
+
+
+def test_a_revision_of_a_folder_is_refused(folder):
+    with pytest.raises(ModelError, match="revision"):
+        load(ModelSpec(str(folder), revision="main"))
+
+
+# --- the cache of dequantised packages, filled by a stand-in; test_benchmarks.py opens the real one
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with a "GGUF", whose dequantisation is a tiny model; notes when it is asked for."""
+    (tmp_path / "tiny_gguf").mkdir()
+    (tmp_path / "tiny_gguf" / "__init__.py").write_text("raise SystemExit('was imported')")
+    (tmp_path / "tiny_gguf" / "tiny.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("NINEFOLD_CACHE", str(tmp_path / "cache"))
+    calls = []
+
+    def dequantise(gguf: Path, out: Path):
+        calls.append(gguf.name)
+        load(tiny()).model.save_pretrained(out)
+
+    monkeypatch.setattr(models, "_dequantise", dequantise)
+    return calls
+
+
+def cached(suffix=""):
+    (found,) = models.cache_dir().glob(f"gguf-*{suffix}")
+    return found
+
+
+def test_a_package_is_dequantised_once_and_not_imported(package, ids):
+    first = load("package:tiny_gguf/tiny.gguf")
+    second = load("package:tiny_gguf/tiny.gguf")
+    assert package == ["tiny.gguf"] and "tiny_gguf" not in sys.modules
+    assert torch.equal(logits(first.model, ids), logits(second.model, ids))
+    assert first.source == second.source
+    assert len(list(models.cache_dir().iterdir())) == 1  # no working folder is left
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "no sums"])
+def test_a_damaged_cache_is_built_again_and_one_line_says_so(package, damage, capsys, ids):
+    before = load("package:tiny_gguf/tiny.gguf")
+    weights = cached() / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    expected = logits(before.model, ids)
+    if damage != "no sums":
+        weights.unlink()  # not written in place: the first model's weights are this file, mapped
+    if damage == "truncate":
+        weights.write_bytes(data[:-100])
+    elif damage == "flip":  # one bit of one weight: loads without complaint
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    elif damage == "no sums":
+        (cached() / "SHA256.json").write_text("{")
+    capsys.readouterr()
+    after = load("package:tiny_gguf/tiny.gguf")
+    said = [line for line in capsys.readouterr().err.splitlines() if "ninefold" in line]
+    assert len(said) == 1 and "damaged" in said[0]
+    assert len(package) == 2
+    assert after.source == before.source
+    assert torch.equal(logits(after.model, ids), expected)
+    assert len(list(models.cache_dir().iterdir())) == 1
+
+
+def test_an_interrupted_build_leaves_nothing(package, monkeypatch):
+    def fail(gguf, out):
+        (out / "model.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "_dequantise", fail)
+    with pytest.raises(KeyboardInterrupt):
+        load("package:tiny_gguf/tiny.gguf")
+    assert list(models.cache_dir().iterdir()) == []
+
+
+def test_another_version_of_the_file_is_another_cache_entry(package, tmp_path):
+    first = load("package:tiny_gguf/tiny.gguf")
+    (tmp_path / "tiny_gguf" / "tiny.gguf").write_bytes(b"GGUF 2")
+    second = load("package:tiny_gguf/tiny.gguf")
+    assert len(package) == 2
+    assert first.source["gguf_sha256"] != second.source["gguf_sha256"]
