@@ -38,7 +38,7 @@ from .timed import FEWEST, Case, dense_seconds, run_case, stock_and_routed
 
 SPARSITIES = (0.0, 0.25, 0.40, 0.50)
 TOLERANCE = 1.05  # above its bound by more than this, a speed-up is not believed
-SOURCES = ("timed.py", "skipping.py", "method.py")
+SOURCES = ("timed.py", "skipping.py", "method.py", "analytic.py")
 
 
 # -- all cases -------------------------------------------------------------------------------------
@@ -52,11 +52,12 @@ def measure(spec: ModelSpec | dict, *, device: str = "cpu", dtype: str = "float3
     """Times prefill (batches x prompt_lengths) and decoding (decode_batches x contexts).
 
     spec: a model, or a `transformers` config as a dict for random weights; of a family whose layers
-    are all alike. time_limit, in seconds, holds for the measurement, not for loading: cases run
-    from the smallest, the largest are dropped if they would not fit, and "not_run" says which and
-    why; others get as many of `repeats` rounds as there is time for, at least FEWEST. warmup: rounds
-    before, at least 2. out: JSON file, written whole after each case; cases found in it under the same settings
-    and sources are not run again. rates {"flops_per_s", "bytes_per_s"}: calibrated if not given.
+    are all alike. repeats, warmup: rounds of all variants (warm-up at least 2). time_limit: seconds
+    for the measurement, loading not included: cases run from the smallest, the largest are dropped
+    if they would not fit, "not_run" says which and why, and the others get as many of `repeats` as
+    there is time for, at least FEWEST. out: JSON file, written whole after each case; cases found
+    in it under the same settings and sources are not run again. rates {"flops_per_s",
+    "bytes_per_s"}, for estimates: calibrated if not given.
 
     Returns a JSON document: "settings", "cases" {name: ...}, "not_run", "flags", "pays_from".
     Raises ModelError for a model that cannot be loaded, TypeError for one that cannot be routed.
@@ -84,8 +85,7 @@ def measure(spec: ModelSpec | dict, *, device: str = "cpu", dtype: str = "float3
     slower = {"prefill": 1.5, "decode": 3.0}  # than the roofline; corrected by what is seen
     began = clock()
     while pending := [c for c in cases if c.name not in done and c not in reasons]:
-        # A round: dense, mask mode, skip mode at each s. A case: warm-up (one pass counts, one looks
-        # at the time) and at least FEWEST rounds.
+        # A round: dense, mask mode, skip mode at each s. A case: warm-up and FEWEST rounds or more.
         guess = {c: dense_seconds(m, c, model.dtype.itemsize, rates) * slower[c.phase]
                  * (2.1 + 0.75 * len(sparsities)) for c in pending}
         pending.sort(key=guess.get)
@@ -104,6 +104,7 @@ def measure(spec: ModelSpec | dict, *, device: str = "cpu", dtype: str = "float3
             result = run_case(models, m, case, sparsities, repeats, warmup, seed, share, clock)
         except torch.cuda.OutOfMemoryError:
             reasons[case] = "out of device memory"
+        if case in reasons:  # here the exception no longer holds the tensors
             torch.cuda.empty_cache()
             continue
         slower[case.phase] *= result["round_seconds"] / guess[case]

@@ -27,10 +27,8 @@ def mutation_router_ignored(patch):
 
 
 def mutation_execute_and_skip_swapped(patch):
-    forward = TokenRouter.forward
     patch.setattr(method, "straight_through_gate",
                   lambda logits, tau, noise=None: (logits[..., 0] < logits[..., 1]).float())
-    patch.setattr(TokenRouter, "forward", forward)
 
 
 def mutation_mlp_router_reads_the_other_state(patch):
@@ -113,7 +111,7 @@ def mutation_padding_counted(patch):
                   lambda mask, batch, seq, cache, device: torch.ones(batch, seq, dtype=torch.bool))
 
 
-def mutation_rates_per_layer_then_padded(patch):
+def mutation_budget_counts_padding(patch):
     """The loss averages over all places of the batch, as the released code does."""
     fraction = method.executed_fraction
     patch.setattr(method, "executed_fraction", lambda gates, valid, weights=(0.5, 0.5): fraction(
@@ -185,11 +183,17 @@ def mutation_skip_mode_forgets_the_residual(patch):
         layer, y.clone(), gate) * gate[..., None])
 
 
-def mutation_gate_before_the_norm_of_the_batch(patch):
+def mutation_router_sees_the_whole_row(patch):
     """A gate that looks at the other tokens of its row: here, relative to their mean."""
     forward = TokenRouter.forward
     patch.setattr(TokenRouter, "forward",
                   lambda self, x: forward(self, x - x.mean(1, keepdim=True)))
+
+
+def mutation_attention_runs_twice(patch):
+    branch = method.attention_branch
+    patch.setattr(method, "attention_branch", lambda layer, x, gate, **kwargs: branch(
+        layer, branch(layer, x, gate, **kwargs), gate, **kwargs))
 
 
 def mutation_gate_applied_to_the_residual(patch):
@@ -202,79 +206,66 @@ def mutation_mlp_without_gate(patch):
     patch.setattr(method, "mlp_branch", lambda layer, y, gate: y + method.normed_mlp(layer, y))
 
 
-# -- invariants as one-argument calls, on one model ------------------------------------------------
-def mask(check, **kwargs):
-    return lambda fresh: check(*with_routers(fresh, "mask"), **kwargs)
-
-
-def skip(check, **kwargs):
-    return lambda fresh: check(*with_routers(fresh, "skip"), **kwargs)
-
-
-def against_stock(check, mode, **kwargs):
-    return lambda fresh: check(*with_routers(fresh, mode), fresh(), **kwargs, **batch())
-
-
-def with_routers(fresh, mode):
-    """A llama whose routers were applied before the code was broken, as a user's would be."""
-    return fresh.routed(mode)
-
-
+# -- what must notice ------------------------------------------------------------------------------
 def forced_mask_equals_skip(model, state, **inputs):
     state.policy = forced(random_gates(model, seed=4))
     holds.mask_equals_skip(model, state, **inputs)
 
 
+def all_skip_and_decode(model, state, **inputs):
+    holds.decide(state, -2e4)
+    holds.cached_decoding_is_the_full_forward(model, state, **inputs)
+
+
+# name -> (mode of the model, the check); a check without a model has no mode.
 CHECKS = {
-    "router decides": mask(holds.router_decides, **batch()),
-    "gates hard": mask(holds.gates_are_hard, **batch()),
-    "deterministic": mask(holds.evaluation_is_deterministic, **batch()),
-    "past": mask(holds.past_ignores_future, **batch()),
-    "padding": mask(holds.padding_does_not_count, **batch()),
-    "keys, mask mode": mask(holds.later_tokens_see_skipped_ones),
-    "keys, skip mode": skip(holds.later_tokens_see_skipped_ones),
-    "cache, skip mode": lambda fresh: all_skip_and_decode(*with_routers(fresh, "skip")),
-    "mask = skip": mask(forced_mask_equals_skip, **batch()),
-    "rows": skip(holds.only_executed_rows_are_computed, **batch()),
-    "all execute": against_stock(holds.all_execute_is_the_stock_model, "mask"),
-    "all skip": against_stock(holds.all_skip_is_no_layer_at_all, "mask"),
-    "skipped tokens teach": mask(holds.router_learns_from_skipped_tokens, **batch()),
-    "sample": lambda fresh: holds.sample_ignores_temperature(),
-    "sample rate": lambda fresh: holds.samples_follow_the_router(),
-    "budget": lambda fresh: holds.budget_pulls_towards_the_target(),
-    "tau": lambda fresh: holds.temperature_falls_linearly(),
+    "router decides": ("mask", holds.router_decides),
+    "gates hard": ("mask", holds.gates_are_hard),
+    "deterministic": ("mask", holds.evaluation_is_deterministic),
+    "past": ("mask", holds.past_ignores_future),
+    "padding": ("mask", holds.padding_does_not_count),
+    "keys, mask mode": ("mask", lambda m, s, **_: holds.later_tokens_see_skipped_ones(m, s)),
+    "keys, skip mode": ("skip", lambda m, s, **_: holds.later_tokens_see_skipped_ones(m, s)),
+    "cache, skip mode": ("skip", all_skip_and_decode),
+    "mask = skip": ("mask", forced_mask_equals_skip),
+    "rows": ("skip", holds.only_executed_rows_are_computed),
+    "all execute": ("stock", holds.all_execute_is_the_stock_model),
+    "all skip": ("stock", holds.all_skip_is_no_layer_at_all),
+    "skipped tokens teach": ("mask", holds.router_learns_from_skipped_tokens),
+    "sample": (None, holds.sample_ignores_temperature),
+    "sample rate": (None, holds.samples_follow_the_router),
+    "budget": (None, holds.budget_pulls_towards_the_target),
+    "tau": (None, holds.temperature_falls_linearly),
 }
 
 
-def all_skip_and_decode(model, state):
-    holds.decide(state, -2e4)
-    holds.cached_decoding_is_the_full_forward(model, state, **batch())
-
-
 @pytest.fixture
-def models(fresh):
-    """Routed while the code is whole: `apply_skipgpt` runs checks of its own, tested elsewhere."""
-    def make():
-        return fresh()
+def ready(fresh):
+    """ready(check) runs it. The model is routed while the code is whole, and the code breaks under
+    it: `apply_skipgpt` has checks of its own, which would notice some of this first."""
+    routed, stock = fresh(), fresh()
+    state = route(routed, seed=SEED)
 
-    def routed(mode):
-        model = fresh()
-        return model, route(model, seed=SEED, mode=mode)
+    def run(name):
+        mode, check = CHECKS[name]
+        if mode is None:
+            return check()
+        state.set_mode("skip" if mode == "skip" else "mask")
+        check(routed, state, *([stock] if mode == "stock" else []), **batch())
 
-    make.routed = routed
-    return make
+    return run
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_every_check_passes_on_the_code_as_it_is(models, check):
-    CHECKS[check](models)
+def test_every_check_passes_on_the_code_as_it_is(ready, check):
+    ready(check)
 
 
 @pytest.mark.parametrize("mutation, check, why", [
     (mutation_router_ignored, "router decides", "layer 0 router_attn"),
     (mutation_execute_and_skip_swapped, "router decides", "layer 0 router_attn"),
     (mutation_mlp_router_reads_the_other_state, "router decides", "reads the wrong state"),
-    (mutation_gate_before_the_norm_of_the_batch, "past", "depends on later tokens"),
+    (mutation_router_sees_the_whole_row, "past", "depends on later tokens"),
     (mutation_noise_left_on, "deterministic", "two passes"),
     (mutation_gate_soft_in_evaluation, "gates hard", "neither 0 nor 1"),
     (mutation_noise_scaled_by_temperature, "sample", ""),
@@ -286,7 +277,7 @@ def test_every_check_passes_on_the_code_as_it_is(models, check):
     (mutation_tau_off_by_one, "tau", ""),
     (mutation_tau_reaches_the_end, "tau", ""),
     (mutation_padding_counted, "padding", "47 real"),
-    (mutation_rates_per_layer_then_padded, "padding", "not"),
+    (mutation_budget_counts_padding, "padding", "not"),
     (mutation_keys_dropped_in_mask_mode, "keys, mask mode", "are lost"),
     (mutation_keys_dropped_in_skip_mode, "keys, skip mode", "are lost"),
     (mutation_keys_dropped_in_skip_mode, "mask = skip", "skip mode: differs"),
@@ -295,13 +286,11 @@ def test_every_check_passes_on_the_code_as_it_is(models, check):
     (mutation_queries_out_of_order, "mask = skip", "skip mode: differs"),
     (mutation_skip_mode_multiplies_by_zero, "rows", "rows, not"),
     (mutation_skip_mode_forgets_the_residual, "mask = skip", "skip mode: differs"),
+    (mutation_attention_runs_twice, "all execute", "stock model"),
     (mutation_gate_applied_to_the_residual, "all skip", "no layers"),
     (mutation_mlp_without_gate, "all skip", "no layers"),
 ], ids=lambda value: getattr(value, "__name__", str(value)).removeprefix("mutation_"))
-def test_mutation_is_noticed(models, monkeypatch, mutation, check, why):
-    """The model is routed first, and the code then breaks under it."""
-    ready = {mode: models.routed(mode) for mode in ("mask", "skip")}
-    models.routed = ready.__getitem__
+def test_mutation_is_noticed(ready, monkeypatch, mutation, check, why):
     mutation(monkeypatch)
     with pytest.raises(AssertionError, match=why):
-        CHECKS[check](models)
+        ready(check)

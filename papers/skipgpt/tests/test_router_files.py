@@ -142,7 +142,8 @@ def fork_file(path, model, prefix, hidden=None, drop=()):
     tensors = {}
     for l, layer in enumerate(state.layers):
         for theirs, router in (("attention", layer.router_attn), ("mlp", layer.router_mlp)):
-            parts = ["weight_predictor"] if hidden is None else ["hidden_layer", None, "weight_predictor"]
+            bottleneck = ["hidden_layer", None, "weight_predictor"]
+            parts = ["weight_predictor"] if hidden is None else bottleneck
             for part, module in zip(parts, router.layers):
                 for kind, tensor in module.named_parameters():
                     name = f"{prefix}model.layers.{l}.router_{theirs}.{part}.{kind}"
@@ -163,7 +164,7 @@ def test_pitfall_14_names_of_the_published_fork(fresh, tmp_path, prefix, hidden)
     for a, b in zip(result(model, state), wanted):
         assert torch.equal(a, b)
     routed = fresh()
-    route(routed)  # reads the post-attention state, as the paper has it and these routers do not
+    route(routed, router_hidden=hidden)  # the paper's MLP router reads what these do not
     with pytest.raises(RouterFileError, match="mlp_router_input"):
         load_routers(routed, path)
 
