@@ -54,9 +54,7 @@ def tokenizer():
     backend = Tokenizer(tokenizer_models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<end>", pad_token="<end>", model_max_length=512
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<end>", model_max_length=512)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +65,7 @@ def model():
 @pytest.fixture
 def data(tmp_path):
     (tmp_path / "text").mkdir()
-    for name, items in dict(
-        piqa=PIQA, arc_easy=ARC, winogrande=WINOGRANDE, lambada_openai=LAMBADA
-    ).items():
+    for name, items in dict(piqa=PIQA, arc_easy=ARC, winogrande=WINOGRANDE, lambada_openai=LAMBADA).items():
         lines = "".join(json.dumps(item) + "\n" for item in items)
         (tmp_path / "text" / f"{name}.jsonl").write_text(lines)
     return tmp_path
@@ -163,10 +159,7 @@ def by_hand(model, tokenizer, items, question):
     """acc and acc_norm (by characters) of multiple choice, from the definitions."""
     acc, acc_norm = [], []
     for item in items:
-        scores = [
-            log_likelihood(model, tokenizer, question(item), " " + choice)
-            for choice in item["choices"]
-        ]
+        scores = [log_likelihood(model, tokenizer, question(item), " " + choice) for choice in item["choices"]]
         normed = [s / len(choice) for s, choice in zip(scores, item["choices"])]
         acc.append(int(scores.index(max(scores)) == item["gold"]))
         acc_norm.append(int(normed.index(max(normed)) == item["gold"]))
@@ -175,9 +168,7 @@ def by_hand(model, tokenizer, items, question):
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_multiple_choice_equals_the_hand_computation(model, tokenizer, data, batch_size):
-    run = evaluate(
-        model, tokenizer, ["piqa_local", "arc_easy_local"], data=data, batch_size=batch_size
-    )
+    run = evaluate(model, tokenizer, ["piqa_local", "arc_easy_local"], data=data, batch_size=batch_size)
     piqa, arc = run["tasks"].values()
     expected = by_hand(model, tokenizer, PIQA, lambda item: item["query"].strip() + "\nAnswer:")
     assert piqa["correct"] == expected
@@ -191,14 +182,11 @@ def test_multiple_choice_equals_the_hand_computation(model, tokenizer, data, bat
 
 
 def test_winogrande_compares_the_rest_of_the_sentence(model, tokenizer, data):
-    result = evaluate(model, tokenizer, ["winogrande_local"], data=data)["tasks"][
-        "winogrande_local"
-    ]
+    result = evaluate(model, tokenizer, ["winogrande_local"], data=data)["tasks"]["winogrande_local"]
     correct = []
     for item in WINOGRANDE:
         scores = [
-            log_likelihood(model, tokenizer, context, " " + item["continuation"])
-            for context in item["context_options"]
+            log_likelihood(model, tokenizer, context, " " + item["continuation"]) for context in item["context_options"]
         ]
         correct.append(int(scores.index(max(scores)) == item["gold"]))
     assert result["correct"] == {"acc": correct}
@@ -208,10 +196,7 @@ def test_winogrande_compares_the_rest_of_the_sentence(model, tokenizer, data):
 def test_lambada_is_the_perplexity_and_the_greedy_hit_of_the_last_word(model, tokenizer, data):
     result = evaluate(model, tokenizer, ["lambada_openai_local"], data=data)["tasks"]
     result = result["lambada_openai_local"]
-    scores = [
-        log_likelihood(model, tokenizer, item["context"], " " + item["continuation"])
-        for item in LAMBADA
-    ]
+    scores = [log_likelihood(model, tokenizer, item["context"], " " + item["continuation"]) for item in LAMBADA]
     assert result["metrics"]["perplexity"]["value"] == pytest.approx(math.exp(-sum(scores) / 2))
     assert result["metric"] == "acc" and result["correct"]["acc"] == [0, 0]
 
@@ -225,15 +210,11 @@ def requests(task):
 def test_local_tasks_ask_what_lm_evals_own_ask(data, monkeypatch):
     """The same items in the hub's schema, through lm-eval's own task files: equal requests."""
     import datasets
-    from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     as_on_hub = {
         "piqa": [
-            dict(
-                goal=i["query"][10:-1], sol1=i["choices"][0], sol2=i["choices"][1], label=i["gold"]
-            )
-            for i in PIQA
+            dict(goal=i["query"][10:-1], sol1=i["choices"][0], sol2=i["choices"][1], label=i["gold"]) for i in PIQA
         ],
         "arc_easy": [
             dict(
@@ -263,12 +244,7 @@ def test_local_tasks_ask_what_lm_evals_own_ask(data, monkeypatch):
         return {"train": dataset, "validation": dataset, "test": dataset}
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    own = TaskManager()
-    ours = TaskManager(
-        include_path=language.__file__.replace("language.py", "tasks"),
-        include_defaults=False,
-        metadata={"data": str(data)},
-    )
+    own, ours = language._task_manager(False, None), language._task_manager(True, str(data))
     for name in as_on_hub:
         theirs = own.load([name])["tasks"][name]
         local = ours.load([f"{name}_local"])["tasks"][f"{name}_local"]
@@ -283,15 +259,14 @@ def test_local_tasks_ask_what_lm_evals_own_ask(data, monkeypatch):
 
 def test_padding_is_masked_and_does_not_move_scores(tokenizer):
     model = load(tiny(vocab_size=257, hidden_size=16, num_hidden_layers=1)).model
+    lm = language._harness_model(model, tokenizer, 3)
+    pairs = [("a", " bc"), ("some more of it", " and an end"), ("b", " c")]
+    lengths = sorted(len(a) + len(b) - 1 for a, b in pairs)  # the last token is not an input
+    alone = [log_likelihood(model, tokenizer, *pair) for pair in pairs]
     seen = []
     model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append((args[0], kwargs["attention_mask"])), with_kwargs=True
     )
-    _, lm = language._harness(model, tokenizer, [CLOZE], 3, None)
-    pairs = [("a", " bc"), ("some more of it", " and an end"), ("b", " c")]
-    lengths = sorted(len(a) + len(b) - 1 for a, b in pairs)  # the last token is not an input
-    alone = [log_likelihood(model, tokenizer, *pair) for pair in pairs]
-    seen.clear()
     from lm_eval.api.instance import Instance
 
     asked = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
@@ -374,9 +349,7 @@ def test_smollm2_is_the_model_it_should_be_and_clearly_above_chance():
     assert source["parameters"] == 134_515_008 and source["kind"] == "gguf"
     assert model.dtype == torch.float32 and model.lm_head.weight is model.model.embed_tokens.weight
     chat = [{"role": "user", "content": "What is the capital of France?"}]
-    prompt = tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**prompt, max_new_tokens=7, do_sample=False)
     assert "Paris" in tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :])
     result = evaluate(model, tokenizer, [CLOZE], limit=24, batch_size=8)["tasks"][CLOZE]

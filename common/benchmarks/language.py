@@ -9,6 +9,7 @@ model are compared item by item, not by two averages.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -81,16 +82,15 @@ def evaluate(
     """
     asked = {name: (shots or {}).get(name, _task(name).shots) for name in tasks}
     if unknown := set(shots or {}) - set(tasks):
-        raise TaskError(
-            f"shots for {sorted(unknown)}, which are not among the tasks {list(tasks)}."
-        )
+        raise TaskError(f"shots for {sorted(unknown)}, which are not among the tasks {list(tasks)}.")
     for name in tasks:
         if name in LOCAL_TASKS:
             if asked[name]:
                 raise TaskError(f"{name}: local data have no training split, so 0 shots only.")
             items_file(name.removesuffix("_local"), data)  # a missing file is said before the work
     with _quiet(), eval_mode(model):
-        manager, lm = _harness(model, tokenizer, tasks, batch_size, data)
+        lm = _harness_model(model, tokenizer, batch_size)
+        manager = _task_manager(set(tasks) <= set(LOCAL_TASKS), str(data) if data else None)
         results = {name: _run(lm, manager, name, asked[name], limit) for name in tasks}
     for name in tasks:
         if name in LOCAL_TASKS:
@@ -119,9 +119,20 @@ def _task(name: str) -> Task:
     return TASKS.get(name) or LOCAL_TASKS.get(name) or Task(0, "acc")
 
 
-def _harness(model, tokenizer, tasks, batch_size, data):
-    from lm_eval.models.huggingface import HFLM
+@functools.cache
+def _task_manager(local: bool, data: str | None):
+    """lm-eval's index of tasks. Its own are thousands of files, so: once, and only if asked for."""
     from lm_eval.tasks import TaskManager
+
+    return TaskManager(
+        include_path=str(Path(__file__).parent / "tasks"),
+        include_defaults=not local,
+        metadata={"data": data} if data else None,
+    )
+
+
+def _harness_model(model, tokenizer, batch_size: int):
+    from lm_eval.models.huggingface import HFLM
 
     class MaskedHFLM(HFLM):
         """HFLM pads on the right with zeros and gives no mask, which a causal model's scores do not
@@ -133,13 +144,7 @@ def _harness(model, tokenizer, tasks, batch_size, data):
             with torch.no_grad():
                 return self.model(inps, attention_mask=mask.long(), use_cache=False).logits
 
-    own = all(name in LOCAL_TASKS for name in tasks)
-    manager = TaskManager(
-        include_path=str(Path(__file__).parent / "tasks"),
-        include_defaults=not own,  # lm-eval's own tasks: thousands of files to index
-        metadata={"data": str(data)} if data else None,
-    )
-    return manager, MaskedHFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    return MaskedHFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
 
 
 def _run(lm, manager, name: str, shots: int, limit: int | None) -> dict:
@@ -192,9 +197,7 @@ def _result(name: str, output: dict, shots: int) -> dict:
         "n_original": count["original"],
         "shots": shots,
         "version": output["versions"][name],
-        "prompts_sha256": hashlib.sha256(
-            json.dumps([asked, answers], default=str).encode()
-        ).hexdigest(),
+        "prompts_sha256": hashlib.sha256(json.dumps([asked, answers], default=str).encode()).hexdigest(),
         "correct": {
             metric: [int(sample[metric]) for sample in samples]
             for metric in PER_ITEM

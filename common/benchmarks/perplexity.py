@@ -25,9 +25,7 @@ __all__ = ["Text", "eval_mode", "read_text", "text_perplexity", "token_perplexit
 
 
 @torch.no_grad()
-def token_perplexity(
-    model, ids: Tensor, window: int, batch_size: int = 1, n_words: int | None = None
-) -> dict:
+def token_perplexity(model, ids: Tensor, window: int, batch_size: int = 1, n_words: int | None = None) -> dict:
     """ids (n,) of one text, or (N, window) cut before -> perplexity, and nats of each window.
 
     n_words: words of the text that ids encode, for word_ppl. The model is run in eval mode and put
@@ -46,9 +44,7 @@ def token_perplexity(
     total = math.fsum(nll)
     if math.isnan(total):
         bad = next(i for i, value in enumerate(nll) if math.isnan(value))
-        raise ValueError(
-            f"The loss of window {bad} is NaN (dtype {next(model.parameters()).dtype})."
-        )
+        raise ValueError(f"The loss of window {bad} is NaN (dtype {next(model.parameters()).dtype}).")
     result = {
         "ppl": _exp(total / sum(tokens)),
         "nll_sum": total,
@@ -97,9 +93,7 @@ def _windows_nll(model, rows: list[Tensor], device: torch.device) -> list[float]
     logits = model(input_ids=batch, attention_mask=mask, use_cache=False).logits  # (B, T, V)
     return [
         # row by row: a float32 copy of one row's logits at a time
-        F.cross_entropy(logits[i, : len(row) - 1].float(), batch[i, 1 : len(row)], reduction="sum")
-        .double()
-        .item()
+        F.cross_entropy(logits[i, : len(row) - 1].float(), batch[i, 1 : len(row)], reduction="sum").double().item()
         for i, row in enumerate(rows)
     ]
 

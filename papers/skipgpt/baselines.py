@@ -3,22 +3,34 @@
 no-op, random            `no_op`, `random_uniform`, `random_matched`: nothing is learned
 static, training-free    `static_pruning.py`, re-exported here
 static, learned          `bias_only`: one learned decision per module, blind to the token
-coupled                  SkipGPTConfig(coupled=True): one gate per layer, as D-LLM decides; with LoRA it is D-LLM
-MoD-D, MoD               `MixtureOfDepths`: top-k tokens per sequence, weighted by the router's score
+coupled                  SkipGPTConfig(coupled=True): one gate per layer
+joint, D-LLM             `joint`, `d_llm`: routers and LoRA together from the first step
+MoD-D, MoD               `mod_d`: top-k tokens per sequence, weighted by the router's score
+
+`BASELINES` says the same as data, for tables. What trains is prepared here and trained by the harness: a `Prepared`
+has the model and the list of what to give the optimiser; everything else in the model is frozen.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
 
-from .method import RoutingState
+from .lora import JOINT_TARGETS, add_lora
+from .method import RoutingState, SkipGPTConfig, apply_skipgpt
+from .mixture_of_depths import MixtureOfDepths
 from .static_pruning import (  # noqa: F401  (part of this door)
+    MergedModel,
     StaticPlan,
     attention_drop,
     block_influence,
     greedy_drop,
     joint_layer_drop,
+    laco,
     mlp_drop,
     read_plan,
     shortened_ppl,
@@ -27,103 +39,197 @@ from .static_pruning import (  # noqa: F401  (part of this door)
 )
 
 
+# -- nothing is learned ------------------------------------------------------------------------------------
 def no_op():
     """Everything is executed: the dense model through the routed code."""
     return lambda layer, name, x, valid: torch.ones(valid.shape, device=x.device)
 
 
 def random_uniform(rate: float, seed: int):
-    """Every module skips each token with probability `rate`, independently."""
+    """Every module skips each token with probability `rate`, independently. ValueError unless 0 <= rate <= 1."""
+    _check_rates(torch.tensor([rate]))
     return _random(lambda layer, name: rate, seed)
 
 
 def random_matched(per_layer: Tensor, seed: int):
     """Every module keeps its own skip rate, per_layer (L, 2) [attention, MLP], but the tokens are drawn at random.
 
-    The control that matters: whatever a router gains over it comes from *which tokens* skip.
+    The control that matters: whatever a router gains over it comes from *which tokens* skip. `RoutingStats.per_layer`
+    is what to pass. A coupled model asks for the attention column only. ValueError for rates of another shape or range,
+    and, when it runs, for a model with more layers.
     """
-    return _random(lambda layer, name: float(per_layer[layer, int(name == "mlp")]), seed)
+    if per_layer.dim() != 2 or per_layer.shape[1] != 2:
+        raise ValueError(f"per_layer has shape {tuple(per_layer.shape)}; it must be (L, 2): attention and MLP skip")
+    _check_rates(per_layer)
+    rates = per_layer.tolist()
+
+    def rate(layer: int, name: str) -> float:
+        if layer >= len(rates):
+            raise ValueError(f"random_matched has rates for {len(rates)} layers, and the model has layer {layer}")
+        return rates[layer][int(name == "mlp")]
+
+    return _random(rate, seed)
+
+
+def _check_rates(rates: Tensor) -> None:
+    if not ((rates >= 0) & (rates <= 1)).all():
+        raise ValueError(f"a skip rate is outside [0, 1]: {rates.flatten().tolist()}")
 
 
 def _random(rate, seed: int):
+    """A draw is a hash of (seed, module, how often the module ran, row, place among the row's real tokens).
+
+    So it depends neither on the device, nor on the other rows, nor on padding. It does depend on how the text is cut
+    into forward passes: a batch more, or a token decoded, is another call. The same seed in a new policy gives the
+    same gates again (in mode "mask" and "skip" alike); the same policy goes on drawing. Not under gradient
+    checkpointing, which runs modules twice.
+    """
     if not isinstance(seed, int):
         raise TypeError(f"seed is {seed!r}; random routing needs an integer seed")
-    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
+    calls: Counter = Counter()
 
-    def policy(layer, name, x, valid):
-        return (torch.rand(valid.shape, generator=generator) >= rate(layer, name)).float().to(x.device)
+    def policy(layer: int, name: str, x: Tensor, valid: Tensor) -> Tensor:
+        key = repr((seed, layer, name, calls[layer, name])).encode()
+        calls[layer, name] += 1
+        start = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big", signed=True)
+        row = torch.arange(len(valid), device=valid.device)[:, None]
+        draw = _mix(_mix(start + row * STEP) + valid.cumsum(1) * STEP)  # (B, S)
+        return (_right(draw, 11) >= round(rate(layer, name) * 2**53)).float().to(x.device)
 
     return policy
 
 
+STEP = 0x9E3779B97F4A7C15 - 2**64
+
+
+def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's finaliser: 64 well-mixed bits. The products overflow and wrap, as they must here."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64)):
+        z = (z ^ _right(z, shift)) * factor
+    return z ^ _right(z, 31)
+
+
+def _right(z: Tensor, bits: int) -> Tensor:
+    """Logical shift; torch's own keeps the sign."""
+    return (z >> bits) & (2 ** (64 - bits) - 1)
+
+
+# -- trained -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """model: to be trained, perhaps wrapped by PEFT. parameters: all that trains in it, and nothing else does."""
+
+    model: nn.Module
+    state: RoutingState
+    parameters: list[nn.Parameter]
+
+
 def bias_only(state: RoutingState) -> list[nn.Parameter]:
-    """Routers that see no token: weights zero and frozen. Returns the biases, which are left to train."""
+    """Routers that see no token: weights zero and frozen. Returns the last biases, which are left to train.
+
+    In evaluation each module then executes every token or none; while training, Gumbel noise still differs by token.
+    """
     biases = []
     for router in state.routers().values():
-        for name, parameter in router.named_parameters():
-            if name.endswith("weight"):
-                nn.init.zeros_(parameter)
-                parameter.requires_grad_(False)
-            else:
-                biases.append(parameter)
+        router.requires_grad_(False)
+        for layer in router.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.zeros_(layer.weight)
+        biases.append(router.layers[-1].bias.requires_grad_(True))
     return biases
 
 
-class MixtureOfDepths(nn.Module):
-    """MoD-D, the paper's decoupled Mixture-of-Depths baseline: a scalar router per module picks the top k tokens.
+def joint(
+    model: nn.Module, config: SkipGPTConfig, rank: int = 16, alpha: int = 32, dropout: float = 0.1
+) -> Prepared:
+    """SkipGPT-Joint: fresh routers and LoRA on q, v of a stock model, trained together with the full loss."""
+    state = apply_skipgpt(model, config)
+    return _with_lora(model, state, state.parameters(), rank, alpha, dropout)
 
-    k = max(1, floor((1 - s) S)) tokens of each sequence run the module, and its output is multiplied by the raw router
-    score, through which the router learns; first and last layer stay dense. With official_strict the comparison with
-    the k-th score is strict, as in the released evaluation code, so that k - 1 tokens run when k > 1. decoupled=False
-    shares one router per layer (MoD).
 
-    The choice looks at the whole sequence, later tokens included: it is *not causal*, and when decoding one token at a
-    time every token is selected. Gates are real numbers, so there is no skip mode for it.
+def d_llm(
+    model: nn.Module,
+    config: SkipGPTConfig,
+    rank: int = 16,
+    alpha: int = 32,
+    dropout: float = 0.1,
+    evict: bool = False,
+) -> Prepared:
+    """D-LLM as SkipGPT's authors re-implement it: one router per layer gates the whole block, LoRA on q, v, jointly.
+
+    evict: hide the keys of skipped tokens, as the original D-LLM does and that re-implementation does not. Executed or
+    skipped, a block gives what x + g (block(x) - x) gives; the straight-through gradient of a *skipped* block differs,
+    as its MLP is then evaluated at x and not at x + Attn(x). The budget term is SkipGPT's.
     """
+    config = replace(config, coupled=True, kv_policy="evict" if evict else "dense")
+    return joint(model, config, rank, alpha, dropout)
 
-    def __init__(
-        self,
-        layers: int,
-        d: int,
-        skip: float,
-        decoupled: bool = True,
-        official_strict: bool = False,
-    ):
-        super().__init__()
-        if not 0 <= skip < 1:
-            raise ValueError(f"skip is {skip}; it is a fraction in [0, 1)")
-        self.layers, self.skip, self.decoupled, self.strict = (
-            layers,
-            skip,
-            decoupled,
-            official_strict,
-        )
-        self.scores = nn.ModuleDict(
-            {
-                f"{i}_{name}": nn.Linear(d, 1, bias=False)
-                for i in range(1, layers - 1)
-                for name in (("attn", "mlp") if decoupled else ("attn",))
-            }
-        )
 
-    def inner_skip(self) -> float:
-        """The rate at which the inner layers skip, so that all layers together skip `skip` of their modules."""
-        return min(self.skip * self.layers / max(self.layers - 2, 1), 0.99)
+def mod_d(
+    model: nn.Module,
+    skip: float,
+    decoupled: bool = True,
+    official_strict: bool = False,
+    rank: int = 16,
+    alpha: int = 32,
+    dropout: float = 0.1,
+) -> Prepared:
+    """MoD-D (decoupled=False: MoD) on a stock model with LoRA on q, v, jointly; rank 0: the score routers alone.
 
-    def policy(self, state: RoutingState):
-        def decide(layer: int, name: str, x: Tensor, valid: Tensor) -> Tensor:
-            if state.mode == "skip":
-                raise RuntimeError(
-                    "MoD multiplies by real-valued scores; skip mode needs gates of 0 and 1: use mode 'mask'"
-                )
-            key = f"{layer}_{name if self.decoupled else 'attn'}"
-            if key not in self.scores:
-                return torch.ones(valid.shape, device=x.device)
-            score = self.scores[key](x.float()).squeeze(-1)  # (B, S)
-            ranked = score.detach().masked_fill(~valid, float("-inf"))
-            k = max(1, int((1 - self.inner_skip()) * x.shape[1]))
-            threshold = ranked.topk(k, dim=1).values[:, -1:]
-            selected = ranked > threshold if self.strict and k > 1 else ranked >= threshold
-            return score * (selected & valid)
+    `skip` is the whole model's module sparsity. Mode "mask" only; no budget term: k fixes the rate. See MixtureOfDepths.
+    """
+    state = apply_skipgpt(model, SkipGPTConfig())
+    mod = MixtureOfDepths(
+        len(state.layers), state.layers[0].self_attn.q_proj.in_features, skip, decoupled, official_strict
+    )
+    state.policy = mod.policy(state)
+    return _with_lora(model, state, list(mod.parameters()), rank, alpha, dropout)
 
-        return decide
+
+def _with_lora(model, state, routers: list[nn.Parameter], rank: int, alpha: int, dropout: float) -> Prepared:
+    """Freezes all, adds adapters (rank 0: none), then lets `routers` and the adapters train."""
+    model.requires_grad_(False)
+    if rank:
+        model = add_lora(model, JOINT_TARGETS, rank, alpha, dropout)
+    adapters = [p for p in model.parameters() if p.requires_grad]
+    for parameter in routers:
+        parameter.requires_grad_(True)
+    return Prepared(model, state, [*routers, *adapters])
+
+
+# -- as data -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Baseline:
+    """For tables. needs: what it learns or is calibrated from. function: in this file, or None where there is none."""
+
+    name: str
+    trained: bool
+    needs: str
+    source: str
+    function: str | None = None
+
+
+OURS = "control of this repository"
+SPEC = "as re-implemented by SkipGPT's authors (LRM-Pruning)"
+BASELINES = (
+    Baseline("dense", False, "nothing", "the stock model", "no_op"),
+    Baseline("random, one rate", False, "the realised mean rate", OURS, "random_uniform"),
+    Baseline("random, matched rates", False, "the realised rate of each module", OURS, "random_matched"),
+    Baseline("ShortGPT", False, "calibration, one forward pass", "arXiv 2403.03853", "block_influence"),
+    Baseline("joint layer drop", False, "calibration, one forward pass", "arXiv 2406.15786", "joint_layer_drop"),
+    Baseline("attention drop", False, "calibration, one forward pass", "arXiv 2406.15786", "attention_drop"),
+    Baseline("MLP drop", False, "calibration, one forward pass", "arXiv 2406.15786", "mlp_drop"),
+    Baseline("Shortened-PPL", False, "calibration, one pass per unit", "arXiv 2402.02834", "shortened_ppl"),
+    Baseline("Shortened-Taylor", False, "calibration, one backward pass", "arXiv 2402.02834", "shortened_taylor"),
+    Baseline("greedy drop", False, "calibration, one pass per unit and removal", OURS, "greedy_drop"),
+    Baseline("LaCo", False, "calibration, one pass per merge; changes weights", "arXiv 2402.11187", "laco"),
+    Baseline("static, learned", True, "router tuning of biases", OURS, "bias_only"),
+    Baseline("coupled", True, "router tuning, SkipGPTConfig(coupled=True)", "ablation of the paper"),
+    Baseline("SkipGPT-Joint", True, "routers and LoRA at once", "ablation of the paper", "joint"),
+    Baseline("D-LLM", True, "one router per layer and LoRA at once", SPEC, "d_llm"),
+    Baseline("MoD-D", True, "score routers and LoRA at once", f"arXiv 2404.02258, {SPEC}", "mod_d"),
+    Baseline("MoD", True, "the same, one router per layer", "arXiv 2404.02258", "mod_d"),
+    Baseline("dense + LoRA", True, "LoRA without routers (train.py)", "table of the paper"),
+    Baseline("LLM-Pruner", False, "width pruning; reported only", "arXiv 2305.11627"),
+    Baseline("SliceGPT", False, "width pruning; reported only", "arXiv 2401.15024"),
+)

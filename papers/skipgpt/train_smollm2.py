@@ -129,6 +129,7 @@ def train(
 ) -> Path:
     """Trains, holds the budget, saves to `folder`; resumes from its checkpoint in the cache. Returns the folder."""
     folder = folder or ROUTERS / f"smollm2-135m-instruct-t{round(100 * target)}"
+    commit, dirty = git_state()  # of the code that trains, not of what the tree has become at the end
     model, state, optimiser, sources, windows_, validation = prepare(recipe, target, seed, say)
     name = hashlib.sha256(
         json.dumps([target, steps, seed, recipe, sources], sort_keys=True, default=str).encode()
@@ -203,7 +204,6 @@ def train(
     for parameter in state.parameters():
         parameter.requires_grad_(False)
     shift = hold_budget(model, state, windows_[-64:], target, batch_size=16)
-    commit, dirty = git_state()
     command = f"python -m papers.skipgpt.train_smollm2 --target {target} --steps {steps} --seed {seed}"
     base = {key: sources["model"][key] for key in ("name", "revision", "weights_sha256") if key in sources["model"]}
     facts = {

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
+import time
 from types import SimpleNamespace
 
 import lightning as L
@@ -104,41 +106,65 @@ def alone(module, steps=10):
 
 
 # -- in other processes ----------------------------------------------------------------------------
-def fit_in_child(rank, world, port, folder, arguments, options, strategy):
-    torch.set_num_threads(1)
-    options = dict(options)
-    if world > 1:  # what torchrun would set
-        os.environ.update(
-            TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), GROUP_RANK="0",
-            LOCAL_WORLD_SIZE=str(world), GLOO_SOCKET_IFNAME="lo")
-        if strategy == "fsdp2":
-            from lightning.pytorch.strategies import ModelParallelStrategy
+def in_processes(job, world, arguments, seconds=240):
+    """Runs job(rank, *arguments) in `world` processes that torchrun might have started.
 
-            strategy = ModelParallelStrategy(world, 1, save_distributed_checkpoint=False)
-        options |= dict(devices=world, strategy=strategy)
-    module, diary = fit(router_tuning(**arguments), folder, **options)
-    whole = {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
-    torch.save({"parameters": whole, "steps": diary.steps}, folder / f"rank{rank}.pt")
-
-
-def fit_in_processes(folder, world=1, arguments=None, strategy="ddp", **options):
-    """Runs `fit` in `world` processes. Returns their exit codes and what they have saved."""
+    Returns their exit codes; None for one that had to be ended.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder.mkdir(parents=True, exist_ok=True)
-    children = [context.Process(target=fit_in_child, args=(
-        rank, world, port, folder, arguments or {}, options, strategy)) for rank in range(world)]
+    children = [context.Process(target=_child, args=(job, rank, world, port, arguments))
+                for rank in range(world)]
     for child in children:
         child.start()
+    end = time.monotonic() + seconds
     for child in children:
-        child.join(240)
+        child.join(max(end - time.monotonic(), 0))
     codes = [child.exitcode for child in children]
     for child in children:
-        if child.is_alive():
-            child.kill()
+        child.kill()
+    return codes
+
+
+def _child(job, rank, world, port, arguments):
+    torch.set_num_threads(1)
+    if world > 1:
+        os.environ.update(
+            TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), GROUP_RANK="0",
+            LOCAL_WORLD_SIZE=str(world), GLOO_SOCKET_IFNAME="lo")
+    job(rank, *arguments)
+
+
+def fit_in_processes(folder, world=1, strategy="auto", **options):
+    """`fit` of router_tuning() in `world` processes -> (exit codes, what each rank has saved)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    codes = in_processes(_fit, world, (world, folder, strategy, options))
     saved = [torch.load(path, weights_only=True) for path in sorted(folder.glob("rank*.pt"))]
     return codes, saved
+
+
+def _fit(rank, world, folder, strategy, options):
+    if strategy == "fsdp2":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        strategy = ModelParallelStrategy(world, 1, save_distributed_checkpoint=False)
+    module, diary = fit(router_tuning(), folder, devices=world, strategy=strategy, **options)
+    trained = {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
+    torch.save({"parameters": trained, "steps": diary.steps}, folder / f"rank{rank}.pt")
+
+
+def cli_in_processes(folder, world, arguments):
+    """The command line in `world` processes, in the working directory `folder` -> exit codes."""
+    return in_processes(_cli, world, (folder, arguments))
+
+
+def _cli(rank, folder, arguments):
+    from ..train import cli
+
+    os.chdir(folder)
+    sys.argv = ["train"]
+    cli(arguments)

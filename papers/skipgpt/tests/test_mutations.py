@@ -190,10 +190,9 @@ def mutation_router_sees_the_whole_row(patch):
                   lambda self, x: forward(self, x - x.mean(1, keepdim=True)))
 
 
-def mutation_attention_runs_twice(patch):
-    branch = method.attention_branch
-    patch.setattr(method, "attention_branch", lambda layer, x, gate, **kwargs: branch(
-        layer, branch(layer, x, gate, **kwargs), gate, **kwargs))
+def mutation_attention_reads_the_raw_residual(patch):
+    patch.setattr(method, "attention_branch", lambda layer, x, gate, **kwargs: (
+        x + gate[..., None] * layer.self_attn(hidden_states=x, **kwargs)[0]))
 
 
 def mutation_gate_applied_to_the_residual(patch):
@@ -268,14 +267,14 @@ def test_every_check_passes_on_the_code_as_it_is(ready, check):
     (mutation_router_sees_the_whole_row, "past", "depends on later tokens"),
     (mutation_noise_left_on, "deterministic", "two passes"),
     (mutation_gate_soft_in_evaluation, "gates hard", "neither 0 nor 1"),
-    (mutation_noise_scaled_by_temperature, "sample", ""),
+    (mutation_noise_scaled_by_temperature, "sample", "depends on tau|d gate"),
     (mutation_gradient_without_temperature, "sample", "d gate"),
     (mutation_logistic_noise, "sample rate", "probability"),
     (mutation_no_straight_through, "skipped tokens teach", "no gradient"),
     (mutation_budget_sign_flipped, "budget", "costs"),
     (mutation_budget_only_pushes_down, "budget", "all gates 0.0"),
-    (mutation_tau_off_by_one, "tau", ""),
-    (mutation_tau_reaches_the_end, "tau", ""),
+    (mutation_tau_off_by_one, "tau", "first step"),
+    (mutation_tau_reaches_the_end, "tau", "last step"),
     (mutation_padding_counted, "padding", "47 real"),
     (mutation_budget_counts_padding, "padding", "not"),
     (mutation_keys_dropped_in_mask_mode, "keys, mask mode", "are lost"),
@@ -286,7 +285,7 @@ def test_every_check_passes_on_the_code_as_it_is(ready, check):
     (mutation_queries_out_of_order, "mask = skip", "skip mode: differs"),
     (mutation_skip_mode_multiplies_by_zero, "rows", "rows, not"),
     (mutation_skip_mode_forgets_the_residual, "mask = skip", "skip mode: differs"),
-    (mutation_attention_runs_twice, "all execute", "stock model"),
+    (mutation_attention_reads_the_raw_residual, "all execute", "stock model"),
     (mutation_gate_applied_to_the_residual, "all skip", "no layers"),
     (mutation_mlp_without_gate, "all skip", "no layers"),
 ], ids=lambda value: getattr(value, "__name__", str(value)).removeprefix("mutation_"))

@@ -87,7 +87,7 @@ def test_drawn_routing_runs_the_routers_and_overrules_them(twins):
     _, (_, routed, state) = twins
     case, calls = Case("prefill", 2, 50), []
     quarter, half = (DrawnRouting(state, case, s, seed=3) for s in (0.25, 0.5))
-    assert ((quarter.gates >= half.gates).all()), "the same numbers are behind every sparsity"
+    assert (quarter.gates >= half.gates).all(), "the same numbers are behind every sparsity"
     assert float(half.gates.mean()) == pytest.approx(0.5, abs=0.05)
     hooks = [router.register_forward_hook(lambda *a, n=name: calls.append(n))
              for name, router in state.routers().items()]
@@ -106,7 +106,7 @@ def test_room_is_the_stock_cache_without_the_copies(twins):
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(m.V, (2, 9), generator=draw)
     cache = DynamicCache(config=stock.config)
-    timed.prefill(stock, ids[:, :0]) if False else stock(ids[:, :6], past_key_values=cache)
+    stock(ids[:, :6], past_key_values=cache)
     rooms = []
     for layer in cache.layers:
         room = [torch.cat([a, torch.full_like(a[:, :, :3], 9.0)], 2)
