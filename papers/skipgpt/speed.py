@@ -53,9 +53,9 @@ def measure(spec: ModelSpec | dict, *, device: str = "cpu", dtype: str = "float3
 
     spec: a model, or a `transformers` config as a dict for random weights; of a family whose layers
     are all alike. repeats, warmup: rounds of all variants (warm-up at least 2). time_limit: seconds
-    for the measurement, loading not included: cases run from the smallest, the largest are dropped
-    if they would not fit, "not_run" says which and why, and the others get as many of `repeats` as
-    there is time for, at least FEWEST. out: JSON file, written whole after each case; cases found
+    for the measurement, loading not included: the smallest prefill runs in any case, then the other
+    cases from the smallest; the largest are dropped if they would not fit, "not_run" says which and
+    why; what runs gets as many of `repeats` as there is time for, at least FEWEST. out: JSON file, written whole after each case; cases found
     in it under the same settings and sources are not run again. rates {"flops_per_s",
     "bytes_per_s"}, for estimates: calibrated if not given.
 
@@ -84,15 +84,17 @@ def measure(spec: ModelSpec | dict, *, device: str = "cpu", dtype: str = "float3
     reasons: dict[Case, str] = {}
     slower = {"prefill": 1.5, "decode": 3.0}  # than the roofline; corrected by what is seen
     began = clock()
+    surely = min((c for c in cases if c.phase == "prefill"), default=None,
+                 key=lambda c: c.batch * c.length)
     while pending := [c for c in cases if c.name not in done and c not in reasons]:
         # A round: dense, mask mode, skip mode at each s. A case: warm-up and FEWEST rounds or more.
         guess = {c: dense_seconds(m, c, model.dtype.itemsize, rates) * slower[c.phase]
                  * (2.1 + 0.75 * len(sparsities)) for c in pending}
-        pending.sort(key=guess.get)
+        pending.sort(key=lambda c: (c != surely, guess[c]))
         left = time_limit - (clock() - began)
         least = {c: guess[c] * (min(repeats, FEWEST) + max(warmup, 2)) for c in pending}
         fits = list(pending)
-        while fits and sum(least[c] for c in fits) > left:
+        while fits and sum(least[c] for c in fits) > left and fits != [surely]:
             fits.pop()
         if not fits:
             reasons |= {c: f"needs about {least[c]:.0f} s, {max(left, 0):.0f} s of "

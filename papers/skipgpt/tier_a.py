@@ -321,60 +321,33 @@ def lora(model: nn.Module, state: RoutingState, seed: int, steps: int) -> dict:
 
 
 def joint(seed: int, target: float, steps: int = TUNE_STEPS) -> dict:
-    """The ablation "SkipGPT-Joint": routers and LoRA r=8 together from step 0, with the full loss."""
-    from peft import LoraConfig, get_peft_model
-
-    model = base_model(seed)
+    """The ablation "SkipGPT-Joint": routers and LoRA r=8 on q and v together from step 0, with the full loss."""
     ids, kinds = sequences("test", seed, TEST_SEQUENCES)
     held_out, _ = sequences("calibration", seed, CALIBRATION_SEQUENCES)
     torch.manual_seed(seed)
-    state = apply_skipgpt(model, SkipGPTConfig(target_sparsity=target))
-    wrapped = get_peft_model(
-        model,
-        LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["q_proj", "v_proj", "gate_proj"]),
-    )
-    adapters = [p for n, p in wrapped.named_parameters() if "lora_" in n]
-    list(
-        tune(
-            wrapped,
-            batches("tune", seed, steps),
-            adamw(adapters + state.parameters(), 5e-3),
-            steps,
-            state=state,
-            seed=seed,
-        )
-    )
+    model, state, trained = _parts(baselines.joint(base_model(seed), SkipGPTConfig(target_sparsity=target), rank=8, alpha=16))
+    list(tune(model, batches("tune", seed, steps), adamw(trained, 5e-3), steps, state=state, seed=seed))
     for parameter in state.parameters():
         parameter.requires_grad_(False)
-    result = {"trained": measure(wrapped, state, ids, kinds)}
-    hold_budget(wrapped, state, held_out, target)
-    return result | {"held": measure(wrapped, state, ids, kinds)}
+    result = {"trained": measure(model, state, ids, kinds)}
+    hold_budget(model, state, held_out, target)
+    return result | {"held": measure(model, state, ids, kinds)}
 
 
 def mixture_of_depths(seed: int, target: float, steps: int = TUNE_STEPS) -> dict:
     """MoD-D: its routers alone on the frozen base, and with LoRA r=8 on q and v as the paper's baseline trains it."""
-    from peft import LoraConfig, get_peft_model
-
     ids, kinds = sequences("test", seed, TEST_SEQUENCES)
     result = {}
-    for name in ("tuned", "with LoRA"):
-        model = base_model(seed)
+    for name, rank in (("tuned", 0), ("with LoRA", 8)):
         torch.manual_seed(seed)
-        state = apply_skipgpt(model, SkipGPTConfig())
-        mod = baselines.MixtureOfDepths(len(state.layers), 64, target)
-        state.policy = mod.policy(state)
-        for router in state.parameters():
-            router.requires_grad_(False)  # SkipGPT's own routers take no part
-        trained = list(mod.parameters())
-        if name == "with LoRA":
-            model = get_peft_model(
-                model,
-                LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["q_proj", "v_proj"]),
-            )
-            trained += [p for n, p in model.named_parameters() if "lora_" in n]
+        model, state, trained = _parts(baselines.mod_d(base_model(seed), target, rank=rank, alpha=16))
         list(tune(model, batches("tune", seed, steps), adamw(trained, 5e-3), steps, seed=seed))
         result[name] = measure(model, state, ids, kinds)
     return result
+
+
+def _parts(prepared: baselines.Prepared):
+    return prepared.model, prepared.state, prepared.parameters
 
 
 def main() -> None:
