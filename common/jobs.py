@@ -146,10 +146,7 @@ def run_jobs(
 
 
 def _set_threads(threads: int) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # torch reads it when the job imports it
 
 
 def _call(function: str, arguments: dict[str, Any]) -> Any:

@@ -53,11 +53,11 @@ def measure(spec: ModelSpec | dict, *, device: str = "cpu", dtype: str = "float3
 
     spec: a model, or a `transformers` config as a dict for random weights; of a family whose layers
     are all alike. repeats, warmup: rounds of all variants (warm-up at least 2). time_limit: seconds
-    for the measurement, loading not included: the smallest prefill runs in any case, then the other
-    cases from the smallest; the largest are dropped if they would not fit, "not_run" says which and
-    why; what runs gets as many of `repeats` as there is time for, at least FEWEST. out: JSON file, written whole after each case; cases found
-    in it under the same settings and sources are not run again. rates {"flops_per_s",
-    "bytes_per_s"}, for estimates: calibrated if not given.
+    for the measurement, loading not included. The smallest prefill runs in any case, then the other
+    cases from the smallest; the largest are dropped if they would not fit, and "not_run" says which
+    and why. What runs gets as many of `repeats` as there is time for, at least FEWEST. out: JSON
+    file, written whole after each case; cases in it under the same settings and sources are not run
+    again. rates {"flops_per_s", "bytes_per_s"}, for the estimates: calibrated if not given.
 
     Returns a JSON document: "settings", "cases" {name: ...}, "not_run", "flags", "pays_from".
     Raises ModelError for a model that cannot be loaded, TypeError for one that cannot be routed.

@@ -29,6 +29,7 @@ from common.jobs import write_json
 from common.models import SMOLLM2, cache_dir, load
 from common.records import git_state
 
+from . import static_pruning
 from .method import RoutingState, SkipGPTConfig, apply_skipgpt
 from .router_files import save_routers
 from .tuning import evaluate, hold_budget, tune
@@ -268,6 +269,27 @@ def compare_recipes(target: float, steps: int, say=print) -> None:
         write_json(ROUTERS / "recipes.json", rows)
 
 
+def greedy(targets: list[float], say=print) -> None:
+    """The strongest static baseline, for the default run to use: greedy elimination on 8 windows, a shortlist of 16.
+
+    The plan for a smaller target is the beginning of that for the larger one.
+    """
+    loaded = load(replace(SMOLLM2, dtype="bfloat16", attn_implementation="sdpa"))
+    calibration = windows(topics()["train"], loaded.tokenizer, LENGTH)[:8]
+    commit, dirty = git_state()
+    count = round(60 * max(targets))
+    plan = static_pruning.greedy_drop(loaded.model, calibration, count, shortlist=16, say=say)
+    for target in targets:
+        first = replace(plan, dropped=plan.dropped[: round(60 * target)])
+        static_pruning.write_plan(
+            first,
+            ROUTERS / f"greedy-t{round(100 * target)}.json",
+            command="python -m papers.skipgpt.train_smollm2 --greedy",
+            commit=commit,
+            dirty=dirty,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
@@ -288,8 +310,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the routers; default routers/ of this paper")
     parser.add_argument("--recipes", action="store_true", help="compare the first --steps of every recipe instead")
+    parser.add_argument("--greedy", action="store_true", help="find the greedy static plans instead (minutes)")
     arguments = parser.parse_args()
     say = lambda text: print(text, flush=True)  # noqa: E731
+    if arguments.greedy:
+        return greedy(arguments.target, say)
     for target in arguments.target:
         if arguments.recipes:
             compare_recipes(target, arguments.steps, say)

@@ -106,7 +106,7 @@ def alone(module, steps=10):
 
 
 # -- in other processes ----------------------------------------------------------------------------
-def in_processes(job, world, arguments, seconds=240):
+def in_processes(job, world, arguments, seconds=270):
     """Runs job(rank, *arguments) in `world` processes that torchrun might have started.
 
     Returns their exit codes; None for one that had to be ended.

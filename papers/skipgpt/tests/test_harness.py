@@ -1,0 +1,148 @@
+"""The harness of the CPU run: the tuning loop, held budgets, the guard, and from results to verdicts."""
+
+import json
+
+import pytest
+import torch
+
+from common.records import load_claims, make_record, start_run
+from papers.skipgpt import eval as harness
+from papers.skipgpt import tier_a, verdicts
+from papers.skipgpt.method import SkipGPTConfig, apply_skipgpt
+from papers.skipgpt.tier_b import BudgetMissed, check_budget
+from papers.skipgpt.tuning import evaluate, hold_budget, shift_budget, tune
+
+
+def small(seed=0, **config):
+    model = tier_a.new_base(seed)
+    torch.manual_seed(seed)
+    return model, apply_skipgpt(model, SkipGPTConfig(**config))
+
+
+def rows(count, seed=0):
+    return torch.randint(0, 37, (count, 16), generator=torch.Generator().manual_seed(seed))
+
+
+def run(model, state, start=0, stop=6, optimiser=None):
+    optimiser = optimiser or torch.optim.AdamW(state.parameters(), lr=1e-2)
+    list(zip(range(stop - start), tune(model, lambda s: rows(4, s), optimiser, 6, start=start, state=state, seed=3)))
+    return optimiser
+
+
+def test_tuning_taken_up_in_the_middle_gives_the_same_routers():
+    whole, state = small()
+    run(whole, state)
+    first, before = small()
+    optimiser = run(first, before, stop=3)
+    second, after = small(seed=1)
+    for a, b in zip(after.routers().values(), before.routers().values()):
+        a.load_state_dict(b.state_dict())
+    for (_, a), (_, b) in zip(second.named_parameters(), first.named_parameters()):
+        a.data.copy_(b.data)
+    fresh = torch.optim.AdamW(after.parameters(), lr=1e-2)
+    fresh.load_state_dict(optimiser.state_dict())
+    run(second, after, start=3, optimiser=fresh)
+    for a, b in zip(state.parameters(), after.parameters()):
+        assert torch.equal(a, b)
+
+
+def test_tuning_moves_the_routers_and_nothing_else():
+    model, state = small()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    run(model, state)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved and all("router" in name for name in moved)
+
+
+@pytest.mark.parametrize("wanted", [0.25, 0.6])
+def test_a_held_budget_is_realised_and_can_be_taken_back(wanted):
+    model, state = small()
+    for parameter in state.parameters():
+        parameter.requires_grad_(False)
+    ids = rows(32)
+    before = [p.clone() for p in state.parameters()]
+    shift = hold_budget(model, state, ids, wanted, tolerance=0.01)
+    state.start_recording()
+    evaluate(model, ids)
+    assert abs(state.stats().sparsity - wanted) <= 0.02
+    shift_budget(state, -shift)
+    for a, b in zip(state.parameters(), before):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_pitfall_15_a_score_off_its_budget_is_refused():
+    check_budget(0.2599, 0.25, "routers")
+    with pytest.raises(BudgetMissed, match="realised module sparsity 0.280, requested 0.250"):
+        check_budget(0.28, 0.25, "routers")
+
+
+def test_every_analytic_claim_gets_the_verdict_that_its_figures_give():
+    claims = load_claims(harness.HERE / "claims.yaml")
+    measured, facts = verdicts.analytic_claims(), start_run("test") | {"seconds": 0.0}
+    analytic = [claim for claim in claims if claim["rung"] == "analytic"]
+    assert {claim["id"].partition("/")[2] for claim in analytic} == set(measured)
+    words = {}
+    for claim in analytic:
+        name = claim["id"].partition("/")[2]
+        words[name] = make_record(claim, claims.sha256, measured[name], facts, seeds=[])["verdict"]["word"]
+    assert words.pop("C10") == "contradicts"  # 10,000 x 16 samples need 111 % of the card's four-hour peak
+    assert set(words.values()) == {"matches"}
+
+
+def tier_b_results(ours=3.0, random=3.4, static=3.3):
+    """Results as the jobs give them, with losses that we choose."""
+    windows = [[value + 0.01 * (i % 3) for i in range(40)] for value in (ours, random, static)]
+    mean = [sum(w) / len(w) for w in windows]
+    rates = {"attn_skip": 0.3, "mlp_skip": 0.2, "sparsity": 0.25}
+    results = {"tier_b/dense": {"ce": 2.9}}
+    for target in ("0.25", "0.40"):
+        learned = {"skip": {"ce": mean[0], "windows": windows[0], **rates}, "first quarter": [[0.5, 0.6], [0.8, 0.7]],
+                   "last quarter": [[0.7, 0.9], [0.6, 0.6]], "attn skip by window": [0.3, 0.31], "mlp skip by window": [0.2, 0.22]}
+        results[f"tier_b/routers at {target}"] = learned
+        results[f"tier_b/static at {target}"] = {"plan": {"ce": mean[2], "windows": windows[2]}}
+        for seed in range(3):
+            row = {"ce": mean[1], "windows": windows[1]}
+            results[f"tier_b/random at {target}/seed{seed}"] = {"matched": row, "uniform": row}
+    return results
+
+
+def verdict_of(results, claim):
+    claims = load_claims(harness.HERE / "claims.yaml")
+    measured = verdicts.tier_b_claims(results)[claim]
+    return make_record(claims.find(claim), claims.sha256, measured, start_run("test") | {"seconds": 0.0}, seeds=[0, 1, 2])
+
+
+def test_a_router_that_beats_its_baselines_is_supported_and_the_no_op_swap_is_not():
+    assert verdict_of(tier_b_results(), "C2c")["verdict"]["word"] == "supports"
+    assert verdict_of(tier_b_results(), "C2d")["measured"]["value"] == pytest.approx(0.3)
+    # Swap the method for its own rates at random: the same losses, so nothing may be supported.
+    swapped = verdict_of(tier_b_results(ours=3.4), "C2c")
+    assert swapped["measured"]["value"] == pytest.approx(0.0) and swapped["verdict"]["word"] != "supports"
+    assert verdict_of(tier_b_results(ours=3.5), "C2d")["verdict"]["word"] == "contradicts"
+    assert verdict_of(tier_b_results(), "C2e")["verdict"]["word"] == "contradicts"  # 0.4 nats, a whole nat is asked for
+
+
+@pytest.mark.parametrize("argv, said", [(["--rung", "gpu"], "CUDA"), (["--rung", "paper"], "GPU")])
+def test_a_rung_that_the_machine_cannot_run_is_answered_in_a_line(argv, said, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert harness.main(argv) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
+
+
+def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, monkeypatch, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "claims.yaml").write_bytes((harness.HERE / "claims.yaml").read_bytes())
+    (tmp_path / "eval.py").write_bytes((harness.HERE / "eval.py").read_bytes())
+    monkeypatch.setattr(harness, "HERE", tmp_path)
+    assert harness.main(["--rung", "analytic"]) == 0
+    last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert last["paper"] == "skipgpt" and last["counts"]["matches"] == 7 and last["counts"]["contradicts"] == 1
+    assert len(list((tmp_path / "results" / ".scratch").glob("C*.json"))) == 8 + sum(
+        claim["rung"] == "paper-scale" for claim in load_claims(tmp_path / "claims.yaml"))
+
+
+def test_publishing_from_a_changed_tree_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(harness, "start_run", lambda command: {"dirty": True})
+    assert harness.main(["--rung", "analytic", "--publish"]) == 2
+    assert "commit first" in capsys.readouterr().err

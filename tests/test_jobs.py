@@ -1,0 +1,109 @@
+"""common/jobs.py: finished work is reused, killed work goes on, a changed source is computed again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.jobs import Job, read_result, run_jobs, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def counted(folder: str, value: int, fail: bool = False) -> dict:
+    """A job that leaves a trace of every time it really ran."""
+    Path(folder, f"ran-{value}-{time.monotonic_ns()}").touch()
+    if fail:
+        raise ValueError("planned failure")
+    return {"value": value}
+
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """Workers import this very file by name; they get the parent's path."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(ROOT)]))
+    return tmp_path
+
+
+def local(value, folder):
+    return Job(f"job/{value}", "test_jobs:counted", {"folder": str(folder), "value": value})
+
+
+def ran(folder):
+    return len(list(Path(folder).glob("ran-*")))
+
+
+def test_finished_jobs_are_reused_and_said(here):
+    said = []
+    jobs = [local(value, here) for value in range(2)]
+    first = run_jobs(jobs, here / "work", say=said.append)
+    assert first == {"job/0": {"value": 0}, "job/1": {"value": 1}} and ran(here) == 2
+    again = run_jobs(jobs, here / "work", say=said.append)
+    assert again == first and ran(here) == 2
+    assert "reusing 2 of 2" in said[-1]
+
+
+def test_a_changed_source_is_computed_again(here):
+    source = here / "method.py"
+    source.write_text("one")
+    this = Job("job/7", "test_jobs:counted", {"folder": str(here), "value": 7}, (str(source),))
+    before = this.key()
+    run_jobs([this], here / "work", workers=1, say=lambda text: None)
+    source.write_text("two")
+    assert this.key() != before
+    run_jobs([this], here / "work", workers=1, say=lambda text: None)
+    assert ran(here) == 2
+
+
+def test_a_damaged_result_counts_as_not_finished(here, capsys):
+    this = local(3, here)
+    run_jobs([this], here / "work", workers=1, say=lambda text: None)
+    (file,) = (here / "work").glob("*.json")
+    file.write_text('{"result": ')
+    assert run_jobs([this], here / "work", workers=1, say=lambda text: None) == {"job/3": {"value": 3}}
+    assert ran(here) == 2 and "damaged" in capsys.readouterr().err
+
+
+def test_a_failure_names_the_job_and_keeps_what_is_done(here):
+    bad = Job("job/bad", "test_jobs:counted", {"folder": str(here), "value": 9, "fail": True}, seconds=1)
+    with pytest.raises(RuntimeError, match=r"job/bad.*planned failure"):
+        run_jobs([local(1, here), bad], here / "work", workers=1, say=lambda text: None)
+    assert read_result(next((here / "work").glob("job.1.*.json"))) == {"value": 1}
+
+
+def test_two_jobs_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="same name"):
+        run_jobs([local(1, tmp_path), local(1, tmp_path)], tmp_path)
+
+
+def test_a_run_killed_between_jobs_ends_with_the_same_results(here):
+    script = here / "run.py"
+    script.write_text(
+        "from pathlib import Path\nfrom common.jobs import Job, run_jobs\n"
+        "if __name__ == '__main__':\n"
+        f"    jobs = [Job(f'job/{{v}}', 'test_jobs:counted', {{'folder': {str(here)!r}, 'value': v}}) for v in range(6)]\n"
+        f"    run_jobs(jobs, Path({str(here / 'work')!r}), workers=1, say=lambda text: print(text, flush=True))\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+    process.stdout.readline()  # the first job is done
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = len(list((here / "work").glob("*.json")))
+    assert 1 <= finished
+    results = run_jobs([local(v, here) for v in range(6)], here / "work", workers=1, say=lambda text: None)
+    assert results == {f"job/{v}": {"value": v} for v in range(6)}
+
+
+def test_json_is_written_whole(tmp_path):
+    write_json(tmp_path / "a" / "b.json", {"x": 1})
+    assert json.loads((tmp_path / "a" / "b.json").read_text()) == {"x": 1}
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a" / "b.json", {"x": object()})
+    assert json.loads((tmp_path / "a" / "b.json").read_text()) == {"x": 1}
