@@ -47,12 +47,9 @@ def cpu_jobs() -> list[Job]:
     from .tier_b import ROUTERS, TARGETS, routers
 
     package = __name__.rpartition(".")[0]
-    common_files = tuple(str(HERE / f) for f in ("method.py", "tuning.py", "baselines.py", "data.py"))
-    a_files = (*common_files, *source_files(package, ["tier_a.py"]))
-    b_files = (
-        *common_files,
-        *source_files(package, ["tier_b.py", "skipping.py", "train_smollm2.py"]),
-    )
+    shared = ["method.py", "tuning.py", "baselines.py", "static_pruning.py"]
+    a_files = source_files(package, [*shared, "mixture_of_depths.py", "difficulty.py", "tier_a.py"])
+    b_files = source_files(package, [*shared, "skipping.py", "tier_b.py", "train_smollm2.py"])
     jobs = []
 
     def tier_a(name: str, function: str, seconds: float, **arguments) -> None:

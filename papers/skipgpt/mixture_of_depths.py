@@ -16,6 +16,8 @@ A policy on the extension point of `method.py`. Its gates are real numbers, so m
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -89,28 +91,29 @@ class MixtureOfDepths(nn.Module):
                 raise ValueError("the model has MoD routers already: call remove(state) of those first")
             setattr(layer, f"router_mod_{name}", router.to(layer.self_attn.q_proj.weight.device))
 
-        def decide(layer: int, name: str, x: Tensor, valid: Tensor) -> Tensor:
-            if state.mode == "skip":
-                raise RuntimeError(
-                    "MoD multiplies by real-valued scores; mode 'skip' needs gates of 0 and 1: use mode 'mask'"
-                )
-            if not 0 < layer < self.layers - 1:
-                return torch.ones(valid.shape, device=x.device)
-            if name == "mlp" and not self.decoupled:
-                return self._joint.pop(layer)
-            gate = self.gate(self.scores[f"{layer}_{name}"](x), valid)
-            if not self.decoupled and not state.config.coupled:
-                self._joint[layer] = gate
-            return gate
+        return functools.partial(self._decide, state)  # unlike a closure, copied along with its model
 
-        return decide
+    def _decide(self, state: RoutingState, layer: int, name: str, x: Tensor, valid: Tensor) -> Tensor:
+        if state.mode == "skip":
+            raise RuntimeError(
+                "MoD multiplies by real-valued scores; mode 'skip' needs gates of 0 and 1: use mode 'mask'"
+            )
+        if not 0 < layer < self.layers - 1:
+            return torch.ones(valid.shape, device=x.device)
+        if name == "mlp" and not self.decoupled:
+            return self._joint.pop(layer)
+        gate = self.gate(self.scores[f"{layer}_{name}"](x), valid)
+        if not self.decoupled and not state.config.coupled:
+            self._joint[layer] = gate
+        return gate
 
     def gate(self, score: Tensor, valid: Tensor) -> Tensor:
         """score * selected; all (B, S). Equal scores: the earlier token first, so that k is exact."""
         k = ((1 - self.inner_skip) * valid.sum(1, keepdim=True).double() + 1e-9).long().clamp(min=1)
         ranked = score.detach().masked_fill(~valid, float("-inf"))
         values, order = ranked.sort(dim=1, descending=True, stable=True)
-        selected = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=k.device).expand_as(order)) < k
+        rank = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        selected = torch.empty_like(order).scatter_(1, order, rank) < k
         if self.strict:
             selected &= (ranked > values.gather(1, k - 1)) | (k == 1)
         return score * (selected & valid)
