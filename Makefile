@@ -13,7 +13,7 @@ COPY := $(addprefix copy-,$(PAPERS))
 ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 clean $(REPRODUCE) $(COPY)
+.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt clean $(REPRODUCE) $(COPY)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ $(REPRODUCE): reproduce-%: $(ENVIRONMENT)
 
 train-skipgpt-smollm2: $(ENVIRONMENT) ## train SkipGPT's committed routers for SmolLM2-135M anew (about an hour of CPU)
 	@"$(ENV_PYTHON)" -m papers.skipgpt.train_smollm2
+
+standin-skipgpt: $(ENVIRONMENT) ## train SkipGPT's three small base models anew (about two minutes of CPU each)
+	@"$(ENV_PYTHON)" -m papers.skipgpt.tier_a --train-bases
 
 report: $(ENVIRONMENT) ## report.html: every claim, record and figure on one page
 	@"$(ENV_PYTHON)" -m common.report

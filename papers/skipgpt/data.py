@@ -112,7 +112,11 @@ class StepBatches(IterableDataset):
 
 
 class ValidationBatches(IterableDataset):
-    """Every row once; rank r takes every world_size-th batch."""
+    """Every row once; rank r takes every world_size-th batch.
+
+    A rank that runs out before the others goes on with padding alone, which counts nowhere: sharded
+    weights are gathered in every forward pass, so all ranks must make equally many.
+    """
 
     def __init__(self, rows, *, micro_batch: int, rank: int = 0, world_size: int = 1):
         self.rows, self.micro_batch = rows, micro_batch
@@ -120,8 +124,13 @@ class ValidationBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[dict]:
         n, size = len(self.rows.lengths), self.micro_batch
-        for first in range(self.rank * size, n, self.world_size * size):
+        for turn in range(0, n, self.world_size * size):
+            first = turn + self.rank * size
             mine = list(range(first, min(first + size, n)))
+            if not mine:
+                batch = collate([self.rows[0]], [0], 0, 0)
+                yield batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])}
+                continue
             tokens = int(self.rows.lengths[mine].sum())
             yield collate([self.rows[i] for i in mine], mine, tokens, tokens - len(mine))
 

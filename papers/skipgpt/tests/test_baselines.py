@@ -271,9 +271,8 @@ def test_padding_is_never_counted(llama, name):
 
 
 def test_scores_by_cosine_read_every_window_once(llama):
-    seen = []
+    ids, seen = own_text(llama, windows=20, length=8), []
     llama.model.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True)
-    ids = own_text(llama, windows=20, length=8)
     baselines.joint_layer_drop(llama, ids, 1)
     assert torch.equal(torch.cat(seen), ids)
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from common.records import load_claims, make_record, start_run
-from papers.skipgpt import eval as harness
-from papers.skipgpt import tier_a, verdicts
-from papers.skipgpt.method import SkipGPTConfig, apply_skipgpt
-from papers.skipgpt.tier_b import BudgetMissed, check_budget
-from papers.skipgpt.tuning import evaluate, hold_budget, shift_budget, tune
+
+from .. import eval as harness
+from .. import tier_a, verdicts
+from ..method import SkipGPTConfig, apply_skipgpt
+from ..tier_b import BudgetMissed, check_budget
+from ..tuning import evaluate, hold_budget, shift_budget, tune
 
 
 def small(seed=0, **config):

@@ -8,7 +8,7 @@ import torch
 
 from common.models import load, tiny
 
-from ..data import RaggedRows, Rows, SetupError, StepBatches, TextWindows, TokenDifficulty, collate
+from ..data import RaggedRows, Rows, SetupError, StepBatches, TextWindows, TokenDifficulty, ValidationBatches, collate
 from ..difficulty import KINDS, token_difficulty
 from ..lora import merge_lora
 from ..losses import distillation_loss, lm_loss, sample_noise, targets_of
@@ -392,6 +392,22 @@ def test_a_step_is_the_same_however_it_is_cut():
     first = sorted(ids for _, ids, _ in whole[:36])  # one pass over 36 rows: each of them once
     assert first == sorted(rows[i].tolist() for i in range(36))
     assert [ids for _, ids, _ in whole[36:48]] != [ids for _, ids, _ in whole[:12]]
+
+
+def test_ranks_validate_equally_often_and_each_row_once():
+    """Sharded weights are gathered in every forward pass: a rank that stops early would hang the rest."""
+    rows = Rows(torch.arange(5)[:, None].expand(5, 6) + 3)
+    ranks = [list(ValidationBatches(rows, micro_batch=1, rank=r, world_size=3)) for r in range(3)]
+    assert [len(batches) for batches in ranks] == [2, 2, 2]
+    real = [b for batches in ranks for b in batches if b["attention_mask"].any()]
+    assert sorted(int(b["input_ids"][0, 0]) for b in real) == [3, 4, 5, 6, 7]
+    (padding,) = [b for batches in ranks for b in batches if not b["attention_mask"].any()]
+    module = alone(router_tuning()).eval()
+    module.on_validation_start()
+    module.validation_step(real[0], 0)
+    held_out, stats = module._held_out.clone(), module.state.stats()
+    module.validation_step(padding, 1)
+    assert torch.equal(module._held_out, held_out) and module.state.stats().n_tokens == stats.n_tokens
 
 
 def test_a_step_that_does_not_divide_is_refused(tmp_path):
