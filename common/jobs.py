@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from .records import write_atomic
+
+# glibc gives freed blocks back to the system and asks for them again in every step, page fault by page fault.
+# A worker that keeps them trains 1.2 times as fast (16 windows through SmolLM2 in bf16: 7.0 s and 5.6 s).
+WORKER_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+    "PYTHONWARNINGS": "ignore::FutureWarning",  # of libraries to each other, once a worker
+}
 
 
 @dataclass(frozen=True)
@@ -92,11 +102,11 @@ def run_jobs(
     started, running, failed = time.monotonic(), {}, None
     spent = guessed = 0.0  # how long finished jobs took against their guesses: corrects the time left
     pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_set_threads,
-        initargs=(threads,),
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
     )
+    ours = WORKER_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}  # read when a process, and torch in it, starts
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         while waiting or running:
             for job in sorted(waiting, key=lambda j: -j.seconds):
@@ -137,6 +147,8 @@ def run_jobs(
                 )
     finally:
         pool.shutdown(wait=failed is None, cancel_futures=True)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
     if failed:
         name, error = failed
         raise RuntimeError(
@@ -145,8 +157,15 @@ def run_jobs(
     return results
 
 
-def _set_threads(threads: int) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # torch reads it when the job imports it
+def _end_with(parent: int) -> None:
+    """Ends this worker soon after its parent was killed: an orphan would finish its job for nobody, at full load."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _call(function: str, arguments: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ bfloat16). `source` goes into result records, so it holds no path of the machine
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -193,14 +194,15 @@ def _open_folder(folder: Path, facts: dict, spec: ModelSpec) -> Loaded:
     weights = _weight_files(folder, name)
     safe = dict(trust_remote_code=False, local_files_only=True)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[spec.dtype],
-            attn_implementation=spec.attn_implementation,
-            use_safetensors=True,
-            output_loading_info=True,
-            **safe,
-        )
+        with _bar_only_for_large(weights):
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[spec.dtype],
+                attn_implementation=spec.attn_implementation,
+                use_safetensors=True,
+                output_loading_info=True,
+                **safe,
+            )
     except SafetensorError as error:
         raise ModelError(
             f"Model {name!r}: weights damaged or cut short ({_line(error)}). Copy them again."
@@ -217,6 +219,21 @@ def _open_folder(folder: Path, facts: dict, spec: ModelSpec) -> Loaded:
         tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
     source = facts | {"weights_sha256": _files_sha256(weights)}
     return Loaded(model.to(spec.device).eval(), tokenizer, source | _held(model, spec))
+
+
+@contextlib.contextmanager
+def _bar_only_for_large(weights: list[Path], large: int = 2 << 30):
+    """transformers draws a bar for a model that loads within a second, too."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if sum(path.stat().st_size for path in weights) < large:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:

@@ -46,14 +46,14 @@ def cpu_jobs() -> list[Job]:
     from .tier_a import BUDGET, LORA_STEPS, SEEDS
     from .tier_b import ROUTERS, TARGETS, routers
 
-    package = __name__.rpartition(".")[0]
+    package = __package__
     shared = ["method.py", "tuning.py", "baselines.py", "static_pruning.py"]
     a_files = source_files(package, [*shared, "mixture_of_depths.py", "difficulty.py", "tier_a.py"])
     b_files = source_files(package, [*shared, "skipping.py", "tier_b.py", "train_smollm2.py"])
     jobs = []
 
-    def tier_a(name: str, function: str, seconds: float, **arguments) -> None:
-        for seed in SEEDS:
+    def tier_a(name: str, function: str, seconds: float, seeds=SEEDS, **arguments) -> None:
+        for seed in seeds:
             weights = str(HERE / "standins" / f"seed{seed}" / "model.safetensors")
             jobs.append(
                 Job(
@@ -72,7 +72,7 @@ def cpu_jobs() -> list[Job]:
     tier_a("token-blind", "router_tuning", 26, target=0.40, token_blind=True)
     tier_a("joint", "joint", 34, target=0.40)
     tier_a("MoD-D", "mixture_of_depths", 60, target=0.40)
-    tier_a("paper's learning rate", "router_tuning", 26, target=0.25, learning_rate=2e-3)
+    tier_a("paper's learning rate", "router_tuning", 26, seeds=SEEDS[:1], target=0.25, learning_rate=2e-3)
 
     def tier_b(name: str, function: str, seconds: float, *files: str, **arguments) -> None:
         jobs.append(
@@ -88,36 +88,22 @@ def cpu_jobs() -> list[Job]:
     tier_b("dense", "dense", 25)
     for target in TARGETS:
         weights = str(routers(target) / "routers.safetensors")
+        plans = sorted(map(str, (ROUTERS / f"static-t{round(100 * target)}").glob("*.json")))
         tier_b(f"routers at {target:.2f}", "learned", 60, weights, target=target)
-        for seed in SEEDS:
-            tier_b(
-                f"random at {target:.2f}/seed{seed}",
-                "random_routing",
-                25,
-                weights,
-                target=target,
-                seed=seed,
-            )
-        plan = ROUTERS / f"greedy-t{round(100 * target)}.json"
-        tier_b(
-            f"static at {target:.2f}",
-            "static",
-            80,
-            *([str(plan)] if plan.exists() else []),
-            target=target,
-        )
+        tier_b(f"random at {target:.2f}", "random_routing", 80, weights, target=target)
+        tier_b(f"static at {target:.2f}", "static", 45, *plans, target=target)
     tier_b("short training", "short_training", 110)
     return jobs
 
 
 def real_jobs() -> list[Job]:
     """Real benchmarks, if NINEFOLD_DATA names them: dense first, then the committed routers and their random twin."""
-    package, folder = __name__.rpartition(".")[0], os.environ.get("NINEFOLD_DATA")
+    package, folder = __package__, os.environ.get("NINEFOLD_DATA")
     if not folder:
         return []
-    from .tier_b import TARGETS, routers
+    from .tier_b import ROUTERS, TARGETS, routers
 
-    files = source_files(package, ["tier_b.py", "method.py", "skipping.py"])
+    files = source_files(package, ["tier_b.py", "method.py", "skipping.py", "static_pruning.py"])
     jobs = [Job("real/dense", f"{package}.tier_b:real_data", {"method": "dense"}, files, 300)]
     for target in TARGETS:
         for method in ("routers", "matched random", "static"):
@@ -126,7 +112,11 @@ def real_jobs() -> list[Job]:
                     f"real/{method} at {target:.2f}",
                     f"{package}.tier_b:real_data",
                     {"method": method, "target": target},
-                    (*files, str(routers(target) / "routers.safetensors")),
+                    (
+                        *files,
+                        str(routers(target) / "routers.safetensors"),
+                        str(ROUTERS / f"static-t{round(100 * target)}" / "greedy-drop.json"),
+                    ),
                     300,
                 )
             )
@@ -153,7 +143,7 @@ def run_cpu(say) -> dict:
 
 
 def speed_job() -> Job:
-    package = __name__.rpartition(".")[0]
+    package = __package__
     return Job(
         "speed",
         f"{package}.speed:measure_cpu",

@@ -23,14 +23,15 @@ from common.data.prose import topics, windows
 from common.data.text import read_text
 from common.models import SMOLLM2, Loaded, load
 
-from . import baselines
+from . import baselines, static_pruning
 from .method import RoutingState, SkipGPTConfig, apply_skipgpt, remove_skipgpt
 from .router_files import load_routers
 from .train_smollm2 import BATCH, CHOSEN, LENGTH, ROUTERS, prepare
 from .tuning import evaluate, hold_budget, tune
 
 TARGETS = (0.25, 0.40)
-TEST_WINDOWS, LONG, LONG_WINDOWS, CLOZE_ITEMS = 64, 512, 30, 60
+TEST_WINDOWS, LONG, LONG_WINDOWS, CLOZE_ITEMS = 32, 512, 16, 60
+DRAWS = (0, 1, 2)  # of random routing
 GUARD = 0.02  # a score is not printed as one of "T" when the realised sparsity is further off
 
 
@@ -158,59 +159,63 @@ def positions_and_tokens(model: nn.Module, state: RoutingState) -> dict:
     }
 
 
-def random_routing(target: float, seed: int) -> dict:
-    """The same budget without a router: its per-module rates drawn per token, and one rate for everything."""
+def random_routing(target: float) -> dict:
+    """The same budget without a router: its per-module rates drawn per token, and one rate for everything; three draws."""
     model, state = _routed(target)
     try:
         ids = held_out()
         rates = window_losses(model, state.set_mode("skip"), ids)
-        results = {}
-        for name, policy in (
-            ("matched", baselines.random_matched(torch.tensor(rates["per_layer"]), seed)),
-            ("uniform", baselines.random_uniform(rates["sparsity"], seed)),
-        ):
-            state.policy = policy
-            results[name] = window_losses(model, state, ids)
-            check_budget(results[name]["sparsity"], target, f"{name} random routing at {target:.0%}")
-        if seed == 0:
-            state.policy = baselines.random_matched(torch.tensor(rates["per_layer"]), seed)
-            results["matched"]["cloze"] = cloze(model)
+        results: dict = {"matched": [], "uniform": []}
+        for seed in DRAWS:
+            for name, policy in (
+                ("matched", baselines.random_matched(torch.tensor(rates["per_layer"]), seed)),
+                ("uniform", baselines.random_uniform(rates["sparsity"], seed)),
+            ):
+                state.policy = policy
+                row = window_losses(model, state, ids)
+                check_budget(row["sparsity"], target, f"{name} random routing at {target:.0%}")
+                results[name].append(row)
+        state.policy = baselines.random_matched(torch.tensor(rates["per_layer"]), DRAWS[0])
+        results["cloze"] = cloze(model)
         return results
     finally:
         remove_skipgpt(model)
 
 
+def static_plans(target: float) -> dict[str, static_pruning.StaticPlan]:
+    """The committed plans at this module sparsity: {file name: plan}. `train_smollm2 --plans` found them."""
+    folder = ROUTERS / f"static-t{round(100 * target)}"
+    plans = {path.stem: static_pruning.read_plan(path) for path in sorted(folder.glob("*.json"))}
+    if not plans:
+        raise FileNotFoundError(f"{folder.name}: no static plans; python -m papers.skipgpt.train_smollm2 --plans")
+    return plans
+
+
 def static(target: float) -> dict:
     """Training-free plans at the same module sparsity (blocks: the largest number that does not exceed it)."""
-    model, tokenizer = smollm2().model, smollm2().tokenizer
-    calibration = windows(topics()["train"], tokenizer, LENGTH)[:24]
-    modules, blocks = round(60 * target), int(30 * target)
-    plans = {
-        f"ShortGPT, {blocks} of 30 blocks": baselines.block_influence(model, calibration, blocks),
-        f"joint layer drop, {modules} of 60 modules": baselines.joint_layer_drop(model, calibration, modules),
-        f"attention drop, {modules} of 30": baselines.attention_drop(model, calibration, modules),
-        f"Shortened-PPL, {modules} of 60 modules": baselines.shortened_ppl(
-            model, calibration[:8], modules, units="modules"
-        ),
-    }
-    committed = ROUTERS / f"greedy-t{round(100 * target)}.json"
-    if committed.exists():
-        plans[f"greedy drop, {modules} of 60 modules"] = baselines.read_plan(committed)
-    ids, results = held_out(), {}
+    model, ids, results = smollm2().model, held_out(), {}
     state = apply_skipgpt(model, SkipGPTConfig()).set_mode("skip")
     try:
-        for name, plan in plans.items():
+        for plan in static_plans(target).values():
             state.policy = plan.policy()
-            results[name] = window_losses(model, state, ids) | {"dropped": [list(unit) for unit in plan.dropped]}
+            row = window_losses(model, state, ids) | {"dropped": [list(unit) for unit in plan.dropped]}
+            results[f"{plan.label}, {len(plan.dropped)} of 60 modules"] = row
     finally:
         remove_skipgpt(model)
     return results
 
 
+def committed_costs() -> Tensor:
+    """What skipping each module alone costs, (L, 2) in nats: the scores of the committed Shortened-PPL plan."""
+    scores = static_plans(TARGETS[0])["shortened-ppl"].scores
+    costs = torch.tensor([[scores[f"{layer} {name}"] for name in ("attn", "mlp")] for layer in range(len(scores) // 2)])
+    return costs - costs.min()
+
+
 def short_training(target: float = 0.25, steps: int = 30) -> dict:
     """The first minute of the recipe, to be seen: learning curve, and where it stands against its own rates at random."""
     began = time.monotonic()
-    model, state, optimiser, _, train, _ = prepare(CHOSEN, target, 0, lambda text: None)
+    model, state, optimiser, _, train, _ = prepare(CHOSEN, target, 0, lambda text: None, committed_costs())
     rows = list(
         tune(
             model,
@@ -249,6 +254,8 @@ def real_data(method: str, target: float = 0.25, limit: int = 300, text_windows:
     if method != "dense":
         model, state = _routed(target)
         state.set_mode("skip")
+        if method == "static":
+            state.policy = static_plans(target)["greedy-drop"].policy()
         if method == "matched random":
             rates = window_losses(model, state, held_out())["per_layer"]
             state.policy = baselines.random_matched(torch.tensor(rates), 0)

@@ -89,9 +89,12 @@ def start_from_costs(
 
 
 def prepare(
-    recipe: dict, target: float, seed: int, say=print
+    recipe: dict, target: float, seed: int, say=print, costs: Tensor | None = None
 ) -> tuple[nn.Module, RoutingState, torch.optim.Optimizer, dict, Tensor, Tensor]:
-    """Model in bf16 with routers as the recipe starts them, the optimiser, the sources, and both window sets."""
+    """Model in bf16 with routers as the recipe starts them, the optimiser, the sources, and both window sets.
+
+    costs (L, 2): of skipping each module alone, if they are known already.
+    """
     loaded = load(replace(SMOLLM2, dtype="bfloat16", attn_implementation="eager"))  # eager: 1.2x at 128 tokens on CPU
     train, validation, text = corpora(loaded.tokenizer)
     torch.manual_seed(seed)
@@ -107,8 +110,10 @@ def prepare(
         for router in state.routers().values():
             nn.init.zeros_(router.layers[-1].weight)
     if recipe["init"] == "sensitivity":
-        say("measuring what skipping each of the 60 modules costs")
-        start_from_costs(state, module_costs(loaded.model, state, train[-8:]))
+        if costs is None:
+            say("measuring what skipping each of the 60 modules costs")
+            costs = module_costs(loaded.model, state, train[-8:])
+        start_from_costs(state, costs)
     weights = [p for p in state.parameters() if p.dim() == 2]
     biases = [p for p in state.parameters() if p.dim() == 1]
     optimiser = torch.optim.AdamW(
@@ -269,25 +274,36 @@ def compare_recipes(target: float, steps: int, say=print) -> None:
         write_json(ROUTERS / "recipes.json", rows)
 
 
-def greedy(targets: list[float], say=print) -> None:
-    """The strongest static baseline, for the default run to use: greedy elimination on 8 windows, a shortlist of 16.
+def plans(targets: list[float], say=print) -> None:
+    """The static baselines, for the default run to use, all calibrated on the same windows.
 
-    The plan for a smaller target is the beginning of that for the larger one.
+    Greedy elimination looks at a shortlist of 16 a step, on 8 windows; its plan for a smaller target is the beginning
+    of that for the larger one. Blocks are as many as do not exceed the target.
     """
     loaded = load(replace(SMOLLM2, dtype="bfloat16", attn_implementation="sdpa"))
-    calibration = windows(topics()["train"], loaded.tokenizer, LENGTH)[:8]
+    model, calibration = loaded.model, windows(topics()["train"], loaded.tokenizer, LENGTH)[:24]
     commit, dirty = git_state()
-    count = round(60 * max(targets))
-    plan = static_pruning.greedy_drop(loaded.model, calibration, count, shortlist=16, say=say)
-    for target in targets:
-        first = replace(plan, dropped=plan.dropped[: round(60 * target)])
-        static_pruning.write_plan(
-            first,
-            ROUTERS / f"greedy-t{round(100 * target)}.json",
-            command="python -m papers.skipgpt.train_smollm2 --greedy",
-            commit=commit,
-            dirty=dirty,
-        )
+    modules = {target: round(60 * target) for target in targets}
+    most = max(modules.values())
+    greedy = static_pruning.greedy_drop(model, calibration[:8], most, shortlist=16, say=say)
+    single = static_pruning.shortened_ppl(model, calibration[:8], most, units="modules")
+    for target, count in modules.items():
+        found = {
+            "shortgpt": static_pruning.block_influence(model, calibration, int(30 * target)),
+            "joint-layer-drop": static_pruning.joint_layer_drop(model, calibration, count),
+            "attention-drop": static_pruning.attention_drop(model, calibration, min(count, 30)),
+            "shortened-ppl": replace(single, dropped=single.dropped[:count]),
+            "greedy-drop": replace(greedy, dropped=greedy.dropped[:count]),
+        }
+        for name, plan in found.items():
+            say(f"{target:.0%}  {name}: {', '.join(f'{layer} {module}' for layer, module in plan.dropped)}")
+            static_pruning.write_plan(
+                plan,
+                ROUTERS / f"static-t{round(100 * target)}" / f"{name}.json",
+                command="python -m papers.skipgpt.train_smollm2 --plans",
+                commit=commit,
+                dirty=dirty,
+            )
 
 
 def main() -> None:
@@ -310,11 +326,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the routers; default routers/ of this paper")
     parser.add_argument("--recipes", action="store_true", help="compare the first --steps of every recipe instead")
-    parser.add_argument("--greedy", action="store_true", help="find the greedy static plans instead (minutes)")
+    parser.add_argument("--plans", action="store_true", help="calibrate the static baselines instead (ten minutes)")
     arguments = parser.parse_args()
     say = lambda text: print(text, flush=True)  # noqa: E731
-    if arguments.greedy:
-        return greedy(arguments.target, say)
+    if arguments.plans:
+        return plans(arguments.target, say)
     for target in arguments.target:
         if arguments.recipes:
             compare_recipes(target, arguments.steps, say)
