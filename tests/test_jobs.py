@@ -23,6 +23,11 @@ def counted(folder: str, value: int, fail: bool = False) -> dict:
     return {"value": value}
 
 
+def endless(folder: str) -> None:
+    Path(folder, "worker").write_text(str(os.getpid()))
+    while True:
+        time.sleep(0.1)
+
 
 @pytest.fixture
 def here(monkeypatch, tmp_path):
@@ -99,6 +104,35 @@ def test_a_run_killed_between_jobs_ends_with_the_same_results(here):
     assert 1 <= finished
     results = run_jobs([local(v, here) for v in range(6)], here / "work", workers=1, say=lambda text: None)
     assert results == {f"job/{v}": {"value": v} for v in range(6)}
+
+
+def test_workers_end_with_a_parent_that_was_killed(here):
+    script, pid = here / "run.py", here / "worker"
+    script.write_text(
+        "from pathlib import Path\nfrom common.jobs import Job, run_jobs\n"
+        "if __name__ == '__main__':\n"
+        f"    run_jobs([Job('a', 'test_jobs:endless', {{'folder': {str(here)!r}}})], Path({str(here)!r}), workers=1)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], cwd=ROOT)
+    wait_for(lambda: pid.exists() and pid.read_text())
+    process.kill()  # the parent alone: nobody tells the worker
+    process.wait()
+    wait_for(lambda: not running(int(pid.read_text())))
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "still not so after a minute"
+        time.sleep(0.05)
+
+
+def running(pid: int) -> bool:
+    """Whether the process works; a zombie that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_json_is_written_whole(tmp_path):

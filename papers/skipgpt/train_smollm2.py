@@ -274,6 +274,12 @@ def compare_recipes(target: float, steps: int, say=print) -> None:
         write_json(ROUTERS / "recipes.json", rows)
 
 
+def cheapest(scores: dict[str, float], count: int) -> tuple[tuple[int, str], ...]:
+    """The `count` units of lowest score, in layer order. scores: {"5 attn": nats}, as plans hold them."""
+    names = sorted(scores, key=scores.get)[:count]
+    return tuple(sorted((int(layer), module) for layer, module in map(str.split, names)))
+
+
 def plans(targets: list[float], say=print) -> None:
     """The static baselines, for the default run to use, all calibrated on the same windows.
 
@@ -292,7 +298,7 @@ def plans(targets: list[float], say=print) -> None:
             "shortgpt": static_pruning.block_influence(model, calibration, int(30 * target)),
             "joint-layer-drop": static_pruning.joint_layer_drop(model, calibration, count),
             "attention-drop": static_pruning.attention_drop(model, calibration, min(count, 30)),
-            "shortened-ppl": replace(single, dropped=single.dropped[:count]),
+            "shortened-ppl": replace(single, dropped=cheapest(single.scores, count)),
             "greedy-drop": replace(greedy, dropped=greedy.dropped[:count]),
         }
         for name, plan in found.items():

@@ -15,6 +15,7 @@ from ..losses import distillation_loss, lm_loss, sample_noise, targets_of
 from ..method import SkipGPTConfig, find_stack, routing_of
 from ..module import JointModule, LoraRecoveryModule, RouterTuningModule
 from ..router_files import load_routers
+from ..tuning import tune
 from .runs import Uneven, alone, fit, fit_in_processes, router_tuning
 
 
@@ -309,6 +310,24 @@ def test_rates_of_weights_and_biases_and_schedules(tmp_path):
     assert scheduler.base_lrs == [1e-2, 0.1]
     factors = [scheduler.lr_lambdas[0](k) for k in range(5)]
     assert factors == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-9)
+
+
+def test_the_loop_of_the_cpu_experiments_is_the_same_training(tmp_path):
+    """tuning.tune, with its noise replaced by that of the samples, equals the Lightning module."""
+    data = TokenDifficulty(length=12, train_samples=32, val_samples=4, batch_size=8, seed=5)
+    module, _ = fit(router_tuning(), tmp_path, steps=4, data=data)
+    twin = alone(router_tuning())
+    stream = iter(StepBatches(data.rows(0), batch_size=8, micro_batch=8, seed=5))
+
+    def batch(step):
+        rows = next(stream)
+        twin.state.noise = sample_noise(2 * len(twin.state.layers), rows, 5, step)
+        return rows["input_ids"]
+
+    learned = list(twin.state.parameters())
+    list(tune(twin.model, batch, torch.optim.AdamW(learned, lr=1e-2, weight_decay=0.01), 4, state=twin.state))
+    for ours, theirs in zip(learned, module.state.parameters()):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 def test_without_max_steps_there_is_no_schedule(tmp_path):
