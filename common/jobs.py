@@ -99,6 +99,8 @@ def run_jobs(
     waiting = [job for job in jobs if job.name not in results]
     if not waiting:
         return results
+    guess = sum(job.seconds for job in waiting) / workers
+    say(f"{len(waiting)} jobs on {workers} processes, about {guess:.0f} s on two cores of a 2024 server")
     started, running, failed = time.monotonic(), {}, None
     spent = guessed = 0.0  # how long finished jobs took against their guesses: corrects the time left
     pool = ProcessPoolExecutor(

@@ -65,13 +65,14 @@ def cpu_jobs() -> list[Job]:
                 )
             )
 
-    tier_a("static", "dense_and_static", 12)
-    tier_a("routers at 0.40", "router_tuning", 75, target=0.40, budget=BUDGET, lora_steps=LORA_STEPS)
-    tier_a("routers at 0.25", "router_tuning", 28, target=0.25)
-    tier_a("coupled", "router_tuning", 30, target=0.40, budget=BUDGET, coupled=True)
+    tier_a("static", "dense_and_static", 16)
+    tier_a("routers at 0.40", "router_tuning", 68, target=0.40, budget=BUDGET, lora_steps=LORA_STEPS)
+    tier_a("routers at 0.25", "router_tuning", 28, seeds=SEEDS[:1], target=0.25)
+    tier_a("coupled", "router_tuning", 27, target=0.40, budget=BUDGET, coupled=True)
     tier_a("token-blind", "router_tuning", 26, target=0.40, token_blind=True)
-    tier_a("joint", "joint", 34, target=0.40)
-    tier_a("MoD-D", "mixture_of_depths", 60, target=0.40)
+    tier_a("joint", "joint", 36, target=0.40)
+    tier_a("MoD-D", "mixture_of_depths", 26, target=0.40)
+    tier_a("MoD-D with LoRA", "mixture_of_depths", 36, seeds=SEEDS[:1], target=0.40, rank=8)
     tier_a("paper's learning rate", "router_tuning", 26, seeds=SEEDS[:1], target=0.25, learning_rate=2e-3)
 
     def tier_b(name: str, function: str, seconds: float, *files: str, **arguments) -> None:
@@ -85,14 +86,14 @@ def cpu_jobs() -> list[Job]:
             )
         )
 
-    tier_b("dense", "dense", 25)
+    tier_b("dense", "dense", 17)
     for target in TARGETS:
         weights = str(routers(target) / "routers.safetensors")
         plans = sorted(map(str, (ROUTERS / f"static-t{round(100 * target)}").glob("*.json")))
-        tier_b(f"routers at {target:.2f}", "learned", 60, weights, target=target)
-        tier_b(f"random at {target:.2f}", "random_routing", 80, weights, target=target)
-        tier_b(f"static at {target:.2f}", "static", 45, *plans, target=target)
-    tier_b("short training", "short_training", 110)
+        tier_b(f"routers at {target:.2f}", "learned", 35, weights, target=target)
+        tier_b(f"random at {target:.2f}", "random_routing", 48, weights, target=target)
+        tier_b(f"static at {target:.2f}", "static", 17, *plans, target=target)
+    tier_b("short training", "short_training", 85)
     return jobs
 
 
@@ -130,11 +131,8 @@ def run_cpu(say) -> dict:
     from .tier_b import TARGETS, routers
 
     work = cache_dir() / "skipgpt"
-    say("unpacking SmolLM2-135M-Instruct (once)")
+    say("loading SmolLM2-135M-Instruct; the first time its packed weights are expanded")
     load(SMOLLM2)  # before the workers start, so that two of them do not unpack it at once
-    from common.data.prose import docstrings, topics
-
-    topics(), docstrings()
     results = run_jobs([*cpu_jobs(), *real_jobs()], work, workers=2, threads=1, say=say)
     say("timing prefill and decode, alone on the machine")
     results |= run_jobs([speed_job()], work, workers=1, threads=os.cpu_count() or 1, say=say)

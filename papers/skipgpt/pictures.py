@@ -55,7 +55,7 @@ def tier_a_methods(plt, results):
             "one gate a layer": results[f"tier_a/coupled/seed{seed}"]["held"],
             "token-blind routers": results[f"tier_a/token-blind/seed{seed}"]["trained"],
             "joint with LoRA": results[f"tier_a/joint/seed{seed}"]["trained"],
-            "MoD-D": results[f"tier_a/MoD-D/seed{seed}"]["tuned"],
+            "MoD-D": results[f"tier_a/MoD-D/seed{seed}"],
         }
         for name, row in rows.items():
             points.setdefault(name, []).append((row.get("sparsity", 0.0), row["ce"]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from statistics import fmean
 
 from . import analytic
-from .tier_a import SEEDS
+from .tier_a import LORA_STEPS, SEEDS
 from .tier_b import CLOZE_ITEMS, LENGTH, TARGETS, TEST_WINDOWS
 
 
@@ -25,7 +26,7 @@ def tier_a_rows(results: dict) -> dict[str, list[dict]]:
         def of(name: str) -> dict:
             return results[f"tier_a/{name}/seed{seed}"]
 
-        tuned, quarter, coupled = of("routers at 0.40"), of("routers at 0.25"), of("coupled")
+        tuned, coupled = of("routers at 0.40"), of("coupled")
         found = {f"{name} [training-free]" if name != "dense" else name: row for name, row in of("static").items()}
         found |= {
             "routers, T = 0.40 [trained]": tuned["trained"],
@@ -34,19 +35,21 @@ def tier_a_rows(results: dict) -> dict[str, list[dict]]:
             "  its mean rate at random": tuned["trained random"]["uniform"],
             "  held at 5/12": tuned["held"],
             "  held at 5/12, its rates at random": tuned["held random"]["matched"],
-            "  then LoRA, 150 steps [trained]": tuned["lora"]["routed"],
+            f"  then LoRA, {LORA_STEPS} steps [trained]": tuned["lora"]["routed"],
             "dense + the same LoRA [trained]": tuned["lora"]["dense"],
-            "routers, T = 0.25 [trained]": quarter["trained"],
-            "  the same, sampled gates ": quarter["sampled"],
             "one gate a layer, T = 0.40 [trained]": coupled["trained"],
             "  held at 5/12 ": coupled["held"],
             "token-blind routers, T = 0.40 [trained]": of("token-blind")["trained"],
             "joint with LoRA, T = 0.40 [trained]": of("joint")["trained"],
-            "MoD-D, T = 0.40 [trained]": of("MoD-D")["tuned"],
-            "MoD-D + LoRA, T = 0.40 [trained]": of("MoD-D")["with LoRA"],
+            "MoD-D, T = 0.40 [trained]": of("MoD-D"),
         }
         if seed == SEEDS[0]:
-            found["  the paper's rate 2e-3, as many steps (seed 0)"] = of("paper's learning rate")["trained"]
+            found |= {
+                "MoD-D + LoRA, T = 0.40 [trained, seed 0]": of("MoD-D with LoRA"),
+                "routers, T = 0.25 [trained, seed 0]": of("routers at 0.25")["trained"],
+                "  the same, sampled gates ": of("routers at 0.25")["sampled"],
+                "  the paper's rate 2e-3, as many steps": of("paper's learning rate")["trained"],
+            }
         for name, row in found.items():
             rows.setdefault(name, []).append(row)
     return rows
@@ -63,6 +66,11 @@ def tier_a_table(results: dict) -> Iterator[str]:
 
         recall = fmean(row["accuracy"]["recall"] for row in seeds)
         yield f"{name:<44s}{mean('ce'):8.3f}{recall:12.3f}{mean('attn_skip'):11.3f}{mean('mlp_skip'):10.3f}{mean('sparsity'):10.3f}"
+
+
+def _ppl(ce: float) -> str:
+    value = math.exp(ce)
+    return f"{value:8.1f}" if value < 10_000 else f"{value:8.1e}"
 
 
 def definitions(s_a: float, s_m: float) -> str:
@@ -82,9 +90,10 @@ def tier_b_table(results: dict) -> Iterator[str]:
     yield f"{'method':<46s}{'CE':>7s}{'ppl':>8s}{'cloze':>7s}{'attn':>7s}{'MLP':>7s}{'modules':>9s}{'block p':>8s}{'all p':>8s}{'idle p':>8s}{'FLOPs':>8s}"
 
     def line(name: str, row: dict, cloze: dict | None = None) -> str:
-        score = f"{cloze['metrics']['acc_norm']:7.3f}" if cloze else " " * 7
+        score = f"{cloze['metrics']['acc_norm']['value']:7.3f}" if cloze else " " * 7
         s_a, s_m = row.get("attn_skip", 0.0), row.get("mlp_skip", 0.0)
-        return f"{name:<46s}{row['ce']:7.3f}{2.718281828459045 ** row['ce']:8.1f}{score}{s_a:7.3f}{s_m:7.3f}{definitions(s_a, s_m)}"
+        shares = definitions(s_a, s_m) if "attn_skip" in row else ""
+        return f"{name:<46s}{row['ce']:7.3f}{_ppl(row['ce'])}{score}{s_a:7.3f}{s_m:7.3f}{shares}"
 
     yield line("dense", dense, dense["cloze"])
     for target in TARGETS:

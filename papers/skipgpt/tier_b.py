@@ -30,7 +30,7 @@ from .train_smollm2 import BATCH, CHOSEN, LENGTH, ROUTERS, prepare
 from .tuning import evaluate, hold_budget, tune
 
 TARGETS = (0.25, 0.40)
-TEST_WINDOWS, LONG, LONG_WINDOWS, CLOZE_ITEMS = 32, 512, 16, 60
+TEST_WINDOWS, LONG, LONG_WINDOWS, CLOZE_ITEMS = 32, 512, 30, 60
 DRAWS = (0, 1, 2)  # of random routing
 GUARD = 0.02  # a score is not printed as one of "T" when the realised sparsity is further off
 
@@ -212,7 +212,7 @@ def committed_costs() -> Tensor:
     return costs - costs.min()
 
 
-def short_training(target: float = 0.25, steps: int = 30) -> dict:
+def short_training(target: float = 0.25, steps: int = 20) -> dict:
     """The first minute of the recipe, to be seen: learning curve, and where it stands against its own rates at random."""
     began = time.monotonic()
     model, state, optimiser, _, train, _ = prepare(CHOSEN, target, 0, lambda text: None, committed_costs())

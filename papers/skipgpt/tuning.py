@@ -129,17 +129,26 @@ def hold_budget(
     """Shifts the global logit threshold until the realised module sparsity on `ids` (N, S) is `sparsity`.
 
     Sampled and argmax rates differ while logits are soft, so routers trained at T skip less than T when they decide
-    by argmax; methods are compared at equal realised rates. Returns the shift. Bisection, about 12 forward passes.
+    by argmax; methods are compared at equal realised rates. Returns the shift: about five passes over `ids`, walking
+    in doubling steps until the rate is bracketed, then between the bracket's ends.
     """
-    low, high, applied = -40.0, 40.0, 0.0
+    low, high, applied, step = (-40.0, 1.0 - sparsity), (40.0, -sparsity), 0.0, 0.5
+    walking = True
     for _ in range(24):
-        middle = (low + high) / 2
-        shift_budget(state, middle - applied)
-        applied = middle
         state.start_recording()
         evaluate(model, ids, batch_size)
-        realised = state.stats().sparsity
-        if abs(realised - sparsity) <= tolerance:
+        error = state.stats().sparsity - sparsity
+        if abs(error) <= tolerance:
             break
-        low, high = (middle, high) if realised > sparsity else (low, middle)
+        bracketed = low[0] > -40.0 if error < 0 else high[0] < 40.0  # the other side was seen before
+        low, high = ((applied, error), high) if error > 0 else (low, (applied, error))
+        walking = walking and not bracketed
+        if walking:
+            wanted, step = applied + (step if error > 0 else -step), 2 * step
+        else:
+            share = low[1] / (low[1] - high[1])
+            wanted = low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
+        wanted = min(max(wanted, -40.0), 40.0)
+        shift_budget(state, wanted - applied)
+        applied = wanted
     return applied
