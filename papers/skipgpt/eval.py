@@ -102,7 +102,7 @@ def real_jobs() -> list[Job]:
     package, folder = __package__, os.environ.get("NINEFOLD_DATA")
     if not folder:
         return []
-    from .tier_b import ROUTERS, TARGETS, routers
+    from .tier_b import BEST_STATIC, ROUTERS, TARGETS, routers
 
     files = source_files(package, ["tier_b.py", "method.py", "skipping.py", "static_pruning.py"])
     jobs = [Job("real/dense", f"{package}.tier_b:real_data", {"method": "dense"}, files, 300)]
@@ -116,7 +116,7 @@ def real_jobs() -> list[Job]:
                     (
                         *files,
                         str(routers(target) / "routers.safetensors"),
-                        str(ROUTERS / f"static-t{round(100 * target)}" / "greedy-drop.json"),
+                        str(ROUTERS / f"static-t{round(100 * target)}" / f"{BEST_STATIC[target]}.json"),
                     ),
                     300,
                 )
@@ -201,7 +201,13 @@ def run(rung: str, publish: bool, say) -> int:
 
         for path in draw(results, folder):
             say(f"picture: {path.relative_to(HERE.parent.parent)}")
-        write_json(folder / "measurements.cpu-small.json", _without_windows(results))
+        real = {name: row for name, row in results.items() if name.startswith("real/")}
+        write_json(
+            folder / "measurements.cpu-small.json",
+            _without_windows({name: row for name, row in results.items() if name not in real}),
+        )
+        if real:
+            write_json(folder / "measurements.real-data.json", _without_windows(real))
     say("")
     say(report.terminal_table(claims, records))
     say(report.json_line(claims, records, rung=rung, seconds=facts["seconds"], commit=facts["commit"]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from statistics import fmean
 
-from .tier_a import BUDGET, SEEDS
-from .tier_b import TARGETS
+from .tier_a import SEEDS
+from .tier_b import ROUTERS, TARGETS
 
 ATTENTION, MLP, GREY = "#1f6f8b", "#c8553d", "#777777"
 
@@ -41,7 +42,7 @@ def draw(results: dict, folder: Path) -> list[Path]:
 
 
 def tier_a_methods(plt, results):
-    """Cross-entropy against realised sparsity, every method and baseline, one dot a seed."""
+    """Cross-entropy and realised sparsity of every method and baseline, best on top, one dot a seed."""
     points: dict[str, list[tuple[float, float]]] = {}
     for seed in SEEDS:
         static = results[f"tier_a/static/seed{seed}"]
@@ -59,22 +60,27 @@ def tier_a_methods(plt, results):
         }
         for name, row in rows.items():
             points.setdefault(name, []).append((row.get("sparsity", 0.0), row["ce"]))
+    ranked = sorted(points.items(), key=lambda item: -fmean(ce for _, ce in item[1]))
     figure, axis = plt.subplots(figsize=(7.2, 4.2))
-    ours = ("SkipGPT routers", "routers + LoRA")
-    for number, (name, values) in enumerate(sorted(points.items(), key=lambda item: fmean(v[1] for v in item[1]))):
-        style = (
-            {"color": ATTENTION, "marker": "o", "s": 40}
-            if name in ours
-            else {"color": plt.cm.tab20(number % 20), "marker": "x", "s": 24}
-        )
-        axis.scatter(*zip(*values), label=f"{name}: {fmean(v[1] for v in values):.3f}", **style)
-    axis.axvline(BUDGET, color=GREY, lw=0.6, ls=":")
-    axis.set(
-        xlabel="realised module sparsity",
-        ylabel="test cross-entropy, nats",
-        title="From scratch, known token difficulty: 3 seeds",
+    edge = 2.4  # two baselines lie far to the right; an arrow says where
+    for row, (name, values) in enumerate(ranked):
+        color = ATTENTION if name in ("SkipGPT routers", "routers + LoRA") else GREY
+        inside = [ce for _, ce in values if ce < edge]
+        axis.scatter(inside, [row] * len(inside), color=color, s=22, zorder=3)
+        if len(inside) < len(values):
+            axis.text(edge, row, f"\u2192 {max(ce for _, ce in values):.2f}", va="center", color=color, fontsize=8)
+    axis.set_yticks(
+        range(len(ranked)),
+        [f"{name}, {fmean(s for s, _ in v):.0%} skipped: {fmean(ce for _, ce in v):.3f}" for name, v in ranked],
+        fontsize=7.5,
     )
-    axis.legend(fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axis.axvline(fmean(ce for _, ce in points["dense"]), color="black", lw=0.6, ls=":")
+    axis.grid(axis="y", lw=0.3)
+    axis.set(
+        xlim=(1.42, edge),
+        xlabel="test cross-entropy, nats; one dot a seed, the mean in the label",
+        title="From scratch, known token difficulty",
+    )
     return figure
 
 
@@ -180,5 +186,13 @@ def learning_curves(plt, results):
         ylabel="cross-entropy, nats",
         title="Router tuning of SmolLM2-135M-Instruct",
     )
+    found = ROUTERS / "crossing-t25.json"
+    if found.exists():
+        rows = json.loads(found.read_text())
+        curve = rows["curve"]
+        tokens = [r["tokens"] / 1e3 for r in curve]
+        axis.plot(tokens, [r["held"] for r in curve], color="black", marker=".", lw=1, label="another run, held at 25 %, validation")
+        axis.plot(tokens, [r["matched"] for r in curve], color=GREY, marker=".", lw=1, label="  its rates at random")
+        axis.axhline(min(rows["static"].values()), color=GREY, lw=0.6, ls=":", label="  best static plan")
     axis.legend(frameon=False, fontsize=7)
     return figure

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from common.flops import counted
 from common.models import load, tiny
 
-from .. import skipping, speed, timed
+from .. import gathering, skipping, speed, timed
 from ..analytic import LLAMA31_8B, Shape
 from ..method import RoutedLayerMixin, find_stack
 from ..timed import Case, DrawnRouting, Room, bounds, expected_flops, stock_and_routed
@@ -308,3 +308,35 @@ def test_the_config_of_a_shape_has_that_shape():
 
     for m in (LLAMA31_8B, speed.analytic.SMOLLM2_135M):
         assert Shape.from_config(AutoConfig.for_model(**speed.config_of(m))) == m
+
+
+# -- what gathering is worth -----------------------------------------------------------------------
+def test_plain_skipping_computes_the_same(twins):
+    """What the gathering is compared with is the same function, with padding and with a cache."""
+    _, (_, routed, state) = twins
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 96, (3, 10), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0
+    gates = (torch.rand(2 * len(state.layers), 3, 10, generator=generator) > 0.4).float()
+    start = 0
+    state.set_mode("skip").policy = lambda layer, name, x, valid: gates[
+        2 * layer + (name == "mlp"), :, start : start + x.shape[1]]
+
+    def logits():
+        nonlocal start
+        start = 0
+        first = routed(input_ids=ids[:, :8], attention_mask=mask[:, :8], use_cache=True)
+        start = 8
+        rest = routed(input_ids=ids[:, 8:], attention_mask=mask, past_key_values=first.past_key_values)
+        return torch.cat([first.logits, rest.logits], 1)[mask.bool()]
+
+    with torch.no_grad():
+        torch.testing.assert_close(gathering.plainly(logits), logits())
+
+
+def test_gathering_is_compared_in_the_same_rounds():
+    said = []
+    rows = gathering.compare([Case("prefill", 2, 8), Case("decode", 2, 8, 2)], 0.4, 2, tiny("llama").config, said.append)
+    assert [row["case"] for row in rows] == ["prefill B=2 S=8", "decode B=2 ctx=8"] and len(said) == 2
+    assert all(row[name] > 0 for row in rows for name in ("dense / plain", "dense / skip", "plain / skip"))
