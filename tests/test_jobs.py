@@ -97,7 +97,8 @@ def test_a_run_killed_between_jobs_ends_with_the_same_results(here):
         f"    run_jobs(jobs, Path({str(here / 'work')!r}), workers=1, say=lambda text: print(text, flush=True))\n"
     )
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
-    process.stdout.readline()  # the first job is done
+    while "[" not in process.stdout.readline():  # until the first job is done
+        pass
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     finished = len(list((here / "work").glob("*.json")))

@@ -212,17 +212,18 @@ class RedPajamaSample(StepData):
     """The paper's data: one sample a row, truncated to `max_length`, not packed.
 
     path: hub id of a data set in parquet, or a local folder of *.jsonl or *.parquet files.
-    revision: the data set's commit. field: the text column. holdout: fraction kept for validation,
-    drawn by seed. Ids are cached under the hash of tokenizer, source and max_length (the official
-    cache is named after a command-line default: a second model trains on the first one's ids).
+    revision: the data set's commit. field: the text column. holdout: fraction kept out of training,
+    drawn by seed; val_samples: so many of it validate, on however many devices. Ids are cached under
+    the hash of tokenizer, source and max_length (the official cache is named after a command-line
+    default: a second model trains on the first one's ids).
     """
 
     def __init__(self, path: str, revision: str | None = None, field: str = "text",
-                 max_length: int = 4096, holdout: float = 0.001, batch_size: int = 16,
-                 seed: int = 43, num_workers: int = 0):
+                 max_length: int = 4096, holdout: float = 0.001, val_samples: int = 100,
+                 batch_size: int = 16, seed: int = 43, num_workers: int = 0):
         super().__init__(batch_size, seed, num_workers)
         self.path, self.revision, self.field = path, revision, field
-        self.max_length, self.holdout = max_length, holdout
+        self.max_length, self.holdout, self.val_samples = max_length, holdout, val_samples
 
     def prepare_data(self) -> None:
         """Before any model is loaded: a missing folder should not cost ten minutes of loading."""
@@ -238,7 +239,8 @@ class RedPajamaSample(StepData):
         generator = torch.Generator().manual_seed(seed_of("holdout", self.seed))
         usable = usable[torch.randperm(len(usable), generator=generator).numpy()]
         held = max(1, round(self.holdout * len(usable)))
-        return RaggedRows(ids, offsets, usable[held:]), RaggedRows(ids, offsets, usable[:held])
+        validate = usable[: min(held, self.val_samples)]
+        return RaggedRows(ids, offsets, usable[held:]), RaggedRows(ids, offsets, validate)
 
     def _tokens(self) -> tuple[np.ndarray, np.ndarray]:
         """(flat int32 ids, memory-mapped; int64 offsets (N + 1,)); made by one process, once."""

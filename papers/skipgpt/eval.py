@@ -202,12 +202,12 @@ def run(rung: str, publish: bool, say) -> int:
         for path in draw(results, folder):
             say(f"picture: {path.relative_to(HERE.parent.parent)}")
         real = {name: row for name, row in results.items() if name.startswith("real/")}
-        write_json(
-            folder / "measurements.cpu-small.json",
-            _without_windows({name: row for name, row in results.items() if name not in real}),
-        )
-        if real:
-            write_json(folder / "measurements.real-data.json", _without_windows(real))
+        small = {name: row for name, row in results.items() if name not in real}
+        for kind, rows in (("cpu-small", small), ("real-data", real)):
+            if rows:
+                write_json(
+                    folder / f"measurements.{kind}.json", {"run": facts, "results": _without_windows(rows)}
+                )
     say("")
     say(report.terminal_table(claims, records))
     say(report.json_line(claims, records, rung=rung, seconds=facts["seconds"], commit=facts["commit"]))

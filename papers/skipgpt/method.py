@@ -17,6 +17,7 @@ computes only what is executed (inference; `skipping.py` beside this file); "den
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -193,7 +194,7 @@ class RoutingState:
     valid: Tensor | None = None
     no_skip: str = ""  # why this model cannot run in mode "skip", if it cannot
     _sums: dict[str, Tensor] | None = None
-    _kept: dict[int, Tensor] = field(default_factory=dict)
+    _kept: dict[int, tuple[Callable, Tensor]] = field(default_factory=dict)
     _hook: Any = None
 
     def set_mode(self, mode: str) -> RoutingState:
@@ -216,10 +217,16 @@ class RoutingState:
         return [p for router in self.routers().values() for p in router.parameters()]
 
     def weights(self) -> tuple[float, float]:
-        """Weights of attention and MLP in the budget: equal, or by parameters."""
+        """Weights of attention and MLP in the budget: equal, or by the backbone's parameters (adapters do not count)."""
         if self.config.sparsity_unit == "module":
             return 0.5, 0.5
-        attn, mlp = (sum(p.numel() for p in m.parameters()) for m in (self.layers[0].self_attn, self.layers[0].mlp))
+        sizes = {
+            tuple(sum(p.numel() for n, p in m.named_parameters() if "lora_" not in n) for m in (x.self_attn, x.mlp))
+            for x in self.layers
+        }
+        if len(sizes) > 1:
+            raise ValueError("sparsity_unit 'params': this model's layers differ in size; use sparsity_unit 'module'")
+        ((attn, mlp),) = sizes
         return attn / (attn + mlp), mlp / (attn + mlp)
 
     # -- what happens during a forward pass ------------------------------------------------------------
@@ -394,10 +401,11 @@ def _hide_skipped(state, index, gate, mask, cache, x) -> Tensor:
     past = int(cache.get_seq_length(index)) if cache is not None else 0
     kept = gate.detach().bool()
     if past:
-        if index not in state._kept or state._kept[index].shape[1] < past:
-            raise RuntimeError("kv_policy 'evict' met a cache that it did not fill: start from an empty cache")
-        kept = torch.cat([state._kept[index][:, :past], kept], 1)
-    state._kept[index] = kept
+        filled, before = state._kept.get(index, (lambda: None, None))
+        if filled() is not cache or before.shape[1] < past:
+            raise RuntimeError("kv_policy 'evict' met a cache that it did not fill last: start from an empty cache")
+        kept = torch.cat([before[:, :past], kept], 1)
+    state._kept[index] = (weakref.ref(cache) if cache is not None else lambda: None, kept)
     own = torch.arange(x.shape[1], device=x.device)[:, None] + past == torch.arange(kept.shape[1], device=x.device)
     if mask is None:
         mask = (
@@ -420,17 +428,21 @@ def find_stack(model: nn.Module) -> nn.Module:
     for module in model.modules():
         layers = getattr(module, "layers", None)
         if isinstance(layers, nn.ModuleList) and len(layers):
-            missing = [n for n in needed if not isinstance(getattr(layers[0], n, None), nn.Module)]
-            missing += [
-                f"self_attn.{n}"
-                for n in ("q_proj", "k_proj", "v_proj", "o_proj")
-                if "self_attn" not in missing and not hasattr(layers[0].self_attn, n)
-            ]
-            if missing:
-                raise TypeError(
-                    f"{type(layers[0]).__name__} has no {', '.join(missing)}: SkipGPT needs decoder layers with "
-                    "separate attention and MLP modules behind their own norms (Llama, Qwen, Mistral, Gemma-2 …)"
-                )
+            for number, layer in enumerate(layers):
+                missing = [n for n in needed if not isinstance(getattr(layer, n, None), nn.Module)]
+                missing += [
+                    f"self_attn.{n}"
+                    for n in ("q_proj", "k_proj", "v_proj", "o_proj")
+                    if "self_attn" not in missing and not hasattr(layer.self_attn, n)
+                ]
+                if missing:
+                    raise TypeError(
+                        f"{type(layer).__name__} (layer {number}) has no {', '.join(missing)}: SkipGPT needs decoder "
+                        "layers with separate attention and MLP modules behind their own norms (Llama, Qwen, Mistral, "
+                        "Gemma-2 …)"
+                    )
+            if not isinstance(getattr(module, "embed_tokens", None), nn.Module):
+                raise TypeError(f"{type(module).__name__} has no `embed_tokens` beside its `layers`")
             return module
     raise TypeError(
         f"{type(model).__name__} has no `layers` list of decoder layers: SkipGPT needs a decoder-only transformer"
@@ -451,17 +463,17 @@ def apply_skipgpt(model: nn.Module, config: SkipGPTConfig | None = None) -> Rout
         raise RuntimeError("this model is routed already: call remove_skipgpt(model) first")
     state = RoutingState(config, layers, stack)
     d = layers[0].self_attn.q_proj.in_features
-    for index, layer in enumerate(layers):
-        names = ("router_attn",) if config.coupled else ("router_attn", "router_mlp")
-        device = layer.self_attn.q_proj.weight.device
-        for name in names:
-            with torch.device(device):
-                router = TokenRouter(d, config.router_hidden, config.router_norm, config.init_execute_bias)
-            setattr(layer, name, router.train(layer.training))  # a model in eval mode stays deterministic
-        layer._routing, layer._routing_index = state, index
-        layer.__class__ = type("Routed" + type(layer).__name__, (RoutedLayerMixin, type(layer)), {})
-    state._hook = stack.register_forward_pre_hook(state.begin, with_kwargs=True)
     try:
+        for index, layer in enumerate(layers):
+            names = ("router_attn",) if config.coupled else ("router_attn", "router_mlp")
+            device = layer.self_attn.q_proj.weight.device
+            for name in names:
+                with torch.device(device):
+                    router = TokenRouter(d, config.router_hidden, config.router_norm, config.init_execute_bias)
+                setattr(layer, name, router.train(layer.training))  # a model in eval mode stays deterministic
+            layer._routing, layer._routing_index = state, index
+            layer.__class__ = type("Routed" + type(layer).__name__, (RoutedLayerMixin, type(layer)), {})
+        state._hook = stack.register_forward_pre_hook(state.begin, with_kwargs=True)
         _check_layers(state, stack)
     except Exception:
         remove_skipgpt(model)

@@ -15,6 +15,7 @@ target in all micro-batches of a step this equals the term of the step; else it 
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,10 @@ from .method import (
     straight_through_gate,
 )
 from .router_files import load_routers, save_routers
+
+# Constructor arguments, of any of the three, that a resumed run must share with the first.
+SETTINGS = {"learning_rate", "weight_decay", "warmup_steps", "schedule", "bias_learning_rate", "distill_weight",
+            "lora_learning_rate", "routers", "sample_gates", "rank", "lora_alpha", "lora_dropout"}
 
 
 class SkipGPTTraining(L.LightningModule):
@@ -239,11 +244,21 @@ class SkipGPTTraining(L.LightningModule):
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def _run(self) -> dict[str, Any]:
-        data = self.trainer.datamodule
-        return {"module": type(self).__name__, "seed": self.seed,
-                "samples per step": getattr(data, "batch_size", None),
-                "accumulate_grad_batches": self.trainer.accumulate_grad_batches,
-                "max_steps": self.trainer.max_steps}
+        """What makes this run this run: a checkpoint of another one is not taken up."""
+        data, simple = self.trainer.datamodule, (str, int, float, bool, type(None))
+        run = {"module": type(self).__name__, "seed": self.seed,
+               "samples per step": getattr(data, "batch_size", None),
+               "accumulate_grad_batches": self.trainer.accumulate_grad_batches,
+               "max_steps": self.trainer.max_steps,
+               "base": self.source.get("weights_sha256") or self.source.get("recipe_sha256")}
+        if self.state is not None:
+            run |= {f"routing.{k}": v for k, v in self.state.config.to_dict().items()}
+        run |= {name: value for name, value in vars(self).items()
+                if name in SETTINGS and isinstance(value, simple)}
+        ours = set(inspect.signature(type(data).__init__).parameters) - {"self", "num_workers"}
+        run |= {f"data.{name}": value for name, value in vars(data).items()
+                if name in ours and isinstance(value, simple)}
+        return run
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["skipgpt"] = self._run()
@@ -262,6 +277,9 @@ class SkipGPTTraining(L.LightningModule):
 
     def on_train_end(self) -> None:
         """Writes the product to trainer.default_root_dir: routers/ and, with LoRA, lora/."""
+        if self.state is not None:  # whoever uses the model next wants its own decisions
+            self.state.noise = self.state.policy = None
+            self.state.temperature = 1.0
         if not self.trainer.is_global_zero:
             return
         folder = Path(self.trainer.default_root_dir)

@@ -43,7 +43,7 @@ FORMAT = 1
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 BASE_KEYS = ("name", "revision", "weights_sha256")
 CARD_KEYS = {"format", "config", "base", "fingerprint", "hidden_size", "layers", "sha256", "extra"}
-# What changes a decision. The rest of a config is about training and may differ from the file's.
+# What must be as in the file. The rest is about training, or (eval_sampling) a choice of who evaluates.
 DECIDING = ("router_hidden", "router_norm", "mlp_router_input", "kv_policy", "coupled")
 
 # Names of the released code and of the fork, with or without the wrapper that PEFT adds.
@@ -144,7 +144,8 @@ def load_routers(model: nn.Module, folder: str | os.PathLike, *,
 def fingerprint(model: nn.Module) -> str | None:
     """sha256 over names, shapes and 64 evenly spaced values of each backbone tensor; None on meta.
 
-    Values count as bfloat16, so that a backbone is itself in any dtype. Routers and unmerged LoRA
+    Values count as bfloat16, so that a backbone is itself in float32 and in bfloat16; float16 rounds
+    otherwise, and may be taken for another one. Routers and unmerged LoRA
     adapters do not count; a merged adapter is another backbone. It tells models apart and proves
     nothing: the full hash is under "base" in skipgpt.json.
     """
@@ -235,10 +236,15 @@ def _read_fork(path: Path, shape: tuple[int, int]) -> tuple[SkipGPTConfig, dict[
 
 def _refuse_pickles(paths: list[Path], head: bytes = b"") -> None:
     for path in paths:
-        if path.suffix in PICKLES or head[:2] in (b"PK", b"\x80\x02"):
+        if path.suffix in PICKLES or _is_pickle(head):
             raise RouterFileError(
                 f"{path}: a pickle, which can run code when opened. Convert it where you trust it: "
                 "safetensors.torch.save_file(torch.load(path, weights_only=True), 'x.safetensors')")
+
+
+def _is_pickle(head: bytes) -> bool:
+    """By the first four bytes: a zip archive, or a pickle that is not a safetensors header of 640 bytes."""
+    return head[:4] == b"PK\x03\x04" or (head[:2] == b"\x80\x02" and head[2:4] != b"\0\0")
 
 
 # -- small things ----------------------------------------------------------------------------------

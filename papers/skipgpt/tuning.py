@@ -1,8 +1,8 @@
 """The short training loop of the CPU experiments, and how a trained router is held to a budget.
 
-`tune` is stage 1 of the paper (section 3.5) without a framework around it: the same losses, temperature and
-noise as `module.py`, for models small enough that a Trainer's overhead would be the larger half. A test holds
-the two equal, step by step.
+`tune` is stage 1 of the paper (section 3.5) without a framework around it: the loss and the temperature of
+`module.py`, for models small enough that a Trainer's overhead would be the larger half. The noise is drawn from
+the global generator, not sample by sample; with the same noise, a test holds the two equal.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from .method import RoutingState, sparsity_loss
 
 Batch = Callable[[int], Tensor]  # optimiser step -> token ids (B, S)
+
+
+class BudgetNotHeld(RuntimeError):
+    """No threshold gives the asked rate: a score at another rate would be compared with the wrong ones."""
 
 
 def token_losses(model: nn.Module, ids: Tensor) -> Tensor:
@@ -130,14 +134,17 @@ def hold_budget(
 
     Sampled and argmax rates differ while logits are soft, so routers trained at T skip less than T when they decide
     by argmax; methods are compared at equal realised rates. Returns the shift: about five passes over `ids`, walking
-    in doubling steps until the rate is bracketed, then between the bracket's ends.
+    in doubling steps until the rate is bracketed, then between the bracket's ends. Rates may be stepwise (routers that
+    decide whole modules): then the nearest that was found stays. Raises BudgetNotHeld if that is two points off.
     """
+    best = (float("inf"), 0.0)  # (distance, shift)
     low, high, applied, step = (-40.0, 1.0 - sparsity), (40.0, -sparsity), 0.0, 0.5
     walking = True
     for _ in range(24):
         state.start_recording()
         evaluate(model, ids, batch_size)
         error = state.stats().sparsity - sparsity
+        best = min(best, (abs(error), applied), key=lambda found: found[0])
         if abs(error) <= tolerance:
             break
         bracketed = low[0] > -40.0 if error < 0 else high[0] < 40.0  # the other side was seen before
@@ -151,4 +158,9 @@ def hold_budget(
         wanted = min(max(wanted, -40.0), 40.0)
         shift_budget(state, wanted - applied)
         applied = wanted
-    return applied
+    distance, shift = best
+    if distance > max(tolerance, 0.02):
+        shift_budget(state, -applied)
+        raise BudgetNotHeld(f"no threshold skips {sparsity:.3f} of the modules; the nearest is off by {distance:.3f}")
+    shift_budget(state, shift - applied)
+    return shift

@@ -52,7 +52,7 @@ def prints(value, text):
     (LLAMA31_8B, 41_943_040, 176_160_768, 8_030_261_248, "0.192308", "0.869128"),
     (SMOLLM2_135M, 884_736, 2_654_208, 134_515_008, "0.25", "0.789267"),
 ])
-def test_parameters(m, p_a, p_m, p_total, attention_share, block_share):
+def test_pitfall_13_parameters(m, p_a, p_m, p_total, attention_share, block_share):
     assert (m.P_a, m.P_m, m.P_total) == (p_a, p_m, p_total)
     assert prints(m.P_a / (m.P_a + m.P_m), attention_share)
     assert prints(m.L * (m.P_a + m.P_m) / m.P_total, block_share)
@@ -63,7 +63,7 @@ def test_parameters(m, p_a, p_m, p_total, attention_share, block_share):
     (LLAMA2_13B, 819_360, "0.006295", 524_595_360, "4.0304", 25_231_360, 13_107_200),
     (LLAMA31_8B, 524_416, "0.006530", 268_632_192, "3.3452", 16_252_928, 6_815_744),
 ])
-def test_router_and_lora_parameters(m, linear, percent, bottleneck, bottleneck_pct, qvg, qv):
+def test_pitfall_13_router_and_lora_parameters(m, linear, percent, bottleneck, bottleneck_pct, qvg, qv):
     assert (router_params(m), router_params(m, "bottleneck")) == (linear, bottleneck)
     assert prints(100 * linear / m.P_total, percent)
     assert prints(100 * bottleneck / m.P_total, bottleneck_pct)
@@ -76,7 +76,7 @@ def test_router_and_lora_parameters(m, linear, percent, bottleneck, bottleneck_p
     (LLAMA2_13B, ("24.3698", "20.3417"), ("38.9917", "32.5468"), "0.2565", "0.4103"),
     (LLAMA31_8B, ("21.7282", "20.8925"), ("34.7651", "33.4280"), "0.2876", "0.4602"),
 ])
-def test_what_25_percent_means(m, at25, at40, s25, s40):
+def test_pitfall_13_what_25_percent_means(m, at25, at40, s25, s40):
     for T, (rho, idle) in ((0.25, at25), (0.40, at40)):
         assert prints(100 * total_param_skip(m, T, T), rho)
         assert prints(100 * idle_param_skip(m, T, T), idle)
@@ -87,7 +87,7 @@ def test_what_25_percent_means(m, at25, at40, s25, s40):
     assert idle_param_skip(m, s, s) == pytest.approx(0.25, rel=1e-12)
 
 
-def test_the_papers_realised_pair_shows_that_its_target_is_module_sparsity():
+def test_pitfall_13_the_papers_realised_pair_shows_that_its_target_is_module_sparsity():
     pair = (0.3319, 0.2633)
     assert prints(100 * module_sparsity(*pair), "29.76")
     for m, block, rho, idle in ((LLAMA2_7B, "28.60", "27.49", "22.20"),
@@ -101,7 +101,7 @@ def test_the_papers_realised_pair_shows_that_its_target_is_module_sparsity():
     (LLAMA2_7B, 8, "24.0274"), (LLAMA31_8B, 8, "21.7290"), (LLAMA2_13B, 10, "24.3706"),
     (LLAMA31_8B, 9, "24.4451"), (LLAMA31_8B, 15, "40.7419"),
 ])
-def test_static_depth(m, layers, percent):
+def test_pitfall_13_static_depth(m, layers, percent):
     assert prints(100 * static_drop_fraction(m, layers), percent)
 
 
@@ -110,7 +110,7 @@ def test_static_depth(m, layers, percent):
     (LLAMA2_7B, "13.806441", "58.524298"), (LLAMA2_13B, "26.750013", "112.154011"),
     (LLAMA31_8B, "15.644687", "65.877282"),
 ])
-def test_dense_prefill(m, tflop_1024, tflop_4096):
+def test_pitfall_13_dense_prefill(m, tflop_1024, tflop_4096):
     assert prints(prefill_flops(m, 1024) / 1e12, tflop_1024)
     assert prints(prefill_flops(m, 4096) / 1e12, tflop_4096)
 
@@ -120,7 +120,7 @@ def test_dense_prefill(m, tflop_1024, tflop_4096):
     (LLAMA2_13B, ("1.2605", "1.4941", "1.7047"), ("1.1999", "1.4096", "1.5956"), "1.9750"),
     (LLAMA31_8B, ("1.2886", "1.5585", "1.8115"), ("1.2328", "1.4777", "1.7033"), "1.8711"),
 ])
-def test_prefill_bounds_at_1024(m, linear, bottleneck, kv_skipped):
+def test_pitfall_13_prefill_bounds_at_1024(m, linear, bottleneck, kv_skipped):
     for s, a, b in zip((0.25, 0.40, 0.50), linear, bottleneck, strict=True):
         assert prints(prefill_speedup(m, 1024, s, s), a)
         assert prints(prefill_speedup(m, 1024, s, s, router="bottleneck"), b)
@@ -130,12 +130,12 @@ def test_prefill_bounds_at_1024(m, linear, bottleneck, kv_skipped):
 @pytest.mark.parametrize(("m", "bounds"), [
     (LLAMA2_7B, ("1.2623", "1.4981", "1.7112")), (LLAMA31_8B, ("1.2908", "1.5636", "1.8201")),
 ])
-def test_prefill_bounds_at_4096(m, bounds):
+def test_pitfall_13_prefill_bounds_at_4096(m, bounds):
     for s, text in zip((0.25, 0.40, 0.50), bounds, strict=True):
         assert prints(prefill_speedup(m, 4096, s, s), text)
 
 
-def test_static_depth_bound_and_the_share_that_others_measured():
+def test_pitfall_13_static_depth_bound_and_the_share_that_others_measured():
     assert prints(static_depth_speedup(LLAMA31_8B, 1024, 16), "1.8713")
     assert prints(100 * 1.44 / prefill_speedup(LLAMA31_8B, 1024, 0.5, 0.5), "79")  # C15b
 
@@ -146,16 +146,16 @@ def test_static_depth_bound_and_the_share_that_others_measured():
     (LLAMA2_7B, 0.5, {1: "1.6915", 2: "1.2569", 4: "1.0539", 8: "1.0032"}),
     (LLAMA2_7B, 0.25, {1: "1.2569"}), (LLAMA31_8B, 0.25, {1: "1.2879"}),
 ])
-def test_decode_bounds(m, s, by_rows):
+def test_pitfall_13_decode_bounds(m, s, by_rows):
     for rows, text in by_rows.items():
         assert prints(decode_speedup(m, rows, s, s), text)
 
 
-def test_kv_cache():
+def test_pitfall_13_kv_cache():
     assert [kv_bytes_per_token(m) for m in PAPER.values()] == [524_288, 819_200, 131_072]
 
 
-def test_stated_training_cost_fits_3200_steps_and_not_10000():
+def test_pitfall_13_stated_training_cost_fits_3200_steps_and_not_10000():
     stated, small = training_cost(LLAMA2_7B, 10_000, 16), training_cost(LLAMA2_7B, 3200, 8)
     assert prints(stated.tokens / 160_000, "1176.5")
     assert prints(stated.tokens / 1e6, "188.2")
@@ -167,19 +167,19 @@ def test_stated_training_cost_fits_3200_steps_and_not_10000():
 
 # -- reported scores -------------------------------------------------------------------------------
 @pytest.mark.parametrize("row", [r for r in REPORTED if r.scores], ids=lambda r: str(r)[:40])
-def test_reported_rows_recompute(row):
+def test_pitfall_13_reported_rows_recompute(row):
     assert len(row.scores) == len(TASKS)
     assert sum(row.scores) / len(TASKS) == pytest.approx(row.average, abs=0.005 + 1e-9)
     assert retain(row.scores, dense_row(row.model).scores) == pytest.approx(row.retain, abs=0.01)
 
 
 @pytest.mark.parametrize("row", [r for r in REPORTED if r.average], ids=lambda r: str(r)[:40])
-def test_reported_averages_are_near_their_retain(row):
+def test_pitfall_13_reported_averages_are_near_their_retain(row):
     """Where no task scores are known, the ratio of means must be close: a guard against typos."""
     assert 100 * row.average / dense_row(row.model).average == pytest.approx(row.retain, abs=1.0)
 
 
-def test_the_two_definitions_of_retain_differ():
+def test_pitfall_13_the_two_definitions_of_retain_differ():
     row = next(r for r in REPORTED if (r.model, r.method) == ("7B", "SkipGPT-RT"))
     dense = dense_row("7B").scores
     assert prints(retain(row.scores, dense), "90.33")

@@ -11,7 +11,7 @@ from .. import eval as harness
 from .. import tier_a, verdicts
 from ..method import SkipGPTConfig, apply_skipgpt
 from ..tier_b import BudgetMissed, check_budget
-from ..tuning import evaluate, hold_budget, shift_budget, tune
+from ..tuning import BudgetNotHeld, evaluate, hold_budget, shift_budget, tune
 
 
 def small(seed=0, **config):
@@ -69,6 +69,16 @@ def test_a_held_budget_is_realised_and_can_be_taken_back(wanted):
     shift_budget(state, -shift)
     for a, b in zip(state.parameters(), before):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_a_budget_that_no_threshold_gives_is_refused():
+    model, state = small()
+    before = [p.clone() for p in state.parameters()]
+    state.policy = lambda layer, name, x, valid: valid.float()  # the routers are not asked
+    with pytest.raises(BudgetNotHeld, match="no threshold skips 0.250 of the modules; the nearest is off by 0.250"):
+        hold_budget(model, state, rows(4), 0.25)
+    for a, b in zip(state.parameters(), before):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
 def test_pitfall_15_a_score_off_its_budget_is_refused():

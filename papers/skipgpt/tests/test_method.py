@@ -145,10 +145,30 @@ def test_pitfall_04_eviction_hides_a_key_from_others_only(fresh, attention):
                        1e-5, "nothing evicted")
     state.policy = None
     holds.cached_decoding_is_the_full_forward(model, state, **batch())
-    with pytest.raises(RuntimeError, match="did not fill"):
-        state._kept.clear()
+    with pytest.raises(RuntimeError, match="did not fill"):  # as long as the last one, and another's
         cache = dense(**batch()).past_key_values
         logits(model, input_ids=batch()["input_ids"][:, :1], past_key_values=cache)
+
+
+def test_a_layer_that_lacks_a_module_leaves_the_model_as_it_was(fresh):
+    model = fresh("llama")
+    del model.model.layers[1].self_attn.q_proj
+    with pytest.raises(TypeError, match=r"\(layer 1\) has no self_attn.q_proj"):
+        apply_skipgpt(model)
+    assert not any("router" in name for name, _ in model.named_modules())
+
+
+def test_budget_by_parameters_counts_the_backbone_alone(fresh):
+    from peft import LoraConfig, get_peft_model
+
+    model = fresh("llama")
+    state = route(model, sparsity_unit="params")
+    weights = state.weights()
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    assert state.weights() == weights
+    model.model.layers[1].mlp = torch.nn.Linear(32, 32)
+    with pytest.raises(ValueError, match="layers differ in size"):
+        state.weights()
 
 
 # -- 7, 9, 12: gate, loss, schedule ----------------------------------------------------------------

@@ -16,6 +16,7 @@ import yaml
 
 from common.models import ModelSpec, load
 
+from .. import paper_scale, verdicts
 from ..data import RedPajamaSample, SetupError
 from ..method import SkipGPTConfig, apply_skipgpt
 from ..router_files import load_routers, save_routers
@@ -125,6 +126,27 @@ def test_rehearsal_of_fsdp2_in_two_processes(hub, tmp_path):
     out = tmp_path / "lightning_logs" / "skipgpt" / config.stem
     load_routers(load(str(hub / "llama2-13b")).model, out / "routers")
     assert len((out / "logs" / "version_0" / "metrics.csv").read_text().splitlines()) >= 3
+
+
+def test_the_papers_table_is_filled_from_what_training_wrote(hub, tmp_path, monkeypatch):
+    """Rung paper finds the runs of the configs; a run off its budget gets no score and costs no other."""
+    (config,) = [c for c in CUDA if c.stem == "llama2-7b_rt_25"]
+    cli(rehearsal(config, hub))
+    monkeypatch.setenv("SKIPGPT_RUNS", str(tmp_path / "lightning_logs" / "skipgpt"))
+    monkeypatch.chdir(hub)  # the routers' card names the base: there a hub id, here a folder
+    said = []
+    arguments = dict(say=said.append, device="cpu", tasks=("pydoc_cloze",), limit=4)
+
+    def missed(realised, requested, what):
+        raise paper_scale.BudgetMissed(f"{what}: planned")
+
+    monkeypatch.setattr(paper_scale, "check_budget", missed)
+    assert set(paper_scale.measure_paper(**arguments)["7B"]) == {"dense"}
+    assert "routers at 0.25: no score. 7B, rt_25: planned" in said[-1]
+    monkeypatch.setattr(paper_scale, "check_budget", lambda realised, requested, what: None)
+    scores = paper_scale.measure_paper(**arguments)
+    assert set(scores) == {"7B"} and set(scores["7B"]) == {"dense", "routers at 0.25"}
+    assert set(verdicts.paper_claims({"7B": {run: {"a": 0.5} for run in scores["7B"]}})) == {"C2"}
 
 
 def test_no_config_is_missing():

@@ -354,6 +354,11 @@ def test_validation_reports_argmax_rates(tmp_path):
     assert metrics["val/sparsity"] == pytest.approx(stats.sparsity, rel=1e-5)
 
 
+def test_noise_and_policy_do_not_outlive_training(tmp_path):
+    module, _ = fit(router_tuning(), tmp_path, steps=1)
+    assert module.state.noise is None and module.state.policy is None and module.state.temperature == 1.0
+
+
 # -- checkpoints that do not fit -------------------------------------------------------------------
 def test_checkpoint_of_another_training_is_refused(tmp_path):
     fit(router_tuning(), tmp_path, steps=2, checkpoint_every=1)
@@ -361,9 +366,13 @@ def test_checkpoint_of_another_training_is_refused(tmp_path):
     for options, word in ((dict(seed=6), "seed = 5"), (dict(), "max_steps = 2")):
         with pytest.raises(SetupError, match=word):
             fit(router_tuning(**options), tmp_path, steps=2 if options else 3, resume=path)
-    wider = RouterTuningModule(tiny(), SkipGPTConfig(router_hidden=4), seed=5)
+    for options, word in ((dict(target=0.25), "routing.target_sparsity = 0.4"), (dict(alpha=20.0), "routing.alpha = 8.0"),
+                          (dict(learning_rate=1e-3), "learning_rate = 0.01")):
+        with pytest.raises(SetupError, match=word):
+            fit(router_tuning(**options), tmp_path, steps=2, resume=path)
+    wider = alone(RouterTuningModule(tiny(), SkipGPTConfig(router_hidden=4), seed=5))
     with pytest.raises(SetupError, match=r"router_attn\.layers\.0\.bias is \(2,\) in the file"):
-        fit(wider, tmp_path, steps=2, resume=path)
+        wider.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     with pytest.raises(SetupError, match="samples per step"):
         fit(router_tuning(), tmp_path, steps=2, resume=path, data=Uneven(batch_size=4))
     strange = tmp_path / "strange.ckpt"
