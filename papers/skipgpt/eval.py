@@ -93,7 +93,7 @@ def cpu_jobs() -> list[Job]:
         tier_b(f"routers at {target:.2f}", "learned", 35, weights, target=target)
         tier_b(f"random at {target:.2f}", "random_routing", 48, weights, target=target)
         tier_b(f"static at {target:.2f}", "static", 17, *plans, target=target)
-    tier_b("short training", "short_training", 85)
+    tier_b("short training", "short_training", 60)
     return jobs
 
 
@@ -147,7 +147,7 @@ def speed_job() -> Job:
         f"{package}.speed:measure_cpu",
         {},
         source_files(package, ["speed.py", "method.py", "skipping.py"]),
-        60,
+        50,
     )
 
 

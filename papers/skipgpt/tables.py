@@ -103,7 +103,7 @@ def tier_b_table(results: dict) -> Iterator[str]:
         for kind in ("matched", "uniform"):
             random = results[f"tier_b/random at {target:.2f}"]
             mean = {key: fmean(row[key] for row in random[kind]) for key in ("ce", "attn_skip", "mlp_skip")}
-            yield line(f"  {kind} random, {len(random[kind])} draws", mean, random["cloze"] if kind == "matched" else None)
+            yield line(f"  {kind} random, {len(random[kind])} draw{'s' * (len(random[kind]) > 1)}", mean, random["cloze"] if kind == "matched" else None)
         for name, row in results[f"tier_b/static at {target:.2f}"].items():
             yield line(f"  {name} [training-free]", row)
     short = results["tier_b/short training"]
