@@ -9,8 +9,10 @@ per second than one process with two threads.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -18,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,10 +54,23 @@ class Job:
     after: tuple[str, ...] = field(default=())
 
     def key(self) -> str:
-        digest = hashlib.sha256(json.dumps([self.function, self.arguments], sort_keys=True).encode())
+        said = [self.function, self.arguments, *_versions()]
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
         for source in sorted(self.sources):
             digest.update(Path(source).read_bytes())
         return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    """Python and the libraries that compute: another version is another result."""
+    found = [sys.version.split()[0]]
+    for name in ("torch", "transformers", "peft", "lm-eval"):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return tuple(found)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -184,9 +199,3 @@ def _relative(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return path.name
-
-
-def source_files(package: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Paths of a package's files, for Job.sources: source_files("papers.skipgpt", ["method.py"])."""
-    root = Path(importlib.import_module(package).__file__).parent
-    return tuple(str(root / name) for name in names)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from common import report
-from common.jobs import Job, run_jobs, source_files, write_json
+from common.jobs import Job, run_jobs, write_json
 from common.models import ModelError, cache_dir
 from common.records import (
     RecordError,
@@ -40,16 +40,26 @@ RUNGS = {
 }
 
 
+# What only shows or judges results that exist: its changes compute nothing anew.
+SHOWING = {"eval.py", "verdicts.py", "tables.py", "pictures.py", "reported.py", "paper_scale.py", "crossing.py", "gathering.py"}
+
+
+def sources() -> tuple[str, ...]:
+    """All code that a measurement may depend on: this paper's, and what it uses of common."""
+    common = HERE.parent.parent / "common"
+    used = [p for p in sorted(HERE.glob("*.py")) if p.name not in SHOWING]
+    for pattern in ("models.py", "flops.py", "data/*.py", "benchmarks/*.py", "benchmarks/tasks/*"):
+        used += sorted(common.glob(pattern))
+    return tuple(map(str, used))
+
+
 # -- the jobs of the CPU rung ------------------------------------------------------------------------------
 def cpu_jobs() -> list[Job]:
     """Seconds are for one core of a 2024 server, and only order the work and estimate the rest."""
     from .tier_a import BUDGET, LORA_STEPS, SEEDS
     from .tier_b import ROUTERS, TARGETS, routers
 
-    package = __package__
-    shared = ["method.py", "tuning.py", "baselines.py", "static_pruning.py"]
-    a_files = source_files(package, [*shared, "mixture_of_depths.py", "difficulty.py", "tier_a.py"])
-    b_files = source_files(package, [*shared, "skipping.py", "tier_b.py", "train_smollm2.py"])
+    package, files = __package__, sources()
     jobs = []
 
     def tier_a(name: str, function: str, seconds: float, seeds=SEEDS, **arguments) -> None:
@@ -60,7 +70,7 @@ def cpu_jobs() -> list[Job]:
                     f"tier_a/{name}/seed{seed}",
                     f"{package}.tier_a:{function}",
                     {"seed": seed, **arguments},
-                    (*a_files, weights),
+                    (*files, weights, str(Path(weights).with_name("config.json"))),
                     seconds,
                 )
             )
@@ -69,58 +79,56 @@ def cpu_jobs() -> list[Job]:
     tier_a("routers at 0.40", "router_tuning", 68, target=0.40, budget=BUDGET, lora_steps=LORA_STEPS)
     tier_a("routers at 0.25", "router_tuning", 28, seeds=SEEDS[:1], target=0.25)
     tier_a("coupled", "router_tuning", 27, target=0.40, budget=BUDGET, coupled=True)
-    tier_a("token-blind", "router_tuning", 26, target=0.40, token_blind=True)
+    tier_a("token-blind", "router_tuning", 27, target=0.40, budget=BUDGET, token_blind=True)
     tier_a("joint", "joint", 36, target=0.40)
     tier_a("MoD-D", "mixture_of_depths", 26, target=0.40)
     tier_a("MoD-D with LoRA", "mixture_of_depths", 36, seeds=SEEDS[:1], target=0.40, rank=8)
     tier_a("paper's learning rate", "router_tuning", 26, seeds=SEEDS[:1], target=0.25, learning_rate=2e-3)
 
-    def tier_b(name: str, function: str, seconds: float, *files: str, **arguments) -> None:
+    def tier_b(name: str, function: str, seconds: float, *more: str, **arguments) -> None:
         jobs.append(
             Job(
                 f"tier_b/{name}",
                 f"{package}.tier_b:{function}",
                 arguments,
-                (*b_files, *files),
+                (*files, *more),
                 seconds,
             )
         )
 
     tier_b("dense", "dense", 17)
     for target in TARGETS:
-        weights = str(routers(target) / "routers.safetensors")
+        learned = [str(routers(target) / name) for name in ("routers.safetensors", "skipgpt.json")]
         plans = sorted(map(str, (ROUTERS / f"static-t{round(100 * target)}").glob("*.json")))
-        tier_b(f"routers at {target:.2f}", "learned", 35, weights, target=target)
-        tier_b(f"random at {target:.2f}", "random_routing", 48, weights, target=target)
+        tier_b(f"routers at {target:.2f}", "learned", 35, *learned, target=target)
+        tier_b(f"random at {target:.2f}", "random_routing", 48, *learned, target=target)
         tier_b(f"static at {target:.2f}", "static", 17, *plans, target=target)
-    tier_b("short training", "short_training", 60)
+    tier_b("short training", "short_training", 60, str(ROUTERS / "static-t25" / "shortened-ppl.json"))
     return jobs
 
 
-def real_jobs() -> list[Job]:
-    """Real benchmarks, if NINEFOLD_DATA names them: dense first, then the committed routers and their random twin."""
-    package, folder = __package__, os.environ.get("NINEFOLD_DATA")
-    if not folder:
+def real_jobs(say=print) -> list[Job]:
+    """Real benchmarks, if NINEFOLD_DATA names them: dense, then at each target the committed routers, their rates at
+    random and the best static plan. A missing file is said in a line, and nothing of it runs."""
+    if not os.environ.get("NINEFOLD_DATA"):
         return []
-    from .tier_b import BEST_STATIC, ROUTERS, TARGETS, routers
+    from common.data.text import DataError, data_file
 
-    files = source_files(package, ["tier_b.py", "method.py", "skipping.py", "static_pruning.py"])
-    jobs = [Job("real/dense", f"{package}.tier_b:real_data", {"method": "dense"}, files, 300)]
+    from .tier_b import BEST_STATIC, REAL_FILES, ROUTERS, TARGETS, routers
+
+    try:
+        data = [str(data_file(name)) for name in REAL_FILES]
+    except DataError as error:
+        say(f"real benchmarks: not run. {error}")
+        return []
+    function, files = f"{__package__}.tier_b:real_data", (*sources(), *data)
+    jobs = [Job("real/dense", function, {"method": "dense"}, files, 180)]
     for target in TARGETS:
+        used = [routers(target) / name for name in ("routers.safetensors", "skipgpt.json")]
+        used.append(ROUTERS / f"static-t{round(100 * target)}" / f"{BEST_STATIC[target]}.json")
         for method in ("routers", "matched random", "static"):
-            jobs.append(
-                Job(
-                    f"real/{method} at {target:.2f}",
-                    f"{package}.tier_b:real_data",
-                    {"method": method, "target": target},
-                    (
-                        *files,
-                        str(routers(target) / "routers.safetensors"),
-                        str(ROUTERS / f"static-t{round(100 * target)}" / f"{BEST_STATIC[target]}.json"),
-                    ),
-                    300,
-                )
-            )
+            arguments = {"method": method, "target": target}
+            jobs.append(Job(f"real/{method} at {target:.2f}", function, arguments, (*files, *map(str, used)), 180))
     return jobs
 
 
@@ -133,22 +141,18 @@ def run_cpu(say) -> dict:
     work = cache_dir() / "skipgpt"
     say("loading SmolLM2-135M-Instruct; the first time its packed weights are expanded")
     load(SMOLLM2)  # before the workers start, so that two of them do not unpack it at once
-    results = run_jobs([*cpu_jobs(), *real_jobs()], work, workers=2, threads=1, say=say)
+    results = run_jobs(cpu_jobs(), work, workers=2, threads=1, say=say)
     say("timing prefill and decode, alone on the machine")
     results |= run_jobs([speed_job()], work, workers=1, threads=os.cpu_count() or 1, say=say)
+    if real := real_jobs(say):
+        say("real benchmarks from NINEFOLD_DATA; the claims above do not need them")
+        results |= run_jobs(real, work, workers=2, threads=1, say=say)
     results["tier_b/curves"] = {f"{t:.2f}": json.loads((routers(t) / "curve.json").read_text()) for t in TARGETS}
     return results
 
 
 def speed_job() -> Job:
-    package = __package__
-    return Job(
-        "speed",
-        f"{package}.speed:measure_cpu",
-        {},
-        source_files(package, ["speed.py", "method.py", "skipping.py"]),
-        50,
-    )
+    return Job("speed", f"{__package__}.speed:measure_cpu", {}, sources(), 50)
 
 
 # -- records -----------------------------------------------------------------------------------------------
@@ -171,7 +175,8 @@ def run(rung: str, publish: bool, say) -> int:
     elif rung == "gpu":
         from .speed import measure_gpu
 
-        speed, timings = verdicts.gpu_claims(measure_gpu(say=say))
+        documents = measure_gpu(out=cache_dir() / "skipgpt" / "gpu", say=say)
+        speed, timings = verdicts.gpu_claims(documents)
         measured |= speed
     elif rung == "paper":
         from .paper_scale import measure_paper
@@ -195,6 +200,8 @@ def run(rung: str, publish: bool, say) -> int:
                     folder,
                 )
             )
+    if rung == "gpu":
+        write_json(folder / "measurements.gpu-random-weights.json", {"run": facts, "results": documents})
     tables(results, rung, say)
     if results:
         from .pictures import draw

@@ -35,7 +35,7 @@ def draw(results: dict, folder: Path) -> list[Path]:
         figure = picture(plt, results)
         if figure is not None:
             path = folder / f"{picture.__name__}.svg"
-            figure.savefig(path, metadata={"Date": None})
+            figure.savefig(path, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
             plt.close(figure)
             files.append(path)
     return files
@@ -54,8 +54,8 @@ def tier_a_methods(plt, results):
             "matched random": tuned["held random"]["matched"],
             "uniform random": tuned["held random"]["uniform"],
             "one gate a layer": results[f"tier_a/coupled/seed{seed}"]["held"],
-            "token-blind routers": results[f"tier_a/token-blind/seed{seed}"]["trained"],
-            "joint with LoRA": results[f"tier_a/joint/seed{seed}"]["trained"],
+            "token-blind routers": results[f"tier_a/token-blind/seed{seed}"]["held"],
+            "joint with LoRA": results[f"tier_a/joint/seed{seed}"]["held"],
             "MoD-D": results[f"tier_a/MoD-D/seed{seed}"],
         }
         for name, row in rows.items():

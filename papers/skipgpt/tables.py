@@ -40,7 +40,9 @@ def tier_a_rows(results: dict) -> dict[str, list[dict]]:
             "one gate a layer, T = 0.40 [trained]": coupled["trained"],
             "  held at 5/12 ": coupled["held"],
             "token-blind routers, T = 0.40 [trained]": of("token-blind")["trained"],
+            "  held at 5/12  ": of("token-blind")["held"],
             "joint with LoRA, T = 0.40 [trained]": of("joint")["trained"],
+            "  held at 0.40": of("joint")["held"],
             "MoD-D, T = 0.40 [trained]": of("MoD-D"),
         }
         if seed == SEEDS[0]:

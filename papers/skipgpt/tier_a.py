@@ -35,9 +35,6 @@ TEST_SEQUENCES, CALIBRATION_SEQUENCES = (
 )  # calibration size: the paper's, for static pruning
 BUDGET = 5 / 12  # compared at this module sparsity: what dropping 5 of 12 modules gives; T = 0.40 is tuned for
 
-# What claim C7a compares with: static plans that drop 5 of 12 modules, or of whole blocks as many as fit under that.
-AT_BUDGET = ("ShortGPT, 2 of 6 blocks", "Shortened-PPL, 2 of 6 blocks", "module drop, 5 of 12", "greedy drop, 5 of 12")
-
 
 # -- data and base models ----------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=4)

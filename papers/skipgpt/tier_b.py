@@ -33,6 +33,8 @@ TARGETS = (0.25, 0.40)
 TEST_WINDOWS, LONG, LONG_WINDOWS, CLOZE_ITEMS = 32, 384, 32, 40
 CLAIMED = 0.25  # the target whose claims read uniform random routing and positions; at the other they are only shown
 DRAWS = (0, 1, 2)  # of random routing
+REAL_FILES = ("text/wikitext2_word.test.txt", "text/ptb.test.txt", "text/piqa.jsonl", "text/arc_easy.jsonl", "text/winogrande.jsonl",
+              "text/lambada_openai.jsonl")  # fmt: skip
 BEST_STATIC = {0.25: "shortgpt", 0.40: "greedy-drop"}  # of the committed plans, on held-out prose: what `static` measures
 GUARD = 0.02  # a score is not printed as one of "T" when the realised sparsity is further off
 

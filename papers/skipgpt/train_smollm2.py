@@ -1,6 +1,6 @@
 """Router tuning of SmolLM2-135M-Instruct on two CPU cores: the slow half of Tier B.
 
-    python -m papers.skipgpt.train_smollm2 --target 0.25 --steps 1000        (`make train-skipgpt-smollm2` runs both targets)
+    python -m papers.skipgpt.train_smollm2 --target 0.25 --steps 800        (`make train-skipgpt-smollm2` runs both targets)
 
 Stage 1 of the paper on a frozen pretrained model, with the four changes without which an hour of CPU teaches too
 little (README, deviations D3 to D6): bfloat16 weights and windows of 128 tokens; routers read the RMS-normalised
@@ -36,6 +36,7 @@ from .tuning import evaluate, hold_budget, tune
 
 ROUTERS = Path(__file__).parent / "routers"
 LENGTH, BATCH = 128, 8
+STEPS = {0.25: 800, 0.40: 300}  # of the committed routers
 RECIPES = {  # what was tried; the first is the paper's, the last is used
     "paper: zero bias, raw state, lr 2e-3": dict(norm=False, init="paper", bias=0.0, lr=2e-3, bias_lr=2e-3),
     "execute bias 2, raw state, lr 5e-3": dict(norm=False, init="paper", bias=2.0, lr=5e-3, bias_lr=5e-3),
@@ -134,7 +135,7 @@ def train(
     say=print,
 ) -> Path:
     """Trains, holds the budget, saves to `folder`; resumes from its checkpoint in the cache. Returns the folder."""
-    folder = folder or ROUTERS / f"smollm2-135m-instruct-t{round(100 * target)}"
+    folder = (folder or ROUTERS) / f"smollm2-135m-instruct-t{round(100 * target)}"
     commit, dirty = git_state()  # of the code that trains, not of what the tree has become at the end
     model, state, optimiser, sources, windows_, validation = prepare(recipe, target, seed, say)
     name = hashlib.sha256(
@@ -326,11 +327,10 @@ def main() -> None:
     parser.add_argument(
         "--steps",
         type=int,
-        default=1000,
-        help=f"optimiser steps of {BATCH} windows of {LENGTH} tokens",
+        help=f"optimiser steps of {BATCH} windows of {LENGTH} tokens; default: as the committed routers ({STEPS}), or 1000",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder for the routers; default routers/ of this paper")
+    parser.add_argument("--out", type=Path, help="folder to hold a folder for each target; default routers/ of this paper")
     parser.add_argument("--recipes", action="store_true", help="compare the first --steps of every recipe instead")
     parser.add_argument("--plans", action="store_true", help="calibrate the static baselines instead (ten minutes)")
     arguments = parser.parse_args()
@@ -339,9 +339,10 @@ def main() -> None:
         return plans(arguments.target, say)
     for target in arguments.target:
         if arguments.recipes:
-            compare_recipes(target, arguments.steps, say)
+            compare_recipes(target, arguments.steps or 40, say)
         else:
-            train(target, arguments.steps, arguments.seed, folder=arguments.out, say=say)
+            steps = arguments.steps or STEPS.get(target, 1000)
+            train(target, steps, arguments.seed, folder=arguments.out, say=say)
 
 
 if __name__ == "__main__":

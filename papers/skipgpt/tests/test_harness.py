@@ -8,7 +8,7 @@ import torch
 from common.records import load_claims, make_record, start_run
 
 from .. import eval as harness
-from .. import tier_a, verdicts
+from .. import pictures, tables, tier_a, verdicts
 from ..method import SkipGPTConfig, apply_skipgpt
 from ..tier_b import BudgetMissed, check_budget
 from ..tuning import BudgetNotHeld, evaluate, hold_budget, shift_budget, tune
@@ -150,6 +150,26 @@ def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, monkeyp
     assert last["paper"] == "skipgpt" and last["counts"]["matches"] == 7 and last["counts"]["contradicts"] == 1
     assert len(list((tmp_path / "results" / ".scratch").glob("C*.json"))) == 8 + sum(
         claim["rung"] == "paper-scale" for claim in load_claims(tmp_path / "claims.yaml"))
+
+
+def test_tables_and_pictures_come_from_the_committed_measurements(tmp_path):
+    results = json.loads((harness.HERE / "results" / "measurements.cpu-small.json").read_text())["results"]
+    results |= json.loads((harness.HERE / "results" / "measurements.real-data.json").read_text())["results"]
+    text = "\n".join(tables.cpu_tables(results))
+    for line in ("routers, T = 0.40 [trained]", "MoD-D, T = 0.40 [trained]", "greedy drop, 15 of 60 modules", "short training"):
+        assert line in text
+    assert text.count("+-") == 7 * 4  # seven methods on four real tasks
+    figure = pictures.router_map(pictures_library(), results)
+    assert len(figure.axes) == 2 and len(figure.axes[0].patches) == 60
+
+
+def pictures_library():
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    return plt
 
 
 def test_publishing_from_a_changed_tree_is_refused(capsys, monkeypatch):
