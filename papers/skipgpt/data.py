@@ -1,9 +1,4 @@
-"""Training data as optimiser steps: what is seen, and when, follows from (seed, step) alone.
-
-Step k sees the samples k G … k G + G - 1 of one endless stream: the training set in a new seeded
-order for every pass. The stream is cut into micro-batches for the accumulation steps and ranks that
-the Trainer happens to have. So batch 1 x accumulate 8 = batch 8, two processes = one, and a run
-that was killed goes on at the right sample without a stored sampler or RNG state.
+"""Training data: token sequences, as optimiser steps of common/steps.py.
 
 A micro-batch is a dict:
     input_ids, attention_mask   (B, S) int64, padded on the right
@@ -28,23 +23,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from common.data.prose import docstrings, tokenizer_sha256, topics, windows
 from common.models import cache_dir
+from common.steps import SetupError, StepBatches, StepData, ValidationBatches, seed_of  # noqa: F401  (part of this door)
 
-from .difficulty import seed_of, token_difficulty
-
-
-class SetupError(RuntimeError):
-    """Something that the user can mend; the message says what was wrong, where, and what to do."""
+from .difficulty import token_difficulty
 
 
-class Rows:
+class TokenRows:
+    """What both kinds of rows have in common: how they become a micro-batch (see common/steps.py)."""
+
+    lengths: np.ndarray
+
+    @property
+    def counts(self) -> dict[str, np.ndarray]:
+        return {"step_tokens": self.lengths, "step_targets": self.lengths - 1}
+
+    @staticmethod
+    def collate(rows: list[Tensor], sample_index: list[int], totals: dict[str, int]) -> dict:
+        return collate(rows, sample_index, totals["step_tokens"], totals["step_targets"])
+
+    @staticmethod
+    def blank(batch: dict) -> dict:
+        return batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])}
+
+
+class Rows(TokenRows):
     """Token sequences of one length: tensor (N, S), int64."""
 
     def __init__(self, ids: Tensor):
@@ -54,7 +62,7 @@ class Rows:
         return self.ids[index]
 
 
-class RaggedRows:
+class RaggedRows(TokenRows):
     """Token sequences of different lengths in one flat array; `which` selects rows of it."""
 
     def __init__(self, ids: np.ndarray, offsets: np.ndarray, which: np.ndarray):
@@ -75,115 +83,6 @@ def collate(rows: list[Tensor], sample_index: list[int], tokens: int, targets: i
     mask = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long()
     return dict(input_ids=ids, attention_mask=mask, sample_index=sample_index, lengths=lengths,
                 step_tokens=tokens, step_targets=targets)
-
-
-class StepBatches(IterableDataset):
-    """The endless micro-batches of one rank, from optimiser step `start_step` on."""
-
-    def __init__(self, rows, *, batch_size: int, micro_batch: int, seed: int, start_step: int = 0,
-                 rank: int = 0, world_size: int = 1):
-        self.rows, self.batch_size, self.micro_batch = rows, batch_size, micro_batch
-        self.seed, self.start_step = seed, start_step
-        self.rank, self.world_size = rank, world_size
-        self._pass, self._order = -1, None
-
-    def row(self, index: int) -> int:
-        """Which row stands at place `index` of the stream: a function of (seed, index)."""
-        turn, place = divmod(index, len(self.rows.lengths))
-        if turn != self._pass:
-            generator = torch.Generator().manual_seed(seed_of("order", self.seed, turn))
-            self._order = torch.randperm(len(self.rows.lengths), generator=generator).numpy()
-            self._pass = turn
-        return int(self._order[place])
-
-    def __iter__(self) -> Iterator[dict]:
-        worker = get_worker_info()
-        skip, every = (worker.id, worker.num_workers) if worker else (0, 1)
-        parts = self.batch_size // (self.micro_batch * self.world_size)
-        for number in itertools.count(self.start_step * parts + skip, every):
-            step, part = divmod(number, parts)
-            stream = range(step * self.batch_size, (step + 1) * self.batch_size)
-            rows = [self.row(index) for index in stream]
-            tokens = int(self.rows.lengths[rows].sum())
-            first = (part * self.world_size + self.rank) * self.micro_batch
-            mine = slice(first, first + self.micro_batch)
-            yield collate([self.rows[r] for r in rows[mine]], list(stream[mine]),
-                          tokens, tokens - self.batch_size)
-
-
-class ValidationBatches(IterableDataset):
-    """Every row once; rank r takes every world_size-th batch.
-
-    A rank that runs out before the others goes on with padding alone, which counts nowhere: sharded
-    weights are gathered in every forward pass, so all ranks must make equally many.
-    """
-
-    def __init__(self, rows, *, micro_batch: int, rank: int = 0, world_size: int = 1):
-        self.rows, self.micro_batch = rows, micro_batch
-        self.rank, self.world_size = rank, world_size
-
-    def __iter__(self) -> Iterator[dict]:
-        n, size = len(self.rows.lengths), self.micro_batch
-        for turn in range(0, n, self.world_size * size):
-            first = turn + self.rank * size
-            mine = list(range(first, min(first + size, n)))
-            if not mine:
-                batch = collate([self.rows[0]], [0], 0, 0)
-                yield batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])}
-                continue
-            tokens = int(self.rows.lengths[mine].sum())
-            yield collate([self.rows[i] for i in mine], mine, tokens, tokens - len(mine))
-
-
-class StepData(L.LightningDataModule):
-    """Common part. `batch_size` counts samples per *optimiser step*, over devices and accumulation.
-
-    The micro-batch of a device is batch_size / (accumulate_grad_batches x devices), so that another
-    machine does not make another experiment. Subclasses define `sequences()`.
-    """
-
-    def __init__(self, batch_size: int = 16, seed: int = 43, num_workers: int = 0):
-        super().__init__()
-        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
-        self._sequences = None
-
-    def sequences(self) -> tuple:
-        """(training rows, validation rows). Called when the model and its tokenizer are loaded."""
-        raise NotImplementedError
-
-    def tokenizer(self):
-        tokenizer = self.trainer.lightning_module.tokenizer
-        if tokenizer is None:
-            raise SetupError(f"{type(self).__name__} needs a tokenizer and the model has none: "
-                             "put the tokenizer's files into the model's folder, or use "
-                             "TokenDifficulty, which is made of ids.")
-        return tokenizer
-
-    def rows(self, which: int):
-        if self._sequences is None:
-            self._sequences = self.sequences()
-        return self._sequences[which]
-
-    def micro_batch(self) -> int:
-        """Samples per device and micro-batch. SetupError if a step does not divide evenly."""
-        accumulate, devices = self.trainer.accumulate_grad_batches, self.trainer.world_size
-        if self.batch_size % (accumulate * devices):
-            raise SetupError(f"data.batch_size {self.batch_size} is not a multiple of {accumulate}"
-                             f" x {devices} (trainer.accumulate_grad_batches x devices).")
-        return self.batch_size // (accumulate * devices)
-
-    def train_dataloader(self):
-        """From the sample on at which the trainer stands: a resumed run calls this as well."""
-        steps = StepBatches(self.rows(0), batch_size=self.batch_size, seed=self.seed,
-                            start_step=self.trainer.global_step, **self._share())
-        return DataLoader(steps, batch_size=None, num_workers=self.num_workers)
-
-    def val_dataloader(self):
-        return DataLoader(ValidationBatches(self.rows(1), **self._share()), batch_size=None)
-
-    def _share(self) -> dict[str, int]:
-        return dict(micro_batch=self.micro_batch(), rank=self.trainer.global_rank,
-                    world_size=self.trainer.world_size)
 
 
 class TextWindows(StepData):

@@ -8,11 +8,11 @@ that looks at tokens should treat them differently, and whether it does can be c
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import torch
 from torch import Tensor
+
+from common.steps import seed_of
 
 KINDS = {"other": 0, "cycle": 1, "recall": 2, "recall_new": 3, "triple": 4}
 VOCABULARY = 37  # 16 cycle symbols, 8 keys, 8 values, 5 residues
@@ -72,7 +72,3 @@ def token_difficulty(count: int, length: int = 64, *, seed: int = 0,
         at += np.select([cycle, recall, triple], [run, 2, 3], 0)
     return (torch.from_numpy(ids[:, :length].copy()), torch.from_numpy(kinds[:, :length].copy()))
 
-
-def seed_of(*parts) -> int:
-    """A generator seed from anything printable: 32 bits, all that torch's CPU generator keeps."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big")

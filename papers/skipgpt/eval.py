@@ -48,7 +48,7 @@ def sources() -> tuple[str, ...]:
     """All code that a measurement may depend on: this paper's, and what it uses of common."""
     common = HERE.parent.parent / "common"
     used = [p for p in sorted(HERE.glob("*.py")) if p.name not in SHOWING]
-    for pattern in ("models.py", "flops.py", "data/*.py", "benchmarks/*.py", "benchmarks/tasks/*"):
+    for pattern in ("models.py", "flops.py", "steps.py", "data/*.py", "benchmarks/*.py", "benchmarks/tasks/*"):
         used += sorted(common.glob(pattern))
     return tuple(map(str, used))
 

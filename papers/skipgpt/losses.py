@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .difficulty import seed_of
+from common.steps import seed_of
 
 
 def sample_noise(rows: int, batch: dict, seed: int, step: int) -> Tensor:

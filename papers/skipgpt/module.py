@@ -25,9 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from common.models import Loaded, ModelSpec, load
+from common.steps import SetupError, seed_of
 
-from .data import SetupError
-from .difficulty import seed_of
 from .lora import JOINT_TARGETS, LORA_TARGETS, add_lora
 from .losses import distillation_loss, lm_loss, sample_noise, targets_of
 from .method import (

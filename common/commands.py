@@ -1,0 +1,93 @@
+"""The command line of a paper's training: LightningCLI, with errors that a user can mend said in a line.
+
+`fit` and `validate` of the Lightning Trainer; every key of a config can be given as an option, and
+`fit --config FILE --print_config` shows all of them. One seed (`seed_everything`) rules module and data.
+`--ckpt_path last` goes on where a killed run stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentError
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from .models import ModelError
+from .steps import SetupError
+
+
+class Commands(LightningCLI):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        # torch loads checkpoints with weights_only=True unless told otherwise: no option for it.
+        left_out = LightningCLI.subcommands()
+        return {name: left_out[name] | {"weights_only"} for name in ("fit", "validate")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for target in ("model.init_args.seed", "data.init_args.seed"):
+            parser.link_arguments("seed_everything", target, compute_fn=int)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # a value of the right type that the class refuses
+            raise SetupError(str(error)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing of the config comes from a checkpoint; it is looked at before any work."""
+        path = self.config.get(self.config.get("subcommand") or "", {}).get("ckpt_path")
+        if path and path not in ("last", "best", "hpc", "registry"):
+            check_checkpoint(Path(path))
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raises SetupError unless `path` is a checkpoint that can be read."""
+    if path.is_dir():  # one that was written in shards
+        return
+    if not path.is_file():
+        raise SetupError(f"--ckpt_path: there is no file {path}.")
+    try:
+        torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise SetupError(f"--ckpt_path: {path} is no checkpoint, or cut short or damaged ({type(error).__name__}, "
+                         f"{in_a_line(error).partition('. ')[0]}). Resume from an older one.") from error
+
+
+def cli(module: type, data: type, *, name: str, seed: int, errors: tuple[type[Exception], ...] = (),
+        args: list[str] | None = None, run: bool = True) -> LightningCLI:
+    """The command line of `module` and `data` (base classes of what a config may name).
+
+    name: what messages begin with. seed: the default of seed_everything. errors: more exceptions that a user can mend.
+    args: without program name, default sys.argv. run=False only builds. Leaves by SystemExit(2), after a line or two on
+    stderr, for anything that the user can mend.
+    """
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are ready
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # lightning and torch 2.13
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.msg and "litmodels" not in record.msg)
+    try:
+        return Commands(
+            module, data, subclass_mode_model=True, subclass_mode_data=True, seed_everything_default=seed,
+            save_config_kwargs={"overwrite": True}, args=args, run=run, parser_kwargs={"exit_on_error": False},
+            auto_configure_optimizers=False,
+        )
+    except (ArgumentError, SetupError, ModelError, MisconfigurationException, *errors) as error:
+        print(f"{name}: {in_a_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def in_a_line(error: Exception) -> str:
+    """The error in a line. jsonargparse lists all types that did not fit: only what went wrong."""
+    kept = []
+    for line in str(error).splitlines():
+        line = line.strip().removeprefix("- ").partition(" Does not validate against")[0]
+        if line and not re.match(r"Subtypes:|Errors:|Given value|Expected a <class 'None", line):
+            kept.append(line)
+    return " ".join(dict.fromkeys(kept))[:500]

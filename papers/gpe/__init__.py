@@ -1,0 +1,1 @@
+"""GPE: group position encoding for streaming language models."""

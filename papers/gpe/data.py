@@ -1,0 +1,197 @@
+"""Sentence pairs as training batches: generated, from files, from the hub, or spoken.
+
+    ToyPairs       the generated languages of toy.py, the default (seconds)
+    TextPairs      two line-aligned text files, e.g. Multi30k, or a hub data set of translations, e.g. IWSLT-17
+    SpokenWords    synthesised or recorded words: the source is audio
+All cut both sides into units (segments.py) and draw a wait-k for every example, a function of (seed, place in the
+stream): the same whatever the batch, the devices, or a restart. What comes of it: common/steps.py.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.steps import SetupError, StepData, seed_of
+
+from .segments import Batch, Example
+from .toy import SOURCE, SOURCE_END, TARGET, TARGET_END, Language, spell
+
+
+class Pairs:
+    """Examples as the rows of common/steps.py. collate: makes a micro-batch of them, see StreamData.
+
+    by_word: a row for every target word of every example, of which that word alone is scored (KV re-encoding, whose
+    decoder sees another context at each word).
+    """
+
+    def __init__(self, examples: Sequence[Example], collate: Callable, by_word: bool = False):
+        self.examples, self.collate, self.words = examples, collate, None
+        which = np.arange(len(examples))
+        scored = np.array([len(e.target) - e.target_units[0] for e in examples], dtype=np.int64)
+        if by_word:
+            units = [(i, u) for i, e in enumerate(examples) for u in range(1, len(e.target_units))]
+            which, self.words = (np.array(column, dtype=np.int64) for column in zip(*units))
+            scored = np.array([examples[i].target_units[u] for i, u in units], dtype=np.int64)
+        tokens = np.array([len(e.source) + len(e.target) for e in examples], dtype=np.int64)
+        self.which = which
+        self.counts = {"step_tokens": tokens[which], "step_targets": scored}
+
+    def __getitem__(self, row: int) -> tuple[Example, int]:
+        return self.examples[self.which[row]], int(self.words[row]) if self.words is not None else 0
+
+    @staticmethod
+    def blank(micro: dict) -> dict:
+        """A micro-batch that counts nowhere, for a rank that has run out of validation examples."""
+        micro["batch"].scored.zero_()
+        return micro
+
+
+class StreamData(StepData):
+    """Common part. ks: wait-k values, one drawn for each example; null stands for "everything first" (batch processing).
+
+    Subclasses define `examples()`: (training, validation).
+    """
+
+    def __init__(self, ks: list[int | None], batch_size: int = 32, seed: int = 1, num_workers: int = 0):
+        super().__init__(batch_size, seed, num_workers)
+        if not ks or any(k is not None and k < 1 for k in ks):
+            raise ValueError(f"data.ks: {ks}; give one wait-k or more, each at least 1 or null")
+        self.ks = ks
+
+    def examples(self) -> tuple[Sequence[Example], Sequence[Example]]:
+        raise NotImplementedError
+
+    @property
+    def arm(self):
+        return getattr(self.trainer.lightning_module, "arm", None)
+
+    def sequences(self) -> tuple[Pairs, Pairs]:
+        by_word = self.arm is not None and self.arm.refresh
+        train, held = self.examples()
+        for name, found in (("training", train), ("validation", held)):
+            if not len(found):
+                raise SetupError(f"{type(self).__name__}: no {name} sentence pair")
+        return Pairs(train, self.collate, by_word), Pairs(held, self.collate, by_word)
+
+    def collate(self, rows: list[tuple[Example, int]], sample_index: list[int], totals: dict[str, int]) -> dict:
+        examples, words = zip(*rows)
+        ks = [self.ks[seed_of("k", self.seed, index) % len(self.ks)] for index in sample_index]
+        return {"batch": Batch.of(examples, ks, self.arm, words), "sample_index": sample_index, **totals}
+
+
+# -- generated ---------------------------------------------------------------------------------------------
+def toy_example(language: Language, ids: dict[str, int], number: int) -> Example:
+    """Sentence `number` of the language. ids: its vocabulary."""
+    source, target = language.sentence(number)
+    words = [[[ids[piece] for piece in word] for word in side] for side in (source, target)]
+    return Example.of_units([[ids[SOURCE]], *words[0], [ids[SOURCE_END]]], [[ids[TARGET]], *words[1], [ids[TARGET_END]]],
+                            text=spell(source), reference=spell(target))
+
+
+def toy_examples(language: Language, count: int, first: int = 0) -> list[Example]:
+    ids = {piece: i for i, piece in enumerate(language.pieces())}
+    return [toy_example(language, ids, first + i) for i in range(count)]
+
+
+class ToyPairs(StreamData):
+    """Sentences of the language `language` (default: that of the seed).
+
+    first: number of the first training sentence; validation sentences start at 10^9.
+    """
+
+    def __init__(self, ks: list[int | None] = (1, 3, 5, 7), train_samples: int = 32_000, val_samples: int = 256,
+                 first: int = 0, language: int | None = None, batch_size: int = 32, seed: int = 1, num_workers: int = 0):
+        super().__init__(list(ks), batch_size, seed, num_workers)
+        self.train_samples, self.val_samples, self.first, self.language = train_samples, val_samples, first, language
+
+    def examples(self) -> tuple[list[Example], list[Example]]:
+        language = Language.draw(self.seed if self.language is None else self.language)
+        return (toy_examples(language, self.train_samples, self.first),
+                toy_examples(language, self.val_samples, 10**9))
+
+
+# -- real text ---------------------------------------------------------------------------------------------
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file, plain or .gz. Raises SetupError naming a file that is missing or no UTF-8 text."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise SetupError(f"there is no file {path.name} in {path.parent.name or '.'}: data.train and data.validation each "
+                         "name two line-aligned text files, source and target (.gz is fine)")
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            return [line.strip() for line in file]
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise SetupError(f"{path.name} cannot be read as text: {error}") from error
+
+
+def read_pairs(source: Path, target: Path) -> list[tuple[str, str]]:
+    """Aligned lines of two files, without the pairs that have an empty side. Raises SetupError for unequal lengths."""
+    sides = read_lines(source), read_lines(target)
+    if len(sides[0]) != len(sides[1]):
+        raise SetupError(f"{Path(source).name} has {len(sides[0])} lines and {Path(target).name} {len(sides[1])}: "
+                         "they must be aligned line by line")
+    return [pair for pair in zip(*sides) if all(pair)]
+
+
+def hub_pairs(path: str, name: str | None, revision: str | None, split: str, languages: tuple[str, str]) -> list[tuple[str, str]]:
+    """Pairs of a hub data set with a column "translation" of {language: text}, as IWSLT-17 has it."""
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(path, name, split=split, revision=revision)["translation"]
+    except Exception as error:  # hub, http and dataset errors share no useful base class
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise SetupError(f"Cannot get data set {path} ({name}, {split}) from the hub ({type(error).__name__}: {reason}). "
+                         "Offline, give data.train and data.validation two line-aligned files each.") from error
+    return [(row[languages[0]].strip(), row[languages[1]].strip()) for row in rows
+            if row[languages[0]].strip() and row[languages[1]].strip()]
+
+
+class TextPairs(StreamData):
+    """Translation pairs, cut into words under the tokenizer's own chat template (template.py).
+
+    train, validation: [source file, target file]; or null, and path, name, revision, languages name a hub data set.
+    instruction: the system turn. max_tokens: pairs with more source and target tokens are left out, and their number said.
+    """
+
+    def __init__(self, ks: list[int | None], train: list[str] | None = None, validation: list[str] | None = None,
+                 path: str | None = None, name: str | None = None, revision: str | None = None,
+                 languages: list[str] = ("en", "fr"), instruction: str = "Translate the following English paragraph to French",
+                 max_tokens: int = 512, val_samples: int = 512, batch_size: int = 32, seed: int = 1, num_workers: int = 0):
+        super().__init__(ks, batch_size, seed, num_workers)
+        self.train, self.validation, self.path, self.name, self.revision = train, validation, path, name, revision
+        self.languages, self.instruction = list(languages), instruction
+        self.max_tokens, self.val_samples = max_tokens, val_samples
+        if (train is None) == (path is None):
+            raise ValueError("data: give either train and validation (files) or path (a hub data set)")
+
+    def pairs(self, split: str) -> list[tuple[str, str]]:
+        files = self.train if split == "train" else self.validation
+        if self.path is None:
+            if files is None or len(files) != 2:
+                raise SetupError(f"data.{'train' if split == 'train' else 'validation'}: name two files, source and target")
+            return read_pairs(*map(Path, files))
+        return hub_pairs(self.path, self.name, self.revision, split, tuple(self.languages))
+
+    def prepare_data(self) -> None:
+        """Before any model is loaded: a missing file should not cost ten minutes of loading."""
+        if self.path is None:
+            self.pairs("validation")
+
+    def examples(self) -> tuple[Sequence[Example], Sequence[Example]]:
+        from .template import Template
+
+        cut = Template.of(self.tokenizer(), self.instruction).example
+        return (self._cut(cut, self.pairs("train")), self._cut(cut, self.pairs("validation")[: self.val_samples]))
+
+    def _cut(self, cut: Callable[[str, str], Example], pairs: list[tuple[str, str]]) -> list[Example]:
+        examples = [cut(*pair) for pair in pairs]
+        kept = [e for e in examples if len(e.source) + len(e.target) <= self.max_tokens]
+        if len(kept) < len(examples):
+            print(f"data: {len(examples) - len(kept)} of {len(examples)} pairs have more than {self.max_tokens} tokens "
+                  "and are left out", flush=True)
+        return kept

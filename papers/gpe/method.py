@@ -1,0 +1,328 @@
+"""Group position encoding (GPE): a language model that reads and writes at the same time, with its batch habits kept.
+
+A model trained on whole texts expects [source][target]. In a stream the source still grows while the target is being
+written, and three things differ from what it was trained on (the paper's Fig. 1):
+
+    input attention    may source that is read late attend to target written before it?     batch: no
+    output attention   have written target tokens attended to source read after them?       batch: yes
+    position ids       do ids run through all of the source and then the target?            batch: yes
+
+The paper finds that the first matters and the others hardly, so nothing need ever be encoded again: keep source and
+target apart (the source sees no target), and give each a position count of its own, the source from 0 and the target
+from phi. Within each stream distances are the familiar ones; between them phi is a constant, and its value does not
+matter. That is GPE: a mask and a vector of ids on an unmodified model.
+
+An `Arm` says how a variant answers the three questions. `position_ids`, `attention_mask` and `predictors` turn an arm
+and the read/write history of a batch (`Layout`) into what a stock transformers decoder takes; `forward` runs it, over a
+whole sequence at once, for training and scoring. Decoding (one READ or WRITE at a time) is in decoding.py and gives
+the same logits.
+
+Symbols as in the specification: S source and T target tokens; visible[t] = V(t), how many source tokens target row t
+sees (that of the word whose token it predicts); written[t], how many had been read when token t was chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+Positions = Literal["arrival", "frozen", "reencoded", "group", "contiguous", "no_source", "no_target", "none"]
+SourceSees = Literal["nothing", "finished", "arrival"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One answer to the three questions.
+
+    positions: how ids are counted, see `position_ids`.
+    source_sees: which target tokens a source token attends to. "nothing" (batch-streaming); "finished": those fed before
+        it was read; "arrival": the same, and the next word is predicted from the last token that arrived, source or
+        target (interleaved-streaming: one causal sequence).
+    refresh: decoding encodes all written target tokens again after each READ (KV re-encoding).
+    phi: first position of the target, for "group", "no_source" and "no_target"; any real number.
+    """
+
+    positions: Positions = "group"
+    source_sees: SourceSees = "nothing"
+    refresh: bool = False
+    phi: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("positions", Positions), ("source_sees", SourceSees)):
+            if getattr(self, name) not in allowed.__args__:
+                raise ValueError(f"arm: {name} is {getattr(self, name)!r}, not one of {', '.join(allowed.__args__)}")
+        if self.refresh and (self.positions, self.source_sees) != ("contiguous", "nothing"):
+            raise ValueError("arm: refresh encodes the target anew as a batch, so it needs positions: contiguous and "
+                             "source_sees: nothing")
+        if self.positions == "reencoded" and self.source_sees != "nothing":
+            raise ValueError("arm: reencoded positions move the target against a source that does not see it; "
+                             "set source_sees: nothing")
+        if self.phi and self.positions not in ("group", "no_source", "no_target"):
+            raise ValueError(f"arm: phi = {self.phi} has no meaning for positions: {self.positions}")
+
+    @property
+    def two_frames(self) -> bool:
+        return self.positions == "reencoded"
+
+    @property
+    def interleaved(self) -> bool:
+        return self.source_sees == "arrival"
+
+
+# The paper's ladder (spec 3.3), its ablations, and what it is compared with.
+ARMS = {
+    "interleaved": Arm("arrival", "arrival"),
+    "batch_streaming": Arm("frozen"),
+    "position_reencoding": Arm("reencoded"),
+    "kv_reencoding": Arm("contiguous", refresh=True),
+    "group": Arm("group"),
+    "contiguous": Arm("contiguous"),
+    "no_source_positions": Arm("no_source"),
+    "no_target_positions": Arm("no_target"),
+    "no_positions": Arm("none"),
+    "interleaved_group": Arm("group", "arrival"),
+    "blocked_arrival": Arm("arrival"),
+    "finished_frozen": Arm("frozen", "finished"),
+    "finished_group": Arm("group", "finished"),
+}
+
+
+def arm(name: str, phi: float = 0.0) -> Arm:
+    """The arm of that name, with phi. Raises ValueError listing the names."""
+    if name not in ARMS:
+        raise ValueError(f"no arm {name!r}; there is: {', '.join(ARMS)}")
+    return replace(ARMS[name], phi=phi)
+
+
+class Layout(NamedTuple):
+    """The read/write history of a batch, padded: source in columns 0 .. S - 1, target in S .. S + T - 1.
+
+    visible, written (B, T) int64: see the head of this file. source_lengths, target_lengths (B,): tokens without
+    padding. n_source: S.
+    """
+
+    visible: Tensor
+    written: Tensor
+    source_lengths: Tensor
+    target_lengths: Tensor
+    n_source: int
+
+    @property
+    def n_target(self) -> int:
+        return self.visible.shape[1]
+
+    def real(self) -> tuple[Tensor, Tensor]:
+        """(B, S) and (B, T): no padding."""
+        s, t = self.columns()
+        return s < self.source_lengths[:, None], t < self.target_lengths[:, None]
+
+    def columns(self) -> tuple[Tensor, Tensor]:
+        device = self.visible.device
+        return torch.arange(self.n_source, device=device), torch.arange(self.n_target, device=device)
+
+    def arrival(self) -> tuple[Tensor, Tensor]:
+        """Place of every token in the order in which it was read or written, (B, S) and (B, T)."""
+        s, t = self.columns()
+        before = (self.written[:, None] <= s[:, None]) & self.real()[1][:, None]  # (B, S, T)
+        return s + before.sum(-1), self.written + t
+
+
+def position_ids(arm: Arm, layout: Layout) -> Tensor:
+    """Ids of source and target, (B, S + T), int64 or (for a phi that is no whole number) float32.
+
+        arrival      the order of arrival: the source has gaps where target was written in between
+        frozen       source 0 .. S - 1; target token t had G source tokens before it when written and keeps G + t
+        reencoded    as if a batch at every moment; here source 0 .. S - 1 and target 0 .. T - 1, and the shift by
+                     visible[t] between the two is made in `two_frame_attention`
+        group        source 0 .. S - 1; target phi .. phi + T - 1                                          (GPE)
+        contiguous   source 0 .. S - 1; target S .. S + T - 1: a batch that knows how long its source is
+        no_source, no_target, none   one id for all tokens of that stream
+    """
+    (s, t), kind = layout.columns(), arm.positions
+    batch = len(layout.visible)
+    if kind == "arrival":
+        source, target = layout.arrival()
+    else:
+        source = torch.zeros_like(s) if kind in ("no_source", "none") else s
+        start = {"frozen": layout.written, "contiguous": layout.source_lengths[:, None]}.get(kind, 0)
+        target = start + (torch.zeros_like(t) if kind in ("no_target", "none") else t)
+    ids = torch.cat([source.expand(batch, -1), target.expand(batch, -1)], 1)
+    if not arm.phi:
+        return ids
+    shift = torch.cat([torch.zeros_like(s), torch.ones_like(t)])
+    return ids + (int(arm.phi) if float(arm.phi).is_integer() else arm.phi) * shift
+
+
+def attention_mask(arm: Arm, layout: Layout) -> Tensor:
+    """Boolean (B, 1, N, N), N = S + T: True where the row may attend to the column.
+
+    Target rows: target up to themselves, and source below visible[t]; in an interleaved arm whatever arrived before.
+    Source rows: source up to themselves, and of the target what `arm.source_sees` says. Padding is seen by nobody but
+    itself.
+    """
+    s, t = layout.columns()
+    batch, n = len(layout.visible), layout.n_source
+    if arm.interleaved:
+        arrived = torch.cat(layout.arrival(), 1)
+        mask = arrived[:, :, None] >= arrived[:, None]
+    else:
+        mask = torch.zeros(batch, n + len(t), n + len(t), dtype=torch.bool, device=s.device)
+        mask[:, :n, :n] = s[:, None] >= s
+        mask[:, n:, :n] = s < layout.visible[..., None]
+        mask[:, n:, n:] = t[:, None] >= t
+        if arm.source_sees == "finished":
+            mask[:, :n, n:] = layout.visible[:, None] <= s[:, None]
+    mask &= torch.cat(layout.real(), 1)[:, None]
+    return (mask | torch.eye(n + len(t), dtype=torch.bool, device=s.device))[:, None]
+
+
+def predictors(arm: Arm, layout: Layout) -> Tensor:
+    """The row (0 .. S + T - 1) whose logits predict target token t, (B, T) int64.
+
+    The target token before it; in an interleaved arm the token that arrived last, which is a source token where a READ
+    came in between. Token 0 has no predictor of its own in most arms; it is part of the prompt and never scored.
+    """
+    _, t = layout.columns()
+    before = (layout.n_source + t - 1).expand_as(layout.written)
+    if not arm.interleaved:
+        return before
+    read_since = layout.written > torch.cat([layout.written[:, :1], layout.written[:, :-1]], 1)
+    return torch.where(read_since | (t == 0), layout.written - 1, before)
+
+
+# -- position re-encoding: the target in two frames --------------------------------------------------------
+# Ids "as if a batch at every moment" would move all target keys at each READ. Rotary scores depend on id differences
+# only, and R(a) R(b) = R(a + b): so leave the keys, count the target from 0, and let a query look at the source from
+# position visible[t] + t and at the target from t. Equal to rotating the cached keys (decoding.py does that).
+TWO_FRAMES = "gpe_two_frames"
+
+
+def rotation(shift: Tensor, inverse_frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin (..., 2 x frequencies) that move rotary vectors by `shift` positions."""
+    angle = shift[..., None].float() * inverse_frequencies
+    angle = torch.cat([angle, angle], -1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (..., head size): its first cos.shape[-1] entries turned, in the half-split layout; the rest kept."""
+    n = cos.shape[-1]
+    turned, kept = x[..., :n], x[..., n:]
+    halves = torch.cat([-turned[..., n // 2 :], turned[..., : n // 2]], -1)
+    return torch.cat([(turned * cos + halves * sin).to(x.dtype), kept], -1)
+
+
+def inverse_frequencies(model: nn.Module) -> Tensor:
+    """The rotary frequencies of `model`. Raises TypeError if they are not one fixed set in the half-split layout."""
+    found = [m for m in model.modules() if isinstance(getattr(m, "inv_freq", None), Tensor)]
+    if len(found) != 1:
+        raise TypeError(f"{type(model).__name__} has {len(found)} sets of rotary frequencies (inv_freq); position "
+                        "re-encoding turns keys and needs exactly one")
+    if (kind := getattr(found[0], "rope_type", "default")) in ("dynamic", "longrope"):
+        raise TypeError(f"{type(model).__name__}: rope type {kind!r} changes its frequencies with the length, so keys "
+                        "cannot be turned by a fixed angle")
+    probe = torch.zeros(1, device=found[0].inv_freq.device)
+    cos, _ = found[0](probe, torch.tensor([[7]], device=probe.device))
+    half = cos.shape[-1] // 2
+    if 2 * len(found[0].inv_freq) != cos.shape[-1] or not torch.equal(cos[..., :half], cos[..., half:]):
+        raise TypeError(f"{type(model).__name__} does not lay rotary pairs out in two halves")
+    return found[0].inv_freq
+
+
+def two_frame_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor,
+                        scaling: float | None = None, dropout: float = 0.0, frame_shift: Tensor | None = None,
+                        frame_source: Tensor | None = None, frame_frequencies: Tensor | None = None, **kwargs):
+    """Scores <R(shift) q, k> for source keys and <q, k> for target keys, one softmax.
+
+    query (B, H, Q, h), key, value (B, K, N, h). frame_shift (B, Q): visible[t] of target rows, 0 of source rows.
+    frame_source (B, N) or (N,): True where the column is source. One SDPA call of twice the head size.
+    """
+    moved = rotate(query, *(x[:, None] for x in rotation(frame_shift, frame_frequencies)))
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    source = torch.atleast_2d(frame_source)[:, None, :, None]
+    keys = torch.cat([key * source, key * ~source], -1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = F.scaled_dot_product_attention(torch.cat([moved, query], -1), keys, value, attn_mask=attention_mask,
+                                         dropout_p=dropout, scale=scale)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(TWO_FRAMES, two_frame_attention)
+AttentionMaskInterface.register(TWO_FRAMES, sdpa_mask)  # without it transformers hands on no mask at all
+
+
+# -- the model, run over a whole sequence ------------------------------------------------------------------
+def check_model(model: nn.Module, arm: Arm) -> None:
+    """Raises TypeError naming the property for which `model` cannot run this arm."""
+    kind, config = type(model).__name__, model.config.get_text_config(decoder=True)
+    attention = config._attn_implementation
+    if attention not in ("sdpa", "eager", TWO_FRAMES):
+        raise TypeError(f"{kind} uses attention {attention!r}, which takes no mask of source and target: load it with "
+                        "attn_implementation sdpa or eager")
+    if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
+        raise TypeError(f"{kind} has positions of three dimensions (mrope_section); GPE counts one")
+    if arm.two_frames:
+        inverse_frequencies(model)
+        if getattr(config, "attn_logit_softcapping", None):
+            raise TypeError(f"{kind} caps its attention scores (attn_logit_softcapping), which arm "
+                            "position_reencoding's attention does not do")
+
+
+def sliding_window(model: nn.Module) -> int | None:
+    """Columns that the model's sliding layers see; None where all layers see everything."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = getattr(config, "layer_types", None)
+    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
+    return getattr(config, "sliding_window", None) if slides else None
+
+
+def forward(model: nn.Module, arm: Arm, source: Tensor, target: Tensor, layout: Layout) -> Tensor:
+    """Logits (B, T, V) that predict each target token in streaming; those of token 0 mean nothing.
+
+    source: ids (B, S), or embeddings (B, S, width) of audio frames, say. target: ids (B, T). The model is stock; the
+    mask is always handed over, because without one transformers takes a restart of the ids for a new packed sequence
+    and cuts the target off from the source. Raises TypeError as `check_model`, ValueError beyond a sliding window.
+    """
+    check_model(model, arm)
+    n, n_target = layout.n_source, layout.n_target
+    window = sliding_window(model)
+    if window is not None and n + n_target > window:
+        raise ValueError(f"source and target have {n + n_target} tokens together; this model's sliding layers see "
+                         f"{window} columns (config.sliding_window) and would forget by column: shorten the text")
+    mask = attention_mask(arm, layout)
+    if source.is_floating_point():
+        inputs = {"inputs_embeds": torch.cat([source, model.get_input_embeddings()(target)], 1)}
+    else:
+        inputs = {"input_ids": torch.cat([source, target], 1)}
+    before = model.config._attn_implementation
+    frames = {}
+    if arm.two_frames:
+        shift = torch.cat([layout.visible.new_zeros(len(mask), n), layout.visible], 1)
+        frames = dict(frame_shift=shift, frame_source=torch.arange(n + n_target, device=mask.device) < n,
+                      frame_frequencies=inverse_frequencies(model))
+        model.set_attn_implementation(TWO_FRAMES)
+    elif before == "eager":  # adds the mask: a boolean one would be added as 0 and 1
+        lowest = torch.finfo(model.dtype).min
+        mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill_(~mask, lowest)
+    try:
+        keep = 0 if arm.interleaved else n_target + (n > 0)  # the rows from the last source token on
+        logits = model(**inputs, attention_mask=mask, position_ids=position_ids(arm, layout), use_cache=False,
+                       logits_to_keep=keep, **frames).logits
+    finally:
+        if arm.two_frames:
+            model.set_attn_implementation(before)
+    rows = predictors(arm, layout) - (n + n_target - logits.shape[1])
+    return logits.gather(1, rows.clamp(min=0)[..., None].expand(-1, -1, logits.shape[-1]))
+
+
+def loss_sum(logits: Tensor, target: Tensor, scored: Tensor) -> Tensor:
+    """Sum of cross-entropies in fp32 over scored (B, T) target tokens: the words and the end, not the forced prompt."""
+    labels = target.masked_fill(~scored, -100)
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")

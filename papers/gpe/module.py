@@ -1,0 +1,266 @@
+"""Training as LightningModules: a batch model, and the copy of it that learns to stream.
+
+    TextPretraining     next-token loss on [source][target], all tokens, plain causal: plays the batch-trained LLM
+    StreamingTraining   one arm of method.py: its mask and ids, loss on the target's words and end
+
+Losses are sums over tokens divided by the number of scored tokens of the whole optimiser step (`common/steps.py` knows it
+ahead), so accumulation and DDP change nothing; a run that was killed goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from common.jobs import write_json
+from common.models import Loaded, ModelSpec, load
+from common.steps import SetupError, seed_of
+
+from . import method
+from .segments import Batch
+from .speech import AudioEncoder
+
+SETTINGS = {"learning_rate", "weight_decay", "warmup_steps", "schedule", "arm_name", "phi", "lora", "beta2"}
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """LoRA as the official code has it (r 32, alpha 64, dropout 0.1), but on the projections that the model has."""
+
+    rank: int = 32
+    alpha: int = 64
+    dropout: float = 0.1
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    bias: str = "none"
+
+
+class GPETraining(L.LightningModule):
+    """What both have in common: loading, the optimiser, validation, checkpoints, the product.
+
+    base: the model to start from. lora: train adapters instead of all weights. schedule: after warmup_steps.
+    features: size of an audio frame; gives the model a projector for them (speech).
+    """
+
+    def __init__(self, base: ModelSpec, learning_rate: float, weight_decay: float = 0.0, beta2: float = 0.999,
+                 warmup_steps: int = 0, schedule: Literal["constant", "cosine", "linear"] = "linear",
+                 lora: LoraSpec | None = None, features: int | None = None, gradient_checkpointing: bool = False,
+                 seed: int = 1):
+        super().__init__()
+        self.base, self.seed, self.lora = base, seed, lora
+        self.learning_rate, self.weight_decay, self.beta2 = learning_rate, weight_decay, beta2
+        self.warmup_steps, self.schedule = warmup_steps, schedule
+        self.features, self.gradient_checkpointing = features, gradient_checkpointing
+        self.model: nn.Module | None = None
+        self.projector: nn.Module | None = None
+        self.loaded: Loaded | None = None  # set it to train a model that is in memory already
+        self.source: dict[str, Any] = {}
+        self.tokenizer = None
+        self._sum: Tensor | float = 0.0
+
+    # -- building --------------------------------------------------------------------------------
+    def configure_model(self) -> None:
+        """Loads, once. Raises ModelError or SetupError: what is wrong, and the way out."""
+        if self.model is not None:
+            return
+        loaded = self.loaded or load(self.base)
+        self.source, self.tokenizer, model = loaded.source, loaded.tokenizer, loaded.model
+        if self.source.get("kind") == "hub" and self.base.revision is None:
+            warnings.warn(f"{self.source['name']}: no revision in the config. This run uses commit "
+                          f"{self.source['revision']}, which is recorded; pin it.", stacklevel=1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of("init", self.seed))
+            try:
+                self.check(model)
+                self.model = add_lora(model, self.lora) if self.lora else model
+            except (TypeError, ValueError) as error:
+                raise SetupError(f"model.base {self.source.get('name')}: {error}") from error
+            if self.features is not None:
+                self.projector = AudioEncoder(self.features, model.config.hidden_size)
+        self.model.train()
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()  # adapters alone would leave the first layer without a graph
+
+    def check(self, model: nn.Module) -> None:
+        """Raises TypeError for a model that this training does not fit."""
+
+    # -- one micro-batch -------------------------------------------------------------------------
+    def loss_sum(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(sum of cross-entropies, number of tokens in it) of a micro-batch."""
+        raise NotImplementedError
+
+    def source_inputs(self, batch: Batch) -> Tensor:
+        """Ids, or embeddings where the source has frames of audio."""
+        if batch.features is None:
+            return batch.source
+        if self.projector is None:
+            raise SetupError("the data has audio frames; set model.features to their size")
+        return self.projector.join(batch, self.model.get_input_embeddings())
+
+    def training_step(self, micro: dict, batch_idx: int) -> Tensor:
+        torch.manual_seed(seed_of("dropout", self.seed, self.global_step, micro["sample_index"][0]))
+        loss, _ = self.loss_sum(micro["batch"])
+        loss = loss / micro["step_targets"]
+        self._sum = self._sum + loss.detach()
+        # Lightning divides by the accumulation, DDP by the world; the parts are shares of a sum.
+        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def on_before_optimizer_step(self, optimizer) -> None:
+        total = self.trainer.strategy.reduce(torch.as_tensor(self._sum, device=self.device), reduce_op="sum")
+        self.log("train/loss", total, batch_size=1)
+        self._sum = 0.0
+
+    def configure_optimizers(self):
+        from transformers import get_scheduler
+
+        if self.trainer.max_steps < 1:
+            raise SetupError("trainer.max_steps is not set: the learning rate follows the number of optimiser steps")
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay,
+                                      betas=(0.9, self.beta2))
+        kind = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        scheduler = get_scheduler(kind, optimizer, self.warmup_steps, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # -- validation ------------------------------------------------------------------------------
+    def on_validation_start(self) -> None:
+        self._held_out = torch.zeros(2, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, micro: dict, batch_idx: int) -> None:
+        loss, count = self.loss_sum(micro["batch"])
+        self._held_out += torch.stack([loss.double(), count.double()])
+
+    def on_validation_epoch_end(self) -> None:
+        loss, count = self.trainer.strategy.reduce(self._held_out.clone(), reduce_op="sum")
+        self.log("val/loss", (loss / count.clamp(min=1)).float(), prog_bar=True, batch_size=1)
+
+    # -- files -----------------------------------------------------------------------------------
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+        """Trained parameters only: with LoRA a checkpoint of an 8B model has megabytes."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in trained}
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """Counterpart of `state_dict`. Raises SetupError naming the first tensor that differs."""
+        own = self.state_dict()
+        for name in sorted(own.keys() | state_dict.keys()):
+            shapes = [tuple(d[name].shape) if name in d else "absent" for d in (state_dict, own)]
+            if shapes[0] != shapes[1]:
+                raise SetupError(f"This checkpoint is of another training: {name} is {shapes[0]} in the file and "
+                                 f"{shapes[1]} here. Use the config that it was made with.")
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def _run(self) -> dict[str, Any]:
+        """What makes this run this run: a checkpoint of another one is not taken up."""
+        data, simple = self.trainer.datamodule, (str, int, float, bool, list, tuple, type(None))
+        run = {"module": type(self).__name__, "seed": self.seed, "max_steps": self.trainer.max_steps,
+               "samples per step": getattr(data, "batch_size", None),
+               "accumulate_grad_batches": self.trainer.accumulate_grad_batches,
+               "base": self.source.get("weights_sha256") or self.source.get("recipe_sha256")}
+        run |= {name: asdict(value) if isinstance(value, LoraSpec) else value
+                for name, value in vars(self).items() if name in SETTINGS}
+        ours = set(inspect.signature(type(data).__init__).parameters) - {"self", "num_workers"}
+        run |= {f"data.{name}": value for name, value in vars(data).items() if name in ours and isinstance(value, simple)}
+        return run
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["gpe"] = self._run()
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Refuses to go on with another run's checkpoint: it would not be the unbroken run."""
+        stored, here = checkpoint.get("gpe"), self._run()
+        if stored is None:
+            raise SetupError("This checkpoint was not written by a GPE training.")
+        for key, value in here.items() if self.trainer.state.fn == "fit" else ():
+            if stored.get(key) != value:
+                raise SetupError(f"This checkpoint was made with {key} = {stored.get(key)}; the config says {value}. "
+                                 "Resume with the old value, or start anew without --ckpt_path.")
+
+    def on_train_end(self) -> None:
+        """Writes the product to trainer.default_root_dir/model: weights or adapter, tokenizer, and how it was trained."""
+        if self.trainer.is_global_zero and self.trainer.default_root_dir and self.trainer.checkpoint_callbacks:
+            save_product(Path(self.trainer.default_root_dir) / "model", self.model, self.tokenizer, self.projector,
+                         self._run() | {"steps": self.global_step, "trained_from": self.source.get("name")})
+
+
+class TextPretraining(GPETraining):
+    """A batch model: source and target as one text, ids 0 .. S + T - 1, plain causal attention.
+
+    all_tokens: also learn to predict the source, as language models do (spec 8.2); False: the target alone.
+    """
+
+    def __init__(self, base: ModelSpec, learning_rate: float = 2e-3, all_tokens: bool = True, weight_decay: float = 0.01,
+                 beta2: float = 0.98, warmup_steps: int = 20,
+                 schedule: Literal["constant", "cosine", "linear"] = "linear", lora: LoraSpec | None = None,
+                 gradient_checkpointing: bool = False, seed: int = 1):
+        super().__init__(base, learning_rate, weight_decay, beta2, warmup_steps, schedule, lora, None,
+                         gradient_checkpointing, seed)
+        self.all_tokens = all_tokens
+
+    def loss_sum(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        ids, real, scored = whole_text(batch)
+        logits = self.model(input_ids=ids, attention_mask=real.long(), use_cache=False).logits
+        scored = (real if self.all_tokens else scored)[:, 1:]
+        return method.loss_sum(logits[:, :-1], ids[:, 1:], scored), scored.sum()
+
+
+class StreamingTraining(GPETraining):
+    """One arm. arm: its name in `method.ARMS`; phi: the target's first position; the data module draws k."""
+
+    def __init__(self, base: ModelSpec, arm: str = "group", phi: float = 0.0, learning_rate: float = 5e-5,
+                 weight_decay: float = 0.0, beta2: float = 0.999, warmup_steps: int = 0,
+                 schedule: Literal["constant", "cosine", "linear"] = "linear", lora: LoraSpec | None = None,
+                 features: int | None = None, gradient_checkpointing: bool = False, seed: int = 1):
+        super().__init__(base, learning_rate, weight_decay, beta2, warmup_steps, schedule, lora, features,
+                         gradient_checkpointing, seed)
+        self.arm_name, self.phi = arm, phi
+        self.arm = method.arm(arm, phi)
+
+    def check(self, model: nn.Module) -> None:
+        method.check_model(model, self.arm)
+
+    def loss_sum(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = method.forward(self.model, self.arm, self.source_inputs(batch), batch.target, batch.layout)
+        return method.loss_sum(logits, batch.target, batch.scored), batch.scored.sum()
+
+
+def whole_text(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, real, scored), each (B, N): source and target of each row joined without padding in between."""
+    layout, (source, target) = batch.layout, batch.layout.real()
+    real = torch.cat([source, target], 1)
+    order = real.int().argsort(dim=1, descending=True, stable=True)
+    scored = torch.cat([torch.zeros_like(source), batch.scored], 1)
+    width = int((layout.source_lengths + layout.target_lengths).max())
+    return tuple(x.gather(1, order)[:, :width] for x in (torch.cat([batch.source, batch.target], 1), real, scored))
+
+
+def add_lora(model: nn.Module, spec: LoraSpec) -> nn.Module:
+    """The model as a PeftModel. Raises TypeError if it has none of the projections."""
+    from peft import LoraConfig, get_peft_model
+
+    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    targets = [t for t in spec.targets if t in present]
+    if not targets:
+        raise TypeError(f"{type(model).__name__} has none of {', '.join(spec.targets)}: set model.lora.targets")
+    return get_peft_model(model, LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout,
+                                            bias=spec.bias, target_modules=targets, task_type="CAUSAL_LM"))
+
+
+def save_product(folder: Path, model: nn.Module, tokenizer, projector, run: dict[str, Any]) -> None:
+    """Weights (or adapter) and tokenizer in the hub's format, gpe.json, and the projector where there is one."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if projector is not None:
+        save_file({k: v.contiguous() for k, v in projector.state_dict().items()}, folder / "projector.safetensors")
+    write_json(folder / "gpe.json", run)

@@ -1,0 +1,223 @@
+"""One live stream: `read` a source unit when it comes, `write` a target word when the policy says so.
+
+The paper's decoding (spec 3.6) with a source cache and a target cache (`common/caches.py`): a READ encodes the new
+source tokens against the source alone, a WRITE the new target tokens against both. After a READ the last target token
+is fed again, because what it predicts may now see more; nothing else is ever encoded twice. `counts` says what was done:
+
+    fed      tokens that went through the model            rotated   cached keys that were turned (position re-encoding)
+    pairs    (query, key) pairs attended                   reads, writes, bytes (of the cache)
+
+The arms that keep source and target apart run here, and the two re-encoding baselines: "reencoded" turns the cached
+target keys at each READ, `refresh` encodes the whole target again. Interleaved-streaming keeps one cache in order of
+arrival. `decoding.stream` does all this for a batch; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from common.caches import TwoPartCache
+
+from .decoding import Boundary
+from .method import Arm, check_model, inverse_frequencies, rotate, rotation
+
+
+@dataclass
+class Counts:
+    fed: int = 0
+    pairs: int = 0
+    rotated: int = 0
+    reads: int = 0
+    writes: int = 0
+
+
+class Chosen(NamedTuple):
+    """A target token and how many source tokens had been read when it was chosen."""
+
+    token: int
+    written: int
+
+
+class Word(NamedTuple):
+    """What a WRITE gave. tokens: of one word, [] if the text ended instead. ended: nothing more will come."""
+
+    tokens: list[int]
+    ended: bool
+
+
+class Session:
+    """A stream in progress. opening: ids of v_0. max_word: tokens of one word at most, a guard against a model that
+    never ends one (`Word.ended` is then True and `truncated` is set).
+
+    Raises TypeError and ValueError as `method.check_model` and `TwoPartCache`.
+    """
+
+    def __init__(self, model: nn.Module, arm: Arm, boundary: Boundary, opening: Sequence[int], max_word: int = 32):
+        check_model(model, arm)
+        if arm.interleaved or arm.source_sees != "nothing" or (arm.positions == "contiguous" and not arm.refresh):
+            raise ValueError("Session runs arms whose source sees no target, with ids that a live stream can know; "
+                             "decoding.stream runs the others")
+        self.model, self.arm, self.boundary, self.max_word = model, arm, boundary, max_word
+        self.opening = list(opening)
+        self.cache = TwoPartCache(model.config)
+        self.frequencies = inverse_frequencies(model) if arm.two_frames else None
+        self.target: list[Chosen] = []  # fed, in order
+        self.pending: list[Chosen] = []  # chosen, not fed yet
+        self.counts, self.ended, self.truncated = Counts(), False, False
+        self._at_frame = 0
+        self._last_word: int | None = None
+        self._must_open = False
+
+    @property
+    def device(self):
+        return next(self.model.parameters()).device
+
+    # -- READ ------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def read(self, unit: Sequence[int] | Tensor) -> None:
+        """Encodes one source unit: token ids, or embeddings (tokens, width). May run ahead of what is written."""
+        unit = torch.as_tensor(unit, device=self.device)
+        if not len(unit):
+            raise ValueError("read: a unit without tokens")
+        start, n = self.cache.source_length, len(unit)
+        ids = torch.arange(start, start + n, device=self.device)
+        if self.arm.positions in ("no_source", "none"):
+            ids = torch.zeros_like(ids)
+        inputs = {"inputs_embeds": unit[None]} if unit.is_floating_point() else {"input_ids": unit[None]}
+        with self.cache.reading():
+            self.model(**inputs, position_ids=ids[None], past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.counts.reads += 1
+        self.counts.fed += n
+        self.counts.pairs += n * start + n * (n + 1) // 2
+
+    # -- WRITE -----------------------------------------------------------------------------------
+    @torch.no_grad()
+    def write(self, more_source: bool = True) -> Word:
+        """The next word, seeing all source read so far. more_source: whether a READ will follow this word.
+
+        With word ends that only show when the next word opens, that opening is dropped if a READ follows, and kept as
+        the beginning of the next word if none does.
+        """
+        if self.ended:
+            return Word([], True)
+        if not self.target and not self.pending:
+            self.pending = [Chosen(token, self.cache.source_length) for token in self.opening]
+        self._prepare()
+        word: list[int] = []
+        if self._last_word is not None:  # kept from the call before
+            word.append(self._last_word)
+            self._last_word = None
+        b, logits = self.boundary, None
+        while True:
+            logits = self._feed_pending()
+            token = self._choose(logits, bool(word))
+            if b.kind == "opens" and word and (token == b.stop or b.table[token]):
+                if more_source:
+                    self._must_open = True
+                else:
+                    self._keep(token)
+                break
+            if token == b.stop:
+                self.ended = True
+                break
+            word.append(token)
+            self.pending.append(Chosen(token, self.cache.source_length))
+            if b.kind == "ends" and b.table[token]:
+                break
+            if len(word) >= self.max_word:
+                self.ended = self.truncated = True
+                break
+        self.counts.writes += 1
+        return Word(word, self.ended)
+
+    def _keep(self, token: int) -> None:
+        if token == self.boundary.stop:
+            self.ended = True
+        else:
+            self._last_word = token
+            self.pending.append(Chosen(token, self.cache.source_length))
+
+    def _choose(self, logits: Tensor, inside: bool) -> int:
+        b = self.boundary
+        logits = logits.clone()
+        logits[list(b.banned)] = float("-inf")
+        if self._must_open and not inside:
+            closed = torch.nn.functional.pad(~b.table, (0, len(logits) - len(b.table)), value=True).to(logits.device)
+            closed[b.stop] = False
+            logits = logits.masked_fill(closed, float("-inf"))
+            self._must_open = False
+        return int(logits.argmax())
+
+    def _prepare(self) -> None:
+        """After a READ: what the arm does about target tokens that were encoded before it."""
+        read = self.cache.source_length
+        if read == 0:
+            raise ValueError("write: nothing has been read yet; call read() with the instruction and a unit first")
+        if read == self._at_frame:
+            return
+        if self.arm.refresh:
+            self.cache.drop_target()
+            self.pending = self.target + self.pending
+            self.target = []
+        elif not self.pending and self.target:
+            self.cache.drop_target(1)
+            self.pending = [self.target.pop()]
+        if self.arm.two_frames and self.target:
+            turn = torch.tensor([read - self._at_frame], device=self.device)
+            cos, sin = rotation(turn, self.frequencies)
+            self.cache.map_target_keys(lambda keys: rotate(keys, cos, sin))
+            self.counts.rotated += self.cache.target_length
+        self._at_frame = read
+
+    def _feed_pending(self) -> Tensor:
+        """Feeds chosen target tokens; logits (V,) of the last one."""
+        n, read, before = len(self.pending), self.cache.source_length, self.cache.target_length
+        ids = [self._position(before + i, chosen.written) for i, chosen in enumerate(self.pending)]
+        with self.cache.writing():
+            out = self.model(input_ids=torch.tensor([[chosen.token for chosen in self.pending]], device=self.device),
+                             position_ids=torch.tensor([ids], device=self.device),
+                             past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.counts.fed += n
+        self.counts.pairs += n * (read + before) + n * (n + 1) // 2
+        self.target += self.pending
+        self.pending = []
+        return out.logits[0, -1].float()
+
+    def _position(self, t: int, written: int) -> float:
+        kind, phi = self.arm.positions, self.arm.phi
+        if kind == "frozen":  # the id that it was first given, also when it is fed again
+            return written + t
+        if kind in ("reencoded", "contiguous"):
+            return self.cache.source_length + t
+        start = int(phi) if float(phi).is_integer() else phi
+        return start + (0 if kind in ("no_target", "none") else t)
+
+
+def run(session: Session, units: Iterable[Sequence[int] | Tensor], ending: Sequence[int], k: int | None,
+        max_words: int = 512) -> Iterator[tuple[list[int], int]]:
+    """Wait-k over a source that arrives unit by unit: yields (tokens of a word, words read by then) as they come.
+
+    units: the instruction first, then the words, as an iterator that may block. ending: ids of the end marker, read
+    as one more unit when the source has ended. k None: reads everything first.
+    """
+    units = iter(units)
+    session.read(next(units))
+    read, open_source, written = 0, True, 0
+    while not session.ended and written < max_words:
+        while open_source and (k is None or read < k + written):
+            unit = next(units, None)
+            if unit is None:
+                session.read(ending)
+                open_source = False
+            else:
+                session.read(unit)
+                read += 1
+        word = session.write(more_source=open_source)
+        if word.tokens:
+            written += 1
+            yield word.tokens, read
