@@ -160,6 +160,11 @@ class Session:
             raise ValueError("write: nothing has been read yet; call read() with the instruction and a unit first")
         if read == self._at_frame:
             return
+        if self.arm.two_frames and self.target:
+            turn = torch.tensor([read - self._at_frame], device=self.device)
+            cos, sin = rotation(turn, self.frequencies)
+            self.cache.map_target_keys(lambda keys: rotate(keys, cos, sin))
+            self.counts.rotated += self.cache.target_length
         if self.arm.refresh:
             self.cache.drop_target()
             self.pending = self.target + self.pending
@@ -167,11 +172,6 @@ class Session:
         elif not self.pending and self.target:
             self.cache.drop_target(1)
             self.pending = [self.target.pop()]
-        if self.arm.two_frames and self.target:
-            turn = torch.tensor([read - self._at_frame], device=self.device)
-            cos, sin = rotation(turn, self.frequencies)
-            self.cache.map_target_keys(lambda keys: rotate(keys, cos, sin))
-            self.counts.rotated += self.cache.target_length
         self._at_frame = read
 
     def _feed_pending(self) -> Tensor:

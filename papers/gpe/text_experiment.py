@@ -16,6 +16,7 @@ import logging
 import warnings
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from common.benchmarks.translation import bleu_from_statistics, latency, sentence_statistics
@@ -26,7 +27,7 @@ from . import method
 from .data import StreamData, ToyPairs, toy_examples
 from .decoding import Boundary, stream
 from .module import GPETraining, StreamingTraining, TextPretraining
-from .segments import Example
+from .segments import Batch, Example
 from .toy import TARGET_END, Language
 
 STANDINS = Path(__file__).parent / "standins"
@@ -135,8 +136,10 @@ def scores(hypotheses: list[str], delays: list[list[int]], examples: list[Exampl
 # -- the jobs ----------------------------------------------------------------------------------------------
 def untuned(seed: int) -> dict:
     """The batch-trained model as it is: on whole sentences, and run in streaming without any tuning."""
-    model = base_model(seed).model
+    loaded = base_model(seed)
+    model = loaded.model
     return {
+        "model": loaded.source,
         "batch": measure(model, method.arm("contiguous"), seed, (None,)),
         **{name: measure(model, method.arm(name), seed) for name in ("kv_reencoding", "batch_streaming", "group")},
     }
@@ -157,6 +160,8 @@ def tune(seed: int, arm: str, phi: float = 0.0, steps: int = SHORT) -> dict:
     if arm == "group":
         result["batch"] = measure(model, own, seed, (None,))
         result["contiguous ids"] = measure(model, method.arm("kv_reencoding"), seed)
+        if phi == 0 and steps == LONG:
+            result["diagonal"] = diagonal(model, seed)
     if arm == "contiguous":
         result["frozen ids"] = measure(model, method.arm("batch_streaming"), seed)
     return result
@@ -173,6 +178,42 @@ def tune_with_batch(seed: int, steps: int = LONG) -> dict:
     model, losses = tuned(seed, "group", 0.0, steps, ks=(*KS, None))
     return {"loss": sum(losses[-10:]) / len(losses[-10:]), "stream": measure(model, method.arm("group"), seed),
             "batch": measure(model, method.arm("group"), seed, (None,))}
+
+
+def diagonal(model: nn.Module, seed: int, k: int = 7, within: int = 2) -> dict:
+    """How much target words attend to source words near their own number (claim C12a): tuned with group ids, and untuned.
+
+    share: attention from target words to source words (prompts and ends left out, mean over layers and heads) that falls
+    within `within` words of the diagonal. even: what even attention over the visible words would give.
+    """
+    examples, _ = test_sentences(seed, 128)
+    rows = {}
+    for name, weights, arm in (("group", model, "group"), ("batch-trained", base_model(seed).model, "contiguous")):
+        before = weights.config._attn_implementation
+        weights.set_attn_implementation("eager")  # the only one that gives its maps
+        batch = Batch.of(examples, [k] * len(examples))
+        own = method.arm(arm)
+        lowest = torch.finfo(torch.float32).min
+        mask = torch.zeros(1).masked_fill(~method.attention_mask(own, batch.layout), lowest)
+        with torch.no_grad():
+            maps = weights(input_ids=torch.cat([batch.source, batch.target], 1), attention_mask=mask, use_cache=False,
+                           position_ids=method.position_ids(own, batch.layout), output_attentions=True).attentions
+        weights.set_attn_implementation(before)
+        attention = torch.stack(maps).mean((0, 2))[:, batch.layout.n_source :, : batch.layout.n_source]  # (B, T, S)
+        near, even = [], []
+        for b, example in enumerate(examples):
+            s_word = torch.tensor(example.source_units).cumsum(0)
+            t_word = torch.tensor(example.target_units).cumsum(0)
+            for j in range(1, len(example.target_units) - 1):  # the row that predicts the first token of word j
+                row = int(t_word[j - 1]) - 1
+                visible = int((s_word[1:-1] <= int(batch.layout.visible[b, row])).sum())
+                per_word = torch.stack([attention[b, row, int(s_word[i - 1]) : int(s_word[i])].sum()
+                                        for i in range(1, visible + 1)])
+                inside = torch.tensor([abs(i - j) <= within for i in range(1, visible + 1)])
+                near.append((per_word[inside].sum() / per_word.sum()).item())
+                even.append(inside.float().mean().item())
+        rows[name] = {"share": sum(near) / len(near), "even": sum(even) / len(even)}
+    return rows
 
 
 def main() -> None:

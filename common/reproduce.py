@@ -1,0 +1,142 @@
+"""`python -m papers.X.eval --rung R`: from what a paper measured to records, tables, pictures and an exit status.
+
+A paper says what it measures at a rung (`measure`, giving an `Outcome`); here claims become records with verdicts,
+written to results/.scratch/, or with --publish to results/ (clean tree only). A record whose result is that of the
+committed one keeps the committed one, with the run that first gave it. Exit status: 0 when the rung was run and
+recorded, whatever the verdicts; 1 with STRICT=1 and a required claim contradicted; 2 for what the user can mend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import report
+from .jobs import write_json
+from .models import ModelError
+from .records import (
+    RecordError,
+    exit_status,
+    load_claims,
+    make_record,
+    read_record,
+    read_records,
+    same_result,
+    start_run,
+    write_record,
+)
+
+# "analytic" is part of every run.
+RUNGS = {
+    "analytic": ("analytic",),
+    "cpu": ("analytic", "cpu-small"),
+    "gpu": ("analytic", "gpu-random-weights"),
+    "paper": ("analytic", "paper-scale"),
+}
+LONG_NAMES = {"cpu-small": "cpu", "gpu-random-weights": "gpu", "paper-scale": "paper"}
+Say = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """What a rung measured.
+
+    measured {claim: summarize(...) or the like}, by the claim's name without the paper ("C1a"). timings {claim: timing}.
+    models, datasets: for records of the rung itself. documents {name: JSON}: written as measurements.<name>.json.
+    lines: tables to print. pictures(folder): draws and returns the files.
+    """
+
+    measured: dict[str, dict] = field(default_factory=dict)
+    timings: dict[str, dict] = field(default_factory=dict)
+    models: list = field(default_factory=list)
+    datasets: list = field(default_factory=list)
+    documents: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    pictures: Callable[[Path], list[Path]] | None = None
+
+
+def point(value: float, **details) -> dict:
+    """The `measured` of a single figure, e.g. a computed one."""
+    return {"value": value, "n_runs": 1} | details
+
+
+def source_files(here: Path, leave_out: set[str], *common: str) -> tuple[str, ...]:
+    """Code that a measurement may depend on: the paper's own, less what only shows results, and patterns of common/."""
+    used = [p for p in sorted(here.glob("*.py")) if p.name not in leave_out]
+    for pattern in common:
+        used += sorted((here.parent.parent / "common").glob(pattern))
+    return tuple(map(str, used))
+
+
+def run(here: Path, rung: str, measure: Callable[[str, Say], Outcome], publish: bool, say: Say) -> int:
+    """Measures, records and shows. Raises RecordError for --publish from a tree with changes."""
+    paper, claims = here.name, load_claims(here / "claims.yaml")
+    began = time.monotonic()
+    facts = start_run(f"make reproduce-{paper}" + (f" RUNG={rung}" if rung != "cpu" else ""))
+    if publish and facts["dirty"]:
+        raise RecordError("--publish: the tree has uncommitted changes, so the records could not name a commit; commit first")
+    outcome = measure(rung, say)
+    facts["seconds"] = round(time.monotonic() - began, 1)
+    folder = here / "results" / ("" if publish else ".scratch")
+    config = hashlib.sha256((here / "eval.py").read_bytes()).hexdigest()
+    records = [record for record in read_records(here / "results") if record["claim"]["rung"] not in RUNGS[rung]]
+    for claim in claims:
+        if claim["rung"] in RUNGS[rung] or claim["rung"] == "paper-scale":
+            records.append(_record(claim, claims.sha256, outcome, facts, config, folder))
+    for name, document in outcome.documents.items():
+        write_json(folder / f"measurements.{name}.json", {"run": facts, "results": document})
+    for line in outcome.lines:
+        say(line)
+    if outcome.pictures is not None:
+        for path in outcome.pictures(folder):
+            say(f"picture: {path.relative_to(here.parent.parent)}")
+    say("")
+    say(report.terminal_table(claims, records))
+    say(report.json_line(claims, records, rung=rung, seconds=facts["seconds"], commit=facts["commit"]))
+    return exit_status(records, strict=os.environ.get("STRICT") == "1")
+
+
+def _record(claim: dict, sha256: str, outcome: Outcome, facts: dict, config: str, folder: Path) -> dict:
+    name = claim["id"].partition("/")[2]
+    own = claim["rung"] not in ("analytic", "paper-scale")
+    record = make_record(claim, sha256, outcome.measured.get(name), facts, seeds=claim["protocol"].get("seeds", []),
+                         timing=outcome.timings.get(name), models=outcome.models if own else [],
+                         datasets=outcome.datasets if own else [], config_sha256=config)
+    path = folder / f"{name}.{claim['rung']}.json"
+    if path.exists():
+        try:
+            if same_result(old := read_record(path), record):
+                return old  # the same result: keep the record of the run that first gave it
+        except RecordError:
+            pass  # an invalid old record is replaced
+    write_record(record, folder)
+    return record
+
+
+def rounded(value: Any, leave_out: Sequence[str] = ()) -> Any:
+    """A result small enough to commit: without the named entries, numbers to five places."""
+    if isinstance(value, dict):
+        return {k: rounded(v, leave_out) for k, v in value.items() if k not in leave_out}
+    if isinstance(value, float):
+        return round(value, 5)
+    return [rounded(v, leave_out) for v in value] if isinstance(value, list | tuple) else value
+
+
+def main(here: Path, measure: Callable[[str, Say], Outcome], argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Run the claims of one rung and print a verdict for each.")
+    parser.add_argument("--rung", choices=[*RUNGS, *LONG_NAMES], default="cpu")
+    parser.add_argument("--publish", action="store_true", help="write records and pictures to results/ (clean tree only)")
+    options = parser.parse_args(argv)
+    try:
+        return run(here, LONG_NAMES.get(options.rung, options.rung), measure, options.publish,
+                   lambda text: print(text, flush=True))
+    except (RecordError, ModelError, FileNotFoundError, RuntimeError) as error:
+        print(f"reproduce-{here.name}: {error}", file=sys.stderr)
+        return 2
