@@ -13,7 +13,7 @@ COPY := $(addprefix copy-,$(PAPERS))
 ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt clean $(REPRODUCE) $(COPY)
+.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe speech-gpe multi30k-gpe clean $(REPRODUCE) $(COPY)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,15 @@ train-skipgpt-smollm2: $(ENVIRONMENT) ## train SkipGPT's committed routers for S
 
 standin-skipgpt: $(ENVIRONMENT) ## train SkipGPT's three small base models anew (about two minutes of CPU each)
 	@"$(ENV_PYTHON)" -m papers.skipgpt.tier_a --train-bases
+
+standin-gpe: $(ENVIRONMENT) ## train GPE's small translators and recognisers anew (about eight minutes of CPU)
+	@"$(ENV_PYTHON)" -m papers.gpe.text_experiment --train-bases
+
+speech-gpe: $(ENVIRONMENT) ## GPE on spoken words (about six minutes; with NINEFOLD_DATA recorded digits, too)
+	@"$(ENV_PYTHON)" -m papers.gpe.eval --speech
+
+multi30k-gpe: $(ENVIRONMENT) ## GPE on real translations, Multi30k from NINEFOLD_DATA (about 40 minutes)
+	@"$(ENV_PYTHON)" -m papers.gpe.eval --multi30k
 
 report: $(ENVIRONMENT) ## report.html: every claim, record and figure on one page
 	@"$(ENV_PYTHON)" -m common.report

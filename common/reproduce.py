@@ -50,7 +50,8 @@ class Outcome:
 
     measured {claim: summarize(...) or the like}, by the claim's name without the paper ("C1a"). timings {claim: timing}.
     models, datasets: for records of the rung itself. documents {name: JSON}: written as measurements.<name>.json.
-    lines: tables to print. pictures(folder): draws and returns the files.
+    lines: tables to print. pictures(folder): draws and returns the files. elsewhere {claim: command}: claims of this
+    rung that another command measures; their committed records stay as they are, and are shown.
     """
 
     measured: dict[str, dict] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class Outcome:
     documents: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     pictures: Callable[[Path], list[Path]] | None = None
+    elsewhere: dict[str, str] = field(default_factory=dict)
 
 
 def point(value: float, **details) -> dict:
@@ -75,20 +77,30 @@ def source_files(here: Path, leave_out: set[str], *common: str) -> tuple[str, ..
     return tuple(map(str, used))
 
 
-def run(here: Path, rung: str, measure: Callable[[str, Say], Outcome], publish: bool, say: Say) -> int:
-    """Measures, records and shows. Raises RecordError for --publish from a tree with changes."""
+def run(here: Path, rung: str, measure: Callable[[str, Say], Outcome], publish: bool, say: Say,
+        command: str | None = None) -> int:
+    """Measures, records and shows. command: what the user typed, if not make reproduce-<paper>.
+
+    Raises RecordError for --publish from a tree with changes.
+    """
     paper, claims = here.name, load_claims(here / "claims.yaml")
     began = time.monotonic()
-    facts = start_run(f"make reproduce-{paper}" + (f" RUNG={rung}" if rung != "cpu" else ""))
+    facts = start_run(command or f"make reproduce-{paper}" + (f" RUNG={rung}" if rung != "cpu" else ""))
     if publish and facts["dirty"]:
         raise RecordError("--publish: the tree has uncommitted changes, so the records could not name a commit; commit first")
     outcome = measure(rung, say)
     facts["seconds"] = round(time.monotonic() - began, 1)
     folder = here / "results" / ("" if publish else ".scratch")
     config = hashlib.sha256((here / "eval.py").read_bytes()).hexdigest()
-    records = [record for record in read_records(here / "results") if record["claim"]["rung"] not in RUNGS[rung]]
+    def elsewhere(claim: dict) -> bool:
+        return claim["rung"] == RUNGS[rung][-1] and claim["id"].partition("/")[2] in outcome.elsewhere
+
+    records = [record for record in read_records(here / "results")
+               if record["claim"]["rung"] not in RUNGS[rung] or elsewhere(record["claim"])]
     for claim in claims:
-        if claim["rung"] in RUNGS[rung] or claim["rung"] == "paper-scale":
+        if elsewhere(claim):
+            say(f"{claim['id']}: measured by `{outcome.elsewhere[claim['id'].partition('/')[2]]}`; its committed record is shown")
+        elif claim["rung"] in RUNGS[rung] or claim["rung"] == "paper-scale":
             records.append(_record(claim, claims.sha256, outcome, facts, config, folder))
     for name, document in outcome.documents.items():
         write_json(folder / f"measurements.{name}.json", {"run": facts, "results": document})
@@ -129,14 +141,19 @@ def rounded(value: Any, leave_out: Sequence[str] = ()) -> Any:
     return [rounded(v, leave_out) for v in value] if isinstance(value, list | tuple) else value
 
 
-def main(here: Path, measure: Callable[[str, Say], Outcome], argv: list[str] | None = None) -> int:
+def main(here: Path, measure: Callable[[str, Say], Outcome], argv: list[str] | None = None,
+         parts: dict[str, Callable[[str, Say], Outcome]] | None = None) -> int:
+    """parts {option: measure}: what has a command of its own, `--option` here and `make <option>-<paper>` there."""
     parser = argparse.ArgumentParser(description="Run the claims of one rung and print a verdict for each.")
     parser.add_argument("--rung", choices=[*RUNGS, *LONG_NAMES], default="cpu")
+    for name in parts or {}:
+        parser.add_argument(f"--{name}", dest="part", action="store_const", const=name, help=f"only this: make {name}-{here.name}")
     parser.add_argument("--publish", action="store_true", help="write records and pictures to results/ (clean tree only)")
     options = parser.parse_args(argv)
+    part = getattr(options, "part", None)
     try:
-        return run(here, LONG_NAMES.get(options.rung, options.rung), measure, options.publish,
-                   lambda text: print(text, flush=True))
+        return run(here, LONG_NAMES.get(options.rung, options.rung), (parts or {}).get(part, measure), options.publish,
+                   lambda text: print(text, flush=True), f"make {part}-{here.name}" if part else None)
     except (RecordError, ModelError, FileNotFoundError, RuntimeError) as error:
         print(f"reproduce-{here.name}: {error}", file=sys.stderr)
         return 2

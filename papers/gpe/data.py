@@ -10,11 +10,14 @@ stream): the same whatever the batch, the devices, or a restart. What comes of i
 from __future__ import annotations
 
 import gzip
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from common.data.text import DataError
 from common.steps import SetupError, StepData, seed_of
 
 from .segments import Batch, Example
@@ -195,3 +198,61 @@ class TextPairs(StreamData):
             print(f"data: {len(examples) - len(kept)} of {len(examples)} pairs have more than {self.max_tokens} tokens "
                   "and are left out", flush=True)
         return kept
+
+
+# -- speech ------------------------------------------------------------------------------------------------
+SPECIAL = (SOURCE, SOURCE_END, TARGET, TARGET_END)  # ids 0 .. 3; words follow in alphabetical order
+
+
+def spoken_example(utterance, words: dict[str, int], stack: int, chunk_tokens: int) -> Example:
+    """An utterance as source frames in chunks and target words. words: ids. stack: frames a token; unit = one chunk."""
+    from common.data.speech import log_mel, stacked
+
+    frames = stacked(log_mel(utterance.waveform, utterance.rate), stack)
+    n, width = frames.shape
+    chunks = [min(chunk_tokens, n - start) for start in range(0, n, chunk_tokens)]
+    features = torch.zeros(n + 2, width)
+    features[1 : n + 1] = frames
+    source = torch.full((n + 2,), -1)
+    source[0], source[-1] = SPECIAL.index(SOURCE), SPECIAL.index(SOURCE_END)
+    total = 1000 * len(utterance.waveform) / utterance.rate
+    ends = [min(20.0 * stack * heard, total) for heard in itertools.accumulate(chunks)]
+    target = [SPECIAL.index(TARGET), *(words[w] for w in utterance.words), SPECIAL.index(TARGET_END)]
+    return Example(source, (1, *chunks, 1), torch.tensor(target), (1,) * len(target), text="", features=features,
+                   reference=" ".join(utterance.words), unit_ends=tuple(ends))
+
+
+class SpokenWords(StreamData):
+    """Strings of spoken words (common/data/speech.py). bank: "espeak", synthesised, or "fsdd", recorded digits.
+
+    stack: 20 ms frames a source token; chunk_tokens: tokens a unit, so that k counts chunks of 20 x stack x chunk_tokens ms.
+    first: number of the first training utterance; validation starts at 10^9, from the test recordings where there are any.
+    """
+
+    def __init__(self, ks: list[int | None] = (1, 3, 5), bank: str = "espeak", train_samples: int = 6400,
+                 val_samples: int = 128, first: int = 0, stack: int = 4, chunk_tokens: int = 6, batch_size: int = 32,
+                 seed: int = 1, num_workers: int = 0):
+        super().__init__(list(ks), batch_size, seed, num_workers)
+        if bank not in ("espeak", "fsdd"):
+            raise ValueError(f"data.bank {bank!r} is neither espeak nor fsdd")
+        self.bank, self.train_samples, self.val_samples, self.first = bank, train_samples, val_samples, first
+        self.stack, self.chunk_tokens = stack, chunk_tokens
+
+    def banks(self) -> tuple:
+        """Recordings to train and to test on: for synthesised words the same, of which the strings differ."""
+        from common.data.speech import espeak_bank, fsdd_bank
+
+        try:
+            return (espeak_bank(),) * 2 if self.bank == "espeak" else (fsdd_bank("train"), fsdd_bank("test"))
+        except DataError as error:
+            raise SetupError(f"data.bank {self.bank}: {error}") from error
+
+    def cut(self, bank, count: int, first: int) -> list[Example]:
+        from common.data.speech import utterance
+
+        ids = {word: len(SPECIAL) + i for i, word in enumerate(bank.words)}
+        return [spoken_example(utterance(bank, first + i, self.seed), ids, self.stack, self.chunk_tokens) for i in range(count)]
+
+    def examples(self) -> tuple[list[Example], list[Example]]:
+        train, test = self.banks()
+        return self.cut(train, self.train_samples, self.first), self.cut(test, self.val_samples, 10**9)

@@ -48,6 +48,67 @@ def text_jobs() -> list[Job]:
     return jobs
 
 
+def speech_jobs(bank: str = "espeak") -> list[Job]:
+    """Group ids at every phi and seed; one longer tuning shows whether the farthest offset catches up."""
+    from .speech_experiment import LONGER, PHIS, SEEDS, TUNE_STEPS
+
+    files, jobs = source_files(HERE, SHOWING | {"speed.py", "text_experiment.py", "toy.py"}, *COMMON, "data/speech.py"), []
+    if bank == "fsdd":
+        from common.data.text import data_file
+
+        files = (*files, str(data_file("speech/fsdd.zip")))
+    for seed in SEEDS:
+        weights = [str(HERE / "standins-speech" / f"seed{seed}" / f) for f in ("model.safetensors", "encoder.safetensors")]
+        for phi in PHIS if bank == "espeak" else PHIS[:1]:
+            kind = "speech" if bank == "espeak" else "digits"
+            function, seconds = ("tune", 60) if bank == "espeak" else ("recorded", 150)
+            jobs.append(Job(f"{kind}/phi {phi}/seed{seed}", f"{__package__}.speech_experiment:{function}",
+                            {"seed": seed, "phi": phi, "steps": TUNE_STEPS}, (*files, *weights), seconds))
+    if bank == "espeak":
+        jobs.append(Job(f"speech/phi {PHIS[-1]}, {LONGER} steps/seed0", f"{__package__}.speech_experiment:tune",
+                        {"seed": 0, "phi": PHIS[-1], "steps": LONGER}, (*files, *weights), 170))
+    return jobs
+
+
+def measure_speech(rung: str, say: Say) -> Outcome:
+    """`make speech-gpe`: about six minutes; with NINEFOLD_DATA recorded digits as well."""
+    from . import verdicts
+    from .pictures import draw
+    from .tables import cpu_tables
+
+    results = run_jobs(speech_jobs(), cache_dir() / "gpe", workers=2, threads=1, say=say)
+    if os.environ.get("NINEFOLD_DATA"):
+        say("recorded digits from NINEFOLD_DATA; the claims above do not need them")
+        results |= run_jobs(speech_jobs("fsdd"), cache_dir() / "gpe", workers=2, threads=1, say=say)
+    measured = verdicts.speech_claims(results)
+    others = dict.fromkeys(verdicts.names("cpu-small") - set(measured), "make reproduce-gpe")
+    return Outcome(measured=verdicts.analytic_claims() | measured, lines=list(cpu_tables(results)), elsewhere=others,
+                   models=[results["speech/phi 0/seed0"]["model"]], datasets=[results["speech/phi 0/seed0"]["data"]],
+                   documents={"speech": rounded(results, WHOLE)}, pictures=lambda folder: draw(results, folder))
+
+
+def measure_multi30k(rung: str, say: Say) -> Outcome:
+    """`make multi30k-gpe`: real translations from NINEFOLD_DATA; tables and pictures, no claim of its own (one seed)."""
+    from common.data.text import DataError
+
+    from . import verdicts
+    from .pictures import draw
+    from .real_experiment import LANGUAGES, files
+    from .tables import real_table
+
+    try:
+        data = [path for language in LANGUAGES for split in ("train", "val", "test_2016_flickr") for path in files(language, split)]
+    except DataError as error:
+        raise RuntimeError(f"real translations: {error}") from error
+    code = source_files(HERE, (SHOWING - {"template.py"}) | {"speed.py", "speech_experiment.py"}, *COMMON)
+    jobs = [Job(f"multi30k/en-{language}", f"{__package__}.real_experiment:translate", {"language": language},
+                (*code, *data), 1500) for language in LANGUAGES]
+    results = run_jobs(jobs, cache_dir() / "gpe", workers=2, threads=1, say=say)
+    return Outcome(measured=verdicts.analytic_claims(), lines=list(real_table(results)), documents={"multi30k": rounded(results, WHOLE)},
+                   elsewhere=dict.fromkeys(verdicts.names("cpu-small"), "make reproduce-gpe or make speech-gpe"),
+                   pictures=lambda folder: draw(results, folder))
+
+
 def measure(rung: str, say: Say) -> Outcome:
     from . import verdicts
 
@@ -62,6 +123,7 @@ def measure(rung: str, say: Say) -> Outcome:
         out.measured |= speed
         out.models = [results["text/untuned/seed0"]["model"]]
         out.documents = {"cpu-small": rounded(results, WHOLE)}
+        out.elsewhere = dict.fromkeys(("C7a", "C7b"), "make speech-gpe")
 
         from .pictures import draw
         from .tables import cpu_tables
@@ -88,4 +150,4 @@ def speed_job() -> Job:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(HERE, measure))
+    raise SystemExit(main(HERE, measure, parts={"speech": measure_speech, "multi30k": measure_multi30k}))

@@ -96,6 +96,10 @@ class GPETraining(L.LightningModule):
         """(sum of cross-entropies, number of tokens in it) of a micro-batch."""
         raise NotImplementedError
 
+    def step_tokens(self, micro: dict) -> int:
+        """Tokens that the loss of the whole optimiser step is a mean over."""
+        return micro["step_targets"]
+
     def source_inputs(self, batch: Batch) -> Tensor:
         """Ids, or embeddings where the source has frames of audio."""
         if batch.features is None:
@@ -107,7 +111,7 @@ class GPETraining(L.LightningModule):
     def training_step(self, micro: dict, batch_idx: int) -> Tensor:
         torch.manual_seed(seed_of("dropout", self.seed, self.global_step, micro["sample_index"][0]))
         loss, _ = self.loss_sum(micro["batch"])
-        loss = loss / micro["step_targets"]
+        loss = loss / self.step_tokens(micro)
         self._sum = self._sum + loss.detach()
         # Lightning divides by the accumulation, DDP by the world; the parts are shares of a sum.
         return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
@@ -203,6 +207,9 @@ class TextPretraining(GPETraining):
         super().__init__(base, learning_rate, weight_decay, beta2, warmup_steps, schedule, lora, None,
                          gradient_checkpointing, seed)
         self.all_tokens = all_tokens
+
+    def step_tokens(self, micro: dict) -> int:  # every token but the first of a text is predicted
+        return micro["step_tokens"] - self.trainer.datamodule.batch_size if self.all_tokens else micro["step_targets"]
 
     def loss_sum(self, batch: Batch) -> tuple[Tensor, Tensor]:
         ids, real, scored = whole_text(batch)

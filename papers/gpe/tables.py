@@ -1,0 +1,143 @@
+"""The tables behind the claims, as text: every arm at every k, and GPE against each of them on the same sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean
+
+import numpy as np
+
+from common.benchmarks.translation import paired_bootstrap
+
+from .text_experiment import KS, LONG, PHIS, SEEDS, SHORT
+
+# Shown name -> (job, how its weights are streamed). "stream" is the arm's own way.
+ROWS = {
+    "interleaved": ("interleaved, {s} steps", "stream"),
+    "interleaved, group ids": ("interleaved_group, {s} steps", "stream"),
+    "batch-streaming (frozen ids)": ("batch_streaming, {s} steps", "stream"),
+    "  source sees finished target": ("finished_frozen, {s} steps", "stream"),
+    "  + KV re-encoding at test": ("batch_streaming, {s} steps", "kv_reencoding"),
+    "position re-encoding": ("position_reencoding, {s} steps", "stream"),
+    "  + KV re-encoding at test ": ("position_reencoding, {s} steps", "kv_reencoding"),
+    "KV re-encoding, trained for it": ("kv_reencoding, {s} steps", "stream"),
+    "blocked, arrival ids": ("blocked_arrival, {s} steps", "stream"),
+    "contiguous ids, length known": ("contiguous, {s} steps", "stream"),
+    "  streamed with frozen ids": ("contiguous, {s} steps", "frozen ids"),
+    "group (GPE)": ("group, {s} steps", "stream"),
+    "  source sees finished target ": ("finished_group, {s} steps", "stream"),
+    "no source positions": ("no_source_positions, {s} steps", "stream"),
+    "no target positions": ("no_target_positions, {s} steps", "stream"),
+    "no positions": ("no_positions, {s} steps", "stream"),
+    **{f"group, phi = {phi}": (f"group, phi {phi}, {{s}} steps", "stream") for phi in PHIS},
+    "group with batch among its k": ("group with batch, {s} steps", "stream"),
+    "untuned, KV re-encoding": ("untuned", "kv_reencoding"),
+    "untuned, frozen ids": ("untuned", "batch_streaming"),
+    "untuned, group ids": ("untuned", "group"),
+}
+
+
+def found(results: dict, row: str, steps: int) -> list[dict] | None:
+    """A row's scores by k, one a seed; None if this budget has no such job."""
+    job, decoding = ROWS[row]
+    names = [f"text/{job.format(s=steps)}/seed{seed}" for seed in SEEDS]
+    if not all(name in results and decoding in results[name] for name in names):
+        return None
+    return [results[name][decoding] for name in names]
+
+
+def cpu_tables(results: dict) -> Iterator[str]:
+    if "text/untuned/seed0" in results:
+        for steps in (SHORT, LONG):
+            yield from text_table(results, steps)
+        yield from batch_table(results)
+    if any(name.startswith("speech/") for name in results):
+        yield from speech_table(results)
+    if "speed" in results:
+        yield from speed_table(results["speed"])
+
+
+def text_table(results: dict, steps: int) -> Iterator[str]:
+    """BLEU and LAAL at every k, and GPE minus the row with the 95 % interval of a paired bootstrap over sentences."""
+    ours = found(results, "group (GPE)" if steps == SHORT else "group, phi = 0", steps)
+    yield ""
+    yield (f"Toy translation after {steps} steps of tuning: BLEU at LAAL, mean of {len(SEEDS)} seeds; in brackets GPE minus the "
+           "row, 95 % of a paired bootstrap over sentences")
+    yield f"{'arm':<34s}" + "".join(f"{'k = ' + str(k):>31s}" for k in KS)
+    for row in ROWS:
+        scores = found(results, row, steps)
+        if scores is None or (row.startswith("untuned") and steps == LONG):
+            continue
+        cells = []
+        for k in map(str, KS):
+            gap = paired_bootstrap(*(np.array([s[k]["statistics"] for s in side]) for side in (ours, scores)))
+            text = f"{fmean(s[k]['bleu'] for s in scores):5.1f} at {fmean(s[k]['LAAL'] for s in scores):4.1f}"
+            text += "" if scores is ours else f" [{gap['low']:+5.1f},{gap['high']:+6.1f}]"
+            cells.append(f"{text:>31s}")
+        yield f"{row.rstrip():<34s}" + "".join(cells)
+
+
+def batch_table(results: dict) -> Iterator[str]:
+    """Whole sentences."""
+    def mean(job: str, decoding: str = "batch") -> float:
+        return fmean(results[f"text/{job}/seed{seed}"][decoding]["batch"]["bleu"] for seed in SEEDS)
+
+    yield ""
+    yield "Whole sentences (batch mode), BLEU: " + "; ".join([
+        f"batch-trained model {mean('untuned'):.1f}", f"tuned on in batch mode {mean(f'batch, {LONG} steps'):.1f}",
+        f"GPE with its own ids {mean(f'group, phi 0, {LONG} steps'):.1f}",
+        f"GPE with batch among its k {mean(f'group with batch, {LONG} steps'):.1f}"])
+
+
+def real_table(results: dict) -> Iterator[str]:
+    """Multi30k: BLEU at AL and LAAL by k, and GPE minus the row, paired bootstrap over sentences."""
+    for name, result in results.items():
+        if not name.startswith("multi30k/"):
+            continue
+        yield ""
+        yield (f"Multi30k {name.partition('/')[2]}, {result['test sentences']} captions, one seed: BLEU at LAAL; in brackets GPE minus "
+               "the row, 95 % of a paired bootstrap over sentences")
+        ours = result["group"]["stream"]
+        rows = {"interleaved": result["interleaved"]["stream"], "batch-streaming (frozen ids)": result["batch_streaming"]["stream"],
+                "  + KV re-encoding at test": result["batch_streaming"]["kv_reencoding"], "group (GPE)": ours,
+                "untuned, KV re-encoding": result["untuned"]["kv_reencoding"]}
+        yield f"{'arm':<34s}" + "".join(f"{'k = ' + k:>31s}" for k in ours)
+        for row, scores in rows.items():
+            cells = []
+            for k in ours:
+                gap = paired_bootstrap(np.array(ours[k]["statistics"]), np.array(scores[k]["statistics"]))
+                text = f"{scores[k]['bleu']:5.1f} at {scores[k]['LAAL']:4.1f}"
+                text += "" if scores is ours else f" [{gap['low']:+5.1f},{gap['high']:+6.1f}]"
+                cells.append(f"{text:>31s}")
+            yield f"{row:<34s}" + "".join(cells)
+        yield (f"whole captions: batch-trained {result['untuned']['batch']['bleu']:.1f}, GPE tuned for wait-k, its own ids "
+               f"{result['group']['batch']['bleu']:.1f}")
+
+
+def speech_table(results: dict) -> Iterator[str]:
+    from .speech_experiment import KS, PHIS, SEEDS
+
+    yield ""
+    yield f"Recognising spoken words: WER in % at LAAL in ms, mean of {len(SEEDS)} seeds"
+    yield f"{'':<18s}" + "".join(f"{'k = ' + str(k):>20s}" for k in KS) + f"{'batch':>10s}"
+    for kind, phi in [("speech", phi) for phi in PHIS] + [("digits", PHIS[0])]:
+        if f"{kind}/phi {phi}/seed0" not in results:
+            continue
+        rows = [results[f"{kind}/phi {phi}/seed{seed}"] for seed in SEEDS]
+        means = [[fmean(r["stream"][str(k)][name] for r in rows) for name in ("wer", "LAAL")] for k in KS]
+        cells = "".join(f"{wer:9.1f} at {lag:6.0f}  " for wer, lag in means)
+        yield f"{kind + ', phi = ' + str(phi):<18s}" + cells + f"{fmean(r['batch']['batch']['wer'] for r in rows):10.1f}"
+
+
+def speed_table(document: dict) -> Iterator[str]:
+    yield ""
+    yield (f"Streaming one sentence, {document['shape']}, {document['device']}, k = {document['k']}, every token forced: ms a READ "
+           "with its WRITE, in the first and the last fifth of the stream, and time over GPE's")
+    yield f"{'mode':<14s}" + "".join(f"{str(case['words']) + ' words':>34s}" for case in document["cases"].values())
+    for mode in next(iter(document["cases"].values()))["modes"]:
+        cells = []
+        for case in document["cases"].values():
+            m = case["modes"][mode]
+            ratio = fmean(m["seconds"]) / fmean(case["modes"]["group"]["seconds"])
+            cells.append(f"{1e3 * m['first_fifth']:7.1f} -> {1e3 * m['last_fifth']:7.1f} ms, {ratio:5.2f}x")
+        yield f"{mode:<14s}" + "".join(f"{c:>34s}" for c in cells)
