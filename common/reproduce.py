@@ -83,7 +83,8 @@ def run(here: Path, rung: str, measure: Callable[[str, Say], Outcome], publish: 
 
     Raises RecordError for --publish from a tree with changes.
     """
-    paper, claims = here.name, load_claims(here / "claims.yaml")
+    claims = load_claims(here / "claims.yaml")
+    paper = claims.paper["key"]
     began = time.monotonic()
     facts = start_run(command or f"make reproduce-{paper}" + (f" RUNG={rung}" if rung != "cpu" else ""))
     if publish and facts["dirty"]:

@@ -24,6 +24,7 @@ WHOLE = ("statistics", "sentences")  # per-sentence lists: kept in the cache, to
 
 def text_jobs() -> list[Job]:
     """Seconds are for one core of a 2024 server, and only order the work and estimate the rest."""
+    from .baselines import ABLATIONS, COMPARED, FACTORS
     from .text_experiment import LONG, PHIS, SEEDS, SHORT
 
     package, files, jobs = __package__, source_files(HERE, SHOWING | {"speech_experiment.py", "speed.py"}, *COMMON), []
@@ -39,9 +40,7 @@ def text_jobs() -> list[Job]:
         job(f"{arm}, {LONG} steps", "tune", 27, arm=arm, steps=LONG)
     for phi in PHIS:
         job(f"group, phi {phi}, {LONG} steps", "tune", 27, arm="group", phi=phi, steps=LONG)
-    for arm in ("interleaved", "batch_streaming", "position_reencoding", "kv_reencoding", "contiguous", "group",
-                "no_source_positions", "no_target_positions", "no_positions", "interleaved_group", "blocked_arrival",
-                "finished_frozen", "finished_group"):
+    for arm in (*COMPARED, "group", *ABLATIONS, *FACTORS):
         job(f"{arm}, {SHORT} steps", "tune", 8, arm=arm, steps=SHORT)
     job(f"batch, {LONG} steps", "tune_batch", 26, steps=LONG)
     job(f"group with batch, {LONG} steps", "tune_with_batch", 27, steps=LONG)

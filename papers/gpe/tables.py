@@ -86,6 +86,7 @@ def batch_table(results: dict) -> Iterator[str]:
     yield "Whole sentences (batch mode), BLEU: " + "; ".join([
         f"batch-trained model {mean('untuned'):.1f}", f"tuned on in batch mode {mean(f'batch, {LONG} steps'):.1f}",
         f"GPE with its own ids {mean(f'group, phi 0, {LONG} steps'):.1f}",
+        f"other sentences' references {fmean(results[f'text/untuned/seed{seed}']['random']['score'] for seed in SEEDS):.1f}",
         f"GPE with batch among its k {mean(f'group with batch, {LONG} steps'):.1f}"])
 
 

@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.benchmarks.translation import bleu_from_statistics, latency, sentence_statistics
+from common.benchmarks.translation import bleu, bleu_from_statistics, latency, sentence_statistics
 from common.jobs import write_json
 from common.models import Loaded, ModelSpec, load
 
 from . import method
+from .baselines import of_other_sentences
 from .data import StreamData, ToyPairs, toy_examples
 from .decoding import Boundary, stream
 from .module import GPETraining, StreamingTraining, TextPretraining
@@ -138,8 +139,11 @@ def untuned(seed: int) -> dict:
     """The batch-trained model as it is: on whole sentences, and run in streaming without any tuning."""
     loaded = base_model(seed)
     model = loaded.model
+    examples, _ = test_sentences(seed)
+    references = [e.reference for e in examples]
     return {
         "model": loaded.source,
+        "random": bleu(of_other_sentences(references, seed), references, "none"),
         "batch": measure(model, method.arm("contiguous"), seed, (None,)),
         **{name: measure(model, method.arm(name), seed) for name in ("kv_reencoding", "batch_streaming", "group")},
     }

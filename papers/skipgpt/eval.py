@@ -7,50 +7,29 @@ are kept and reused. Records of a run go to results/.scratch/; `--publish` write
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
 import os
-import sys
-import time
 from pathlib import Path
 
-from common import report
-from common.jobs import Job, run_jobs, write_json
-from common.models import ModelError, cache_dir
-from common.records import (
-    RecordError,
-    exit_status,
-    load_claims,
-    make_record,
-    read_records,
-    same_result,
-    start_run,
-    write_record,
-)
+from common import reproduce
+from common.jobs import Job, run_jobs
+from common.models import cache_dir
+from common.reproduce import Outcome, Say, rounded, source_files
 
 from . import verdicts
 
 HERE = Path(__file__).parent
-RUNGS = {
-    "analytic": ("analytic",),
-    "cpu": ("analytic", "cpu-small"),
-    "gpu": ("analytic", "gpu-random-weights"),
-    "paper": ("analytic", "paper-scale"),
-}
-
-
 # What only shows or judges results that exist: its changes compute nothing anew.
 SHOWING = {"eval.py", "verdicts.py", "tables.py", "pictures.py", "reported.py", "paper_scale.py", "crossing.py", "gathering.py"}
+# The long per-window lists and curves of positions: kept in the cache, too long to commit.
+WINDOWS = ("windows", "position", "correct", "window_nll", "window_tokens", "attn skip by window", "mlp skip by window",
+           "first quarter", "last quarter")
 
 
 def sources() -> tuple[str, ...]:
     """All code that a measurement may depend on: this paper's, and what it uses of common."""
-    common = HERE.parent.parent / "common"
-    used = [p for p in sorted(HERE.glob("*.py")) if p.name not in SHOWING]
-    for pattern in ("models.py", "flops.py", "steps.py", "data/*.py", "benchmarks/*.py", "benchmarks/tasks/*"):
-        used += sorted(common.glob(pattern))
-    return tuple(map(str, used))
+    return source_files(HERE, SHOWING, "models.py", "flops.py", "steps.py", "data/prose.py", "data/text.py",
+                        "benchmarks/language.py", "benchmarks/perplexity.py", "benchmarks/tasks/*")
 
 
 # -- the jobs of the CPU rung ------------------------------------------------------------------------------
@@ -155,148 +134,39 @@ def speed_job() -> Job:
     return Job("speed", f"{__package__}.speed:measure_cpu", {}, sources(), 50)
 
 
-# -- records -----------------------------------------------------------------------------------------------
-def run(rung: str, publish: bool, say) -> int:
-    claims = load_claims(HERE / "claims.yaml")
-    began = time.monotonic()
-    facts = start_run(f"make reproduce-skipgpt RUNG={rung}" if rung != "cpu" else "make reproduce-skipgpt")
-    if publish and facts["dirty"]:
-        raise RecordError(
-            "--publish: the tree has uncommitted changes, so the records could not name a commit; commit first"
-        )
-    measured = verdicts.analytic_claims()
-    timings, models, datasets, results = {}, [], [], {}
+# -- a rung ------------------------------------------------------------------------------------------------
+def measure(rung: str, say: Say) -> Outcome:
+    out = Outcome(measured=verdicts.analytic_claims())
     if rung == "cpu":
         results = run_cpu(say)
-        measured |= verdicts.tier_a_claims(results) | verdicts.tier_b_claims(results)
-        speed, timings = verdicts.speed_claims(results["speed"])
-        measured |= speed
-        models, datasets = [results["tier_b/dense"]["model"]], [results["tier_b/dense"]["text"]]
+        out.measured |= verdicts.tier_a_claims(results) | verdicts.tier_b_claims(results)
+        speed, out.timings = verdicts.speed_claims(results["speed"])
+        out.measured |= speed
+        out.models, out.datasets = [results["tier_b/dense"]["model"]], [results["tier_b/dense"]["text"]]
+        real = {name: row for name, row in results.items() if name.startswith("real/")}
+        small = {name: row for name, row in results.items() if name not in real}
+        out.documents = {kind: rounded(rows, WINDOWS) for kind, rows in (("cpu-small", small), ("real-data", real)) if rows}
+
+        from .pictures import draw
+        from .tables import cpu_tables
+
+        out.lines, out.pictures = list(cpu_tables(results)), lambda folder: draw(results, folder)
     elif rung == "gpu":
         from .speed import measure_gpu
 
         documents = measure_gpu(out=cache_dir() / "skipgpt" / "gpu", say=say)
-        speed, timings = verdicts.gpu_claims(documents)
-        measured |= speed
+        gpu, out.timings = verdicts.gpu_claims(documents)
+        out.measured |= gpu
+        out.documents = {"gpu-random-weights": documents}
     elif rung == "paper":
         from .paper_scale import measure_paper
 
-        measured |= verdicts.paper_claims(measure_paper(say=say))
-    facts["seconds"] = round(time.monotonic() - began, 1)
-
-    folder = HERE / "results" / ("" if publish else ".scratch")
-    records = [record for record in read_records(HERE / "results") if record["claim"]["rung"] not in RUNGS[rung]]
-    for claim in claims:
-        if claim["rung"] in RUNGS[rung] or claim["rung"] == "paper-scale":
-            records.append(
-                _record(
-                    claim,
-                    claims.sha256,
-                    measured.get(claim["id"].partition("/")[2]),
-                    facts,
-                    timings,
-                    models,
-                    datasets,
-                    folder,
-                )
-            )
-    if rung == "gpu":
-        write_json(folder / "measurements.gpu-random-weights.json", {"run": facts, "results": documents})
-    tables(results, rung, say)
-    if results:
-        from .pictures import draw
-
-        for path in draw(results, folder):
-            say(f"picture: {path.relative_to(HERE.parent.parent)}")
-        real = {name: row for name, row in results.items() if name.startswith("real/")}
-        small = {name: row for name, row in results.items() if name not in real}
-        for kind, rows in (("cpu-small", small), ("real-data", real)):
-            if rows:
-                write_json(
-                    folder / f"measurements.{kind}.json", {"run": facts, "results": _without_windows(rows)}
-                )
-    say("")
-    say(report.terminal_table(claims, records))
-    say(report.json_line(claims, records, rung=rung, seconds=facts["seconds"], commit=facts["commit"]))
-    return exit_status(records, strict=os.environ.get("STRICT") == "1")
-
-
-def _record(claim, sha256, measured, facts, timings, models, datasets, folder) -> dict:
-    name = claim["id"].partition("/")[2]
-    small = claim["rung"] == "cpu-small"
-    record = make_record(
-        claim,
-        sha256,
-        measured,
-        facts,
-        seeds=claim["protocol"].get("seeds", []),
-        timing=timings.get(name),
-        models=models if small else [],
-        datasets=datasets if small else [],
-        config_sha256=hashlib.sha256((HERE / "eval.py").read_bytes()).hexdigest(),
-    )
-    path = folder / f"{name}.{claim['rung']}.json"
-    if path.exists():
-        from common.records import read_record
-
-        try:
-            if same_result(old := read_record(path), record):
-                return old  # the same result: keep the record of the run that first gave it
-        except RecordError:
-            pass  # an invalid old record is replaced
-    write_record(record, folder)
-    return record
-
-
-def tables(results: dict, rung: str, say) -> None:
-    """What a reader wants to see besides the claims: every method's numbers."""
-    if rung != "cpu":
-        return
-    from .tables import cpu_tables
-
-    for line in cpu_tables(results):
-        say(line)
-
-
-def _without_windows(value):
-    """Results without the long per-window lists and curves of positions: small enough to commit."""
-    if isinstance(value, dict):
-        return {
-            k: _without_windows(v)
-            for k, v in value.items()
-            if k
-            not in (
-                "windows",
-                "position",
-                "correct",
-                "window_nll",
-                "window_tokens",
-                "attn skip by window",
-                "mlp skip by window",
-                "first quarter",
-                "last quarter",
-            )
-        }
-    if isinstance(value, float):
-        return round(value, 5)
-    return [_without_windows(v) for v in value] if isinstance(value, list) else value
+        out.measured |= verdicts.paper_claims(measure_paper(say=say))
+    return out
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Run the claims of one rung and print a verdict for each.")
-    parser.add_argument("--rung", choices=[*RUNGS, "cpu-small", "gpu-random-weights", "paper-scale"], default="cpu")
-    parser.add_argument(
-        "--publish",
-        action="store_true",
-        help="write records and pictures to results/ (clean tree only)",
-    )
-    options = parser.parse_args(argv)
-    rung = {"cpu-small": "cpu", "gpu-random-weights": "gpu", "paper-scale": "paper"}.get(options.rung, options.rung)
-    try:
-        return run(rung, options.publish, lambda text: print(text, flush=True))
-    except (RecordError, ModelError, FileNotFoundError, RuntimeError) as error:
-        print(f"reproduce-skipgpt: {error}", file=sys.stderr)
-        return 2
+    return reproduce.main(HERE, measure, argv)
 
 
 if __name__ == "__main__":

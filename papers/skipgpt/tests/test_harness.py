@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from common import reproduce
 from common.records import load_claims, make_record, start_run
 
 from .. import eval as harness
@@ -173,6 +174,6 @@ def pictures_library():
 
 
 def test_publishing_from_a_changed_tree_is_refused(capsys, monkeypatch):
-    monkeypatch.setattr(harness, "start_run", lambda command: {"dirty": True})
+    monkeypatch.setattr(reproduce, "start_run", lambda command: {"dirty": True})
     assert harness.main(["--rung", "analytic", "--publish"]) == 2
     assert "commit first" in capsys.readouterr().err
