@@ -65,7 +65,7 @@ class Job:
 def _versions() -> tuple[str, ...]:
     """Python and the libraries that compute: another version is another result."""
     found = [sys.version.split()[0]]
-    for name in ("torch", "transformers", "peft", "lm-eval"):
+    for name in ("torch", "transformers", "lightning", "peft", "lm-eval", "sacrebleu", "jiwer", "espeakng-loader"):
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:

@@ -13,6 +13,7 @@ is therefore made by a fresh process, in a fixed order, once, and kept in the ca
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import io
 import json
 import random
@@ -56,6 +57,14 @@ class Bank:
     def words(self) -> list[str]:
         return sorted({word for _, word in self.takes})
 
+    def facts(self) -> dict:
+        """For records: name, number of recordings, and the hash of all samples."""
+        digest = hashlib.sha256()
+        for name in sorted(self.takes):
+            for take in self.takes[name]:
+                digest.update(repr(name).encode() + take.astype("<f4").tobytes())
+        return {"name": self.name, "recordings": sum(map(len, self.takes.values())), "sha256": digest.hexdigest()}
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -80,6 +89,7 @@ class Espeak:
         except ImportError as error:
             raise DataError("synthesised speech needs the package espeakng-loader: pip install espeakng-loader") from error
         self.library = ctypes.cdll.LoadLibrary(espeakng_loader.get_library_path())
+        self.variants = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
         self.rate = self.library.espeak_Initialize(self.SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
         if self.rate <= 0:
             raise DataError("espeak-ng did not start: its data folder is missing or damaged; install espeakng-loader again")
@@ -87,6 +97,7 @@ class Espeak:
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         self.callback = kind(self._take)  # kept: the library holds only its address
         self.library.espeak_SetSynthCallback(self.callback)
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else breath and flutter start from the clock
 
     def _take(self, samples, count, events) -> int:
         if samples and count > 0:
@@ -96,7 +107,8 @@ class Espeak:
     def say(self, text: str, voice: str, words_a_minute: int = 175, pitch: int = 50) -> np.ndarray:
         """Samples in -1 .. 1 at self.rate. Raises DataError for a voice that does not exist."""
         self.samples.clear()
-        if self.library.espeak_SetVoiceByName(voice.encode()) != 0:
+        variant = voice.partition("+")[2]  # the library takes an unknown one for none and says nothing
+        if (variant and not (self.variants / variant).is_file()) or self.library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise DataError(f"espeak-ng has no voice {voice!r}")
         self.library.espeak_SetParameter(self.RATE, words_a_minute, 0)
         self.library.espeak_SetParameter(self.PITCH, pitch, 0)
@@ -115,8 +127,6 @@ def trimmed(samples: np.ndarray, quiet: float = 0.01) -> np.ndarray:
 def espeak_bank(words: Sequence[str] = WORDS, speakers: Sequence[tuple[str, int, int]] = SPEAKERS) -> Bank:
     """Every word by every speaker, synthesised once and kept in the cache. Raises DataError without espeakng-loader."""
     recipe = json.dumps([words, speakers, _espeak_version()])
-    import hashlib
-
     path = cache_dir() / f"espeak-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
         made = subprocess.run([sys.executable, "-m", "common.data.speech", str(path)], input=recipe, text=True,

@@ -192,7 +192,9 @@ class TextPairs(StreamData):
         return (self._cut(cut, self.pairs("train")), self._cut(cut, self.pairs("validation")[: self.val_samples]))
 
     def _cut(self, cut: Callable[[str, str], Example], pairs: list[tuple[str, str]]) -> list[Example]:
-        examples = [cut(*pair) for pair in pairs]
+        from tqdm import tqdm
+
+        examples = [cut(*pair) for pair in tqdm(pairs, "cutting sentence pairs into units", disable=len(pairs) < 20_000)]
         kept = [e for e in examples if len(e.source) + len(e.target) <= self.max_tokens]
         if len(kept) < len(examples):
             print(f"data: {len(examples) - len(kept)} of {len(examples)} pairs have more than {self.max_tokens} tokens "

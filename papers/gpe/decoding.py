@@ -68,7 +68,6 @@ class Streamed:
     truncated: bool = False
     fed: int = 0
     logits: list[Tensor] = field(default_factory=list)
-    seen: list[int] = field(default_factory=list)
 
     def text(self, tokenizer) -> str:
         return tokenizer.decode([token for word in self.words for token in word], skip_special_tokens=True).strip()
@@ -96,7 +95,7 @@ class _Streams:
         self.examples, self.forced, self.keep_logits = examples, forced, keep_logits
         self.device = next(model.parameters()).device
         n = self.n = len(examples)
-        if any(k is not None and k < 1 for k in [k]):
+        if k is not None and k < 1:
             raise ValueError(f"stream: k = {k}; one unit must be read before the first word (k >= 1, or None)")
         self.units = torch.tensor([len(e.source_units) for e in examples])
         # read[b, u]: tokens of the first u units
@@ -123,6 +122,7 @@ class _Streams:
         self.is_source = torch.zeros(n, 0, dtype=torch.bool)
         self.alive = torch.zeros(n, 0, dtype=torch.bool)
         self.out = [Streamed() for _ in examples]
+        self.total = torch.zeros(n, dtype=torch.int64)
 
     def _embed_sources(self, project) -> Tensor:
         """(B, S, width): embeddings of all source tokens. They are looked up, not encoded: no context is in them."""
@@ -158,6 +158,8 @@ class _Streams:
                     self._sample(logits, ready)
         finally:
             model.set_attn_implementation(before)
+        for out, fed in zip(self.out, self.total.tolist()):
+            out.fed = fed
         return self.out
 
     def _choose(self) -> tuple[Tensor, Tensor]:
@@ -183,8 +185,7 @@ class _Streams:
         if (window := sliding_window(self.model)) is not None and sees.shape[1] > window:
             raise ValueError(f"a stream has come to {sees.shape[1]} columns, and this model's sliding layers see {window} "
                              "(config.sliding_window): they would forget by column; shorten the text")
-        for b in (source | target).nonzero()[:, 0].tolist():
-            self.out[b].fed += 1
+        self.total += source | target
         mask, frames = sees[:, None, None], {}
         if arm.two_frames:
             frames = dict(frame_shift=torch.where(target, self.pointer, 0)[:, None].to(self.device),
@@ -220,10 +221,11 @@ class _Streams:
     def _sample(self, logits: Tensor, ready: Tensor) -> None:
         b = self.boundary
         logits[:, list(b.banned)] = float("-inf")
+        logits[:, len(b.table) :] = float("-inf")  # rows of the head that no token has
         if self.must_open.any():  # a word was ended before the READ: what follows must begin one
             inside = ~b.table.clone()
             inside[b.stop] = False
-            inside = torch.nn.functional.pad(inside, (0, logits.shape[1] - len(inside)), value=True)
+            inside = torch.nn.functional.pad(inside, (0, logits.shape[1] - len(inside)))
             logits = logits.masked_fill(self.must_open[:, None] & inside, float("-inf"))
         best = logits.argmax(-1)
         for row in ready.nonzero()[:, 0].tolist():

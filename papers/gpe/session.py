@@ -146,8 +146,9 @@ class Session:
         b = self.boundary
         logits = logits.clone()
         logits[list(b.banned)] = float("-inf")
+        logits[len(b.table) :] = float("-inf")  # rows of the head that no token has
         if self._must_open and not inside:
-            closed = torch.nn.functional.pad(~b.table, (0, len(logits) - len(b.table)), value=True).to(logits.device)
+            closed = torch.nn.functional.pad(~b.table, (0, len(logits) - len(b.table))).to(logits.device)
             closed[b.stop] = False
             logits = logits.masked_fill(closed, float("-inf"))
             self._must_open = False

@@ -105,7 +105,7 @@ def tune(seed: int, phi: float, steps: int = TUNE_STEPS, bank: str = "espeak", f
     module.projector.load_state_dict(encoder.state_dict())
     losses = fit(module, data(seed, bank, KS, steps, first=10**6), steps)
     arm = method.arm("group", phi)
-    return {"model": module.loaded.source, "data": {"name": SpokenWords(bank=bank, seed=seed).banks()[1].name},
+    return {"model": module.loaded.source, "data": SpokenWords(bank=bank, seed=seed).banks()[1].facts(),
             "loss": sum(losses[-10:]) / len(losses[-10:]), "stream": measure(module.model, module.projector, arm, seed, bank),
             "batch": measure(module.model, module.projector, arm, seed, bank, (None,))}
 

@@ -76,6 +76,8 @@ def open_checkpoint(name: str, base: str | None = None):
     folder = Path(name).expanduser()
     about = json.loads((folder / "gpe.json").read_text()) if (folder / "gpe.json").is_file() else {}
     if (folder / "adapter_config.json").is_file():
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise ModelError(f"{folder.name} has no adapter_model.safetensors; pickled adapters are not opened")
         from peft import PeftModel
         from transformers import AutoTokenizer
 

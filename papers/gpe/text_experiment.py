@@ -103,14 +103,14 @@ def tuned(seed: int, arm: method.Arm | str, phi: float, steps: int, ks=KS, learn
 
 # -- scores ------------------------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=4)
-def test_sentences(seed: int, count: int = TEST_SENTENCES) -> tuple[list[Example], Boundary]:
+def test_sentences(seed: int, count: int) -> tuple[list[Example], Boundary]:
     language = Language.draw(seed)
     return toy_examples(language, count, TEST_FROM), Boundary("ends", language.word_ends(), language.pieces().index(TARGET_END))
 
 
-def measure(model: nn.Module, arm: method.Arm, seed: int, ks=KS, count: int = TEST_SENTENCES) -> dict[str, dict]:
+def measure(model: nn.Module, arm: method.Arm, seed: int, ks=KS, count: int | None = None) -> dict[str, dict]:
     """{"1": {...}, ..., "batch": {...}}: quality and latency of streaming the seed's test sentences at each k."""
-    examples, boundary = test_sentences(seed, count)
+    examples, boundary = test_sentences(seed, count or TEST_SENTENCES)
     tokenizer, rows = Language.draw(seed).tokenizer(), {}
     for k in ks:
         streams = stream(model, arm, examples, boundary, k, max_target=40)
@@ -139,7 +139,7 @@ def untuned(seed: int) -> dict:
     """The batch-trained model as it is: on whole sentences, and run in streaming without any tuning."""
     loaded = base_model(seed)
     model = loaded.model
-    examples, _ = test_sentences(seed)
+    examples, _ = test_sentences(seed, TEST_SENTENCES)
     references = [e.reference for e in examples]
     return {
         "model": loaded.source,

@@ -1,0 +1,216 @@
+"""The harness around the method: jobs in the small, verdicts, tables, pictures, the rungs' commands."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from common import reproduce
+from common.jobs import run_jobs
+from common.records import load_claims, make_record, start_run
+
+from .. import analytic, baselines, checks, method, pictures, speed, tables, text_experiment, verdicts
+from .. import eval as harness
+from ..data import toy_examples
+from ..toy import Language
+
+CLAIMS = load_claims(harness.HERE / "claims.yaml")
+
+
+def test_every_claim_of_a_rung_is_measured_blocked_or_not_checkable():
+    exact = verdicts.analytic_claims()
+    facts = start_run("test") | {"seconds": 0.0}
+    for claim in CLAIMS:
+        name = claim["id"].partition("/")[2]
+        if claim["rung"] == "analytic" and claim.get("status") != "not-checkable":
+            record = make_record(claim, CLAIMS.sha256, exact[name], facts, seeds=[])
+            assert record["verdict"]["word"] == "matches", (name, record["verdict"])
+        elif claim["rung"] != "cpu-small":
+            assert claim.get("blocked_by") or claim.get("status") == "not-checkable", name
+
+
+# -- verdicts from results that we choose ------------------------------------------------------------------
+def results(**changes):
+    """Results as the jobs give them. changes {job name without seed: BLEU at every k}; default 90."""
+    def scores(value):
+        statistics = [[10, 10, 9, 8, 7, 6, 10, 9, 8, 7]] * 4
+        return {k: {"bleu": value, "LAAL": float(k) if k.isdigit() else 9.0, "statistics": statistics}
+                for k in ("1", "3", "5", "7", "batch")}
+
+    found = {}
+    for job in harness.text_jobs():
+        name, _, seed = job.name.removeprefix("text/").rpartition("/")
+        value = changes.get(name, 90.0) + 0.01 * int(seed[-1])
+        entry = {way: scores(value) for way in ("stream", "batch", "kv_reencoding", "contiguous ids", "frozen ids")}
+        entry["diagonal"] = {"group": {"share": 0.5, "even": 0.4}, "batch-trained": {"share": 0.45}}
+        if name == "untuned":
+            entry |= {way: scores(value) for way in ("batch_streaming", "group")} | {"random": {"score": 3.0}}
+        found[job.name] = entry
+    return found
+
+
+def word(name, found):
+    claim = CLAIMS.find(name)
+    measured = verdicts.text_claims(found)[name]
+    return make_record(claim, CLAIMS.sha256, measured, start_run("test") | {"seconds": 0.0}, seeds=[0, 1, 2])["verdict"]["word"]
+
+
+@pytest.mark.parametrize("claim, changes, expected", [
+    ("C1a", {"interleaved, 60 steps": 60.0}, "supports"),
+    ("C1a", {"interleaved, 60 steps": 85.0}, "contradicts"),
+    ("C1b", {"interleaved, 300 steps": 85.0}, "supports"),
+    ("C1b", {"interleaved, 300 steps": 95.0}, "contradicts"),
+    ("C1c", {"finished_frozen, 60 steps": 85.0}, "supports"),
+    ("C1e", {"interleaved_group, 60 steps": 60.0}, "supports"),
+    ("C2a", {"position_reencoding, 60 steps": 91.0}, "supports"),
+    ("C2a", {"position_reencoding, 60 steps": 95.0}, "contradicts"),
+    ("C2a", {"position_reencoding, 60 steps": 85.0}, "contradicts"),
+    ("C4a", {"kv_reencoding, 60 steps": 80.0}, "contradicts"),
+    ("C5a", {"group, phi 256, 300 steps": 89.0}, "supports"),
+    ("C5a", {"group, phi 256, 300 steps": 80.0}, "contradicts"),
+    ("C6a", {"no_positions, 60 steps": 80.0}, "supports"),
+    ("C6b", {}, "contradicts"),
+    ("C6d", {"no_source_positions, 60 steps": 80.0}, "supports"),
+    ("C9a", {"batch, 300 steps": 90.0}, "supports"),
+    ("C9a", {"group, phi 0, 300 steps": 80.0}, "contradicts"),
+    ("C12a", {}, "supports"),
+])  # fmt: skip
+def test_verdicts_follow_the_scores(claim, changes, expected):
+    assert word(claim, results(**changes)) == expected
+
+
+def test_tables_and_pictures_show_every_arm_and_budget(tmp_path):
+    found = results(**{"interleaved, 60 steps": 50.0})
+    text = "\n".join(tables.cpu_tables(found))
+    for row in tables.ROWS:
+        assert row.strip() in text
+    assert "50.0 at  3.0" in text and "other sentences' references 3.0" in text
+    drawn = {path.name for path in pictures.draw(found, tmp_path)}
+    assert drawn == {"bleu_latency.svg", "ladder.svg", "offset.svg", "who_sees_whom.svg"}
+    assert "GPE" in (tmp_path / "who_sees_whom.svg").read_text()
+
+
+# -- the jobs, in the small --------------------------------------------------------------------------------
+def test_a_job_trains_streams_and_is_reused(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_experiment, "TEST_SENTENCES", 8)
+    first = text_experiment.tune(0, "group", 0.5, steps=2)
+    assert set(first["stream"]) == {"1", "3", "5", "7"} and set(first["batch"]) == {"batch"}
+    row = first["stream"]["3"]
+    assert np.array(row["statistics"]).shape[1] == 10 and 3 <= row["LAAL"] <= 7
+    again = text_experiment.tune(0, "group", 0.5, steps=2)
+    assert json.dumps(first) == json.dumps(again)  # the same sentences, the same start, the same steps
+
+
+def test_every_job_names_a_function_with_these_arguments():
+    import importlib
+    import inspect
+
+    for job in [*harness.text_jobs(), *harness.speech_jobs(), harness.speed_job()]:
+        module, name = job.function.split(":")
+        inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
+        for source in job.sources:
+            assert open(source, "rb").read(1), source
+
+
+def test_jobs_survive_a_kill_and_reuse_what_is_done(tmp_path):
+    job = next(j for j in harness.text_jobs() if j.name.startswith("text/untuned"))
+    small = type(job)("small", "papers.gpe.checks:growth", {"mode": "group", "words": 8}, job.sources)
+    said = []
+    assert run_jobs([small], tmp_path, workers=1, say=said.append) == run_jobs([small], tmp_path, workers=1, say=said.append)
+    assert any("reusing 1 of 1" in line for line in said)
+
+
+def test_the_committed_translators_translate_and_the_batch_model_fails_in_streaming():
+    model = text_experiment.base_model(0).model
+    whole = text_experiment.measure(model, method.arm("contiguous"), 0, (None,), 32)["batch"]
+    early = text_experiment.measure(model, method.arm("batch_streaming"), 0, (1,), 32)["1"]
+    assert whole["exact"] > 0.95 and early["bleu"] < 70
+
+
+def test_references_of_other_sentences_keep_none_in_place():
+    references = [e.reference for e in toy_examples(Language.draw(1), 50)]
+    other = baselines.of_other_sentences(references, 3)
+    assert sorted(other) == sorted(references) and all(a is not b for a, b in zip(other, references))
+    with pytest.raises(ValueError, match="two sentences"):
+        baselines.of_other_sentences(["one"])
+
+
+def test_the_named_baselines_are_arms():
+    assert {*baselines.LADDER, *baselines.ABLATIONS, *baselines.FACTORS, *baselines.COMPARED} <= set(method.ARMS)
+
+
+# -- timings, rehearsed on a tiny model --------------------------------------------------------------------
+def test_timings_count_the_same_work_in_every_mode():
+    config = dict(model_type="llama", hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                  num_key_value_heads=1, head_dim=8, vocab_size=8, max_position_embeddings=2048)
+    said = []
+    document = speed.measure(analytic.SMOLLM2_135M, device="cpu", dtype="float32", factors=(1, 2), time_limit=1.0, config=config,
+                             say=said.append)
+    assert list(document["cases"]) == ["20 words", "40 words"] and document["longest"] == "40 words"
+    case = document["cases"]["40 words"]
+    assert len(case["modes"]["kv"]["seconds"]) >= speed.FEWEST
+    assert case["modes"]["group"]["fed"] == analytic.cost(analytic.EXAMPLE.times(2), 3, "group").fed
+    sentence = analytic.EXAMPLE.times(2)
+    caches = {mode: m["cache_bytes"] for mode, m in case["modes"].items()}
+    assert set(caches.values()) == {(sentence.S + sentence.T) * 2 * 2 * 1 * 8 * 4}  # every token once, in every mode
+    measured, timings = verdicts.speed_claims(document)
+    assert set(measured) == {"C15a", "C15b"} == set(timings) and measured["C15a"]["n_runs"] >= 3
+    assert "C15" in verdicts.gpu_claims(document)[0]
+    assert list(tables.speed_table(document)) and pictures.stream_cost(library(), {"speed": document}).axes
+
+
+def library():
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+# -- commands ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("argv, said", [(["--rung", "gpu"], "CUDA"), (["--multi30k"], "NINEFOLD_DATA")])
+def test_what_the_machine_cannot_run_is_answered_in_a_line(argv, said, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("NINEFOLD_DATA", raising=False)
+    assert reproduce.main(harness.HERE, harness.measure, argv,
+                          parts={"speech": harness.measure_speech, "multi30k": harness.measure_multi30k}) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
+
+
+def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, tmp_path):
+    for name in ("claims.yaml", "eval.py"):
+        (tmp_path / name).write_bytes((harness.HERE / name).read_bytes())
+    (tmp_path / "results").mkdir()
+    assert reproduce.main(tmp_path, harness.measure, ["--rung", "analytic"]) == 0
+    last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert last["paper"] == "gpe" and last["counts"]["matches"] == 10 and last["counts"]["contradicts"] == 0
+
+
+def test_claims_of_another_command_keep_their_committed_records(capsys, tmp_path):
+    for name in ("claims.yaml", "eval.py"):
+        (tmp_path / name).write_bytes((harness.HERE / name).read_bytes())
+    claim = CLAIMS.find("C7b")
+    measured = {"value": 3.0, "n_runs": 3, "per_seed": [2.9, 3.0, 3.1], "stderr": 0.06, "stderr_kind": "across-seeds", "ci95": [2.75, 3.25]}
+    facts = start_run("make speech-gpe") | {"seconds": 1.0, "dirty": False}
+    record = make_record(claim, CLAIMS.sha256, measured, facts, seeds=[0, 1, 2])
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "C7b.cpu-small.json").write_text(json.dumps(record))
+
+    def measure(rung, say):
+        others = dict.fromkeys(verdicts.names("cpu-small"), "make speech-gpe")
+        return reproduce.Outcome(measured=verdicts.analytic_claims(), elsewhere=others)
+
+    assert reproduce.main(tmp_path, measure, ["--rung", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "gpe/C7b: measured by `make speech-gpe`" in printed
+    assert json.loads(printed.strip().splitlines()[-1])["counts"]["supports"] == 1
+    assert not (tmp_path / "results" / ".scratch" / "C7b.cpu-small.json").exists()
+
+
+def test_counts_of_streams_are_those_of_the_formulas():
+    for k in (1, 5, 9, None):
+        for mode in ("group", "position", "kv"):
+            assert checks.counted(analytic.EXAMPLE, k, mode)[:3] == analytic.cost(analytic.EXAMPLE, k, mode)[:3], (k, mode)
