@@ -173,6 +173,8 @@ def draw(mask: Tensor, n_source: int, path: str | Path, labels: Sequence[str] | 
     import matplotlib.pyplot as plt
     from matplotlib.colors import ListedColormap
 
+    from .pictures import save
+
     n = len(mask)
     shown = mask.int() * (1 + (torch.arange(n) >= n_source).int())
     figure, axis = plt.subplots(figsize=(0.28 * n + 1.5, 0.28 * n + 1.2), layout="constrained")
@@ -184,6 +186,6 @@ def draw(mask: Tensor, n_source: int, path: str | Path, labels: Sequence[str] | 
     axis.set_yticks(range(n), ticks, fontsize=7)
     axis.set(xlabel="key", ylabel="query", title=title)
     path = Path(path)
-    figure.savefig(path, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")) if path.suffix == ".svg" else None)
+    save(figure, path)
     plt.close(figure)
     return path

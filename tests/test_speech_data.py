@@ -46,6 +46,22 @@ def test_a_bank_is_the_same_in_another_process_and_another_cache(bank, tmp_path,
 
 
 @needs_espeak
+def test_a_relative_cache_is_the_callers_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NINEFOLD_CACHE", "cache")
+    assert len(speech.espeak_bank(("one",), FEW["speakers"][:1]).takes) == 1
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npz"]
+
+
+@needs_espeak
+def test_damaged_speech_data_ends_no_process(tmp_path):
+    code = (f"import espeakng_loader; espeakng_loader.get_data_path = lambda: {str(tmp_path)!r}\n"
+            "from common.data.speech import Espeak; Espeak()")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "DataError: espeak-ng did not start" in done.stderr
+
+
+@needs_espeak
 def test_words_and_voices_differ_and_are_of_a_words_length(bank):
     lengths = {name: len(takes[0]) / bank.rate for name, takes in bank.takes.items()}
     assert all(0.2 < seconds < 0.8 for seconds in lengths.values()), lengths
@@ -145,3 +161,14 @@ def test_recordings_that_are_missing_or_wrong_are_named(tmp_path, monkeypatch):
         speech.fsdd_bank("train", tmp_path)
     with pytest.raises(ValueError, match="neither train nor test"):
         speech.fsdd_bank("dev", tmp_path)
+    with zipfile.ZipFile(tmp_path / "speech" / "fsdd.zip", "w") as archive:
+        archive.writestr("recordings/7_jo_5.wav", b"RIFF")
+    with pytest.raises(DataError, match="ends early"):
+        speech.fsdd_bank("train", tmp_path)
+    with pytest.raises(DataError, match="12_jo_5.wav names no digit"):
+        speech.fsdd_bank("train", fsdd(tmp_path, names=("12_jo_5.wav",)))
+
+
+def test_a_hop_between_samples_is_refused():
+    with pytest.raises(ValueError, match="10 ms is 220.5 samples at 22050 Hz"):
+        speech.log_mel(np.zeros(4410, dtype=np.float32), 22050, hop_ms=10)

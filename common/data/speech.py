@@ -82,6 +82,8 @@ class Espeak:
     """The synthesiser of the installed package espeakng-loader, through its shared library. One a process."""
 
     SYNCHRONOUS, UTF8, RATE, PITCH = 2, 1, 1, 3
+    DONT_EXIT = 0x8000  # else a damaged data folder ends the whole process
+    SEED = 1
 
     def __init__(self):
         try:
@@ -90,14 +92,15 @@ class Espeak:
             raise DataError("synthesised speech needs the package espeakng-loader: pip install espeakng-loader") from error
         self.library = ctypes.cdll.LoadLibrary(espeakng_loader.get_library_path())
         self.variants = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
-        self.rate = self.library.espeak_Initialize(self.SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
+        self.rate = self.library.espeak_Initialize(self.SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(),
+                                                 self.DONT_EXIT)
         if self.rate <= 0:
             raise DataError("espeak-ng did not start: its data folder is missing or damaged; install espeakng-loader again")
         self.samples: list[np.ndarray] = []
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         self.callback = kind(self._take)  # kept: the library holds only its address
         self.library.espeak_SetSynthCallback(self.callback)
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else breath and flutter start from the clock
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(self.SEED))  # else breath and flutter start from the clock
 
     def _take(self, samples, count, events) -> int:
         if samples and count > 0:
@@ -115,6 +118,8 @@ class Espeak:
         raw = text.encode()
         self.library.espeak_Synth(raw, len(raw) + 1, 0, 0, 0, self.UTF8, None, None)
         self.library.espeak_Synchronize()
+        if not self.samples:
+            raise DataError(f"espeak-ng says nothing for {text!r}")
         return np.concatenate(self.samples).astype(np.float32) / 32768
 
 
@@ -126,13 +131,13 @@ def trimmed(samples: np.ndarray, quiet: float = 0.01) -> np.ndarray:
 
 def espeak_bank(words: Sequence[str] = WORDS, speakers: Sequence[tuple[str, int, int]] = SPEAKERS) -> Bank:
     """Every word by every speaker, synthesised once and kept in the cache. Raises DataError without espeakng-loader."""
-    recipe = json.dumps([words, speakers, _espeak_version()])
-    path = cache_dir() / f"espeak-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.npz"
+    recipe = json.dumps([words, speakers, _espeak_version(), Espeak.SEED])
+    path = cache_dir().resolve() / f"espeak-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
         made = subprocess.run([sys.executable, "-m", "common.data.speech", str(path)], input=recipe, text=True,
                               capture_output=True, cwd=Path(__file__).resolve().parents[2])
         if made.returncode:
-            raise DataError(f"espeak-ng could not speak the word bank: {made.stderr.strip().splitlines()[-1:]}")
+            raise DataError(f"espeak-ng could not speak the word bank: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}")
     with np.load(path) as file:
         rate = int(file["rate"])
         takes = {tuple(name.split("|")): [file[name].astype(np.float32) / 32768] for name in file.files if "|" in name}
@@ -149,7 +154,7 @@ def _espeak_version() -> str:
 
 
 def _make_bank(path: Path, recipe: str) -> None:
-    words, speakers, _ = json.loads(recipe)
+    words, speakers, *_ = json.loads(recipe)
     espeak, arrays = Espeak(), {}
     for voice, speed, pitch in speakers:
         for word in words:
@@ -174,6 +179,8 @@ def fsdd_bank(split: str = "train", data: str | Path | None = None) -> Bank:
         with zipfile.ZipFile(path) as archive:
             for name in sorted(n for n in archive.namelist() if n.endswith(".wav")):
                 digit, speaker, index = Path(name).stem.split("_")
+                if digit not in tuple("0123456789"):
+                    raise ValueError(f"{name} names no digit")
                 if (int(index) < 5) != (split == "test"):
                     continue
                 with wave.open(io.BytesIO(archive.read(name))) as sound:
@@ -181,8 +188,9 @@ def fsdd_bank(split: str = "train", data: str | Path | None = None) -> Bank:
                         raise DataError(f"{path.name}, {name}: not 8 kHz, 16 bit, one channel")
                     samples = np.frombuffer(sound.readframes(sound.getnframes()), dtype="<i2")
                 takes.setdefault((speaker, DIGITS[int(digit)]), []).append(trimmed(samples.astype(np.float32) / 32768))
-    except (zipfile.BadZipFile, ValueError, wave.Error) as error:
-        raise DataError(f"{path.name} is no archive of <digit>_<speaker>_<index>.wav recordings: {error}") from error
+    except (zipfile.BadZipFile, ValueError, wave.Error, EOFError) as error:
+        raise DataError(f"{path.name} is no archive of <digit>_<speaker>_<index>.wav recordings: "
+                        f"{str(error) or 'a file ends early'}") from error
     if not takes:
         raise DataError(f"{path.name} holds no recordings")
     return Bank(f"FSDD, {split}", rate, takes)
@@ -221,11 +229,14 @@ def log_mel(waveform: np.ndarray | Tensor, rate: int, n_mels: int = 40, frame_ms
 
     Frame t covers the samples before (t + 1) hop_ms and none after (the recording is padded in front), so features of
     a recording that has not ended are those of the whole. Scaled by constants to about -1 .. 1, never by the recording's
-    own mean, which would know its future.
+    own mean, which would know its future. Raises ValueError where hop_ms is no whole number of samples: frames would drift.
     """
     from transformers.audio_utils import mel_filter_bank
 
     size, hop = rate * frame_ms // 1000, rate * hop_ms // 1000
+    if 1000 * hop != rate * hop_ms or not 0 < hop <= size:
+        raise ValueError(f"log_mel: a hop of {hop_ms} ms is {rate * hop_ms / 1000:g} samples at {rate} Hz, with frames of {size}; "
+                         "it must be a whole number and at most a frame")
     n_fft = 1 << (size - 1).bit_length()
     samples = torch.as_tensor(np.asarray(waveform), dtype=torch.float32)
     frames = len(samples) // hop

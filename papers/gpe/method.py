@@ -237,11 +237,13 @@ def inverse_frequencies(model: nn.Module) -> Tensor:
 
 def two_frame_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor,
                         scaling: float | None = None, dropout: float = 0.0, frame_shift: Tensor | None = None,
-                        frame_source: Tensor | None = None, frame_frequencies: Tensor | None = None, **kwargs):
+                        frame_source: Tensor | None = None, frame_frequencies: Tensor | None = None,
+                        softcap: float | None = None, **kwargs):
     """Scores <R(shift) q, k> for source keys and <q, k> for target keys, one softmax.
 
     query (B, H, Q, h), key, value (B, K, N, h). frame_shift (B, Q): visible[t] of target rows, 0 of source rows.
-    frame_source (B, N) or (N,): True where the column is source. One SDPA call of twice the head size.
+    frame_source (B, N) or (N,): True where the column is source. softcap: of models that bound their scores (Gemma-2).
+    One product of twice the head size.
     """
     moved = rotate(query, *(x[:, None] for x in rotation(frame_shift, frame_frequencies)))
     repeats = query.shape[1] // key.shape[1]
@@ -249,8 +251,13 @@ def two_frame_attention(module: nn.Module, query: Tensor, key: Tensor, value: Te
     source = torch.atleast_2d(frame_source)[:, None, :, None]
     keys = torch.cat([key * source, key * ~source], -1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = F.scaled_dot_product_attention(torch.cat([moved, query], -1), keys, value, attn_mask=attention_mask,
-                                         dropout_p=dropout, scale=scale)
+    queries = torch.cat([moved, query], -1)
+    if softcap is None:
+        out = F.scaled_dot_product_attention(queries, keys, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale)
+    else:
+        scores = softcap * torch.tanh(queries @ keys.transpose(-1, -2) * scale / softcap)
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        out = F.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout) @ value
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -270,9 +277,6 @@ def check_model(model: nn.Module, arm: Arm) -> None:
         raise TypeError(f"{kind} has positions of three dimensions (mrope_section); GPE counts one")
     if arm.two_frames:
         inverse_frequencies(model)
-        if getattr(config, "attn_logit_softcapping", None):
-            raise TypeError(f"{kind} caps its attention scores (attn_logit_softcapping), which arm "
-                            "position_reencoding's attention does not do")
 
 
 def sliding_window(model: nn.Module) -> int | None:

@@ -191,7 +191,9 @@ class GPETraining(L.LightningModule):
         """Writes the product to trainer.default_root_dir/model: weights or adapter, tokenizer, and how it was trained."""
         if self.trainer.is_global_zero and self.trainer.default_root_dir and self.trainer.checkpoint_callbacks:
             save_product(Path(self.trainer.default_root_dir) / "model", self.model, self.tokenizer, self.projector,
-                         self._run() | {"steps": self.global_step, "trained_from": self.source.get("name")})
+                         self._run() | {"steps": self.global_step, "trained_from": self.source.get("name"),
+                                        "revision": self.source.get("revision"),
+                                        "attn_implementation": self.base.attn_implementation})
 
 
 class TextPretraining(GPETraining):

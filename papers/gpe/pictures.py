@@ -7,6 +7,7 @@ from statistics import fmean
 
 from common.masks import draw as draw_mask
 from common.masks import visible_tokens, wait_k
+from common.pictures import draw_all
 
 from .tables import ROWS, found
 from .text_experiment import KS, LONG, PHIS, SEEDS, SHORT
@@ -18,24 +19,7 @@ SHOWN = {"group (GPE)": GPE, "interleaved": RED, "batch-streaming (frozen ids)":
 
 def draw(results: dict, folder: Path) -> list[Path]:
     """Writes every picture whose jobs are there; returns the files."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({
-        "svg.hashsalt": "ninefold", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
-        "axes.spines.right": False, "figure.constrained_layout.use": True,
-    })
-    import matplotlib.pyplot as plt
-
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for picture in (bleu_latency, ladder, offset, stream_cost, speech_latency, multi30k):
-        figure = picture(plt, results)
-        if figure is not None:
-            path = folder / f"{picture.__name__}.svg"
-            figure.savefig(path, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-            plt.close(figure)
-            files.append(path)
+    files = draw_all((bleu_latency, ladder, offset, stream_cost, speech_latency, multi30k), results, folder)
     if "text/untuned/seed0" in results:
         files.append(who_sees_whom(folder / "who_sees_whom.svg"))
     return files

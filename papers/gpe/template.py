@@ -57,6 +57,8 @@ class Template:
         except Exception:  # jinja's own error types; Gemma's template raises for a system turn
             user = [("user", f"{instruction}\n{SOURCE_MARK}")]
         question, whole = render(*user), render(*user, ("assistant", TARGET_MARK))
+        if not whole.startswith(question):  # Phi-3's template closes whatever it is given with the end token
+            question = question.removesuffix(tokenizer.eos_token or "")
         if SOURCE_MARK not in question or not whole.startswith(question) or TARGET_MARK not in whole:
             raise ValueError("the tokenizer's chat template does not put the turns one after the other as they are; "
                              "give the tokenizer a plain template")

@@ -93,7 +93,8 @@ def text_claims(results: dict) -> dict[str, dict]:
         "C2a": seeds(largest(*(less(row("position_reencoding", k), both[k]) for k in LATE)),
                      position_reencoding=late("position_reencoding"), batch_streaming=late("batch_streaming"),
                      at_1=less(row("position_reencoding", "1"), both["1"])),
-        "C3a": seeds(largest(*(less(kv[k], both[k]) for k in LATE)), kv_reencoding=late("batch_streaming", "kv_reencoding"),
+        "C3a": seeds([2 - max(values) for values in zip(*(less(kv[k], both[k]) for k in LATE))],
+                     kv_reencoding=late("batch_streaming", "kv_reencoding"),
                      batch_streaming=late("batch_streaming"), at_1=less(kv["1"], both["1"])),
         "C4a": seeds(less(late("group"), late("kv_reencoding")), group=late("group"), kv_reencoding=late("kv_reencoding"),
                      untuned_kv_reencoding=[fmean(bleu(results, "untuned", seed, k, "kv_reencoding") for k in LATE)
@@ -178,7 +179,7 @@ def paper_claims(scores: dict) -> dict[str, dict]:
 
     wanted = {
         "C1": ("gemma2-2b_en-fr_batch_streaming_k1", "gemma2-2b_en-fr_interleaved_k1"),
-        "C3": ("gemma2-2b_en-fr_kv_reencoding_k1", "gemma2-2b_en-fr_batch_streaming_k1"),
+        "C3": ("gemma2-2b_en-fr_kv_reencoding_k1", "gemma2-2b_en-fr_position_reencoding_k1"),
         "C6": ("gemma2-2b_en-fr_group_k3", "gemma2-2b_en-fr_no_positions_k3"),
     }
     return {claim: point(of(a) - of(b), baselines={a: of(a), b: of(b)})

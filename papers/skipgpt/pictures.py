@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from statistics import fmean
 
+from common.pictures import draw_all
+
 from .tier_a import SEEDS
 from .tier_b import ROUTERS, TARGETS
 
@@ -14,31 +16,7 @@ ATTENTION, MLP, GREY = "#1f6f8b", "#c8553d", "#777777"
 
 def draw(results: dict, folder: Path) -> list[Path]:
     """Writes every picture whose jobs are there; returns the files."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams.update(
-        {
-            "svg.hashsalt": "ninefold",
-            "svg.fonttype": "none",
-            "font.size": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "figure.constrained_layout.use": True,
-        }
-    )
-    import matplotlib.pyplot as plt
-
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for picture in (tier_a_methods, sparsity_sweep, router_map, position, learning_curves):
-        figure = picture(plt, results)
-        if figure is not None:
-            path = folder / f"{picture.__name__}.svg"
-            figure.savefig(path, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-            plt.close(figure)
-            files.append(path)
-    return files
+    return draw_all((tier_a_methods, sparsity_sweep, router_map, position, learning_curves), results, folder)
 
 
 def tier_a_methods(plt, results):
