@@ -144,7 +144,7 @@ class _Streams:
         from transformers import DynamicCache
 
         model, before = self.model, self.model.config._attn_implementation
-        self.cache = DynamicCache()
+        self.cache, everyone = DynamicCache(), self.out
         if self.arm.two_frames:
             self.frequencies = inverse_frequencies(model)
             model.set_attn_implementation(TWO_FRAMES)
@@ -156,11 +156,24 @@ class _Streams:
                 ready = ~self.done & (self.fed == self.known) & (self.pointer >= self.goal) & (source | target)
                 if ready.any():
                     self._sample(logits, ready)
+                    self._let_go()
         finally:
             model.set_attn_implementation(before)
-        for out, fed in zip(self.out, self.total.tolist()):
-            out.fed = fed
-        return self.out
+        return everyone
+
+    def _let_go(self) -> None:
+        """Takes finished rows out of the batch, once they are a quarter of it: sentences end at very different times."""
+        for row in self.done.nonzero()[:, 0].tolist():
+            self.out[row].fed = int(self.total[row])
+        keep = (~self.done).nonzero()[:, 0]
+        if len(keep) == 0 or 4 * len(keep) > 3 * self.n:
+            return
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and name != "frequencies":
+                setattr(self, name, value[keep])
+        self.examples, self.out = ([rows[i] for i in keep.tolist()] for rows in (self.examples, self.out))
+        self.cache.batch_select_indices(keep.to(self.device))
+        self.n = len(keep)
 
     def _choose(self) -> tuple[Tensor, Tensor]:
         """Which rows feed a source token, and which a target token, in this step."""

@@ -19,7 +19,6 @@ ROWS = {
     "  source sees finished target": ("finished_frozen, {s} steps", "stream"),
     "  + KV re-encoding at test": ("batch_streaming, {s} steps", "kv_reencoding"),
     "position re-encoding": ("position_reencoding, {s} steps", "stream"),
-    "  + KV re-encoding at test ": ("position_reencoding, {s} steps", "kv_reencoding"),
     "KV re-encoding, trained for it": ("kv_reencoding, {s} steps", "stream"),
     "blocked, arrival ids": ("blocked_arrival, {s} steps", "stream"),
     "contiguous ids, length known": ("contiguous, {s} steps", "stream"),

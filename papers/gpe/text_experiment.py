@@ -152,20 +152,19 @@ def untuned(seed: int) -> dict:
 def tune(seed: int, arm: str, phi: float = 0.0, steps: int = SHORT) -> dict:
     """One arm: its loss, its streaming scores, and what else its weights are asked.
 
-    batch_streaming and position_reencoding also stream with KV re-encoding. group is also asked for whole sentences, with
-    its own ids, and to stream with contiguous ids. contiguous knows the source's length in training; it streams with it
+    batch_streaming also streams with KV re-encoding. group (phi 0, long budget) is also asked for whole sentences, with
+    its own ids, to stream with contiguous ids, and where it looks. contiguous knows the source's length in training; it streams with it
     (an oracle) and with the ids that a stream can know.
     """
     model, losses = tuned(seed, arm, phi, steps)
     own = method.arm(arm, phi)
     result = {"loss": sum(losses[-10:]) / len(losses[-10:]), "stream": measure(model, own, seed)}
-    if arm in ("batch_streaming", "position_reencoding"):
+    if arm == "batch_streaming":
         result["kv_reencoding"] = measure(model, method.arm("kv_reencoding"), seed)
-    if arm == "group":
+    if arm == "group" and phi == 0 and steps == LONG:
         result["batch"] = measure(model, own, seed, (None,))
         result["contiguous ids"] = measure(model, method.arm("kv_reencoding"), seed)
-        if phi == 0 and steps == LONG:
-            result["diagonal"] = diagonal(model, seed)
+        result["diagonal"] = diagonal(model, seed)
     if arm == "contiguous":
         result["frozen ids"] = measure(model, method.arm("batch_streaming"), seed)
     return result

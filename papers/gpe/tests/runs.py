@@ -1,0 +1,208 @@
+"""Small trainings that the tests compare, in this process or in ones of their own, and tokenizers like the paper's models'.
+
+Processes come from a fork server that has imported the libraries once; a child costs a fork, and has run no threads before.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+import types
+from importlib.machinery import ModuleSpec
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from common.models import tiny
+
+from ..data import ToyPairs
+from ..module import StreamingTraining
+
+PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_llama"]
+
+
+def streaming(arm="group", seed=5, **options):
+    """A training of a random Llama of 30,000 parameters on a toy language."""
+    options.setdefault("learning_rate", 1e-2)
+    return StreamingTraining(tiny(vocab_size=163), arm, seed=seed, **options)
+
+
+def pairs(batch_size=8, ks=(1, 3, 5, 7), **options):
+    return ToyPairs(list(ks), **(dict(train_samples=40, val_samples=6, language=0, batch_size=batch_size, seed=5) | options))
+
+
+class Diary(L.Callback):
+    """The loss and the gradients of each optimiser step."""
+
+    def __init__(self):
+        self.losses, self.gradients = [], []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.gradients.append({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step > len(self.losses) + getattr(self, "before", 0):
+            self.losses.append(trainer.callback_metrics["train/loss"].item())
+
+    def on_train_start(self, trainer, module):
+        self.before = trainer.global_step
+
+
+class KillAt(L.Callback):
+    """No farewell: what is on disk is all that is left."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == self.batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fit(module, folder, *, steps=3, accumulate=1, data=None, checkpoint_every=0, resume=None, kill_at=None, **trainer):
+    """Trains; returns (module, diary)."""
+    diary = Diary()
+    callbacks = [diary] + ([KillAt(kill_at)] if kill_at is not None else [])
+    if checkpoint_every:
+        callbacks.append(ModelCheckpoint(folder / "checkpoints", filename="{step}", save_top_k=-1,
+                                         every_n_train_steps=checkpoint_every))
+    options = dict(accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0,
+                   accumulate_grad_batches=accumulate, logger=False, enable_progress_bar=False, limit_val_batches=0,
+                   enable_model_summary=False, enable_checkpointing=bool(checkpoint_every), default_root_dir=folder,
+                   callbacks=callbacks)
+    L.Trainer(**(options | trainer)).fit(module, data or pairs(), ckpt_path=resume)
+    return module, diary
+
+
+def trained(module):
+    return {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+
+
+def difference(a, b):
+    """Largest difference of two {name: tensor}, in units of the largest value of the second."""
+    assert a.keys() == b.keys()
+    return max((a[n] - b[n]).abs().max().item() for n in a) / max(t.abs().max().item() for t in b.values())
+
+
+# -- in other processes ------------------------------------------------------------------------------------
+def in_processes(job, world, arguments, seconds=200):
+    """Exit codes of job(rank, *arguments) in `world` processes as torchrun starts them; None for one that had to be ended."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [context.Process(target=_child, args=(job, rank, world, port, arguments)) for rank in range(world)]
+    for child in children:
+        child.start()
+    end = time.monotonic() + seconds
+    for child in children:
+        child.join(max(end - time.monotonic(), 0))
+    codes = [child.exitcode for child in children]
+    for child in children:
+        child.kill()
+    return codes
+
+
+def _child(job, rank, world, port, arguments):
+    torch.set_num_threads(1)
+    if world > 1:
+        os.environ.update(TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank),
+                          LOCAL_RANK=str(rank), WORLD_SIZE=str(world), GROUP_RANK="0", LOCAL_WORLD_SIZE=str(world),
+                          GLOO_SOCKET_IFNAME="lo")
+    job(rank, *arguments)
+
+
+def fit_in_processes(folder, world=1, strategy="auto", module=None, **options):
+    """`fit` of streaming(**module) in `world` processes -> (exit codes, what each rank has saved)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    codes = in_processes(_fit, world, (world, folder, strategy, module or {}, options))
+    return codes, [torch.load(path, weights_only=True) for path in sorted(folder.glob("rank*.pt"))]
+
+
+def _fit(rank, world, folder, strategy, module, options):
+    module, diary = fit(streaming(**module), folder, devices=world, strategy=strategy, **options)
+    torch.save({"parameters": trained(module), "losses": diary.losses}, folder / f"rank{rank}.pt")
+
+
+def cli_in_processes(folder, world, arguments):
+    """The command line in `world` processes, in the working directory `folder`, with a stub for the hub's data."""
+    return in_processes(_cli, world, (folder, arguments))
+
+
+def _cli(rank, folder, arguments):
+    from ..train import cli
+
+    os.chdir(folder)
+    sys.argv, sys.modules["datasets"] = ["train"], stub_of_datasets()
+    cli(arguments)
+
+
+# -- the hub in small --------------------------------------------------------------------------------------
+ENGLISH = ["the cat sat on the mat", "we  see a small black dog , and we are glad", "thank you", "it is not the same house",
+           "you have to see the small house again", "the dog and the cat", "we are glad to see you", "a black cat is not small"]
+FRENCH = ["le chat est sur le tapis", "nous voyons un petit chien noir , et nous sommes contents", "merci",
+          "ce n'est pas la même maison", "il faut revoir la petite maison", "le chien et le chat",
+          "nous sommes contents de vous voir", "un chat noir n'est pas petit"]
+
+
+def stub_of_datasets(calls=None):
+    """A module `datasets` whose load_dataset gives rows as IWSLT-17 has them, one of them empty; calls: what was asked for."""
+    def load_dataset(path, name, split, revision):
+        if calls is not None:
+            calls.append((path, name, split, revision))
+        languages = name.split("-")[1:]
+        rows = [dict(zip(languages, pair)) for pair in zip(ENGLISH, FRENCH)] + [dict.fromkeys(languages, " ")]
+        return {"translation": rows}
+
+    module = types.ModuleType("datasets")
+    module.__spec__, module.load_dataset = ModuleSpec("datasets", None), load_dataset
+    return module
+
+
+CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+GEMMA = ("{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+         "{% for m in messages %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+         "{{ '<start_of_turn>' + role + '\n' + m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}")
+PHI = ("{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+       "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}")
+LLAMA3 = ("{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' }}"
+          "{% if m['role'] == 'system' %}{{ 'Today Date: 26 Jul 2024\n\n' }}{% endif %}{{ m['content'] | trim + '<|eot_id|>' }}"
+          "{% endfor %}")
+# family -> (how blanks are marked, chat template, special tokens: begin, end of text, those of turns)
+TOKENIZERS = {
+    "qwen2": ("Ġ", CHATML, ["<|endoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
+    "llama": ("Ġ", LLAMA3, ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]),
+    "gemma2": ("▁", GEMMA, ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]),
+    "phi3": ("▁ in front", PHI, ["<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]),
+}
+
+
+def tokenizer(family="qwen2", chat=True):
+    """A BPE of some 300 pieces that treats blanks and turns as that family's tokenizer does."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    blanks, template, special = TOKENIZERS[family]
+    inner = Tokenizer(models.BPE())
+    if blanks == "Ġ":
+        inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    else:
+        inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always" if blanks != "▁" else "never")
+        alphabet = sorted(set("".join(ENGLISH + FRENCH)) | set("Translate the following English paragraph to French\nsystemuserassistantmodel:?.German▁"))
+    inner.train_from_iterator(ENGLISH + FRENCH, trainers.BpeTrainer(
+        vocab_size=360, initial_alphabet=alphabet, special_tokens=sorted(set(special)), show_progress=False))
+    if blanks != "Ġ":
+        steps = [normalizers.Prepend("▁")] if blanks != "▁" else []
+        inner.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
+        inner.pre_tokenizer = None  # as these families have it; the pieces learned lie within words
+        inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    if family == "phi3":  # its turn markers swallow the newline behind them
+        inner.add_special_tokens([AddedToken(token, special=True, rstrip=True) for token in special[2:]])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=special[0], eos_token=special[1], pad_token=special[1],
+                                   additional_special_tokens=special[2:], chat_template=template if chat else None)
