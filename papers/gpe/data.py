@@ -159,8 +159,10 @@ def hub_pairs(path: str, name: str | None, revision: str | None, split: str, lan
 
 def cut_all(cut: Callable[[str, str], Example], pairs: Sequence[tuple[str, str]]) -> tuple[list[Example], list[str]]:
     """(examples, why each other pair could not be cut): a token across two words in one of 200,000 lines ends no run."""
+    from tqdm import tqdm
+
     examples, refused = [], []
-    for pair in pairs:
+    for pair in tqdm(pairs, "cutting sentence pairs into units", disable=len(pairs) < 20_000):
         try:
             examples.append(cut(*pair))
         except ValueError as error:
@@ -207,13 +209,14 @@ class TextPairs(StreamData):
         return (self._cut(cut, self.pairs("train")), self._cut(cut, self.pairs("validation")[: self.val_samples]))
 
     def _cut(self, cut: Callable[[str, str], Example], pairs: list[tuple[str, str]]) -> list[Example]:
-        from tqdm import tqdm
-
-        examples = [cut(*pair) for pair in tqdm(pairs, "cutting sentence pairs into units", disable=len(pairs) < 20_000)]
+        examples, refused = cut_all(cut, pairs)
+        if len(refused) > MAY_REFUSE * len(pairs):
+            raise SetupError(f"data: {len(refused)} of {len(pairs)} pairs cannot be cut into words; the first: {refused[0]}")
         kept = [e for e in examples if len(e.source) + len(e.target) <= self.max_tokens]
-        if len(kept) < len(examples):
-            print(f"data: {len(examples) - len(kept)} of {len(examples)} pairs have more than {self.max_tokens} tokens "
-                  "and are left out", flush=True)
+        for left_out, why in ((len(examples) - len(kept), f"have more than {self.max_tokens} tokens"),
+                              (len(refused), f"cannot be cut into words (the first: {refused[:1]})")):
+            if left_out:
+                print(f"data: {left_out} of {len(pairs)} pairs {why} and are left out", flush=True)
         return kept
 
 

@@ -234,6 +234,14 @@ class StreamingTraining(GPETraining):
 
     def check(self, model: nn.Module) -> None:
         method.check_model(model, self.arm)
+        if self.arm.two_frames and self.gradient_checkpointing:
+            # `forward` puts the model's own attention back, and layers are computed again after that, in the backward pass.
+            model.set_attn_implementation(method.TWO_FRAMES)
+
+    def on_train_end(self) -> None:
+        if self.arm.two_frames and self.gradient_checkpointing:
+            self.model.set_attn_implementation(self.base.attn_implementation)
+        super().on_train_end()
 
     def loss_sum(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = method.forward(self.model, self.arm, self.source_inputs(batch), batch.target, batch.layout)

@@ -1,7 +1,7 @@
 """GPE as an agent of SimulEval, the field's tool for scoring simultaneous translation (optional, not installed with us).
 
-    simuleval --agent-class papers.gpe.simuleval_agent.GPEAgent --source source.txt --target reference.txt --output out \
-        --checkpoint lightning_logs/gpe/toy_group/model --k 3 --quality-metrics BLEU --latency-metrics AL LAAL AP DAL
+    python -m simuleval.cli --agent-class papers.gpe.simuleval_agent.GPEAgent --source source.txt --target reference.txt \
+        --output out --checkpoint lightning_logs/gpe/toy_group/model --k 3 --quality-metrics BLEU --latency-metrics AL LAAL AP DAL
 
 SimulEval hands over one source word after the other and asks after each for an action; ours is READ until k + j - 1 words
 are there, then WRITE of word j. A session (session.py) does the encoding, with the end of the user's turn as one more unit

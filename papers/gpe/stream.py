@@ -60,9 +60,11 @@ def words_of(stream, codec: str = "utf-8") -> Iterator[Iterator[str]]:
                 return
 
     while not at_end or tail.strip():
-        if not tail.strip() and not more():
+        tail = tail.lstrip()  # blank lines are no sentences
+        if not tail and not more():
             return
         if tail.strip():
+            tail = tail.lstrip()
             yield words()
         elif at_end:
             return

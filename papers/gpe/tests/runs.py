@@ -194,7 +194,7 @@ def tokenizer(family="qwen2", chat=True):
         alphabet = pre_tokenizers.ByteLevel.alphabet()
     else:
         inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always" if blanks != "▁" else "never")
-        alphabet = sorted(set("".join(ENGLISH + FRENCH)) | set("Translate the following English paragraph to French\nsystemuserassistantmodel:?.German▁"))
+        alphabet = sorted(set("".join(ENGLISH + FRENCH)) | {chr(i) for i in range(33, 127)} | {"\n", "▁"})
     inner.train_from_iterator(ENGLISH + FRENCH, trainers.BpeTrainer(
         vocab_size=360, initial_alphabet=alphabet, special_tokens=sorted(set(special)), show_progress=False))
     if blanks != "Ġ":

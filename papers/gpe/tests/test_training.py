@@ -50,7 +50,7 @@ def test_two_processes_equal_one(one_batch, tmp_path):
     assert codes == [0, 0]
     for rank in ranks:
         assert rank["losses"] == pytest.approx(whole.losses, rel=2e-6)
-        assert difference(rank["parameters"], trained(module)) < 1e-5
+        assert difference(rank["parameters"], trained(module)) < 1e-4
 
 
 def test_a_killed_run_goes_on_as_if_unbroken(tmp_path):
@@ -84,6 +84,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
         (streaming(), dict(steps=3), "max_steps = 2; the config says 3"),
         (streaming(), dict(data=pairs(ks=[3])), r"data.ks = \[1, 3, 5, 7\]; the config says \[3\]"),
         (streaming(), dict(data=pairs(batch_size=4)), "samples per step = 8; the config says 4"),
+        (streaming(lora=LoraSpec(rank=4)), {}, "lora = None; the config says {'rank': 4"),
         (StreamingTraining(tiny(vocab_size=163, seed=1), learning_rate=1e-2, seed=5), {}, "base = "),
     ):
         with pytest.raises(SetupError, match=f"This checkpoint was made with {says}"):
@@ -94,8 +95,10 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
     torch.save(stored, strange)
     with pytest.raises(SetupError, match="not written by a GPE training"):
         fit(streaming(), tmp_path, steps=2, resume=strange)
-    with pytest.raises(SetupError, match=r"of another training: model\.lm_head\.weight is \(163, 32\) in the file and absent"):
-        fit(streaming(lora=LoraSpec(rank=4)), tmp_path, steps=2, resume=path)
+    adapted = streaming(lora=LoraSpec(rank=4))
+    adapted.configure_model()
+    with pytest.raises(SetupError, match=r"of another training: model\.\S+lora_A\S+ is absent in the file and \(4, 64\) here"):
+        adapted.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
 
 
 # -- losses ------------------------------------------------------------------------------------------------
@@ -148,6 +151,16 @@ def test_validation_is_a_mean_over_all_held_out_tokens(tmp_path):
     with torch.no_grad():
         loss, count = module.loss_sum(batch)
     assert module.trainer.callback_metrics["val/loss"].item() == pytest.approx((loss / count).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("arm", ["group", "position_reencoding"])
+def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path, arm):
+    """Also where the arm brings an attention of its own, which the layers must find again in the backward pass."""
+    whole, plain = fit(streaming(arm), tmp_path / "a", steps=2)
+    parts, diary = fit(streaming(arm, gradient_checkpointing=True), tmp_path / "b", steps=2)
+    assert diary.losses == pytest.approx(plain.losses, rel=1e-6)
+    assert difference(diary.gradients[0], plain.gradients[0]) < 1e-6
+    assert parts.model.config._attn_implementation == whole.model.config._attn_implementation == "sdpa"
 
 
 # -- KV re-encoding: a row is a word -----------------------------------------------------------------------
@@ -221,8 +234,8 @@ def test_bad_values_are_named(tmp_path):
         TextPairs([3])
     with pytest.raises(ValueError, match="no arm 'grupo'; there is: interleaved,"):
         streaming("grupo")
-    module = StreamingTraining(tiny("gemma2", attn_logit_softcapping=50.0), "position_reencoding")
-    with pytest.raises(SetupError, match="model.base random:gemma2: .* caps its attention scores"):
+    module = StreamingTraining(tiny(attn_implementation="flex_attention"))
+    with pytest.raises(SetupError, match="model.base random:llama: .* uses attention 'flex_attention', which takes no mask"):
         module.configure_model()
     with pytest.raises(SetupError, match="has none of query: set model.lora.targets"):
         streaming(lora=LoraSpec(targets=("query",))).configure_model()

@@ -1,0 +1,196 @@
+"""session.py and stream.py: one live stream with two caches is the batch decoder, feeds nothing twice, and talks early."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.masks import wait_k
+from common.models import load, tiny
+
+from .. import method
+from ..analytic import EXAMPLE, Sentence, cost
+from ..checks import forced_session, forced_stream
+from ..data import toy_examples
+from ..decoding import Boundary, stream
+from ..session import Session, run
+from ..template import Template
+from ..toy import TARGET_END, Language, spell
+
+ROOT = Path(__file__).resolve().parents[3]
+STANDIN = Path(__file__).resolve().parents[1] / "standins" / "seed0"
+LANGUAGE = Language.draw(0)
+EXAMPLES = toy_examples(LANGUAGE, 4)
+STOP = LANGUAGE.pieces().index(TARGET_END)
+BOUNDARIES = {
+    "ends": Boundary("ends", LANGUAGE.word_ends(), STOP),
+    "opens": Boundary("opens", torch.tensor([not piece.startswith("##") for piece in LANGUAGE.pieces()]), STOP),
+}
+ARMS = ("group", "batch_streaming", "position_reencoding", "kv_reencoding", "no_source_positions", "no_target_positions",
+        "no_positions")  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("gemma2", "eager")], ids="-".join)
+def model(request):
+    family, attention = request.param
+    more = {"sliding_window": 256} if family == "gemma2" else {}
+    return load(tiny(family, vocab_size=len(LANGUAGE.pieces()), attn_implementation=attention, **more)).model
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return load(tiny("llama", vocab_size=len(LANGUAGE.pieces()))).model
+
+
+def live(model, arm, boundary, example, k, max_words=12):
+    units = list(torch.split(example.source, list(example.source_units)))
+    session = Session(model, arm, boundary, example.target[: example.target_units[0]].tolist(), max_word=8)
+    written = list(run(session, units[:-1], units[-1].tolist(), k, max_words))
+    return [tokens for tokens, _ in written], [read for _, read in written]
+
+
+@pytest.mark.parametrize("kind", BOUNDARIES)
+@pytest.mark.parametrize("name", ARMS)
+def test_a_live_stream_is_the_batch_decoder(model, name, kind):
+    """The same words after the same number of source words: two caches against one cache with a mask."""
+    arm, boundary = method.arm(name, 0.5 if name == "group" else 0), BOUNDARIES[kind]
+    for k in (1, 3, None):
+        together = stream(model, arm, EXAMPLES, boundary, k, max_target=14)
+        for example, out in zip(EXAMPLES, together, strict=True):
+            words, delays = live(model, arm, boundary, example, k)
+            ours, theirs = ([token for word in side for token in word] for side in (words, out.words))
+            n = min(len(ours), len(theirs))  # a random model may write a word without end; then both are cut, elsewhere
+            assert ours[:n] == theirs[:n] and (n > 0 or ours == theirs)
+            n = min(len(words), len(out.words)) - 1
+            assert [min(d, example.n_words) for d in delays[:n]] == out.delays[:n]
+
+
+@pytest.mark.parametrize("mode", ["group", "position", "kv"])
+@pytest.mark.parametrize("k", [1, 3, 5, 7, 9, 21])
+def test_tokens_pairs_and_turned_keys_are_those_of_the_specification(llama, mode, k):
+    session = forced_session(load(tiny("llama", vocab_size=3, pad_token_id=None, bos_token_id=None, eos_token_id=None)).model,
+                             mode, EXAMPLE)
+    for _ in forced_stream(session, EXAMPLE, k):
+        pass
+    counts, expected = session.counts, cost(EXAMPLE, k, mode)
+    assert (counts.fed, counts.pairs, counts.rotated) == expected[:3]
+    assert (session.cache.source_length, session.cache.target_length) == (EXAMPLE.S, EXAMPLE.T)
+
+
+def test_a_read_feeds_its_own_tokens_whatever_came_before():
+    """Constant in what was read; KV re-encoding feeds one token more at every word."""
+    model = load(tiny("llama", vocab_size=3, pad_token_id=None, bos_token_id=None, eos_token_id=None)).model
+    sentence, fed = Sentence((1,) * 42, (1,) * 42), {}
+    for mode in ("group", "kv"):
+        session = forced_session(model, mode, sentence)
+        steps, before = [], 0
+        for _ in forced_stream(session, sentence, 3):
+            steps.append(session.counts.fed - before)
+            before = session.counts.fed
+        fed[mode] = steps[1:38]  # between the first READ and the end of the source
+    assert set(fed["group"]) == {3}  # a source token, the last target token again, a new one
+    assert [b - a for a, b in zip(fed["kv"], fed["kv"][1:])] == [1] * 36
+
+
+def test_reading_ahead_does_not_change_a_word(llama):
+    """The source may be there early; what a WRITE sees is what has been read, so a session reads when it is told."""
+    example, arm, boundary = EXAMPLES[0], method.arm("group"), BOUNDARIES["ends"]
+    units = torch.split(example.source, list(example.source_units))
+    early, late = (Session(llama, arm, boundary, [3]) for _ in range(2))
+    for unit in units[:4]:
+        early.read(unit)
+    late.read(torch.cat(units[:4]))  # in one piece
+    assert early.write() == late.write()
+
+
+def test_errors_of_a_session_say_what_is_missing(llama):
+    session = Session(llama, method.arm("group"), BOUNDARIES["ends"], [3])
+    with pytest.raises(ValueError, match="nothing has been read yet"):
+        session.write()
+    with pytest.raises(ValueError, match="without tokens"):
+        session.read([])
+    with pytest.raises(ValueError, match="decoding.stream runs the others"):
+        Session(llama, method.arm("interleaved"), BOUNDARIES["ends"], [3])
+    narrow = load(tiny("gemma2", vocab_size=len(LANGUAGE.pieces()))).model
+    session = Session(narrow, method.arm("group"), BOUNDARIES["ends"], [3])
+    with pytest.raises(ValueError, match=r"9 tokens together.*see 8"):
+        session.read([5] * 9)
+
+
+def test_a_word_without_end_is_cut_and_said(llama):
+    never = Boundary("ends", torch.zeros(len(LANGUAGE.pieces()), dtype=torch.bool), len(LANGUAGE.pieces()) + 5)
+    session = Session(llama, method.arm("group"), never, [3], max_word=6)
+    session.read([1, 5, 6])
+    word = session.write()
+    assert len(word.tokens) == 6 and word.ended and session.truncated
+    assert session.write() == ([], True)
+
+
+def test_waiting_is_for_words_that_are_there():
+    assert wait_k(3, 2, 4).tolist() == [2, 2, 2, 2]
+
+
+# -- templates ---------------------------------------------------------------------------------------------
+def test_units_of_a_live_source_are_those_of_the_whole_text():
+    template = Template.of(LANGUAGE.tokenizer(), "ignored")
+    for number in range(20):
+        source, target = (spell(side) for side in LANGUAGE.sentence(number))
+        example = template.example(source, target)
+        assert torch.equal(example.source, toy_examples(LANGUAGE, 1, number)[0].source)
+        assert example.source_units == toy_examples(LANGUAGE, 1, number)[0].source_units
+        assert [t for unit in template.units(source.split()) for t in unit] == example.source[:-1].tolist()
+
+
+# -- the command -------------------------------------------------------------------------------------------
+def command(*options):
+    return [sys.executable, "-m", "papers.gpe.stream", "--checkpoint", str(STANDIN), *options]
+
+
+def test_words_come_out_before_the_source_has_ended():
+    """Fed word by word through a pipe: each word is waited for before the next one is given."""
+    source, target = (spell(side).split() for side in LANGUAGE.sentence(7))
+    with subprocess.Popen(command("--k", "3", "--arm", "kv_reencoding", "--show", "latency"), cwd=ROOT, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+        read = b""
+        for i, word in enumerate(source):
+            process.stdin.write(word.encode() + b" ")
+            process.stdin.flush()
+            while i >= 2 and read.count(b"]") < i - 1:  # after word i + 1 >= k, i - 1 words are out
+                assert select.select([process.stdout], [], [], 120)[0], f"nothing after {i + 1} words: {read!r}"
+                read += os.read(process.stdout.fileno(), 4096)
+        assert read.count(b"]") == len(source) - 2
+        process.stdin.close()
+        read += process.stdout.read()
+    shown = read.decode().split()
+    assert [int(x.strip("[]")) for x in shown[1::2]] == [min(3 + j, len(source)) for j in range(len(shown) // 2)]
+    assert shown[0::2] == target
+    assert process.returncode == 0
+
+
+def test_lines_are_sentences_and_a_missing_last_newline_is_none():
+    sentences = [tuple(spell(side) for side in LANGUAGE.sentence(number)) for number in (7, 8)]
+    text = "\n".join(source for source, _ in sentences)
+    done = subprocess.run(command("--k", "0", "--arm", "contiguous"), input=text, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "decoding.stream runs the others" in done.stderr
+    done = subprocess.run(command("--k", "0", "--arm", "kv_reencoding"), input=f"\n{text}", capture_output=True, text=True, cwd=ROOT)
+    assert [line.strip() for line in done.stdout.splitlines() if line.strip()] == [target for _, target in sentences]
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--k", "-1"], "--k -1"), (["--arm", "sideways"], "no arm 'sideways'"), (["--checkpoint", "./nowhere"], "No folder './nowhere'"),
+])  # fmt: skip
+def test_mistakes_are_answered_in_a_line(options, said):
+    done = subprocess.run(command(*options), input="a", capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_adapters_as_pickles_are_not_opened(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    (tmp_path / "adapter_model.bin").write_bytes(b"anything")
+    done = subprocess.run(command("--checkpoint", str(tmp_path)), input="a", capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "pickled adapters are not opened" in done.stderr
