@@ -1,4 +1,4 @@
-"""common/steps.py: a step is the same however it is cut, resumed or spread over ranks; totals; padding in validation."""
+"""common/steps.py: a step is the same however it is cut, resumed or spread over ranks; totals; padding batches."""
 
 from itertools import islice
 from types import SimpleNamespace
@@ -64,7 +64,8 @@ def test_a_seed_is_what_it_always_was():
     printf "('order', 43, 0)" | b2sum -l 32
     """
     assert seed_of("order", 43, 0) == 0xefb99ffd
-    assert len({seed_of("order", 43, 0), seed_of("order", 43, 1), seed_of("order", 430), seed_of("order", "43", 0)}) == 4
+    others = seed_of("order", 43, 1), seed_of("order", 430), seed_of("order", "43", 0)
+    assert len({seed_of("order", 43, 0), *others}) == 4
 
 
 # -- training ----------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def fit_in_processes(folder, world=1, strategy="auto", module=None, **options):
 
 def _fit(rank, world, folder, strategy, module, options):
     module, diary = fit(streaming(**module), folder, devices=world, strategy=strategy, **options)
-    torch.save({"parameters": trained(module), "losses": diary.losses}, folder / f"rank{rank}.pt")
+    torch.save({"parameters": trained(module), "losses": diary.losses, "gradient": diary.gradients[0]}, folder / f"rank{rank}.pt")
 
 
 def cli_in_processes(folder, world, arguments):

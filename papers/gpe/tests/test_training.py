@@ -50,6 +50,7 @@ def test_two_processes_equal_one(one_batch, tmp_path):
     assert codes == [0, 0]
     for rank in ranks:
         assert rank["losses"] == pytest.approx(whole.losses, rel=2e-6)
+        assert difference(rank["gradient"], whole.gradients[0]) < 1e-5
         assert difference(rank["parameters"], trained(module)) < 1e-4
 
 
