@@ -50,8 +50,11 @@ def apart(got, expected):
 
 # -- the stock model ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("pair", [*PAIRS, ("llama", "eager")], ids="-".join)
-def test_phi_of_s_with_everything_read_is_the_stock_model_bit_for_bit(decoder, pair, sentences):
-    """The stock model builds its own ids, and its own mask; sdpa is given it as a matrix, for its causal kernel adds in another order."""
+def test_phi_of_s_with_everything_read_is_the_stock_model(decoder, pair, sentences):
+    """The stock model builds its own ids, and its own mask; sdpa is given it as a matrix, for its causal kernel adds in another order.
+
+    Not bit for bit: the head is applied to fewer rows, and a product of another shape rounds in another order.
+    """
     model = decoder(*pair)
     for example in sentences:
         n, batch = len(example.source), Batch.of([example], [example.n_words + 1])
@@ -59,7 +62,7 @@ def test_phi_of_s_with_everything_read_is_the_stock_model_bit_for_bit(decoder, p
         mask = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril() if pair[1] == "sdpa" else None
         with torch.no_grad():
             stock = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0, n - 1 : -1]
-        assert torch.equal(training_logits(model, arm("group", n), batch)[0], stock)
+        assert (training_logits(model, arm("group", n), batch)[0] - stock).abs().max() < 2e-6
 
 
 # -- training is decoding ----------------------------------------------------------------------------------
