@@ -135,8 +135,8 @@ def test_data_module_cuts_by_the_trainer_and_goes_on_where_it_stands():
 
 
 def test_a_step_that_does_not_divide_is_refused():
-    with pytest.raises(SetupError, match=r"data\.batch_size 8 is not a multiple of 3 x 2 \(trainer\.accumulate"):
-        data_at(accumulate=3, ranks=2).micro_batch()
+    with pytest.raises(SetupError, match=r"data\.batch_size 8 is not a multiple of 4 x 4 \(trainer\.accumulate"):
+        data_at(accumulate=4, ranks=4).micro_batch()  # either alone would divide
     assert data_at(accumulate=4, ranks=2).micro_batch() == 1
 
 

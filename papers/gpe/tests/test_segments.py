@@ -89,6 +89,13 @@ def test_words_come_back_as_text(template):
             assert [decode(w.tolist(), clean_up_tokenization_spaces=False).strip() for w in words] == side.split()
 
 
+def test_blanks_at_the_end_stay_with_the_last_word(tokenizers):
+    t = Template.of(tokenizers["qwen2"], INSTRUCTION)
+    bare, blank = t.example("thank you", "merci"), t.example("thank you ", "merci  ")
+    assert blank.source_units[-1] == bare.source_units[-1] and blank.target_units[-1] == 1
+    assert blank.source_units[-2] > bare.source_units[-2] and blank.target_units[-2] > bare.target_units[-2]
+
+
 def test_a_live_stream_has_the_units_of_the_text(template):
     draw = random.Random(3)
     for _ in range(20):

@@ -51,8 +51,10 @@ def one_batch(tmp_path_factory):
     """The reference: 3 steps of 8 uneven samples, each step one micro-batch on one device."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    module, diary = fit(router_tuning(), tmp_path_factory.mktemp("one"))
+    folder = tmp_path_factory.mktemp("one")
+    module, diary = fit(router_tuning(), folder)
     torch.set_num_threads(threads)
+    diary.folder = folder  # numbered by pytest: another test file may have taken the first "one"
     return module, diary
 
 
@@ -175,7 +177,7 @@ def test_stage_1_trains_routers_and_nothing_else(one_batch):
 @pytest.fixture(scope="module")
 def stage_2(one_batch, tmp_path_factory):
     """LoRA on the routed model of `one_batch`. (module, its folder, the routers' folder)"""
-    routers = tmp_path_factory.getbasetemp() / "one0" / "routers"
+    routers = one_batch[1].folder / "routers"
     folder = tmp_path_factory.mktemp("lora")
     module = LoraRecoveryModule(tiny(), str(routers), rank=4, learning_rate=0.02, seed=5)
     fit(module, folder, steps=4)
