@@ -1,0 +1,218 @@
+"""Small models that stand in for hub weights and take longer to train than a run may wait: recipes, and how to train again.
+
+`make standin-llava` (python -m common.standins) trains the three small LLaVAs of common/standins-llava: frozen DINOv2-S,
+LLaVA's projector, a Llama of eight blocks from scratch. Two stages, as LLaVA has them:
+
+    1  captions of the picture, objects in random order and either attribute first. After its first word each object has
+       to be found in the picture again, and that looking up by content is what questions need later.
+    2  questions (nine kinds about generated scenes, and easy-VQA), a tenth of the rows captions still.
+
+Projector and decoder learn in both stages, for this decoder is not pretrained. Twelve questions share a picture in one
+row (multimodal.py), so that 64 visual tokens are paid once for twelve answers. Checkpoints every 250 steps: a killed run
+goes on. The card, training.json, holds the curve, accuracies by kind, and what the best blind answers would get.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from . import vision
+from .data import easyvqa, scenes
+from .jobs import write_json
+from .llava import (
+    LAYERS,
+    Llava,
+    build,
+    caption_slots,
+    dense_hidden,
+    load_llava,
+    packed,
+    question_slots,
+    save,
+    scored_loss,
+)
+from .models import cache_dir
+
+FOLDER = Path(__file__).parent / "standins-llava"
+SEEDS = (0, 1, 2)
+SCENES, STAGE_1, STAGE_2, ROWS, ASKED = 4000, 400, 3200, 48, 12
+EASY_SHARE, CAPTION_SHARE = 0.15, 0.1  # of the rows of stage 2
+
+
+class Pictures:
+    """Features of the training pictures, computed once: scenes 0 .. count - 1, then easy-VQA's training split."""
+
+    def __init__(self, count: int = SCENES, seed: int = 0, layers=LAYERS, split: str = "train", easy: int | None = None):
+        self.split, self.seed = split, seed
+        self.scenes = [scenes.scene(i, split, seed) for i in range(count)]
+        self.easy = easyvqa.numbers(split)[:easy]
+        self.scene_features = vision.features(f"scenes-{split}", [s.image() for s in self.scenes], layers) if count else None
+        shown = [easyvqa.image(split, n) for n in self.easy]
+        self.easy_features = vision.features(f"easyvqa-{split}", shown, layers) if shown else None
+
+
+class Rows(Dataset):
+    """Optimiser steps of `rows` rows, drawn from (seed, step) alone: a resumed run sees what the unbroken one would."""
+
+    def __init__(self, pictures: Pictures, words, prefix: list[int], stage_1: int, steps: int, seed: int, rows: int = ROWS,
+                 asked: int = ASKED):
+        self.pictures, self.words, self.prefix = pictures, words, prefix
+        self.stage_1, self.steps, self.seed, self.rows, self.asked = stage_1, steps, seed, rows, asked
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple:
+        draw = np.random.default_rng([self.seed, 7, step])
+        captions_only = step < self.stage_1
+        rows, shown = [], []
+        for _ in range(self.rows):
+            if not captions_only and len(self.pictures.easy) and draw.random() < EASY_SHARE:
+                i = int(draw.integers(len(self.pictures.easy)))
+                pool = easyvqa.questions(self.pictures.split, self.pictures.easy[i])
+                rows.append([question_slots(self.words, pool[k]) for k in draw.permutation(len(pool))[:7]])
+                shown.append(self.pictures.easy_features[i])
+                continue
+            i = int(draw.integers(len(self.pictures.scenes)))
+            of = self.pictures.scenes[i]
+            if captions_only or draw.random() < CAPTION_SHARE:
+                rows.append([caption_slots(self.words, of.caption(draw)) for _ in range(3)])
+            else:
+                rows.append([question_slots(self.words, q) for q in scenes.some(of, draw, self.asked)])
+            shown.append(self.pictures.scene_features[i])
+        return torch.stack(shown), packed(self.prefix, rows, shown[0].shape[0])
+
+
+class LlavaTraining(L.LightningModule):
+    """Projector and decoder on cached features; AdamW, one cycle over both stages."""
+
+    def __init__(self, model: Llava, learning_rate: float = 2e-3, warmup: int = 100, weight_decay: float = 0.01):
+        super().__init__()
+        self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
+        self.projector, self.decoder = model.projector, model.language_model()
+        self.decoder.set_attn_implementation("eager")  # on CPU in bf16 twice as fast as SDPA at this width
+        self.losses: list[float] = []
+
+    def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
+        features, layout = batch
+        hidden = dense_hidden(self.decoder, layout, self.projector(features.float()))
+        loss, count = scored_loss(self.decoder, hidden, layout)
+        self.losses.append(round(float(loss.detach() / count), 4))
+        return loss / count
+
+    def configure_optimizers(self):
+        from transformers import get_cosine_schedule_with_warmup
+
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, betas=(0.9, 0.98))
+        schedule = get_cosine_schedule_with_warmup(optimizer, self.warmup, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["losses"] = self.losses
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.losses = checkpoint["losses"]
+
+
+@torch.no_grad()
+def accuracy(model: Llava, features: Tensor, asked: list[list[scenes.Question]], hidden=None, batch: int = 64) -> list[list[bool]]:
+    """Per picture and question: right or wrong. hidden(layout, visual) -> (B, T, d): default the dense stock decoder."""
+    decoder, right = model.language_model(), []
+    hidden = hidden or (lambda layout, visual: dense_hidden(decoder, layout, visual))
+    for start in range(0, len(asked), batch):
+        rows = asked[start : start + batch]
+        layout = packed(model.prefix, [[question_slots(model.tokenizer, q) for q in row] for row in rows], features.shape[1])
+        states = hidden(layout, model.projector(features[start : start + batch].float()))
+        scored = layout.targets != -100
+        hits = (decoder.lm_head(states[scored]).argmax(-1) == layout.targets[scored]).tolist()
+        for row in rows:
+            right.append([hits.pop(0) for _ in row])
+    return right
+
+
+def by_kind(asked: list[list[scenes.Question]], right: list[list[bool]]) -> dict[str, float]:
+    found: dict[str, list[bool]] = {}
+    for row, hits in zip(asked, right):
+        for q, hit in zip(row, hits):
+            found.setdefault(q.kind, []).append(hit)
+    return {kind: sum(hits) / len(hits) for kind, hits in found.items()}
+
+
+def test_questions(count: int, split: str = "test", seed: int = 0) -> list[list[scenes.Question]]:
+    """A question of every kind for each of the first pictures of a split."""
+    draw = np.random.default_rng([seed, 11])
+    return [scenes.one_of_each_kind(scenes.scene(i, split, seed), draw) for i in range(count)]
+
+
+def report(model: Llava, pictures: int = 500) -> dict:
+    """Accuracy by kind on test pictures, beside the best answers without them."""
+    of = Pictures(pictures, split="test", easy=pictures)
+    asked = test_questions(pictures)
+    easy = [easyvqa.questions("test", n) for n in of.easy]
+    blind_scenes = scenes.blind([q for row in test_questions(SCENES, "train") for q in row], [q for row in asked for q in row])
+    blind_easy = scenes.blind([q for n in easyvqa.numbers("train") for q in easyvqa.questions("train", n)], [q for row in easy for q in row])
+
+    def unseen(rows, answers):
+        answers = iter(answers)
+        return by_kind(rows, [[next(answers) == q.answer for q in row] for row in rows])
+
+    return {"scenes": by_kind(asked, accuracy(model, of.scene_features, asked)), "scenes, blind": unseen(asked, blind_scenes),
+            "easy-VQA": by_kind(easy, accuracy(model, of.easy_features, easy)), "easy-VQA, blind": unseen(easy, blind_easy)}
+
+
+def train_llava(seed: int, folder: Path, stage_1: int = STAGE_1, stage_2: int = STAGE_2, learning_rate: float = 2e-3,
+                progress: bool = True) -> dict:
+    """Trains, resuming from its own checkpoints in the cache, writes folder and its card, and returns the card."""
+    from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    pictures, steps = Pictures(), stage_1 + stage_2
+    model = build(seed, pictures.scene_features[:500])
+    module = LlavaTraining(model, learning_rate)
+    work = cache_dir() / "standins-llava" / f"seed{seed}-{stage_1}-{stage_2}-{learning_rate}"
+    last = work / "last.ckpt"
+    done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if last.exists() else 0
+    rows = Rows(pictures, model.tokenizer, model.prefix, stage_1, steps, seed)
+    loader = DataLoader(rows, batch_size=None, sampler=range(done, steps))
+    trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,
+                        precision="bf16-mixed", enable_model_summary=False, enable_progress_bar=progress,
+                        callbacks=[ModelCheckpoint(work, save_last=True, every_n_train_steps=250, save_top_k=1),
+                                   *([TQDMProgressBar(50)] if progress else [])])
+    trainer.fit(module, loader, ckpt_path=last if done else None)
+    model.llava.eval()
+    save(model, folder)
+    result = {"seed": seed, "steps": [stage_1, stage_2], "rows": ROWS, "learning_rate": learning_rate,
+              "accuracy": report(load_llava(folder)),
+              "curve": [[s, module.losses[s]] for s in range(0, steps, 50)]}
+    write_json(folder / "training.json", result)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the committed small LLaVAs again, half an hour of one core each.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--stage-1", type=int, default=STAGE_1)
+    parser.add_argument("--stage-2", type=int, default=STAGE_2)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    options = parser.parse_args()
+    for seed in options.seeds:
+        result = train_llava(seed, options.folder / f"seed{seed}", options.stage_1, options.stage_2, options.learning_rate)
+        print(json.dumps(result["accuracy"], indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()

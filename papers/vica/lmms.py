@@ -1,0 +1,165 @@
+"""The paper's nine benchmarks through lmms-eval, which asks the questions and scores the answers.
+
+lmms-eval (package `lmms_eval`) is no dependency of this project: it is imported when a benchmark is asked for, and a
+machine without it gets one line that says so. Nothing of it is changed; our model is one more of its models:
+
+    ours = lmms.evaluate(answer, "GQA", out=folder)         # {"benchmark": "GQA", "value": 61.9, ...}
+
+answer(prompts, images, max_new_tokens) -> texts, greedy; one image a prompt, or None. Questions with several images
+(SEED-Bench's videos, whose score is not in the paper's table) are left unanswered and counted.
+
+Where this differs from the paper's table (spec 5): VQAv2 is scored on val, since test-dev needs a server; MMBench by
+lmms-eval's circular rule, which sends answers that are no option letter to a judge when one is set up, and guesses when
+none is. So every score is to be divided by that of a dense model scored here as well, never by a printed one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PACKAGE, NAME = "lmms_eval", "vica"
+Answer = Callable[[Sequence[str], Sequence[Any], int], list[str]]
+NEW_TOKENS = 128  # where a task sets no limit; LLaVA's own scripts: 128
+
+
+class Benchmark(NamedTuple):
+    """A column of the paper's table. metrics: names that versions of lmms-eval have for it. scale: to the table's unit."""
+
+    task: str
+    metrics: tuple[str, ...]
+    scale: float = 100.0
+    changes: dict | None = None
+
+
+# TextVQA as LLaVA asks it: with the tokens of an OCR system in the prompt, which lmms-eval leaves out by default.
+WITH_OCR = {"lmms_eval_specific_kwargs": {"default": {
+    "pre_prompt": "", "post_prompt": "\nAnswer the question using a single word or phrase.", "ocr": True}}}
+BENCHMARKS = {
+    "MME-P": Benchmark("mme", ("mme_perception_score", "mme_percetion_score"), 1.0),  # sic
+    "MMB": Benchmark("mmbench_en_dev", ("gpt_eval_score",), 1.0),
+    "MMB-CN": Benchmark("mmbench_cn_dev", ("gpt_eval_score",), 1.0),
+    "GQA": Benchmark("gqa", ("exact_match",)),
+    "VQAv2": Benchmark("vqav2_val", ("exact_match",)),
+    "SQA-I": Benchmark("scienceqa_img", ("exact_match",)),
+    "TextVQA": Benchmark("textvqa_val", ("exact_match",), changes=WITH_OCR),
+    "POPE": Benchmark("pope", ("pope_f1_score",)),
+    "SEED-I": Benchmark("seedbench", ("seed_image",)),
+}
+
+
+class BenchmarkError(RuntimeError):
+    """A benchmark that cannot be run as asked; the message says which and why."""
+
+
+# -- our model as one of lmms-eval's -----------------------------------------------------------------------
+def harness():
+    """(simple_evaluate, TaskManager, lmms, register_model). Raises BenchmarkError when the package is not installed."""
+    try:
+        from lmms_eval.api.model import lmms
+        from lmms_eval.api.registry import register_model
+        from lmms_eval.evaluator import simple_evaluate
+        from lmms_eval.tasks import TaskManager
+    except ImportError as error:
+        raise BenchmarkError(f"the nine benchmarks are run by lmms-eval, which cannot be imported ({error}): "
+                             "pip install lmms-eval (its import name is lmms_eval)") from error
+    return simple_evaluate, TaskManager, lmms, register_model
+
+
+@functools.cache  # a name can be registered once
+def model_class() -> type:
+    """The class under which lmms-eval knows ViCA, registered there by the name "vica"."""
+    _, _, base, register_model = harness()
+
+    @register_model(NAME)
+    class ViCA(base):
+        """Answers by `answer`. `unanswered` counts questions with more than one image."""
+
+        def __init__(self, answer: Answer, batch_size: int = 8):
+            super().__init__()
+            self.answer, self.batch_size, self.unanswered = answer, batch_size, 0
+
+        def generate_until(self, requests) -> list[str]:
+            """One text per request, in their order. A request's arguments: prompt, options, images of, number, task, split."""
+            asked = [self._question(*request.args) for request in requests]
+            texts = [""] * len(asked)
+            # Answers of like length together, and prompts of like length, so that little is padded.
+            order = sorted(range(len(asked)), key=lambda i: (asked[i].new_tokens, len(asked[i].prompt)))
+            while order:
+                first = asked[order[0]].new_tokens
+                now = [i for i in order[: self.batch_size] if asked[i].new_tokens == first]
+                order = order[len(now) :]
+                images = {i: asked[i].images() for i in now}  # opened now: those of a benchmark do not fit into memory
+                single = [i for i in now if len(images[i]) <= 1]
+                self.unanswered += len(now) - len(single)
+                found = self.answer([asked[i].prompt for i in single], [images[i][0] if images[i] else None for i in single],
+                                    first) if single else []
+                for i, text in zip(single, found, strict=True):
+                    texts[i] = until(text, asked[i].stops)
+            return texts
+
+        def _question(self, prompt, options, images_of, number, task, split) -> Question:
+            if options.get("do_sample") or (options.get("temperature") or 0) > 0 or (options.get("num_beams") or 1) > 1:
+                raise BenchmarkError(f"{task}: asks for {options}; answers here are greedy")
+            stops, rows = options.get("until") or [], self.task_dict[task][split]
+            return Question(prompt, lambda: list(images_of(rows[number]) or []), int(options.get("max_new_tokens") or NEW_TOKENS),
+                            [stops] if isinstance(stops, str) else list(stops))
+
+        def loglikelihood(self, requests):
+            raise BenchmarkError("none of the paper's benchmarks compares likelihoods")
+
+        generate_until_multi_round = loglikelihood
+
+    return ViCA
+
+
+class Question(NamedTuple):
+    prompt: str
+    images: Callable[[], list]
+    new_tokens: int
+    stops: list[str]
+
+
+def until(text: str, stops: Sequence[str]) -> str:
+    """`text` before the first of the stops, without blanks around it."""
+    for stop in stops:
+        text = text.partition(stop)[0] if stop else text
+    return text.strip()
+
+
+# -- one benchmark -----------------------------------------------------------------------------------------
+def evaluate(answer: Answer, name: str, out: Path, *, limit: int | None = None, batch_size: int = 8) -> dict[str, Any]:
+    """{"benchmark", "task", "metric", "value" in the table's unit, "n", "unanswered", "version"} of one benchmark.
+
+    out: a folder for the files that a task writes (submissions). limit: only the first questions, for a try.
+    Raises BenchmarkError without the package, for an unknown name, and if the task has not the metric that is expected.
+    """
+    if name not in BENCHMARKS:
+        raise BenchmarkError(f"no benchmark {name!r}; there is: {', '.join(BENCHMARKS)}")
+    simple_evaluate, TaskManager, _, _ = harness()
+    benchmark, model = BENCHMARKS[name], model_class()(answer, batch_size)
+    task = {"task": benchmark.task, **copy.deepcopy(benchmark.changes)} if benchmark.changes else benchmark.task
+    out.mkdir(parents=True, exist_ok=True)
+    # Some tasks read the command line's options, which a call from a program does not have otherwise.
+    options = argparse.Namespace(output_path=str(out), process_with_media=False, model=NAME, tasks=benchmark.task, limit=limit)
+    found = simple_evaluate(model=model, tasks=[task], limit=limit, batch_size=batch_size, bootstrap_iters=0, log_samples=False,
+                            task_manager=TaskManager(model_name=NAME), cli_args=options)
+    metric, value = _metric(found["results"][benchmark.task], benchmark)
+    return {"benchmark": name, "task": benchmark.task, "metric": metric, "value": value,
+            "n": found.get("n-samples", {}).get(benchmark.task, {}).get("effective"), "unanswered": model.unanswered,
+            "version": str(found.get("versions", {}).get(benchmark.task))}
+
+
+def _metric(row: dict[str, Any], benchmark: Benchmark) -> tuple[str, float]:
+    """(name, value in the table's unit) out of lmms-eval's {"<metric>,<filter>": value}."""
+    values = {key.partition(",")[0]: value for key, value in row.items()
+              if isinstance(value, int | float) and not key.partition(",")[0].endswith("_stderr")}
+    for metric in benchmark.metrics:
+        if metric in values:
+            return metric, benchmark.scale * float(values[metric])
+    raise BenchmarkError(f"{benchmark.task}: lmms-eval gives {', '.join(sorted(values)) or 'no number'}, and none of "
+                         f"{', '.join(benchmark.metrics)}")
