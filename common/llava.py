@@ -158,9 +158,10 @@ def packed_questions(model: Llava, asked: Sequence[Sequence[scenes.Question]]) -
     return packed(model.prefix, [[question_slots(model.tokenizer, q) for q in row] for row in asked], N_VISUAL)
 
 
-def dense_hidden(decoder: nn.Module, layout: Layout, visual: Tensor) -> Tensor:
+def dense_hidden(decoder: nn.Module, layout: Layout, visual: Tensor, text: Tensor | None = None) -> Tensor:
     """Last hidden states (B, T, d) at text slots of a stock *ForCausalLM run on text and visual tokens together."""
-    embeds, positions, mask, _ = joint(layout, decoder.get_input_embeddings()(layout.ids), visual)
+    text = decoder.get_input_embeddings()(layout.ids) if text is None else text
+    embeds, positions, mask, _ = joint(layout, text, visual)
     if decoder.config._attn_implementation == "eager":
         mask = torch.zeros(mask.shape, dtype=embeds.dtype).masked_fill_(~mask, torch.finfo(embeds.dtype).min)
     out = decoder.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)

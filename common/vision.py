@@ -135,3 +135,23 @@ def features(name: str, images: Sequence, layers: Sequence[int], size: int = 112
 
 def _version(package: str) -> str:
     return importlib.metadata.version(package)
+
+
+def padded_pixels(path: Path, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(3, size, size) of a picture file, padded to a square with the mean colour first (LLaVA's image_aspect_ratio "pad").
+
+    Raises SetupError naming a file that is no picture.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    from .steps import SetupError
+
+    try:
+        image = Image.open(path).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise SetupError(f"{path.name} is no picture: {error}") from error
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in mean))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    shown = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    return torch.from_numpy((shown - np.float32(mean)) / np.float32(std)).permute(2, 0, 1).contiguous()

@@ -23,26 +23,26 @@ shape of SmolLM2-135M, with --device cuda for LLaVA-1.5-7B in bf16.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from common.flops import counted, device_name, interleaved_timings, paired_ratio, peak_memory, spread
 from common.jobs import write_json
 from common.models import ModelSpec, load
-from common.multimodal import split
+from common.multimodal import Layout, split
 
 from . import analytic, method, reference
 from .analytic import Shape
@@ -79,23 +79,21 @@ class Case:
 
 # -- what is timed -----------------------------------------------------------------------------------------
 class Inputs:
-    """Random embeddings of a case: text (B, T, d), visual (B, N, d), and where they stand in the joint sequence."""
+    """Random tokens of a case: layout, text (B, T, d) and visual (B, N, d) embeddings, next (B, 1, d) for decoding."""
 
     def __init__(self, model: nn.Module, case: Case, seed: int):
-        self.case, device = case, model.device
-        draw = torch.Generator(device).manual_seed(seed)
-
-        def embeddings(tokens: int) -> Tensor:
-            size = case.batch, tokens, model.config.hidden_size
-            return 0.02 * torch.randn(size, generator=draw, device=device, dtype=model.dtype)
-
-        self.text, self.visual, self.next = embeddings(case.text), embeddings(case.visual), embeddings(1)
+        self.case, draw = case, torch.Generator().manual_seed(seed)
+        ids = torch.randint(model.config.vocab_size, (case.batch, case.text + 1), generator=draw)
+        order = torch.arange(case.text + case.visual).expand(case.batch, -1)
         behind = case.prefix + case.visual
-        order = torch.arange(behind + case.suffix, device=device).expand(case.batch, -1)
-        self.positions = torch.cat([order[:, : case.prefix], order[:, behind:]], 1)
-        self.visual_positions = order[:, case.prefix : behind].contiguous()
-        self.real = torch.ones_like(self.positions, dtype=torch.bool)
-        self.visual_real = torch.ones_like(self.visual_positions, dtype=torch.bool)
+        positions, where = torch.cat([order[:, : case.prefix], order[:, behind:]], 1), order[:, case.prefix : behind]
+        self.layout = Layout(ids[:, :-1], positions, torch.ones_like(positions, dtype=torch.bool), where.contiguous(),
+                             torch.ones_like(where, dtype=torch.bool), torch.zeros_like(positions),
+                             torch.full_like(positions, -100)).to(model.device)
+        embed = model.get_input_embeddings()
+        self.text, self.next = embed(self.layout.ids), embed(ids[:, -1:].to(model.device))
+        size = case.batch, case.visual, model.config.hidden_size
+        self.visual = (0.02 * torch.randn(size, generator=draw)).to(self.text)
 
     def joined(self, visual: int) -> Tensor:
         """(B, P + visual + Q, d): what a stock decoder is given."""
@@ -120,26 +118,34 @@ class Room(DynamicLayer):
         return self.keys, self.values
 
 
-def variants(model: nn.Module, case: Case, layers: Sequence[int], seed: int) -> tuple[dict[str, Callable], int]:
+def stock_and_ours(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The model untouched, and a twin that shares its weights and has ViCA's attention set once, not at every call."""
+    ours = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+    ours.set_attn_implementation(method.PREFIX + "sdpa")
+    return model, ours
+
+
+def prefill(model: nn.Module, config: method.ViCAConfig, x: Inputs, kv: method.VisualKV | None = None):
+    """ViCA on a case, its cache filled; kv: a picture that was seen before."""
+    image = dict(visual_kv=kv) if kv else dict(visual=x.visual, visual_positions=x.layout.visual_positions)
+    return method.forward(model, config, x.text, x.layout.positions, past_key_values=method.ViCACache(), logits_to_keep=1, **image)
+
+
+def variants(models: tuple[nn.Module, nn.Module], case: Case, layers: Sequence[int], seed: int) -> tuple[dict[str, Callable], int]:
     """({name: a prefill}, bytes of the visual K/V that ViCA keeps). Each call makes its own cache."""
-    x = Inputs(model, case, seed)
+    stock, ours = models
+    x = Inputs(stock, case, seed)
     full, frozen = (method.ViCAConfig(tuple(layers), update) for update in ("full", "frozen"))
-    at_hand = method.compute_visual_kv(model, x.visual, x.visual_positions, layers, x.visual_real)
+    kv = method.compute_visual_kv(ours, x.visual, x.layout.visual_positions, layers)
 
-    def stock(embeds: Tensor) -> Callable:
-        return lambda: model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
+    def dense(visual: int) -> Callable:
+        embeds = x.joined(visual)
+        return lambda: stock(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
 
-    def ours(config: method.ViCAConfig, warm: bool) -> Callable:
-        image = (dict(visual_kv=at_hand) if warm else
-                 dict(visual_embeds=x.visual, visual_positions=x.visual_positions, visual_real=x.visual_real))
-        return lambda: method.forward(model, config, x.text, x.positions, x.real, logits_to_keep=1,
-                                      past_key_values=DynamicCache(config=model.config), **image)
-
-    fns = {"dense": stock(x.joined(case.visual)), "vica": ours(full, False), "vica warm": ours(full, True),
-           "vica frozen": ours(frozen, False), "vica frozen warm": ours(frozen, True), "text only": stock(x.text),
-           "masked": lambda: reference.masked_reference(model, full, x)}
-    fns |= {f"dense {n}": stock(x.joined(n)) for n in PRUNED if n < case.visual}
-    return fns, at_hand.bytes()
+    fns = {"dense": dense(case.visual), "vica": lambda: prefill(ours, full, x), "vica warm": lambda: prefill(ours, full, x, kv),
+           "vica frozen": lambda: prefill(ours, frozen, x), "vica frozen warm": lambda: prefill(ours, frozen, x, kv),
+           "text only": dense(0), "masked": lambda: reference.masked_reference(stock, full, x.layout, x.visual)}
+    return fns | {f"dense {n}": dense(n) for n in PRUNED if n < case.visual}, kv.bytes()
 
 
 def cache_bytes(cache) -> int:
@@ -162,14 +168,14 @@ def in_graph(fn: Callable[[], Any], pool) -> Callable[[], Any]:
 
 # -- one case ----------------------------------------------------------------------------------------------
 @torch.no_grad()
-def run_case(model: nn.Module, shape: Shape, case: Case, layers: Sequence[int], *, repeats: int, warmup: int, seed: int,
+def run_case(models: tuple[nn.Module, nn.Module], shape: Shape, case: Case, layers: Sequence[int], *, repeats: int, warmup: int, seed: int,
              seconds: float, vision: dict[str, Callable] | None, clock: Callable[[], float]) -> dict[str, Any]:
     """Counts, then times; fewer than `repeats` rounds (but FEWEST) to stay within `seconds`. Returns JSON values, seconds.
 
     vision: more functions of the batch, timed in the same rounds. The pass that counts warms up as well.
     """
-    device, began = model.device, clock()
-    fns, visual_bytes = variants(model, case, layers, seed)
+    device, began = models[0].device, clock()
+    fns, visual_bytes = variants(models, case, layers, seed)
     rows: dict[str, dict] = {}
     for name, fn in fns.items():
         held: list = []
@@ -203,7 +209,7 @@ def run_case(model: nn.Module, shape: Shape, case: Case, layers: Sequence[int], 
     return asdict(case) | {
         "text": case.text, "rounds": rounds, "variants": rows, "no_graph": no_graph, "ratios": ratios(timings, rows),
         "load_average": max(t["load_average"] for t in timings.values()), "round_seconds": a_round,
-        "decoding": decoding(model, case, layers, seed, clock) if case.decode else {}, "seconds": clock() - began}
+        "decoding": decoding(models, case, layers, seed, clock) if case.decode else {}, "seconds": clock() - began}
 
 
 def ratios(timings: dict[str, dict], rows: dict[str, dict]) -> dict[str, dict]:
@@ -223,28 +229,27 @@ def expected_flops(shape: Shape, case: Case, name: str, layers: Sequence[int]) -
 
 
 @torch.no_grad()
-def decoding(model: nn.Module, case: Case, layers: Sequence[int], seed: int, clock: Callable[[], float],
+def decoding(models: tuple[nn.Module, nn.Module], case: Case, layers: Sequence[int], seed: int, clock: Callable[[], float],
              rounds: int = 3) -> dict[str, dict[str, dict]]:
     """{variant: {"16": {"median", "iqr", "times"}}}: seconds a token over the first 16 new tokens, as case.decode says.
 
     Tokens are given, not chosen; an eager loop, with caches that have room. Prefill is not in it.
     """
-    x, config = Inputs(model, case, seed), method.ViCAConfig(tuple(layers))
-    wait = torch.cuda.synchronize if model.device.type == "cuda" else (lambda: None)
-    visual_kv = method.compute_visual_kv(model, x.visual, x.visual_positions, layers, x.visual_real)
-    real, first = x.real[:, :1], case.text + case.visual
+    (stock, ours), config = models, method.ViCAConfig(tuple(layers))
+    x = Inputs(stock, case, seed)
+    wait = torch.cuda.synchronize if stock.device.type == "cuda" else (lambda: None)
+    kv = method.compute_visual_kv(ours, x.visual, x.layout.visual_positions, layers)
 
-    def stock(embeds: Tensor):
-        cache = model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1).past_key_values
-        return cache, lambda step: model(inputs_embeds=x.next, past_key_values=cache, use_cache=True)
+    def dense(visual: int):
+        cache = stock(inputs_embeds=x.joined(visual), use_cache=True, logits_to_keep=1).past_key_values
+        return cache, lambda step: stock(inputs_embeds=x.next, past_key_values=cache, use_cache=True)
 
-    def ours():
-        cache = DynamicCache(config=model.config)
-        method.forward(model, config, x.text, x.positions, x.real, visual_kv=visual_kv, past_key_values=cache, logits_to_keep=1)
-        return cache, lambda step: method.forward(model, config, x.next, torch.full_like(x.positions[:, :1], first + step), real,
-                                                  visual_kv=visual_kv, past_key_values=cache)
+    def vica():
+        cache = prefill(ours, config, x, kv).past_key_values
+        at = [x.layout.positions[:, -1:] + 1 + step for step in range(max(case.decode))]
+        return cache, lambda step: method.forward(ours, config, x.next, at[step], visual_kv=kv, past_key_values=cache)
 
-    ways = {"dense": lambda: stock(x.joined(case.visual)), "vica": ours, "text only": lambda: stock(x.text)}
+    ways = {"dense": lambda: dense(case.visual), "vica": vica, "text only": lambda: dense(0)}
     taken: dict[str, dict[int, list[float]]] = {name: {n: [] for n in case.decode} for name in ways}
     for number in range(-1, rounds):  # round -1 warms up
         for name, way in ways.items():
@@ -282,8 +287,8 @@ def agreement(config: dict, device: str, seed: int = 0) -> dict[str, float]:
     found = {}
     for update in ("full", "frozen"):
         vica = method.ViCAConfig((0,), update)
-        ours = method.forward(model, vica, text, layout.positions, layout.real, visual_embeds=visual,
-                              visual_positions=layout.visual_positions, visual_real=layout.visual_real).logits
+        ours = method.forward(model, vica, text, layout.positions, layout.real, visual, layout.visual_positions,
+                              layout.visual_real).logits
         theirs = reference.masked_reference(model, vica, layout, visual)
         found[update] = float((ours - theirs)[layout.real].abs().max() / theirs[layout.real].abs().max())
     return found
@@ -301,7 +306,7 @@ def measure(shape: Shape, layers: Sequence[int], cases: Sequence[Case], *, devic
     of the same settings and sources are not run again. config: of the model, if not the shape's own.
     """
     config = config or config_of(shape)
-    model = load(ModelSpec("random", config=config, device=device, dtype=dtype, seed=seed)).model
+    models = stock_and_ours(load(ModelSpec("random", config=config, device=device, dtype=dtype, seed=seed)).model)
     digest = hashlib.sha256(b"".join((Path(__file__).parent / f).read_bytes() for f in SOURCES))
     settings = {"shape": shape.name, "device": device_name(device), "dtype": dtype, "layers": list(layers), "seed": seed,
                 "repeats": repeats, "warmup": warmup, "threads": torch.get_num_threads(), "torch": torch.__version__,
@@ -324,8 +329,8 @@ def measure(shape: Shape, layers: Sequence[int], cases: Sequence[Case], *, devic
             reasons |= {c: f"needs about {need:.0f} s or more, {max(left, 0):.0f} s of {time_limit:.0f} s were left" for c in pending}
             break
         try:
-            towers = tower(case.batch, model) if vision else None
-            result = run_case(model, shape, case, layers, repeats=repeats, warmup=warmup, seed=seed, vision=towers, clock=clock,
+            towers = tower(case.batch, models[0]) if vision else None
+            result = run_case(models, shape, case, layers, repeats=repeats, warmup=warmup, seed=seed, vision=towers, clock=clock,
                               seconds=left * work[case] / sum(work.values()))
         except torch.cuda.OutOfMemoryError:
             reasons[case] = "out of device memory"

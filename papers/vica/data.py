@@ -1,0 +1,267 @@
+"""What ViCA is trained on: pictures with questions made here, or conversations as LLaVA's files have them.
+
+Both give micro-batches as steps (common/steps.py): layout (common/multimodal.py), the pictures of the rows in order, and
+step_targets, the scored tokens of the whole optimiser step.
+
+    ScenePictures   generated scenes and easy-VQA, features of the frozen tower computed once
+    Conversations   LLaVA-1.5's JSON and image folder; template "plain" (stage 1) or "v1" (stage 2)
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.multimodal import IGNORED, Layout, packed, split
+from common.steps import SetupError, StepData
+
+SYSTEM_V1 = ("A chat between a curious user and an artificial intelligence assistant. "
+             "The assistant gives helpful, detailed, and polite answers to the user's questions.")
+IMAGE = "<image>"
+
+
+class VisualData(StepData):
+    """What a config's `data` may be. pictures: "features" (cached, of the frozen tower) or "pixels"."""
+
+    pictures = "features"
+
+    def sequences(self) -> tuple:
+        raise NotImplementedError
+
+
+# -- generated ---------------------------------------------------------------------------------------------
+class SceneRows:
+    """Rows with one picture each. entries: (features (N, dv), [(ids, targets), ...])."""
+
+    def __init__(self, entries: list[tuple[Tensor, list]], prefix: list[int]):
+        self.entries, self.prefix = entries, prefix
+        scored = [sum(t != IGNORED for _, targets in texts for t in targets) for _, texts in entries]
+        self.counts = {"step_targets": np.array(scored)}
+
+    def __getitem__(self, i: int):
+        return self.entries[i]
+
+    def collate(self, samples: list, sample_index: list[int], totals: dict[str, int]) -> dict:
+        features = torch.stack([f for f, _ in samples])
+        layout = packed(self.prefix, [texts for _, texts in samples], features.shape[1])
+        return {"layout": layout, "features": features, "sample_index": sample_index, **totals}
+
+    def blank(self, batch: dict) -> dict:
+        batch["layout"].targets.fill_(IGNORED)
+        return batch
+
+
+class ScenePictures(VisualData):
+    """train_samples rows over `scenes` generated pictures and `easy` pictures of easy-VQA (share easy_share of the rows).
+
+    asked: questions about a picture in one row, each a segment of its own. captions: share of rows with captions instead.
+    layers: hidden states of DINOv2 that make a feature; the stand-in's are 2, 9, 11. Val: fresh pictures of the val split.
+    """
+
+    def __init__(self, train_samples: int = 4800, val_samples: int = 96, scenes: int = 1500, easy: int = 0,
+                 easy_share: float = 0.0, asked: int = 12, captions: float = 0.0, layers: list[int] = (2, 9, 11),
+                 batch_size: int = 48, seed: int = 1, num_workers: int = 0):
+        super().__init__(batch_size, seed, num_workers)
+        self.train_samples, self.val_samples, self.scenes, self.easy = train_samples, val_samples, scenes, easy
+        self.easy_share, self.asked, self.captions, self.layers = easy_share, asked, captions, list(layers)
+        if min(train_samples, val_samples) < 1 or scenes + easy < 1:
+            raise ValueError("data: train_samples, val_samples and scenes + easy must be 1 or more")
+
+    def rows(self, which: int) -> SceneRows:
+        """Each when it is asked for: a run without validation does not encode its pictures."""
+        self._made = getattr(self, "_made", {})
+        if which not in self._made:
+            size = ("train", self.train_samples, self.scenes, self.easy) if which == 0 else (
+                "val", self.val_samples, min(self.scenes, self.val_samples), min(self.easy, self.val_samples))
+            self._made[which] = self._rows(*size)
+        return self._made[which]
+
+    def _rows(self, split: str, count: int, n_scenes: int, n_easy: int) -> SceneRows:
+        from common.data import easyvqa, scenes
+        from common.llava import caption_slots, question_slots
+        from common.standins import Pictures
+
+        words, of = self.tokenizer(), Pictures(n_scenes, layers=self.layers, split=split, easy=n_easy)
+        draw, entries = np.random.default_rng([self.seed, 3, split == "train"]), []
+        for _ in range(count):
+            if n_easy and (not n_scenes or draw.random() < self.easy_share):
+                i = int(draw.integers(n_easy))
+                pool = easyvqa.questions(split, of.easy[i])
+                texts = [question_slots(words, pool[k]) for k in draw.permutation(len(pool))[: self.asked]]
+                entries.append((of.easy_features[i], texts))
+                continue
+            i = int(draw.integers(n_scenes))
+            scene = of.scenes[i]
+            if draw.random() < self.captions:
+                texts = [caption_slots(words, scene.caption(draw)) for _ in range(3)]
+            else:
+                texts = [question_slots(words, q) for q in scenes.some(scene, draw, self.asked)]
+            entries.append((of.scene_features[i], texts))
+        return SceneRows(entries, self.trainer.lightning_module.parts.prefix)
+
+
+# -- LLaVA's files -----------------------------------------------------------------------------------------
+class ConversationRows:
+    """Conversations, tokenised when they are needed. encode(conversation) -> (ids, labels) with the image token expanded."""
+
+    def __init__(self, conversations: list[dict], encode, picture):
+        self.conversations, self.picture = conversations, picture
+        self.encode = functools.lru_cache(maxsize=4096)(lambda i: encode(self.conversations[i]))
+        self.counts = {"step_targets": _Scored(self)}
+
+    def __getitem__(self, i: int) -> dict:
+        ids, labels = self.encode(i)
+        name = self.conversations[i].get("image")
+        return {"ids": ids, "labels": labels, "picture": None if name is None else self.picture(name)}
+
+    def layout(self, samples: Sequence[dict]) -> Layout:
+        pad = torch.nn.utils.rnn.pad_sequence
+        ids = pad([s["ids"] for s in samples], batch_first=True)
+        labels = pad([s["labels"] for s in samples], batch_first=True, padding_value=IGNORED)
+        real = pad([torch.ones_like(s["ids"]) for s in samples], batch_first=True)
+        return split(ids, self.image_token_id, real, labels)
+
+    image_token_id: int = -1
+
+    def collate(self, samples: list[dict], sample_index: list[int], totals: dict[str, int]) -> dict:
+        shown = [s["picture"] for s in samples if s["picture"] is not None]
+        return {"layout": self.layout(samples), "pixels": torch.stack(shown) if shown else None, "sample_index": sample_index, **totals}
+
+    def blank(self, batch: dict) -> dict:
+        batch["layout"].targets.fill_(IGNORED)
+        return batch
+
+
+class _Scored:
+    """Scored tokens by row, counted when asked for: tokenising 665,000 conversations first would take an hour."""
+
+    def __init__(self, rows: ConversationRows):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows.conversations)
+
+    def __getitem__(self, which: list[int]) -> np.ndarray:
+        return np.array([int((self.rows.layout([{"ids": ids, "labels": labels}]).targets != IGNORED).sum())
+                         for ids, labels in map(self.rows.encode, which)])
+
+
+class Conversations(VisualData):
+    """LLaVA's JSON (a list of {"id", "image"?, "conversations": [{"from", "value"}, ...]}) and its image folder.
+
+    template: "plain" is stage 1: <image>, a line break, the caption. "v1" is Vicuna's chat. The line break in "plain" is
+    ours (README, deviations): without a text token between picture and caption nothing that sees the picture could
+    predict the caption's first word. max_tokens: of a conversation, visual ones counted; longer ones are cut.
+    """
+
+    pictures = "pixels"
+
+    def __init__(self, train: str, images: str, template: str = "v1", validation: str | None = None, val_samples: int = 128,
+                 max_tokens: int = 2048, batch_size: int = 128, seed: int = 1, num_workers: int = 0):
+        super().__init__(batch_size, seed, num_workers)
+        if template not in ("plain", "v1"):
+            raise ValueError(f"data.template {template!r} is neither plain nor v1")
+        self.train, self.images, self.template, self.validation = train, images, template, validation
+        self.val_samples, self.max_tokens = val_samples, max_tokens
+
+    def prepare_data(self) -> None:
+        """Before any model is loaded: a missing file should not cost ten minutes of loading."""
+        for path in filter(None, (self.train, self.validation)):
+            read_conversations(Path(path))
+        if not Path(self.images).is_dir():
+            raise SetupError(f"data.images: there is no folder {self.images}")
+
+    def sequences(self) -> tuple[ConversationRows, ConversationRows]:
+        train = read_conversations(Path(self.train))
+        held = read_conversations(Path(self.validation)) if self.validation else train[-self.val_samples :]
+        train = train if self.validation else train[: -self.val_samples] or train
+        return self._rows(train), self._rows(held[: self.val_samples])
+
+    def _rows(self, conversations: list[dict]) -> ConversationRows:
+        from common.vision import padded_pixels
+
+        parts = self.trainer.lightning_module.parts
+        encode = functools.partial(encode_plain if self.template == "plain" else encode_v1, parts.tokenizer,
+                                   n_visual=parts.n_visual, image_token_id=parts.image_token_id, max_tokens=self.max_tokens)
+
+        def picture(name: str) -> Tensor:
+            path = (Path(self.images) / name).resolve()
+            if not path.is_relative_to(Path(self.images).resolve()) or not path.is_file():
+                raise SetupError(f"data.images: no picture {name} in the folder")
+            return padded_pixels(path, parts.image_size, parts.image_mean, parts.image_std)
+
+        rows = ConversationRows(conversations, encode, picture)
+        rows.image_token_id = parts.image_token_id
+        return rows
+
+
+def read_conversations(path: Path) -> list[dict]:
+    """Raises SetupError naming file, entry and what is wrong with it."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise SetupError(f"data: there is no file {path.name}; LLaVA's conversations are one JSON list")
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise SetupError(f"{path.name} is no JSON: {error}") from error
+    if not isinstance(found, list) or not found:
+        raise SetupError(f"{path.name}: expected a list of conversations")
+    for number, entry in enumerate(found):
+        turns = entry.get("conversations") if isinstance(entry, dict) else None
+        if not turns or any(t.get("from") not in ("human", "gpt") or not isinstance(t.get("value"), str) for t in turns):
+            raise SetupError(f"{path.name}, entry {number}: 'conversations' must be turns of human and gpt with a text each")
+        asked = sum(t["value"].count(IMAGE) for t in turns)
+        if asked != ("image" in entry):
+            raise SetupError(f"{path.name}, entry {number}: {asked} {IMAGE} in its text, {int('image' in entry)} picture")
+    return found
+
+
+def encode_plain(tokenizer, conversation: dict, *, n_visual: int, image_token_id: int, max_tokens: int) -> tuple[Tensor, Tensor]:
+    """<bos> picture "\\n" caption "\\n"; caption and the last line break are scored. (ids, labels), each (S,)."""
+    caption = conversation["conversations"][-1]["value"].strip()
+    bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    line = tokenizer("\n", add_special_tokens=False).input_ids
+    said = tokenizer(caption, add_special_tokens=False).input_ids + line
+    before = bos + ([image_token_id] * n_visual if "image" in conversation else []) + line
+    return _cut(before + said, [IGNORED] * len(before) + said, max_tokens)
+
+
+def encode_v1(tokenizer, conversation: dict, *, n_visual: int, image_token_id: int, max_tokens: int) -> tuple[Tensor, Tensor]:
+    """Vicuna's chat; answers and the end token behind each are scored. (ids, labels), each (S,).
+
+    Text before and after the picture is tokenised apart, as LLaVA does; a token is scored if it ends inside an answer.
+    """
+    end = tokenizer.eos_token or "</s>"
+    text, spans = SYSTEM_V1 + " ", []
+    for turn in conversation["conversations"]:
+        if turn["from"] == "human":
+            value = turn["value"]
+            if IMAGE in value:  # the picture first, whatever the file says: LLaVA's preprocess_multimodal
+                value = IMAGE + "\n" + value.replace(IMAGE, "").strip()
+            text += f"USER: {value} ASSISTANT:"
+        else:
+            spans.append((len(text), len(text) + len(turn["value"]) + 1 + len(end)))
+            text += f" {turn['value']}{end}"
+    ids = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    labels, start = [IGNORED] * len(ids), 0
+    for number, part in enumerate(text.split(IMAGE)):
+        if number:
+            ids += [image_token_id] * n_visual
+            labels += [IGNORED] * n_visual
+            start += len(IMAGE)
+        found = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
+        for token, (_, stop) in zip(found.input_ids, found.offset_mapping):
+            ids.append(token)
+            labels.append(token if any(a < start + stop <= b for a, b in spans) else IGNORED)
+        start += len(part)
+    return _cut(ids, labels, max_tokens)
+
+
+def _cut(ids: list[int], labels: list[int], max_tokens: int) -> tuple[Tensor, Tensor]:
+    return torch.tensor(ids[:max_tokens]), torch.tensor(labels[:max_tokens])

@@ -1,0 +1,254 @@
+"""The claims in the small: a LLaVA that answers well is taught to look in two of its eight layers.
+
+Per seed: the committed stand-in (common/standins-llava: dense, really trained, real frozen vision tower) and copies of it,
+each tuned for the same STEPS on the same rows: dense; ViCA with all layers, with the two that matter most, the two that
+matter least, the last two, two drawn; and the text alone. All then answer the same unseen questions about unseen pictures.
+
+    one     tunes the all-layer model, measures each layer's worth and every pair of layers without training, and what
+            freezing costs the dense model; keeps the weights in the cache
+    two     tunes one arm that `one` chose, and answers; with the chosen layers also drops visual tokens (PyramidDrop)
+    pruned  the dense model as it is, on fewer visual tokens
+
+Every function is one job: arguments in, JSON out (common/jobs.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data import easyvqa, scenes
+from common.llava import dense_hidden, question_slots
+from common.multimodal import Layout, packed
+from common.standins import FOLDER, SEEDS, Pictures
+
+from . import baselines, method, pruning, selection
+from .data import ScenePictures
+from .module import ViCATraining
+from .parts import LlavaSpec, Parts, load_parts
+from .reference import frozen_dense
+
+__all__ = ["SEEDS"]
+STEPS, RATE, K, WIDER = 150, 5e-4, 2, 4
+TRAINED_ON, TEST, VALIDATION, EASY = 1200, 400, 200, 200  # pictures
+YES_NO = ("exists", "relation", "yes/no")
+COUNTS = (3, 8, 16, 32)  # visual tokens of pruned dense models beside the equivalent count
+KEEPS = (0.5, 0.35)  # mean over WIDER layers; the first sees all
+
+
+def stand_in(seed: int) -> Parts:
+    folder = FOLDER / f"seed{seed}"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder.name} of common/standins-llava is missing: restore it or run `make standin-llava`")
+    return load_parts(LlavaSpec(stand_in=str(folder)))
+
+
+# -- questions and scores ----------------------------------------------------------------------------------
+@functools.lru_cache(maxsize=4)
+def test_set(split: str, count: int, easy: int) -> tuple[Tensor, list[list[scenes.Question]]]:
+    """(features, questions by picture): scenes with one question of every kind, then easy-VQA with all of theirs."""
+    of, draw = Pictures(count, split=split, easy=easy), np.random.default_rng([0, 11])
+    asked = [scenes.one_of_each_kind(s, draw) for s in of.scenes] + [easyvqa.questions(split, n) for n in of.easy]
+    return torch.cat([of.scene_features, of.easy_features]) if easy else of.scene_features, asked
+
+
+Hidden = Callable[[Layout, Tensor], Tensor]
+
+
+@torch.no_grad()
+def answer(parts: Parts, hidden: Hidden, features: Tensor, asked: list[list[scenes.Question]], alone: bool = False,
+           batch: int = 64) -> tuple[list[list[bool]], Tensor]:
+    """(right or wrong by picture and question, log-probabilities at the answers). alone: one question a row, not a picture."""
+    parts.decoder.eval()
+    jobs = [(i, [q]) for i, row in enumerate(asked) for q in row] if alone else list(enumerate(asked))
+    right, probabilities = [[] for _ in asked], []
+    for start in range(0, len(jobs), batch):
+        part = jobs[start : start + batch]
+        layout = packed(parts.prefix, [[question_slots(parts.tokenizer, q) for q in row] for _, row in part], features.shape[1])
+        visual = parts.visual(layout, features[[i for i, _ in part]].float())
+        states = hidden(layout, visual)
+        scored = layout.targets != -100
+        logits = parts.decoder.lm_head(states[scored]).float()
+        hits = iter((logits.argmax(-1) == layout.targets[scored]).tolist())
+        for i, row in part:
+            right[i] += [next(hits) for _ in row]
+        probabilities.append(logits.log_softmax(-1))
+    return right, torch.cat(probabilities)
+
+
+def dense(parts: Parts) -> Hidden:
+    return lambda layout, visual: dense_hidden(parts.decoder, layout, visual)
+
+
+def vica(parts: Parts, layers: tuple[int, ...], keep=None) -> Hidden:
+    """keep(layout, visual) -> what method.forward takes, or None."""
+    config = method.ViCAConfig(layers)
+
+    def hidden(layout: Layout, visual: Tensor) -> Tensor:
+        return method.hidden_states(parts.decoder, config, parts.decoder.get_input_embeddings()(layout.ids), layout.positions,
+                                    layout.real, visual, layout.visual_positions, layout.visual_real, layout.segments,
+                                    keep=None if keep is None else keep(layout, visual))
+
+    return hidden
+
+
+def scores(asked: list[list[scenes.Question]], right: list[list[bool]], n_scenes: int) -> dict:
+    """Accuracies. all, open, yes/no: of questions about scenes; easy ...: of easy-VQA; by kind."""
+    found: dict[str, list[bool]] = {}
+    for i, (row, hits) in enumerate(zip(asked, right)):
+        for q, hit in zip(row, hits):
+            group = "yes/no" if q.kind in YES_NO else "open"
+            for name in ("all", group, q.kind) if i < n_scenes else ("easy all", f"easy {group}"):
+                found.setdefault(name, []).append(hit)
+    return {name: sum(hits) / len(hits) for name, hits in found.items()}
+
+
+def tested(parts: Parts, hidden: Hidden, alone: bool = False) -> dict:
+    features, asked = test_set("test", TEST, EASY)
+    return scores(asked, answer(parts, hidden, features, asked, alone)[0], TEST)
+
+
+def blind() -> dict:
+    """The best answers without the picture: what a text-only model may reach."""
+    _, asked = test_set("test", TEST, EASY)
+    draw = np.random.default_rng([0, 11])
+    known = [q for i in range(4000) for q in scenes.one_of_each_kind(scenes.scene(i), draw)]
+    known_easy = [q for n in easyvqa.numbers("train") for q in easyvqa.questions("train", n)]
+    guesses = iter(scenes.blind(known, [q for row in asked[:TEST] for q in row]) +
+                   scenes.blind(known_easy, [q for row in asked[TEST:] for q in row]))
+    return scores(asked, [[next(guesses) == q.answer for q in row] for row in asked], TEST)
+
+
+# -- training ----------------------------------------------------------------------------------------------
+def tuned(parts: Parts, layers: tuple[int, ...] | None, seed: int, steps: int) -> list[float]:
+    """Tunes parts in place by a Lightning Trainer on one CPU thread: bf16, the same rows for every arm. Returns the losses."""
+    import lightning as L
+
+    class Losses(L.Callback):
+        def __init__(self):
+            self.values: list[float] = []
+
+        def on_train_batch_end(self, trainer, *_):
+            self.values.append(float(trainer.callback_metrics["train/loss"]))
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    module = ViCATraining(LlavaSpec(stand_in="in memory"), None if layers is None else list(layers), learning_rate=RATE,
+                          weight_decay=0.01, beta2=0.98, warmup=15, seed=seed)
+    module.given, losses = parts, Losses()
+    parts.decoder.set_attn_implementation("eager")  # on CPU in bf16 twice as fast as SDPA at this width
+    data = ScenePictures(train_samples=steps * 48, scenes=TRAINED_ON, easy=TRAINED_ON // 4, easy_share=0.15, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,
+                            precision="bf16-mixed", enable_checkpointing=False, enable_progress_bar=False,
+                            enable_model_summary=False, limit_val_batches=0, callbacks=[losses])
+        trainer.fit(module, data)
+    parts.decoder.eval()
+    parts.decoder.set_attn_implementation("sdpa")
+    return losses.values
+
+
+# -- the jobs ----------------------------------------------------------------------------------------------
+def one(seed: int, weights: str, steps: int = STEPS) -> dict:
+    """The all-layer model of a seed, what its layers are worth, and what freezing costs the dense one.
+
+    weights: file that the tuned all-layer weights are kept in, for looking into later.
+    """
+    from safetensors.torch import save_file
+
+    parts = stand_in(seed)
+    n_layers = parts.decoder.config.num_hidden_layers
+    every = tuple(range(n_layers))
+    result = {"model": parts.source, "layers": n_layers, "dense": tested(parts, dense(parts)), "blind": blind(),
+              "frozen": {what: tested(parts, functools.partial(frozen_dense, parts.decoder, freeze=what))
+                         for what in ("ffn", "attention", "all")}}
+    result["dense, leave-one-out"] = worth(parts, every)[0]
+    result["loss"] = _tail(tuned(parts, every, seed, steps))
+    Path(weights).parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in parts.decoder.state_dict().items() if k != "lm_head.weight"}, weights)
+    result["all layers"] = tested(parts, vica(parts, every))
+    single, kept, steps_taken = worth(parts, every, K)
+    result["leave-one-out"], result["greedy"] = single, {"kept": kept, "steps": steps_taken}
+    features, asked = (part[: TEST // 2] for part in test_set("test", TEST, EASY))
+    result["pairs"] = {}
+    for pair in itertools.combinations(every, K):
+        hits = scores(asked, answer(parts, vica(parts, pair), features, asked)[0], TEST)
+        result["pairs"]["-".join(map(str, pair))] = {name: hits[name] for name in ("all", "open")}
+    return result
+
+
+def worth(parts: Parts, layers: tuple[int, ...], count: int | None = None):
+    """({layer: nats}, greedy set, greedy steps), measured on validation pictures with visual tokens frozen."""
+    features, asked = test_set("val", VALIDATION, 0)
+
+    @functools.lru_cache(maxsize=None)
+    def answers(chosen: tuple[int, ...]) -> Tensor:
+        return answer(parts, vica(parts, chosen), features, asked)[1]
+
+    single = {str(k): v for k, v in selection.leave_one_out(answers, layers).items()}
+    kept, steps = selection.greedy(answers, layers, count) if count else ((), [])
+    return single, list(kept), [list(s) for s in steps]
+
+
+def two(seed: int, arm: str, layers: list[int] | None, steps: int = STEPS, drop: bool = False) -> dict:
+    """One arm: dense (layers None), the text alone ([]) or ViCA in `layers`; with drop, PyramidDrop on it as well."""
+    parts = stand_in(seed)
+    losses = tuned(parts, None if layers is None else tuple(layers), seed, steps)
+    way = dense(parts) if layers is None else vica(parts, tuple(layers))
+    result = {"arm": arm, "layers": layers, "loss": _tail(losses), "test": tested(parts, way)}
+    if layers is None:
+        result |= {"frozen": {what: tested(parts, functools.partial(frozen_dense, parts.decoder, freeze=what))
+                              for what in ("ffn", "attention", "all")}}
+    for keep in KEEPS if drop else ():
+        result[f"PyramidDrop {keep}"] = dropped(parts, tuple(layers), keep)
+    return result
+
+
+def dropped(parts: Parts, layers: tuple[int, ...], keep: float) -> dict:
+    """The arm with a mean share `keep` of visual tokens over its layers: ranked by attention, and by lot."""
+    schedule = pruning.schedule(layers, keep)
+    config = method.ViCAConfig(layers)
+    ranked = tested(parts, vica(parts, layers, lambda lay, vis: pruning.ranked(parts.decoder, config, lay, vis, schedule)), alone=True)
+    lot = tested(parts, vica(parts, layers, lambda lay, vis: pruning.by_lot(lay.visual_real, schedule, seed=0)), alone=True)
+    return {"schedule": {str(k): v for k, v in schedule.items()}, "ranked": ranked, "random": lot}
+
+
+def pruned(seed: int, steps: int = STEPS) -> dict:
+    """The dense stand-in on fewer visual tokens: as many as ViCA's visual FLOPs are worth, and more. Training-free."""
+    parts = stand_in(seed)
+    equal = equal_tokens(parts)
+    result = {"equivalent tokens": equal}
+    for count in sorted({equal, *COUNTS}):
+        result[str(count)] = {
+            "attention": tested(parts, lambda lay, vis, n=count: baselines.fastv(parts.decoder, lay, vis, n), alone=True),
+            "random": tested(parts, lambda lay, vis, n=count: baselines.randomly(parts.decoder, lay, vis, n), alone=True)}
+    return result
+
+
+def equal_tokens(parts: Parts, n_text: int = 11) -> int:
+    """Visual tokens of a dense model that cost what ViCA's visual side costs at the stand-in's shape (spec 7.1)."""
+    from .analytic import Shape, equivalent_tokens, visual_flops
+
+    shape = Shape.of(parts.decoder.config)
+    ratio = visual_flops(shape, parts.n_visual, n_text, K).total / visual_flops(shape, parts.n_visual, n_text).total
+    return equivalent_tokens(ratio, parts.n_visual)
+
+
+def _tail(losses: list[float]) -> float:
+    return sum(losses[-10:]) / len(losses[-10:])
+
+
+def prepare(split: str) -> int:
+    """Features of every picture of a split that the other jobs use, so that they only read them. How many."""
+    count, easy = {"train": (TRAINED_ON, TRAINED_ON // 4), "val": (VALIDATION, 0), "test": (TEST, EASY)}[split]
+    Pictures(count, split=split, easy=easy)
+    return count + easy

@@ -1,0 +1,61 @@
+"""Which layers let text look at the picture: scores, and sets made from them (paper, layer selection; spec 3.6).
+
+Leave-one-out: how far the answer's distribution moves, in nats, when the look of one layer is taken away from a model that
+looks in all. Greedy backward elimination takes layers away one after the other, because two layers may do the same and
+either alone look needless. Both are measured on validation pictures; the paper does not say at which slot, so: where the
+answer's first token is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+# (cross layers) -> log-probabilities (M, V) at the scored slots of fixed validation rows
+Answers = Callable[[tuple[int, ...]], Tensor]
+
+
+def divergence(p: Tensor, q: Tensor) -> float:
+    """Mean KL(p || q) in nats of log-probabilities (M, V)."""
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def leave_one_out(answers: Answers, layers: Sequence[int]) -> dict[int, float]:
+    """{layer: nats} without each layer of the set."""
+    whole = answers(tuple(layers))
+    return {layer: divergence(whole, answers(tuple(k for k in layers if k != layer))) for layer in layers}
+
+
+def top(scores: dict[int, float], count: int) -> tuple[int, ...]:
+    """The layers of the highest scores; of equal ones the lower."""
+    if not 0 <= count <= len(scores):
+        raise ValueError(f"{count} of {len(scores)} layers")
+    return tuple(sorted(sorted(scores, key=lambda layer: (-scores[layer], layer))[:count]))
+
+
+def bottom(scores: dict[int, float], count: int) -> tuple[int, ...]:
+    return tuple(sorted(sorted(scores, key=lambda layer: (scores[layer], layer))[:count]))
+
+
+def greedy(answers: Answers, layers: Sequence[int], count: int) -> tuple[tuple[int, ...], list[tuple[int, float]]]:
+    """(the layers kept, [(layer taken away, nats from the whole)]): at each turn the one whose loss moves the answer least."""
+    whole, kept, steps = answers(tuple(layers)), tuple(layers), []
+    while len(kept) > count:
+        costs = {layer: divergence(whole, answers(tuple(k for k in kept if k != layer))) for layer in kept}
+        away = min(kept, key=lambda layer: (costs[layer], -layer))
+        steps.append((away, costs[away]))
+        kept = tuple(k for k in kept if k != away)
+    return kept, steps
+
+
+def rank_correlation(a: Iterable[float], b: Iterable[float]) -> float:
+    """Spearman's, with mean ranks for ties. nan where one side is constant."""
+    ranked = [_ranks(torch.tensor(list(x), dtype=torch.float64)) for x in (a, b)]
+    return float(torch.corrcoef(torch.stack(ranked))[0, 1])
+
+
+def _ranks(values: Tensor) -> Tensor:
+    below = (values[None, :] < values[:, None]).sum(1)
+    return below + ((values[None, :] == values[:, None]).sum(1) + 1) / 2

@@ -1,0 +1,79 @@
+"""The tables behind the claims, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean, stdev
+
+from common.data.scenes import KINDS
+from common.standins import SEEDS
+
+ARMS = {"dense": "dense", "all layers": "ViCA, all 8 layers", "wide": "ViCA, best 4", "top": "ViCA, best 2", "bottom": "ViCA, worst 2",
+        "last": "ViCA, last 2", "drawn": "ViCA, drawn 2", "text": "the text alone"}
+SHORT = {"color": "color", "shape": "shape", "shade": "shade", "count": "count", "exists": "exist", "relation": "relat", "row": "row",
+         "column": "colum", "digit": "digit"}
+
+
+def rows(results: dict) -> Iterator[tuple[str, list[dict], bool]]:
+    """(name, scores by seed, whether it was trained)."""
+    def every(get):
+        return [get(seed) for seed in SEEDS]
+
+    yield "blind optimum", every(lambda s: results[f"all layers/seed{s}"]["blind"]), False
+    for arm, name in ARMS.items():
+        yield name, every(lambda s, a=arm: results[f"{a}/seed{s}"]["all layers" if a == "all layers" else "test"]), True
+    for keep in ("0.5", "0.35"):
+        yield f"ViCA, best 4, PyramidDrop {keep}", every(lambda s, k=keep: results[f"wide/seed{s}"][f"PyramidDrop {k}"]["ranked"]), False
+        yield f"ViCA, best 4, random drop {keep}", every(lambda s, k=keep: results[f"wide/seed{s}"][f"PyramidDrop {k}"]["random"]), False
+    yield "dense, not tuned", every(lambda s: results[f"all layers/seed{s}"]["dense"]), False
+    for what, name in (("ffn", "no FFN on visual tokens"), ("attention", "visual tokens read nothing"), ("all", "visual tokens frozen")):
+        yield f"dense, then {name}", every(lambda s, w=what: results[f"dense/seed{s}"]["frozen"][w]), False
+    for count in [k for k in results["pruned/seed0"] if k.isdigit()]:
+        yield f"dense, {count} tokens by attention", every(lambda s, c=count: results[f"pruned/seed{s}"][c]["attention"]), False
+        yield f"dense, {count} random tokens", every(lambda s, c=count: results[f"pruned/seed{s}"][c]["random"]), False
+
+
+def cpu_tables(results: dict) -> Iterator[str]:
+    yield ""
+    yield (f"Accuracy in %, mean of {len(SEEDS)} seeds (spread between them for all); trained: tuned for the same steps, the rest is "
+           "training-free")
+    yield f"{'':<36s}{'all':>13s}{'open':>7s}{'yes/no':>7s}" + "".join(f"{SHORT[k]:>6s}" for k in KINDS) + f"{'easy-VQA':>9s}{'open':>6s}"
+    for name, scores, trained in rows(results):
+        mean = {key: 100 * fmean(s[key] for s in scores) for key in scores[0]}
+        spread = 100 * stdev(s["all"] for s in scores)
+        yield (f"{name + (' *' if trained else ''):<36s}{mean['all']:7.1f} +-{spread:4.1f}{mean['open']:7.1f}{mean['yes/no']:7.1f}" +
+               "".join(f"{mean[k]:6.0f}" for k in KINDS) + f"{mean['easy all']:9.1f}{mean['easy open']:6.1f}")
+    yield "* trained"
+    yield from layer_table(results)
+    if "speed" in results:
+        from .speed import table
+
+        yield ""
+        yield from table(results["speed"])
+
+
+def layer_table(results: dict) -> Iterator[str]:
+    """What each layer's look at the picture is worth, and the best and worst pairs without training."""
+    yield ""
+    yield "Leave-one-out, nats at the answer when one layer does not look (all-layer model; in brackets the dense stand-in's weights)"
+    layers = results["all layers/seed0"]["layers"]
+    yield f"{'':<10s}" + "".join(f"{'layer ' + str(k):>18s}" for k in range(layers))
+    for seed in SEEDS:
+        found = results[f"all layers/seed{seed}"]
+        cells = [f"{found['leave-one-out'][str(k)]:.4f} ({found['dense, leave-one-out'][str(k)]:.4f})" for k in range(layers)]
+        yield f"{'seed ' + str(seed):<10s}" + "".join(f"{c:>18s}" for c in cells)
+    for seed in SEEDS:
+        found = results[f"all layers/seed{seed}"]
+        order = sorted(found["pairs"], key=lambda name: -found["pairs"][name]["all"])
+        shown = ", ".join(f"{{{p.replace('-', ', ')}}} {100 * found['pairs'][p]['all']:.1f}" for p in (*order[:3], *order[-2:]))
+        yield (f"seed {seed}: pairs without training, best three and worst two: {shown}; greedy elimination keeps "
+               f"{{{', '.join(map(str, found['greedy']['kept']))}}}; arms: " +
+               "; ".join(f"{arm} {{{', '.join(map(str, results[f'{arm}/seed{seed}']['layers']))}}}" for arm in ("top", "bottom", "drawn", "wide")))
+
+
+def patch_table(results: dict) -> Iterator[str]:
+    yield ""
+    yield f"Raw patches (no layer of the tower), from nothing, accuracy in %, mean of {len(SEEDS)} seeds"
+    for arm in ("dense", "vica"):
+        scores = [results[f"patches/{arm}/seed{s}"]["test"] for s in SEEDS]
+        yield f"{arm:<12s}" + "  ".join(f"{k} {100 * fmean(s[k] for s in scores):.1f}" for k in ("all", "open", "yes/no", *KINDS))

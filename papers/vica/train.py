@@ -1,0 +1,30 @@
+"""Train one stage from one config: python -m papers.vica.train fit --config FILE [--key value ...].
+
+`fit` and `validate` of the Lightning Trainer; every key of a config can be given as an option. `--ckpt_path last` goes on
+where a killed run stopped. The product, decoder, projector, tokenizer and vica.json, is written to
+trainer.default_root_dir/model, and stage 2 starts from stage 1's: --model.init_args.llava.projector .../projector.safetensors.
+"""
+
+from __future__ import annotations
+
+import os
+
+from lightning.pytorch.cli import LightningCLI
+
+from common import commands
+
+from .data import VisualData
+from .module import ViCATraining
+
+
+def cli(args: list[str] | None = None, run: bool = True) -> LightningCLI:
+    """The command line; args without program name, default sys.argv. run=False only builds.
+
+    Leaves by SystemExit(2), after a line or two on stderr, for anything that the user can mend.
+    """
+    return commands.cli(ViCATraining, VisualData, name="vica", seed=1, args=args, run=run)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    cli()
