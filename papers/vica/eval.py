@@ -18,7 +18,7 @@ from common.standins import FOLDER, SEEDS
 
 HERE = Path(__file__).parent
 # What only shows or judges results that exist: its changes compute nothing anew.
-SHOWING = {"eval.py", "verdicts.py", "tables.py", "pictures.py", "reported.py", "train.py", "paper_scale.py", "lmms.py"}
+SHOWING = {"eval.py", "verdicts.py", "tables.py", "pictures.py", "reported.py", "checks.py", "train.py", "paper_scale.py", "lmms.py"}
 COMMON = ("models.py", "multimodal.py", "llava.py", "standins.py", "vision.py", "steps.py", "data/scenes.py", "data/easyvqa.py")
 
 
@@ -49,7 +49,13 @@ def arms(first: dict, seed: int) -> dict[str, list[int]]:
     found = first[f"all layers/seed{seed}"]
     worth, n = {int(k): v for k, v in found["leave-one-out"].items()}, found["layers"]
     return {"top": list(top(worth, K)), "bottom": list(bottom(worth, K)), "last": list(last_layers(n, K)),
-            "drawn": list(random_layers(n, K, seed)), "wide": list(top(worth, WIDER))}
+            "drawn": list(random_layers(n, K, seed)), "greedy": found["greedy"]["kept"], "wide": kept_by_greedy(found, WIDER)}
+
+
+def kept_by_greedy(found: dict, count: int) -> list[int]:
+    """What greedy elimination had left when it was down to `count` layers."""
+    gone = [layer for layer, _ in found["greedy"]["steps"]]
+    return sorted(set(range(found["layers"])) - set(gone[: found["layers"] - count]))
 
 
 def second_jobs(first: dict) -> list[Job]:

@@ -37,10 +37,10 @@ from .parts import LlavaSpec, Parts, load_parts
 from .reference import frozen_dense
 
 __all__ = ["SEEDS"]
-STEPS, RATE, K, WIDER = 150, 5e-4, 2, 4
-TRAINED_ON, TEST, VALIDATION, EASY = 1200, 400, 200, 200  # pictures
+STEPS, ROWS, RATE, K, WIDER = 200, 16, 1e-3, 2, 4
+TRAINED_ON, TEST, VALIDATION, EASY = 1200, 300, 200, 150  # pictures
 YES_NO = ("exists", "relation", "yes/no")
-COUNTS = (3, 8, 16, 32)  # visual tokens of pruned dense models beside the equivalent count
+COUNTS = (8, 16, 32)  # visual tokens of pruned dense models beside the equivalent count
 KEEPS = (0.5, 0.35)  # mean over WIDER layers; the first sees all
 
 
@@ -145,7 +145,7 @@ def tuned(parts: Parts, layers: tuple[int, ...] | None, seed: int, steps: int) -
                           weight_decay=0.01, beta2=0.98, warmup=15, seed=seed)
     module.given, losses = parts, Losses()
     parts.decoder.set_attn_implementation("eager")  # on CPU in bf16 twice as fast as SDPA at this width
-    data = ScenePictures(train_samples=steps * 48, scenes=TRAINED_ON, easy=TRAINED_ON // 4, easy_share=0.15, seed=seed)
+    data = ScenePictures(train_samples=steps * ROWS, batch_size=ROWS, scenes=TRAINED_ON, easy=TRAINED_ON // 4, easy_share=0.15, seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,

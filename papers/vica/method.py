@@ -227,11 +227,14 @@ def _split(query: Tensor, key: Tensor, value: Tensor, visual: tuple[Tensor, Tens
     if visual is not None:
         key, value = (torch.cat([t[:, :, :p], v.to(t.dtype), t[:, :, p:]], 2) for v, t in zip(visual, (key, value)))
     behind = query[:, :, p:]
-    bias = causal_lower_right(behind.shape[2], key.shape[2])
-    if key.device.type == "cpu":  # the bias object repeats grouped keys on GPUs only
+    n, m = behind.shape[2], key.shape[2]
+    if key.device.type == "cuda":  # lets flash kernels align it themselves; on CPUs the object only makes a mask
+        bias = causal_lower_right(n, m)
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-        options.pop("enable_gqa")
+        options["enable_gqa"] = False
+    else:
+        bias = torch.ones(n, m, dtype=torch.bool, device=key.device).tril(m - n)
     after = F.scaled_dot_product_attention(behind, key, value, attn_mask=bias, **options)
     return torch.cat([before, after], 2).transpose(1, 2).contiguous()
 

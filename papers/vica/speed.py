@@ -29,7 +29,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,10 @@ class Case:
     @property
     def text(self) -> int:
         return self.prefix + self.suffix
+
+
+def _as_json(case: Case) -> dict[str, Any]:
+    return asdict(case) | {"decode": list(case.decode)}
 
 
 # -- what is timed -----------------------------------------------------------------------------------------
@@ -206,26 +210,41 @@ def run_case(models: tuple[nn.Module, nn.Module], shape: Shape, case: Case, laye
     timings = interleaved_timings(fns, more, rounds, device, seed, clock)
     for name, timing in timings.items():
         rows.setdefault(name, {}).update({k: timing[k] for k in ("median", "iqr", "times")})
-    return asdict(case) | {
-        "text": case.text, "rounds": rounds, "variants": rows, "no_graph": no_graph, "ratios": ratios(timings, rows),
+    return _as_json(case) | {
+        "text": case.text, "rounds": rounds, "variants": rows, "no_graph": no_graph,
+        "ratios": {pair: ratio | {"bound": bound(shape, case, *variants, layers)} for pair, variants, ratio in ratios(timings)},
         "load_average": max(t["load_average"] for t in timings.values()), "round_seconds": a_round,
         "decoding": decoding(models, case, layers, seed, clock) if case.decode else {}, "seconds": clock() - began}
 
 
-def ratios(timings: dict[str, dict], rows: dict[str, dict]) -> dict[str, dict]:
-    """{"dense / vica": {"median", "iqr", "ratios" of each round, "bound"}, ...}; the bound is the ratio of FLOPs."""
-    found = {}
+def ratios(timings: dict[str, dict]) -> Iterator[tuple[str, tuple[str, str], dict]]:
+    """("dense / vica", the two variants, {"median", "iqr", "ratios" of each round}) of all PAIRS, as a loop and as graphs."""
     for mode in ("", GRAPH):
         for slow, fast in PAIRS:
             if slow + mode in timings and fast + mode in timings:
-                found[f"{slow} / {fast}{mode}"] = paired_ratio(timings, slow + mode, fast + mode) | {
-                    "bound": rows[slow]["flops"] / rows[fast]["flops"]}
-    return found
+                yield f"{slow} / {fast}{mode}", (slow, fast), paired_ratio(timings, slow + mode, fast + mode)
 
 
 def expected_flops(shape: Shape, case: Case, name: str, layers: Sequence[int]) -> int:
-    """FLOPs of a variant by spec 7.2, the head at the last position included, for the whole batch."""
-    raise NotImplementedError
+    """FLOPs that a variant executes (spec 7.2), for the whole batch, with the head: at the last position, or at all text slots
+    of the masked definition."""
+    n, text, head = case.visual, case.text, analytic.head_flops(shape, case.text if name == "masked" else 1)
+    if name.startswith("vica"):  # a frozen prefix is computed like any other and then left out
+        return case.batch * (analytic.prefill_flops(shape, n, text, len(layers), warm=name.endswith("warm")) + head)
+    visual = 0 if name == "text only" else n if name in ("dense", "masked") else int(name.removeprefix("dense "))
+    return case.batch * (analytic.prefill_flops(shape, visual, text) + head)
+
+
+def bound(shape: Shape, case: Case, slow: str, fast: str, layers: Sequence[int]) -> float:
+    """The ratio of two variants' FLOPs by spec 7.2, the head left out."""
+    def flops(name: str) -> int:
+        if not name.startswith("vica"):
+            return expected_flops(shape, case, name, layers) // case.batch - analytic.head_flops(
+                shape, case.text if name == "masked" else 1)
+        return analytic.prefill_flops(shape, case.visual, case.text, len(layers), prefix=case.prefix, frozen="frozen" in name,
+                                      warm="warm" in name)
+
+    return flops(slow) / flops(fast)
 
 
 @torch.no_grad()
@@ -299,7 +318,7 @@ def measure(shape: Shape, layers: Sequence[int], cases: Sequence[Case], *, devic
             warmup: int = 2, seed: int = 0, time_limit: float = 60.0, out: Path | None = None, vision: bool = False,
             config: dict | None = None, say: Callable[[str], None] = print,
             clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
-    """A JSON document: "settings", "cases" {name: see run_case}, "agreement", "not_run", "flags", "verdicts".
+    """A JSON document: "settings", "cases" {name: see run_case}, "agreement", "not_run", "flags", "met".
 
     layers: cross layers. repeats: rounds at most; a case gets what the time allows, at least FEWEST, the smallest case in any
     case. vision: also time CLIP ViT-L/14-336 and the projector. out: JSON file, written whole after each case; cases in it
@@ -317,7 +336,7 @@ def measure(shape: Shape, layers: Sequence[int], cases: Sequence[Case], *, devic
     a_flop = 0.0  # seconds of a round for each FLOP of dense prefill, as seen so far
 
     def save() -> None:
-        document.update(flags=flags(document), verdicts=verdicts(document), seconds=clock() - began)
+        document.update(flags=flags(document), met=met(document), seconds=clock() - began)
         if out is not None:
             write_json(out, document)
 
@@ -340,14 +359,10 @@ def measure(shape: Shape, layers: Sequence[int], cases: Sequence[Case], *, devic
         a_flop = result["round_seconds"] / work[case]
         done[case.name] = result
         save()
-        for text in lines(result):
-            say(f"  {text}")
+        say(f"  {case.name}: {result['rounds']} rounds in {result['seconds']:.0f} s, dense / vica "
+            f"{result['ratios']['dense / vica']['median']:.2f}")
     document["not_run"] = [{"case": c.name, "reason": why} for c, why in reasons.items()]
     save()
-    for entry in document["not_run"]:
-        say(f"  not run: {entry['case']}: {entry['reason']}")
-    for text in [f"FLAG: {flag}" for flag in document["flags"]] + document["verdicts"]:
-        say(f"  {text}")
     return document
 
 
@@ -364,7 +379,7 @@ def _finished(out: Path | None, settings: dict, cases: Sequence[Case], say: Call
     if not same:
         say(f"  {out.name} is of other settings or other code; measuring everything anew")
         return {}
-    wanted = {c.name: json.loads(json.dumps(asdict(c))) for c in cases}
+    wanted = {c.name: _as_json(c) for c in cases}
     old = {n: r for n, r in old.items() if n in wanted and wanted[n].items() <= r.items()}
     say(f"  {len(old)} of {len(cases)} cases are in {out.name} already")
     return old
@@ -403,7 +418,7 @@ def flags(document: dict[str, Any]) -> list[str]:
     return found
 
 
-def verdicts(document: dict[str, Any]) -> list[str]:
+def met(document: dict[str, Any]) -> list[str]:
     """Whether the paper's speed-ups are met here, at which length of text, in words; only batches that it names."""
     found = []
     for case in document["cases"].values():
@@ -417,29 +432,47 @@ def verdicts(document: dict[str, Any]) -> list[str]:
     return found
 
 
-def lines(case: dict[str, Any]) -> list[str]:
-    """One case as text: times and KV bytes, speed-ups with their bounds, decoding."""
-    ms = {name: 1e3 * row["median"] for name, row in case["variants"].items() if "median" in row}
-    name = Case(case["batch"], case["prefix"], case["suffix"]).name
-    found = [f"{name}, {case['rounds']} rounds, ms: " + ", ".join(f"{variant} {value:.1f}" for variant, value in ms.items())]
-    found.append("    speed-up of FLOPs bound: " + ", ".join(f"{pair} {ratio['median']:.2f} of {ratio['bound']:.2f}"
-                                                              for pair, ratio in case["ratios"].items()))
-    found.append("    KV cache, MiB: " + ", ".join(f"{variant} {row['kv_bytes'] / 2**20:.1f}" for variant, row in
-                                                  case["variants"].items() if "kv_bytes" in row and "warm" not in variant))
+def table(document: dict[str, Any]) -> Iterator[str]:
+    """The document as text: every case, what was not run, flags, the paper's speed-ups."""
+    of = document["settings"]
+    yield f"Prefill, {of['shape']}'s dimensions, {len(of['layers'])} layers look, {of['dtype']}, random weights, {of['device']}"
+    for case in document["cases"].values():
+        yield from lines(case)
+    for entry in document["not_run"]:
+        yield f"  not run: {entry['case']}: {entry['reason']}"
+    yield from (f"  FLAG: {flag}" for flag in document["flags"])
+    yield from (f"  {text}" for text in document["met"])
+
+
+def lines(case: dict[str, Any]) -> Iterator[str]:
+    """One case: times and KV bytes, speed-ups with their bounds, decoding."""
+    rows = case["variants"]
+    yield (f"  B={case['batch']} P={case['prefix']} N={case['visual']} Q={case['suffix']}, {case['rounds']} rounds, ms: " +
+           ", ".join(f"{name} {1e3 * row['median']:.1f}" for name, row in rows.items()))
+    yield "    times faster (of at most, by FLOPs): " + ", ".join(
+        f"{pair} {r['median']:.2f} ({r['bound']:.2f})" for pair, r in case["ratios"].items())
+    yield "    KV cache, MiB: " + ", ".join(f"{name} {row['kv_bytes'] / 2**20:.1f}" for name, row in rows.items()
+                                           if "kv_bytes" in row and "warm" not in name)
     if case["decoding"]:
-        found.append("    decoding, ms a token: " + "; ".join(
-            f"{variant} " + ", ".join(f"{1e3 * t['median']:.1f} over {n}" for n, t in by_length.items())
-            for variant, by_length in case["decoding"].items()))
+        yield "    decoding, ms a token: " + "; ".join(
+            f"{name} " + ", ".join(f"{1e3 * t['median']:.1f} over {n}" for n, t in by_length.items())
+            for name, by_length in case["decoding"].items())
     if case["no_graph"]:
-        found.append("    no CUDA graph: " + "; ".join(f"{variant}: {why}" for variant, why in case["no_graph"].items()))
-    return found
+        yield "    no CUDA graph: " + "; ".join(f"{name}: {why}" for name, why in case["no_graph"].items())
 
 
 # -- what the rungs ask for --------------------------------------------------------------------------------
+def config_of(shape: Shape) -> dict[str, Any]:
+    """The Llama config of a shape, for random weights."""
+    return dict(model_type="llama", hidden_size=shape.d, intermediate_size=shape.m, num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head,
+                vocab_size=shape.vocabulary, tie_word_embeddings=False, max_position_embeddings=4096)
+
+
 def measure_cpu(time_limit: float = 60.0, out: Path | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
     """The shape of SmolLM2-135M in fp32, 8 of its 30 layers, 35 + 576 + 27 tokens (spec 8.2, E4)."""
-    return measure(analytic.SMOLLM2_135M, CPU_LAYERS, [Case(1, 35, 27, decode=(1, 16))], device="cpu", dtype="float32",
-                   repeats=20, time_limit=time_limit, out=out, say=say)
+    return measure(analytic.SMOLLM2_135M, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], [Case(1, 35, 27, decode=(1, 16))],
+                   device="cpu", dtype="float32", repeats=20, time_limit=time_limit, out=out, say=say)
 
 
 def measure_gpu(out: Path | None = None, say: Callable[[str], None] = print, time_limit: float = 540.0) -> dict[str, Any]:
@@ -458,10 +491,11 @@ def measure_gpu(out: Path | None = None, say: Callable[[str], None] = print, tim
 
 def summary(document: dict[str, Any]) -> dict[str, Any]:
     """What fits into one line of JSON."""
-    return {"device": document["settings"]["device"], "shape": document["settings"]["shape"],
-            "speedups": {name: {pair: round(r["median"], 3) for pair, r in case["ratios"].items()} for name, case in document["cases"].items()},
-            "bounds": {name: {pair: round(r["bound"], 3) for pair, r in case["ratios"].items()} for name, case in document["cases"].items()},
-            "not_run": [entry["case"] for entry in document["not_run"]], "flags": document["flags"]}
+    def each(what: str) -> dict[str, dict[str, float]]:
+        return {name: {pair: round(r[what], 3) for pair, r in case["ratios"].items()} for name, case in document["cases"].items()}
+
+    return {"device": document["settings"]["device"], "shape": document["settings"]["shape"], "speedups": each("median"),
+            "bounds": each("bound"), "not_run": [entry["case"] for entry in document["not_run"]], "flags": document["flags"]}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -472,13 +506,14 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         if options.device == "cuda":
-            document = measure_gpu(options.out, time_limit=options.time_limit or 540.0)
+            document = measure_gpu(options.out, print, options.time_limit or 540.0)
         else:
-            print(f"shape of SmolLM2-135M, fp32, random weights, {torch.get_num_threads()} threads; load {os.getloadavg()[0]:.1f}")
+            print(f"{torch.get_num_threads()} threads; load average {os.getloadavg()[0]:.1f}")
             document = measure_cpu(options.time_limit or 60.0, options.out)
     except RuntimeError as error:
         print(f"vica speed: {error}", file=sys.stderr)
         return 2
+    print("\n".join(table(document)))
     print(json.dumps(summary(document)))
     return 0
 

@@ -8,7 +8,8 @@ from statistics import fmean, stdev
 from common.data.scenes import KINDS
 from common.standins import SEEDS
 
-ARMS = {"dense": "dense", "all layers": "ViCA, all 8 layers", "wide": "ViCA, best 4", "top": "ViCA, best 2", "bottom": "ViCA, worst 2",
+ARMS = {"dense": "dense", "all layers": "ViCA, all 8 layers", "wide": "ViCA, greedy 4", "greedy": "ViCA, greedy 2", "top": "ViCA, top 2 by score",
+        "bottom": "ViCA, bottom 2",
         "last": "ViCA, last 2", "drawn": "ViCA, drawn 2", "text": "the text alone"}
 SHORT = {"color": "color", "shape": "shape", "shade": "shade", "count": "count", "exists": "exist", "relation": "relat", "row": "row",
          "column": "colum", "digit": "digit"}
@@ -23,8 +24,8 @@ def rows(results: dict) -> Iterator[tuple[str, list[dict], bool]]:
     for arm, name in ARMS.items():
         yield name, every(lambda s, a=arm: results[f"{a}/seed{s}"]["all layers" if a == "all layers" else "test"]), True
     for keep in ("0.5", "0.35"):
-        yield f"ViCA, best 4, PyramidDrop {keep}", every(lambda s, k=keep: results[f"wide/seed{s}"][f"PyramidDrop {k}"]["ranked"]), False
-        yield f"ViCA, best 4, random drop {keep}", every(lambda s, k=keep: results[f"wide/seed{s}"][f"PyramidDrop {k}"]["random"]), False
+        yield f"ViCA, greedy 4, PyramidDrop {keep}", every(lambda s, k=keep: results[f"wide/seed{s}"][f"PyramidDrop {k}"]["ranked"]), False
+        yield f"ViCA, greedy 4, random drop {keep}", every(lambda s, k=keep: results[f"wide/seed{s}"][f"PyramidDrop {k}"]["random"]), False
     yield "dense, not tuned", every(lambda s: results[f"all layers/seed{s}"]["dense"]), False
     for what, name in (("ffn", "no FFN on visual tokens"), ("attention", "visual tokens read nothing"), ("all", "visual tokens frozen")):
         yield f"dense, then {name}", every(lambda s, w=what: results[f"dense/seed{s}"]["frozen"][w]), False
@@ -46,10 +47,13 @@ def cpu_tables(results: dict) -> Iterator[str]:
     yield "* trained"
     yield from layer_table(results)
     if "speed" in results:
-        from .speed import table
+        from .speed import lines
 
+        settings = results["speed"]["settings"]
         yield ""
-        yield from table(results["speed"])
+        yield f"Prefill, {settings['shape']}, {settings['device']}, {settings['dtype']}, {len(settings['layers'])} layers look"
+        for case in results["speed"]["cases"].values():
+            yield from lines(case)
 
 
 def layer_table(results: dict) -> Iterator[str]:
@@ -68,7 +72,7 @@ def layer_table(results: dict) -> Iterator[str]:
         shown = ", ".join(f"{{{p.replace('-', ', ')}}} {100 * found['pairs'][p]['all']:.1f}" for p in (*order[:3], *order[-2:]))
         yield (f"seed {seed}: pairs without training, best three and worst two: {shown}; greedy elimination keeps "
                f"{{{', '.join(map(str, found['greedy']['kept']))}}}; arms: " +
-               "; ".join(f"{arm} {{{', '.join(map(str, results[f'{arm}/seed{seed}']['layers']))}}}" for arm in ("top", "bottom", "drawn", "wide")))
+               "; ".join(f"{arm} {{{', '.join(map(str, results[f'{arm}/seed{seed}']['layers']))}}}" for arm in ("greedy", "top", "bottom", "drawn", "wide")))
 
 
 def patch_table(results: dict) -> Iterator[str]:
