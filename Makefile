@@ -13,7 +13,7 @@ COPY := $(addprefix copy-,$(PAPERS))
 ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe speech-gpe multi30k-gpe clean $(REPRODUCE) $(COPY)
+.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava speech-gpe multi30k-gpe patches-vica clean $(REPRODUCE) $(COPY)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -58,11 +58,17 @@ standin-skipgpt: $(ENVIRONMENT) ## train SkipGPT's three small base models anew 
 standin-gpe: $(ENVIRONMENT) ## train GPE's small translators and recognisers anew (about eight minutes of CPU)
 	@"$(ENV_PYTHON)" -m papers.gpe.text_experiment --train-bases
 
+standin-llava: $(ENVIRONMENT) ## train the three small LLaVAs that ViCA and others start from anew (half an hour of CPU each)
+	@"$(ENV_PYTHON)" -m common.standins
+
 speech-gpe: $(ENVIRONMENT) ## GPE on spoken words (about six minutes; with NINEFOLD_DATA recorded digits, too)
 	@"$(ENV_PYTHON)" -m papers.gpe.eval --speech
 
 multi30k-gpe: $(ENVIRONMENT) ## GPE on real translations, Multi30k from NINEFOLD_DATA (about 40 minutes)
 	@"$(ENV_PYTHON)" -m papers.gpe.eval --multi30k
+
+patches-vica: $(ENVIRONMENT) ## ViCA on an encoder without layers, where it should fail (about twenty minutes)
+	@"$(ENV_PYTHON)" -m papers.vica.eval --patches
 
 report: $(ENVIRONMENT) ## report.html: every claim, record and figure on one page
 	@"$(ENV_PYTHON)" -m common.report

@@ -161,7 +161,8 @@ def report(model: Llava, pictures: int = 500) -> dict:
     asked = test_questions(pictures)
     easy = [easyvqa.questions("test", n) for n in of.easy]
     blind_scenes = scenes.blind([q for row in test_questions(SCENES, "train") for q in row], [q for row in asked for q in row])
-    blind_easy = scenes.blind([q for n in easyvqa.numbers("train") for q in easyvqa.questions("train", n)], [q for row in easy for q in row])
+    known_easy = [q for n in easyvqa.numbers("train") for q in easyvqa.questions("train", n)]
+    blind_easy = scenes.blind(known_easy, [q for row in easy for q in row])
 
     def unseen(rows, answers):
         answers = iter(answers)

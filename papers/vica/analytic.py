@@ -182,7 +182,8 @@ def kv_bytes(shape: Shape, visual: int = N_VISUAL, layers: int | None = None, by
     return (shape.layers if layers is None else layers) * 2 * visual * shape.dk * bytes_each
 
 
-def attention_entries(shape: Shape, cross_layers: int | None = None, prefix: int = PREFIX, visual: int = N_VISUAL, suffix: int = SUFFIX) -> int:
+def attention_entries(shape: Shape, cross_layers: int | None = None, prefix: int = PREFIX, visual: int = N_VISUAL,
+                      suffix: int = SUFFIX) -> int:
     """Causal (query, key) pairs over all layers."""
     def triangle(n: int) -> int:
         return n * (n + 1) // 2

@@ -13,7 +13,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from common.llava import dense_hidden
 from common.multimodal import Layout, joint
 
 
@@ -54,16 +53,6 @@ def without(layout: Layout, visual: Tensor, keep: Tensor) -> tuple[Layout, Tenso
     index = keep.nonzero()[:, 1].view(len(keep), count)
     return (replace(layout, visual_positions=layout.visual_positions.gather(1, index), visual_real=layout.visual_real.gather(1, index)),
             visual.gather(1, index[..., None].expand(-1, -1, visual.shape[-1])))
-
-
-def fastv(decoder: nn.Module, layout: Layout, visual: Tensor, count: int, layer: int = 2) -> Tensor:
-    """Hidden states at text slots, dense on the `count` tokens that the last text slot attends to most in `layer`."""
-    return dense_hidden(decoder, *without(layout, visual, kept_by(attention_to_pictures(decoder, layout, visual, layer), count)))
-
-
-def randomly(decoder: nn.Module, layout: Layout, visual: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Hidden states at text slots, dense on `count` tokens drawn evenly."""
-    return dense_hidden(decoder, *without(layout, visual, kept_by(random_scores(layout.visual_real, seed), count)))
 
 
 # -- sets of layers ----------------------------------------------------------------------------------------

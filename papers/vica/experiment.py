@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from common.data import easyvqa, scenes
-from common.llava import dense_hidden, question_slots
+from common.llava import LAYERS, SHOWN, build, dense_hidden, question_slots
 from common.multimodal import Layout, packed
 from common.standins import FOLDER, SEEDS, Pictures
+from common.vision import IMAGE_MEAN, IMAGE_STD
 
 from . import baselines, method, pruning, selection
 from .data import ScenePictures
@@ -38,9 +39,10 @@ from .reference import frozen_dense
 
 __all__ = ["SEEDS"]
 STEPS, ROWS, RATE, K, WIDER = 200, 16, 1e-3, 2, 4
-TRAINED_ON, TEST, VALIDATION, EASY = 1200, 300, 200, 150  # pictures
+PATCH_STEPS, PATCH_ROWS = 1000, 24
+TRAINED_ON, TEST, VALIDATION, EASY = 1200, 250, 100, 120  # pictures
 YES_NO = ("exists", "relation", "yes/no")
-COUNTS = (8, 16, 32)  # visual tokens of pruned dense models beside the equivalent count
+COUNTS, RANKS = (8, 16, 32), 2  # visual tokens of pruned dense models beside the equivalent count; the layer that ranks (FastV's)
 KEEPS = (0.5, 0.35)  # mean over WIDER layers; the first sees all
 
 
@@ -112,7 +114,8 @@ def scores(asked: list[list[scenes.Question]], right: list[list[bool]], n_scenes
 
 
 def tested(parts: Parts, hidden: Hidden, alone: bool = False) -> dict:
-    features, asked = test_set("test", TEST, EASY)
+    """alone: what treats each question by itself; scenes only."""
+    features, asked = (part[: TEST if alone else None] for part in test_set("test", TEST, EASY))
     return scores(asked, answer(parts, hidden, features, asked, alone)[0], TEST)
 
 
@@ -128,7 +131,8 @@ def blind() -> dict:
 
 
 # -- training ----------------------------------------------------------------------------------------------
-def tuned(parts: Parts, layers: tuple[int, ...] | None, seed: int, steps: int) -> list[float]:
+def tuned(parts: Parts, layers: tuple[int, ...] | None, seed: int, steps: int, rate: float = RATE, rows: int = ROWS,
+          easy: int = TRAINED_ON // 4, captions: float = 0.0, layers_of_tower: tuple[int, ...] = LAYERS) -> list[float]:
     """Tunes parts in place by a Lightning Trainer on one CPU thread: bf16, the same rows for every arm. Returns the losses."""
     import lightning as L
 
@@ -141,11 +145,12 @@ def tuned(parts: Parts, layers: tuple[int, ...] | None, seed: int, steps: int) -
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    module = ViCATraining(LlavaSpec(stand_in="in memory"), None if layers is None else list(layers), learning_rate=RATE,
+    module = ViCATraining(LlavaSpec(stand_in="in memory"), None if layers is None else list(layers), learning_rate=rate,
                           weight_decay=0.01, beta2=0.98, warmup=15, seed=seed)
     module.given, losses = parts, Losses()
     parts.decoder.set_attn_implementation("eager")  # on CPU in bf16 twice as fast as SDPA at this width
-    data = ScenePictures(train_samples=steps * ROWS, batch_size=ROWS, scenes=TRAINED_ON, easy=TRAINED_ON // 4, easy_share=0.15, seed=seed)
+    data = ScenePictures(train_samples=steps * rows, batch_size=rows, scenes=TRAINED_ON, easy=easy, easy_share=0.15,
+                         captions=captions, layers=list(layers_of_tower), seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,
@@ -178,7 +183,7 @@ def one(seed: int, weights: str, steps: int = STEPS) -> dict:
     result["all layers"] = tested(parts, vica(parts, every))
     single, kept, steps_taken = worth(parts, every, K)
     result["leave-one-out"], result["greedy"] = single, {"kept": kept, "steps": steps_taken}
-    features, asked = (part[: TEST // 2] for part in test_set("test", TEST, EASY))
+    features, asked = (part[: TEST // 3] for part in test_set("test", TEST, EASY))
     result["pairs"] = {}
     for pair in itertools.combinations(every, K):
         hits = scores(asked, answer(parts, vica(parts, pair), features, asked)[0], TEST)
@@ -190,7 +195,7 @@ def worth(parts: Parts, layers: tuple[int, ...], count: int | None = None):
     """({layer: nats}, greedy set, greedy steps), measured on validation pictures with visual tokens frozen."""
     features, asked = test_set("val", VALIDATION, 0)
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def answers(chosen: tuple[int, ...]) -> Tensor:
         return answer(parts, vica(parts, chosen), features, asked)[1]
 
@@ -222,16 +227,23 @@ def dropped(parts: Parts, layers: tuple[int, ...], keep: float) -> dict:
     return {"schedule": {str(k): v for k, v in schedule.items()}, "ranked": ranked, "random": lot}
 
 
-def pruned(seed: int, steps: int = STEPS) -> dict:
+def pruned(seed: int) -> dict:
     """The dense stand-in on fewer visual tokens: as many as ViCA's visual FLOPs are worth, and more. Training-free."""
     parts = stand_in(seed)
-    equal = equal_tokens(parts)
-    result = {"equivalent tokens": equal}
-    for count in sorted({equal, *COUNTS}):
-        result[str(count)] = {
-            "attention": tested(parts, lambda lay, vis, n=count: baselines.fastv(parts.decoder, lay, vis, n), alone=True),
-            "random": tested(parts, lambda lay, vis, n=count: baselines.randomly(parts.decoder, lay, vis, n), alone=True)}
-    return result
+    equal, decoder, ranking = equal_tokens(parts), parts.decoder, []
+
+    def rank(layout: Layout, visual: Tensor) -> Tensor:
+        ranking.append(baselines.attention_to_pictures(decoder, layout, visual, RANKS))
+        return torch.zeros(*layout.ids.shape, visual.shape[-1])
+
+    def cut(count: int, scored: list[Tensor]) -> dict:
+        of = iter(scored)
+        return tested(parts, lambda lay, vis: dense_hidden(decoder, *baselines.without(lay, vis, baselines.kept_by(next(of), count))), True)
+
+    tested(parts, rank, alone=True)  # once: every count cuts the same order
+    lot = [baselines.random_scores(score, i) for i, score in enumerate(ranking)]
+    return {"equivalent tokens": equal} | {str(count): {"attention": cut(count, ranking), "random": cut(count, lot)}
+                                           for count in sorted({equal, *COUNTS})}
 
 
 def equal_tokens(parts: Parts, n_text: int = 11) -> int:
@@ -241,6 +253,21 @@ def equal_tokens(parts: Parts, n_text: int = 11) -> int:
     shape = Shape.of(parts.decoder.config)
     ratio = visual_flops(shape, parts.n_visual, n_text, K).total / visual_flops(shape, parts.n_visual, n_text).total
     return equivalent_tokens(ratio, parts.n_visual)
+
+
+def patches(seed: int, arm: str, steps: int = PATCH_STEPS) -> dict:
+    """From nothing on raw patches, as an encoder without a single layer gives them: a dense decoder can mix them itself."""
+    of = Pictures(TRAINED_ON, layers=(0,), easy=0)
+    small = build(seed, of.scene_features[:300], layers=(0,))
+    parts = Parts(small.language_model(), small.projector, None, small.tokenizer, small.source, (0,), small.llava.config.image_token_id,
+                  of.scene_features.shape[1], SHOWN, IMAGE_MEAN, IMAGE_STD, small.prefix)
+    every = tuple(range(parts.decoder.config.num_hidden_layers))
+    losses = tuned(parts, None if arm == "dense" else every, seed, steps, rate=2e-3, layers_of_tower=(0,), easy=0, captions=0.2,
+                   rows=PATCH_ROWS)
+    held, draw = Pictures(TEST, layers=(0,), split="test", easy=0), np.random.default_rng([0, 11])
+    asked = [scenes.one_of_each_kind(s, draw) for s in held.scenes]
+    right, _ = answer(parts, dense(parts) if arm == "dense" else vica(parts, every), held.scene_features, asked)
+    return {"arm": arm, "loss": _tail(losses), "curve": [round(x, 3) for x in losses[::25]], "test": scores(asked, right, TEST)}
 
 
 def _tail(losses: list[float]) -> float:

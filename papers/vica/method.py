@@ -368,7 +368,8 @@ def _form(mask: Tensor, base: str, like: Tensor) -> Tensor:
 
 def _uniform_split(positions: Tensor, visual_positions: Tensor, visual_real: Tensor) -> int | None:
     """How many text slots stand before the picture, if that is the same in all rows and the picture is one whole run."""
-    if not bool(visual_real.all()) or not bool((positions == positions[:1]).all()) or not bool((visual_positions == visual_positions[:1]).all()):
+    same = (positions == positions[:1]).all() & (visual_positions == visual_positions[:1]).all() & visual_real.all()
+    if not bool(same):
         return None
     first, last = int(visual_positions[0, 0]), int(visual_positions[0, -1])
     rising = bool((positions[0].diff() > 0).all()) and last - first + 1 == visual_positions.shape[1]

@@ -12,12 +12,12 @@ A score is kept in `<run>/benchmarks/` when it is there: a run that was killed g
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -31,6 +31,7 @@ from common.vision import padded_pixels
 from . import lmms, method, pruning
 from .data import IMAGE, encode_v1
 from .parts import LlavaSpec, Parts, load_parts
+from .reported import relative_average
 
 BATCH, LONGEST = 8, 2048
 
@@ -42,11 +43,11 @@ def runs_folder() -> Path:
 # -- all of it ---------------------------------------------------------------------------------------------
 def measure_paper(say: Callable[[str], None] = print, device: str = "cuda", benchmarks: Sequence[str] = tuple(lmms.BENCHMARKS),
                   limit: int | None = None) -> dict[str, dict]:
-    """{run, or "run + PyramidDrop": {"decoder", "cross_layers", "prefix_update", "scores", "relative", "against"}}.
+    """{run, or "run + PyramidDrop": {"trained_from", "cross_layers", "prefix_update", "scores", "relative", "against"}}.
 
-    scores {benchmark: value in the table's unit}. relative: Rel. Avg. against the dense run named, over the benchmarks that
-    both have; None without one. limit: questions of each benchmark, for a try. Raises RuntimeError, with what is needed,
-    without a GPU, without lmms-eval, or without a run of stage 2 on LLaVA's conversations.
+    scores {benchmark: value in the table's unit}. relative: Rel. Avg. against the dense run named, None without one or if a
+    benchmark is missing on either side. limit: questions of each benchmark, for a try. Raises RuntimeError, with what is
+    needed, without a GPU, without lmms-eval, or without a run of stage 2 on LLaVA's conversations.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("rung paper needs a GPU with 80 GB (none is visible), the hub, lmms-eval, and models trained with "
@@ -59,22 +60,23 @@ def measure_paper(say: Callable[[str], None] = print, device: str = "cuda", benc
     lmms.harness()  # what is missing is said before a model is loaded
     results: dict[str, dict] = {}
     for name, (folder, about) in found.items():
-        parts, config = open_run(folder, device)
+        opened = functools.cache(functools.partial(open_run, folder, device))  # only if a score is missing
         ways = {name: None}
-        if config is not None and set(config.cross_layers) == set(pruning.PAPER_SCHEDULE):
+        if set(about["cross_layers"] or ()) == set(pruning.PAPER_SCHEDULE):
             ways[f"{name} + PyramidDrop"] = pruning.PAPER_SCHEDULE
         for title, schedule in ways.items():
-            results[title] = {"decoder": about["trained_from"], "cross_layers": about["cross_layers"],
-                              "prefix_update": about["prefix_update"],
-                              "scores": scores(folder.parent, title, about, parts, config, schedule, benchmarks, limit, say)}
-        del parts
-    dense = {row["decoder"]: title for title, row in results.items() if row["cross_layers"] is None}
+            results[title] = {key: about[key] for key in ("trained_from", "cross_layers", "prefix_update")} | {
+                "scores": scores(folder.parent, title, about, opened, schedule, benchmarks, limit, say)}
+    dense_runs = {row["trained_from"]: title for title, row in results.items() if row["cross_layers"] is None}
     for title, row in results.items():
-        row["against"] = dense.get(row["decoder"])
-        row["relative"] = relative(row["scores"], results[row["against"]]["scores"]) if row["against"] else None
-        say(f"{title}: " + ", ".join(f"{k} {v:.1f}" for k, v in row["scores"].items()) + (
-            f"; Rel. Avg. {row['relative']:.1f} of {row['against']}" if row["relative"] is not None else
-            f"; no Rel. Avg.: no dense run of {row['decoder']} is scored"))
+        row["against"] = dense_runs.get(row["trained_from"])
+        row["relative"] = relative(row["scores"], results[row["against"]]["scores"], benchmarks) if row["against"] else None
+        end = f"no Rel. Avg.: there is no dense run of {row['trained_from']}"
+        if row["against"]:
+            end = "no Rel. Avg.: benchmarks are missing"
+        if row["relative"] is not None:
+            end = f"Rel. Avg. {row['relative']:.1f} of {row['against']}"
+        say(f"{title}: " + ", ".join(f"{k} {v:.1f}" for k, v in row["scores"].items()) + f"; {end}")
     return results
 
 
@@ -88,16 +90,18 @@ def trained() -> dict[str, tuple[Path, dict]]:
     return found
 
 
-def scores(run: Path, title: str, about: dict, parts: Parts, config: method.ViCAConfig | None, schedule: dict | None,
+def scores(run: Path, title: str, about: dict, opened: Callable[[], tuple[Parts, method.ViCAConfig | None]], schedule: dict | None,
            benchmarks: Sequence[str], limit: int | None, say: Callable[[str], None]) -> dict[str, float]:
-    """{benchmark: value}; a benchmark that cannot be run is said and left out."""
-    weights, values = {"projector_sha256": about["projector_sha256"], "steps": about["steps"], "limit": limit}, {}
+    """{benchmark: value}; a benchmark that cannot be run is said and left out. Scores of the same weights are not made again."""
+    weights = {"projector_sha256": about["projector_sha256"], "cross_layers": about["cross_layers"], "steps": about["steps"],
+               "schedule": schedule and {str(k): v for k, v in schedule.items()}, "limit": limit}
+    kind, values = "as-trained" if schedule is None else "PyramidDrop", {}
     for name in benchmarks:
-        path = run / "benchmarks" / f"{title.removeprefix(run.name).strip(' +') or 'as trained'}.{name}.json"
+        path = run / "benchmarks" / f"{kind}.{name}.json"
         row = json.loads(path.read_text()) if path.is_file() else {}
         if row.get("of") != weights:
             try:
-                row = lmms.evaluate(lambda *asked: answer(parts, config, *asked, schedule=schedule), name, run / "benchmarks",
+                row = lmms.evaluate(lambda *asked: answer(*opened(), *asked, schedule=schedule), name, run / "benchmarks",
                                     limit=limit, batch_size=BATCH) | {"of": weights}
             except lmms.BenchmarkError as error:
                 say(f"{title}, {name}: no score. {error}")
@@ -202,5 +206,8 @@ def _single(layout: Layout, visual: Tensor) -> list[tuple[Layout, Tensor]]:
     return found
 
 
-def relative(ours: dict[str, float], theirs: dict[str, Any]) -> float | None:
-    raise NotImplementedError
+def relative(ours: dict[str, float], theirs: dict[str, float], benchmarks: Sequence[str]) -> float | None:
+    """Rel. Avg. over the benchmarks, None unless both have a score in each."""
+    if not all(name in side for side in (ours, theirs) for name in benchmarks):
+        return None
+    return relative_average([ours[name] for name in benchmarks], [theirs[name] for name in benchmarks])

@@ -50,15 +50,16 @@ def _as_added(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=like.dtype, device=mask.device).masked_fill_(~mask, torch.finfo(like.dtype).min)
 
 
-def masked_reference(decoder: nn.Module, config: ViCAConfig, layout: Layout, visual: Tensor, keep: dict[int, Tensor] | None = None) -> Tensor:
+def masked_reference(decoder: nn.Module, config: ViCAConfig, layout: Layout, visual: Tensor,
+                     keep: dict[int, Tensor] | None = None) -> Tensor:
     """Logits (B, T, V) at text slots. keep {layer: (B, N)}: visual keys that a layer of C still sees."""
     embeds, positions, mask, is_visual = joint(layout, decoder.get_input_embeddings()(layout.ids), visual)
     n = visual.shape[1]
     own = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
     idle = is_visual
-    if config.prefix_update == "frozen":
+    if config.prefix_update == "frozen" and n:
         far = torch.iinfo(positions.dtype).max
-        first = layout.visual_positions.masked_fill(~layout.visual_real, far).amin(1, keepdim=True) if n else positions.new_zeros(len(positions), 1)
+        first = layout.visual_positions.masked_fill(~layout.visual_real, far).amin(1, keepdim=True)
         idle = is_visual | (layout.visual_real.any(1, keepdim=True) & (positions < first))
 
     def put_mask(index: int):

@@ -181,12 +181,19 @@ def run_case(models: tuple[nn.Module, nn.Module], shape: Shape, case: Case, laye
     device, began = models[0].device, clock()
     fns, visual_bytes = variants(models, case, layers, seed)
     rows: dict[str, dict] = {}
+    logits = {}
     for name, fn in fns.items():
         held: list = []
         executed = counted(lambda fn=fn, held=held: held.append(fn())).total
         rows[name] = {"flops": executed, "expected_flops": expected_flops(shape, case, name, layers)}
-        if name != "masked":
-            rows[name]["kv_bytes"] = cache_bytes(held.pop().past_key_values) + visual_bytes * name.startswith("vica")
+        out = held.pop()
+        if name == "masked":
+            logits[name] = out[:, -1].float()
+            continue
+        logits[name] = out.logits[:, -1].float()
+        rows[name]["kv_bytes"] = cache_bytes(out.past_key_values) + visual_bytes * name.startswith("vica")
+        del out
+    apart = float((logits["vica"] - logits["masked"]).abs().max() / logits["masked"].abs().max())
     fns |= vision or {}
     no_graph = {}
     if device.type == "cuda":
@@ -205,13 +212,13 @@ def run_case(models: tuple[nn.Module, nn.Module], shape: Shape, case: Case, laye
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     a_round = max(clock() - start, 1e-9)
-    more = max(warmup - 2, 0)
+    more = min(max(warmup - 2, 0), int(seconds / 4 / a_round))
     rounds = max(min(repeats, int((seconds - (clock() - began)) / a_round) - more), min(repeats, FEWEST))
     timings = interleaved_timings(fns, more, rounds, device, seed, clock)
     for name, timing in timings.items():
         rows.setdefault(name, {}).update({k: timing[k] for k in ("median", "iqr", "times")})
     return _as_json(case) | {
-        "text": case.text, "rounds": rounds, "variants": rows, "no_graph": no_graph,
+        "text": case.text, "difference": apart, "rounds": rounds, "variants": rows, "no_graph": no_graph,
         "ratios": {pair: ratio | {"bound": bound(shape, case, *variants, layers)} for pair, variants, ratio in ratios(timings)},
         "load_average": max(t["load_average"] for t in timings.values()), "round_seconds": a_round,
         "decoding": decoding(models, case, layers, seed, clock) if case.decode else {}, "seconds": clock() - began}
@@ -249,7 +256,7 @@ def bound(shape: Shape, case: Case, slow: str, fast: str, layers: Sequence[int])
 
 @torch.no_grad()
 def decoding(models: tuple[nn.Module, nn.Module], case: Case, layers: Sequence[int], seed: int, clock: Callable[[], float],
-             rounds: int = 3) -> dict[str, dict[str, dict]]:
+             rounds: int = 2) -> dict[str, dict[str, dict]]:
     """{variant: {"16": {"median", "iqr", "times"}}}: seconds a token over the first 16 new tokens, as case.decode says.
 
     Tokens are given, not chosen; an eager loop, with caches that have room. Prefill is not in it.
@@ -276,7 +283,7 @@ def decoding(models: tuple[nn.Module, nn.Module], case: Case, layers: Sequence[i
             cache.layers[:] = [Room(layer, max(case.decode)) for layer in cache.layers]
             wait()
             began = clock()
-            for n in range(max(case.decode)):
+            for n in range(max(case.decode) if number >= 0 else 1):
                 step(n)
                 if n + 1 in case.decode:
                     wait()
@@ -344,7 +351,7 @@ def measure(shape: Shape, layers: Sequence[int], cases: Sequence[Case], *, devic
         case = min(pending, key=lambda c: expected_flops(shape, c, "dense", layers))
         work = {c: expected_flops(shape, c, "dense", layers) for c in pending}
         left = time_limit - (clock() - began)
-        if a_flop and (need := a_flop * work[case] * (FEWEST + warmup + 2)) > left:
+        if a_flop and (need := a_flop * work[case] * (FEWEST + 2)) > left:
             reasons |= {c: f"needs about {need:.0f} s or more, {max(left, 0):.0f} s of {time_limit:.0f} s were left" for c in pending}
             break
         try:
@@ -405,7 +412,10 @@ def flags(document: dict[str, Any]) -> list[str]:
     """What cannot be right: in words, [] if nothing."""
     found = [f"suspicious: ViCA with {update} prefix and its masked definition differ by {100 * gap:.2g} % of the largest logit"
              for update, gap in document["agreement"].items() if not gap < 1e-3]
+    near = 0.1 if document["settings"]["dtype"] == "bfloat16" else 1e-3
     for name, case in document["cases"].items():
+        if not case["difference"] < near:
+            found.append(f"suspicious: {name}: logits of ViCA and of its masked definition are {100 * case['difference']:.2g} % apart")
         for variant, row in case["variants"].items():
             if row.get("flops") != row.get("expected_flops"):
                 found.append(f"suspicious: {name}, {variant}: {row['flops']} FLOPs executed, not {row['expected_flops']}")

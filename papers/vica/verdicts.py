@@ -78,7 +78,8 @@ def small_claims(results: dict) -> dict[str, dict]:
     """Effects are positive in the claim's direction, one value a seed."""
     def effect(ours, theirs, share: float = 1.0, name: str = "all", plus: float = 0.0) -> dict:
         values = [ours(seed, name) - share * theirs(seed, name) + plus for seed in SEEDS]
-        return summarize(values) | {"baselines": {"ours": fmean(ours(s, name) for s in SEEDS), "theirs": fmean(theirs(s, name) for s in SEEDS)}}
+        sides = {"ours": fmean(ours(s, name) for s in SEEDS), "theirs": fmean(theirs(s, name) for s in SEEDS)}
+        return summarize(values) | {"baselines": sides}
 
     def of(arm: str):
         return lambda seed, name: score(results, arm, seed, name)

@@ -8,6 +8,7 @@ The configs name hub ids; here the same keys name folders in the hub's format, w
 import json
 import random
 import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -16,10 +17,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from common.models import load, tiny
+from common.multimodal import split
+from common.vision import padded_pixels
 
-from .. import data, lmms, method, paper_scale, pruning
+from .. import data, lmms, method, paper_scale, pruning, reference
 from ..train import cli
 
 CUDA = sorted((Path(__file__).parent.parent / "configs" / "cuda").glob("*.yaml"))
@@ -58,7 +62,8 @@ def hub(tmp_path_factory):
 
     root, words = tmp_path_factory.mktemp("hub"), tokenizer()
     for size, name in DECODER.items():
-        spec = tiny(vocab_size=len(words), num_hidden_layers=LAYERS[size], bos_token_id=1, eos_token_id=2, pad_token_id=None, **WIDTH)
+        spec = tiny(vocab_size=len(words), num_hidden_layers=LAYERS[size], bos_token_id=1, eos_token_id=2, pad_token_id=None,
+                    initializer_range=0.5, **WIDTH)  # sharp attention: a word of the question has to matter among its many
         load(spec).model.save_pretrained(root / name)
         words.save_pretrained(root / name)
     small = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2)
@@ -146,7 +151,7 @@ def test_values_are_the_papers(path):
     assert options["llava"]["tower"] == f"openai/{TOWER}" and options["llava"]["feature_layers"] == [-2]
     assert options["cross_layers"] == {
         "vica": list(method.PAPER_CROSS_LAYERS[f"llava-1.5-{size}"]), "full-prefix": list(method.PAPER_CROSS_LAYERS[f"llava-1.5-{size}"]),
-        "dense": None, "all-layers": list(range(layers)), "uniform": [0, 4, 8, 12, 16, 20, 24, 28]}[arm]
+        "dense": None, "frozen": list(range(layers)), "uniform": [0, 4, 8, 12, 16, 20, 24, 28]}[arm]
     frozen = size == "7b" and arm != "full-prefix"
     assert options.get("prefix_update") == (None if arm == "dense" else "frozen" if frozen else "full")
     assert (options["learning_rate"], options["weight_decay"], options["warmup"], options["schedule"]) == (
@@ -168,7 +173,7 @@ def test_values_are_the_papers(path):
 
 
 def test_no_config_is_missing():
-    arms = [(size, arm) for size in DECODER for arm in ("vica", "dense")] + [("7b", a) for a in ("all-layers", "uniform", "full-prefix")]
+    arms = [(size, arm) for size in DECODER for arm in ("vica", "dense")] + [("7b", a) for a in ("frozen", "uniform", "full-prefix")]
     assert {path.stem for path in CUDA} == {f"llava-1.5-{s}_{a}_{stage}" for s, a in arms for stage in ("pretrain", "finetune")}
 
 
@@ -185,6 +190,221 @@ def test_bad_input_is_answered_in_a_line(hub, llava, capsys, option, says):
         cli([*rehearsal(config("llava-1.5-7b_vica_pretrain"), hub, llava), "--trainer.accumulate_grad_batches=4", option])
     found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vica:")]
     assert left.value.code == 2 and len(found) == 1 and says in found[0], found
+
+
+# -- the paper's table -------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def runs(hub, llava, tmp_path_factory):
+    """The folder of runs that two pairs of configs leave: ViCA and dense."""
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(sys, "argv", ["train"])
+        for stem in ("7b_vica_pretrain", "7b_vica_finetune", "7b_dense_pretrain", "7b_dense_finetune"):
+            cli(rehearsal(config(f"llava-1.5-{stem}"), hub, llava))
+    return root / "lightning_logs" / "vica"
+
+
+VICA, DENSE = "llava-1.5-7b_vica_finetune", "llava-1.5-7b_dense_finetune"
+TWO = ("GQA", "POPE")
+
+
+def asked(n=3):
+    return [{"question": "what colour is it ?" + " and why" * i, "answer": "red", "images": [picture(80 * i)] if i else []}
+            for i in range(n)]
+
+
+@pytest.fixture
+def benchmarks(monkeypatch, runs):
+    """Two benchmarks of which ViCA gets 40 and 20, dense 50 and 40, and what was asked of which."""
+    calls, of = [], {}
+
+    def metric(task):
+        return lambda pairs: {{"gqa": "exact_match", "pope": "pope_f1_score"}[task]: of["dense" if of["config"] is None else "vica"][task]}
+
+    real = paper_scale.answer
+
+    def answer(parts, config, *rest, schedule=None):
+        of["config"] = config
+        texts = real(parts, config, *rest, schedule=schedule)
+        assert all(isinstance(text, str) for text in texts)
+        calls.append((config is None, schedule is not None, len(texts)))
+        return texts
+
+    of |= {"dense": {"gqa": 0.5, "pope": 0.4}, "vica": {"gqa": 0.4, "pope": 0.2}}
+    monkeypatch.setattr(paper_scale, "answer", answer)
+    monkeypatch.setenv("VICA_RUNS", str(runs))
+    stub = stub_of_lmms_eval(monkeypatch, {task: (asked(), {"max_new_tokens": 3}, metric(task)) for task in ("gqa", "pope")})
+    for path in runs.glob("*/benchmarks/*"):
+        path.unlink()
+    return types.SimpleNamespace(calls=calls, stub=stub)
+
+
+def test_the_table_is_filled_from_what_training_wrote(runs, benchmarks):
+    said = []
+    found = paper_scale.measure_paper(said.append, device="cpu", benchmarks=TWO)
+    assert list(found) == [DENSE, VICA, f"{VICA} + PyramidDrop"], "stage 1 has no row"
+    assert found[DENSE]["scores"] == {"GQA": 50.0, "POPE": 40.0} and found[VICA]["scores"] == {"GQA": 40.0, "POPE": 20.0}
+    assert {name: row["relative"] for name, row in found.items()} == {DENSE: 100.0, VICA: 65.0, f"{VICA} + PyramidDrop": 65.0}
+    assert {row["against"] for row in found.values()} == {DENSE}
+    assert (found[VICA]["trained_from"], found[VICA]["prefix_update"]) == (DECODER["7b"], "frozen")
+    assert benchmarks.calls == [(True, False, 3)] * 2 + [(False, False, 3)] * 2 + [(False, True, 3)] * 2
+    assert said[1] == f"{VICA}: GQA 40.0, POPE 20.0; Rel. Avg. 65.0 of {DENSE}"
+
+
+def test_scores_are_kept_with_the_weights_they_are_of(runs, benchmarks, monkeypatch):
+    first = paper_scale.measure_paper(lambda text: None, device="cpu", benchmarks=TWO)
+    benchmarks.calls.clear()
+    real = paper_scale.open_run
+    monkeypatch.setattr(paper_scale, "open_run", lambda *_: pytest.fail("nothing is to be answered, so nothing to be opened"))
+    assert paper_scale.measure_paper(lambda text: None, device="cpu", benchmarks=TWO) == first and benchmarks.calls == []
+    monkeypatch.setattr(paper_scale, "open_run", real)
+    (runs / VICA / "benchmarks" / "PyramidDrop.POPE.json").unlink()  # as if killed before it
+    path = runs / DENSE / "benchmarks" / "as-trained.GQA.json"
+    path.write_text(path.read_text().replace('"steps": 2', '"steps": 1'))  # of other weights
+    assert paper_scale.measure_paper(lambda text: None, device="cpu", benchmarks=TWO) == first
+    assert benchmarks.calls == [(True, False, 3), (False, True, 3)]
+
+
+def test_a_benchmark_that_fails_costs_no_other(runs, benchmarks):
+    benchmarks.stub.tasks["pope"] = asked(), {"max_new_tokens": 3}, lambda pairs: {"pope_accuracy": 1.0}
+    said = []
+    found = paper_scale.measure_paper(said.append, device="cpu", benchmarks=TWO)
+    assert found[VICA]["scores"] == {"GQA": 40.0} and {row["relative"] for row in found.values()} == {None}
+    assert f"{VICA}, POPE: no score. pope: lmms-eval gives pope_accuracy, and none of pope_f1_score" in said
+    assert f"{VICA}: GQA 40.0; no Rel. Avg.: benchmarks are missing" in said
+
+
+def test_without_a_dense_run_there_is_no_average(runs, benchmarks, tmp_path, monkeypatch):
+    shutil.copytree(runs / VICA, tmp_path / VICA)
+    monkeypatch.setenv("VICA_RUNS", str(tmp_path))
+    said = []
+    found = paper_scale.measure_paper(said.append, device="cpu", benchmarks=TWO)
+    assert found[VICA]["relative"] is None and found[VICA]["against"] is None
+    assert said[0].endswith(f"no Rel. Avg.: there is no dense run of {DECODER['7b']}")
+
+
+def test_what_is_missing_is_said(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="rung paper needs a GPU with 80 GB .none is visible., the hub, lmms-eval, and models trained"):
+        paper_scale.measure_paper()
+    monkeypatch.setenv("VICA_RUNS", str(tmp_path / "absent"))
+    with pytest.raises(RuntimeError, match="found no trained model in absent/: train one with configs/cuda, both stages"):
+        paper_scale.measure_paper(device="cpu")
+    monkeypatch.setenv("VICA_RUNS", str(runs))
+    lmms.model_class.cache_clear()
+    with pytest.raises(RuntimeError, match="run by lmms-eval, which cannot be imported"):
+        paper_scale.measure_paper(device="cpu")
+    shutil.copytree(runs / VICA / "model", tmp_path / "bare" / "model")
+    with pytest.raises(RuntimeError, match=r"bare: no logs/version_\*/config.yaml, which names the vision tower"):
+        paper_scale.open_run(tmp_path / "bare" / "model", "cpu")
+    shutil.copytree(runs / VICA, tmp_path / "unsaid")
+    (tmp_path / "unsaid" / "model" / "vica.json").unlink()
+    with pytest.raises(ValueError, match="no vica.json, which says the cross layers"):
+        paper_scale.open_run(tmp_path / "unsaid" / "model", "cpu")
+
+
+# -- answers -----------------------------------------------------------------------------------------------
+QUESTIONS = ["what colour is it ?", "what is the colour of the circle in the picture , and why is it red ?", "red or blue ?"]
+
+
+@pytest.fixture(scope="module")
+def opened(runs):
+    """{"vica", "dense"}: what open_run gives."""
+    return {name: paper_scale.open_run(runs / run / "model", "cpu") for name, run in (("vica", VICA), ("dense", DENSE))}
+
+
+def shown():
+    return [picture(200), None, Image.effect_noise((31, 17), 90).convert("RGB")]
+
+
+@pytest.mark.parametrize("which, schedule", [("vica", None), ("vica", pruning.PAPER_SCHEDULE), ("dense", None)])
+def test_a_batch_of_questions_is_its_questions_one_by_one(opened, which, schedule):
+    """Long and short, with and without picture; not all the same answer."""
+    parts, config = opened[which]
+    images = shown()
+    together = paper_scale.answer(parts, config, QUESTIONS, images, 5, schedule=schedule)
+    alone = [paper_scale.answer(parts, config, [q], [i], 5, schedule=schedule)[0] for q, i in zip(QUESTIONS, images)]
+    assert together == alone and len(set(together)) == 3
+
+
+@torch.no_grad()
+def test_answers_follow_from_the_definition(opened):
+    """The first five tokens, each the best one by the masked definition, and by the stock decoder on everything in order."""
+    question, image = QUESTIONS[1], shown()[2]
+    conversation = {"conversations": [{"from": "human", "value": f"<image>\n{question}"}]}
+    for which, (parts, config) in opened.items():
+        ids, _ = data.encode_v1(parts.tokenizer, conversation, n_visual=4, image_token_id=parts.image_token_id, max_tokens=2048)
+        visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]))
+        said = []
+        for _ in range(5):
+            layout = split(torch.cat([ids, torch.tensor(said, dtype=torch.long)])[None], parts.image_token_id)
+            if config is None:
+                embeds = parts.decoder.get_input_embeddings()(ids.where(ids < parts.image_token_id, 0))[None]
+                embeds[:, ids == parts.image_token_id] = visual
+                more = parts.decoder.get_input_embeddings()(torch.tensor([said], dtype=torch.long))
+                logits = parts.decoder(inputs_embeds=torch.cat([embeds, more], 1)).logits
+            else:
+                logits = reference.masked_reference(parts.decoder, config, layout, visual)
+            said.append(int(logits[0, -1].argmax()))
+        assert paper_scale.answer(parts, config, [question], [image], 5) == [parts.tokenizer.decode(said, skip_special_tokens=True)], which
+
+
+@torch.no_grad()
+def test_pyramid_drop_looks_at_what_it_keeps(opened):
+    """Everything kept is ViCA; of the paper's schedule each token is the best one by the definition with those masks."""
+    parts, config = opened["vica"]
+    image, whole = shown()[2], dict.fromkeys(config.cross_layers, 1.0)
+    plain = paper_scale.answer(parts, config, QUESTIONS[:1], [image], 6)
+    assert paper_scale.answer(parts, config, QUESTIONS[:1], [image], 6, schedule=whole) == plain
+    ids, _ = data.encode_v1(parts.tokenizer, {"conversations": [{"from": "human", "value": f"<image>\n{QUESTIONS[0]}"}]}, n_visual=4,
+                            image_token_id=parts.image_token_id, max_tokens=2048)
+    visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]))
+    prompt = split(ids[None], parts.image_token_id)
+    keep = pruning.ranked(parts.decoder, config, prompt, visual, pruning.PAPER_SCHEDULE)
+    assert [int(keep[layer].sum()) for layer in config.cross_layers] == [4, 4, 2, 2, 1, 1, 1, 1]
+    said = []
+    for _ in range(6):
+        layout = split(torch.cat([ids, torch.tensor(said, dtype=torch.long)])[None], parts.image_token_id)
+        said.append(int(reference.masked_reference(parts.decoder, config, layout, visual, keep)[0, -1].argmax()))
+    assert paper_scale.pruned(parts.decoder, config, prompt, visual, pruning.PAPER_SCHEDULE, 6, -1) == said
+
+
+def test_an_answer_ends_where_the_model_ends_it(opened):
+    """The token that ends is kept out of the text, and nothing follows it."""
+    for parts, config in opened.values():
+        layout = split(torch.tensor([[1, 20, 21, 22], [1, 23, 24, 0]]), parts.image_token_id, torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]))
+        visual = parts.visual(layout, None)
+        run = (lambda end, p=parts, lay=layout, v=visual: paper_scale.dense(p.decoder, lay, v, 6, end)) if config is None else (
+            lambda end, p=parts, lay=layout, v=visual, c=config: [
+                paper_scale.pruned(p.decoder, c, *row, pruning.PAPER_SCHEDULE, 6, end) for row in paper_scale._single(lay, v)])
+        whole = run(-1) if config is not None else run(269)
+        assert [len(row) for row in whole] == [6, 6]
+        end = whole[0][2]
+        first = whole[0].index(end)
+        assert run(end)[0] == whole[0][: first + 1]
+
+
+def test_pixels_of_an_image_are_those_of_its_file(opened, tmp_path):
+    parts, _ = opened["vica"]
+    image = shown()[2]
+    image.save(tmp_path / "noise.png")
+    torch.testing.assert_close(paper_scale.as_trained(image, parts), padded_pixels(
+        tmp_path / "noise.png", parts.image_size, parts.image_mean, parts.image_std), rtol=0, atol=0)
+
+
+def test_a_run_opens_as_it_was_trained(runs, opened):
+    """Trained weights, the projector of stage 2, the tower that the config names, its last layer but one."""
+    for name, run in (("vica", VICA), ("dense", DENSE)):
+        parts, found = opened[name]
+        assert parts.n_visual == 4 and parts.feature_layers == (-2,) and type(parts.tower).__name__ == "CLIPVisionModel"
+        assert found == (method.ViCAConfig.load(runs / run / "model") if name == "vica" else None)
+        stored = load_file(runs / run / "model" / "projector.safetensors")
+        first = load_file(runs / run.replace("finetune", "pretrain") / "model" / "projector.safetensors")
+        for key, value in parts.projector.state_dict().items():
+            assert torch.equal(value, stored[key]) and not torch.equal(value, first[key]), key
+    a, b = (next(iter(opened[name][0].decoder.parameters())) for name in opened)
+    assert not torch.equal(a, b)
 
 
 # -- lmms-eval in small ------------------------------------------------------------------------------------

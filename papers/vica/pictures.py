@@ -1,0 +1,146 @@
+"""The pictures of a run: who sees whom, accuracy against visual FLOPs, what each layer is worth, pairs, time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from common.multimodal import split, visibility
+from common.pictures import draw_all
+from common.standins import SEEDS
+
+from .analytic import Shape, visual_ratio
+
+BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
+SMALL = Shape("the small LLaVA", 96, 256, 8, 4, 4, 24, 66)
+TEXT = 11  # tokens before and behind the picture of a typical question
+MARKS = {"greedy": ("ViCA, greedy 2", BLUE, "o"), "wide": ("ViCA, greedy 4", BLUE, "s"), "all layers": ("ViCA, all 8", BLUE, "D"),
+         "top": ("ViCA, top 2 by score", PURPLE, "o"), "bottom": ("ViCA, bottom 2", PURPLE, "v"), "last": ("ViCA, last 2", GOLD, "o"),
+         "drawn": ("ViCA, drawn 2", GOLD, "v"), "text": ("the text alone", GREY, "x"), "dense": ("dense", "#222222", "*")}
+
+
+def draw(results: dict, folder: Path) -> list[Path]:
+    """Writes every picture whose jobs are there; returns the files."""
+    return draw_all((who_sees_whom, trade_off, layers, pairs, time), results, folder)
+
+
+def who_sees_whom(plt, results):
+    """Dense against ViCA, per layer: rows look at columns. 3 tokens before a picture of 6, 4 behind it."""
+    ids = torch.tensor([[1, 2, 3] + [0] * 6 + [4, 5, 6, 7]])
+    layout = split(ids, 0)
+    order = torch.cat([layout.positions, layout.visual_positions], 1)
+    dense = visibility(torch.sort(order).values, torch.ones_like(order, dtype=torch.bool))[0]
+    visual = ids[0] == 0
+    looks, away = dense & ~visual[:, None], dense & ~visual[:, None] & ~visual[None, :]
+    figure, axes = plt.subplots(1, 3, figsize=(9.2, 3.5))
+    shown = (("dense: every layer", dense), ("ViCA: a layer that looks", looks), ("ViCA: every other layer", away))
+    for axis, (title, seen) in zip(axes, shown):
+        kind = torch.where(visual[None, :] & seen, 2, seen.int())
+        axis.imshow(kind, cmap=plt.matplotlib.colors.ListedColormap(["#f4f4f4", BLUE, GOLD]), vmin=0, vmax=2)
+        axis.set_xticks(range(13), list("SSSvvvvvvQQQQ"), fontsize=7)
+        axis.set_yticks(range(13), list("SSSvvvvvvQQQQ"), fontsize=7)
+        axis.set_title(f"{title}\n{int(seen.sum())} pairs", fontsize=9)
+        axis.set_xlabel("key: S before, v picture, Q question", fontsize=7)
+        for i in range(14):
+            axis.axhline(i - 0.5, color="white", lw=0.6)
+            axis.axvline(i - 0.5, color="white", lw=0.6)
+    axes[0].set_ylabel("query", fontsize=8)
+    return figure
+
+
+def visual_share(name: str, results: dict, seed: int = 0) -> float:
+    """Visual FLOPs of an arm in % of dense, at the small model's dimensions."""
+    if name == "dense":
+        return 100.0
+    count = SMALL.layers if name == "all layers" else len(results[f"{name}/seed{seed}"]["layers"])
+    return 100 * visual_ratio(SMALL, count, 64, TEXT)
+
+
+def token_share(count: int) -> float:
+    from .analytic import visual_flops
+
+    return 100 * visual_flops(SMALL, count, TEXT).total / visual_flops(SMALL, 64, TEXT).total
+
+
+def trade_off(plt, results):
+    """Accuracy against visual FLOPs, a small mark a seed, a large one their mean; training-free methods are hollow."""
+    if "dense/seed0" not in results:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), sharex=True)
+    for axis, name in zip(axes, ("all", "open")):
+        for arm, (label, color, mark) in MARKS.items():
+            values = [100 * (results[f"{arm}/seed{s}"]["all layers"] if arm == "all layers" else results[f"{arm}/seed{s}"]["test"])[name]
+                      for s in SEEDS]
+            x = max(visual_share(arm, results), 0.4)
+            axis.scatter([x] * len(values), values, color=color, marker=mark, s=9, alpha=0.5)
+            axis.scatter([x], [fmean(values)], color=color, marker=mark, s=60, label=label)
+        counts = [k for k in results["pruned/seed0"] if k.isdigit()]
+        for way, color, label in (("attention", RED, "dense, tokens by attention"), ("random", GREEN, "dense, random tokens")):
+            means = [100 * fmean(results[f"pruned/seed{s}"][c][way][name] for s in SEEDS) for c in counts]
+            axis.plot([token_share(int(c)) for c in counts], means, color=color, marker="o", mfc="white", lw=1, label=label)
+        for keep in ("0.5", "0.35"):
+            values = [100 * results[f"wide/seed{s}"][f"PyramidDrop {keep}"]["ranked"][name] for s in SEEDS]
+            axis.scatter([visual_share("wide", results) * float(keep)], [fmean(values)], facecolors="white", edgecolors=BLUE, marker="s",
+                         s=45, label="ViCA, greedy 4 + PyramidDrop" if keep == "0.5" else None)
+        axis.axhline(100 * results["all layers/seed0"]["blind"][name], color=GREY, lw=0.8, ls=":")
+        axis.set(xscale="log", xlabel="visual FLOPs, % of dense (the text alone: none)", title=f"{name} questions")
+        axis.grid(lw=0.3)
+    axes[0].set_ylabel("accuracy, %; dotted: best blind answers")
+    axes[1].legend(frameon=False, fontsize=6.5, loc="lower right")
+    return figure
+
+
+def layers(plt, results):
+    """What a layer's look at the picture is worth."""
+    if "all layers/seed0" not in results:
+        return None
+    figure, axis = plt.subplots(figsize=(6.4, 3.0))
+    n = results["all layers/seed0"]["layers"]
+    for i, seed in enumerate(SEEDS):
+        found = results[f"all layers/seed{seed}"]["leave-one-out"]
+        axis.bar([k + 0.25 * (i - 1) for k in range(n)], [found[str(k)] for k in range(n)], width=0.22, label=f"seed {seed}",
+                 color=(BLUE, GOLD, PURPLE)[i % 3])
+    axis.set(xlabel="layer", ylabel="nats at the answer without its look")
+    axis.set_xticks(range(n))
+    axis.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def pairs(plt, results):
+    """Every pair of layers without training: sum of the two scores against accuracy."""
+    if "all layers/seed0" not in results:
+        return None
+    figure, axis = plt.subplots(figsize=(5.2, 3.6))
+    for i, seed in enumerate(SEEDS):
+        found = results[f"all layers/seed{seed}"]
+        worth = found["leave-one-out"]
+        x = [sum(worth[k] for k in name.split("-")) for name in found["pairs"]]
+        y = [100 * p["all"] for p in found["pairs"].values()]
+        axis.scatter(x, y, s=14, color=(BLUE, GOLD, PURPLE)[i % 3], label=f"seed {seed}")
+        kept = "-".join(map(str, sorted(found["greedy"]["kept"])))
+        if kept in found["pairs"]:
+            axis.scatter([sum(worth[k] for k in kept.split("-"))], [100 * found["pairs"][kept]["all"]], s=70, facecolors="none",
+                         edgecolors=(BLUE, GOLD, PURPLE)[i % 3])
+    axis.set(xlabel="sum of the two layers' leave-one-out nats", ylabel="accuracy without training, %", title="28 pairs; ringed: greedy")
+    axis.grid(lw=0.3)
+    axis.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def time(plt, results):
+    """Speed-ups that were measured, beside what FLOPs allow."""
+    if "speed" not in results:
+        return None
+    case = next(iter(results["speed"]["cases"].values()))
+    shown = [p for p in case["ratios"] if p.startswith("dense")]
+    figure, axis = plt.subplots(figsize=(6.4, 0.4 * len(shown) + 1.2))
+    for y, name in enumerate(reversed(shown)):
+        ratio = case["ratios"][name]
+        axis.barh(y, ratio["bound"], color="#e4e4e4", label="FLOPs allow" if not y else None)
+        axis.barh(y, ratio["median"], color=BLUE, height=0.5, label="measured" if not y else None)
+    axis.set_yticks(range(len(shown)), reversed(shown), fontsize=8)
+    axis.set(xlabel="times faster than dense")
+    axis.legend(frameon=False, fontsize=7)
+    return figure

@@ -1,0 +1,149 @@
+"""Word by word is all at once: with the cache, at every split, for every row of a mixed batch."""
+
+import pytest
+import torch
+
+from .. import method, pruning
+from ..baselines import attention_to_pictures, kept_by, last_layers, last_slots, random_layers, uniform_layers, without
+from ..method import ViCACache, ViCAConfig
+from ..reference import masked_reference
+from .conftest import IMAGE, PROMPTS, batch, pictures
+
+
+def whole(model, config, layout, visual):
+    embeds = model.get_input_embeddings()(layout.ids)
+    with torch.no_grad():
+        return method.forward(model, config, embeds, layout.positions, layout.real, visual, layout.visual_positions, layout.visual_real).logits
+
+
+@pytest.mark.parametrize("family, attention", [("llama", "sdpa"), ("qwen3", "eager")])
+@pytest.mark.parametrize("update", ["full", "frozen"])
+def test_decoding_is_prefill_at_every_split(decoder, family, attention, update):
+    model, config = decoder(family, attention), ViCAConfig((0, 2), update)
+    layout, *_ = batch([PROMPTS[2]])
+    visual, embeds = pictures(layout), model.get_input_embeddings()(layout.ids)
+    wanted, near = whole(model, config, layout, visual), 1e-10 if attention == "sdpa" else 1e-5
+    behind = int((layout.positions[0] < layout.visual_positions[0, 0]).sum()) + 1  # the first call sees the picture
+    for first in range(behind, layout.ids.shape[1]):
+        cache, out = ViCACache(), []
+        for start, stop in [(0, first), *((i, i + 1) for i in range(first, layout.ids.shape[1]))]:
+            image = (visual, layout.visual_positions) if start == 0 else (None, None)
+            with torch.no_grad():
+                out.append(method.forward(model, config, embeds[:, start:stop], layout.positions[:, start:stop], None, *image,
+                                          past_key_values=cache).logits)
+        assert (torch.cat(out, 1) - wanted).abs().max() < near
+        assert cache.get_seq_length() == layout.ids.shape[1] and cache.visual.keys[0].shape[2] == 4
+        assert set(cache.visual.keys) == {0, 2}
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("update", ["full", "frozen"])
+def test_generation_of_a_mixed_batch_is_that_of_its_rows(decoder, side, update):
+    """Against greedy decoding without a cache, by the definition, one row after the other."""
+    model, config, count = decoder(), ViCAConfig((0, 2), update), 5
+    layout, *_ = batch(PROMPTS, side)
+    said = method.generate(model, config, layout, pictures(layout), count)
+    for prompt, got in zip(PROMPTS, said):
+        ids = list(prompt)
+        for _ in range(count):
+            alone, *_ = batch([ids])
+            with torch.no_grad():
+                ids.append(int(masked_reference(model, config, alone, pictures(alone))[0, -1].argmax()))
+        assert got == ids[len(prompt) :]
+
+
+def test_generation_ends_at_the_end_token_of_each_row(decoder):
+    model, config = decoder(), ViCAConfig((0, 2))
+    layout, *_ = batch(PROMPTS)
+    free = method.generate(model, config, layout, pictures(layout), 6)
+    end = free[1][2]
+    stopped = method.generate(model, config, layout, pictures(layout), 6, eos_token_id=end)
+    for got, row in zip(stopped, free):
+        assert got == (row[: row.index(end) + 1] if end in row else row)
+
+
+def test_a_picture_that_is_last_can_be_answered(decoder):
+    """No text behind it: the position goes on behind the picture, and the last text slot, which is before it, answers."""
+    model, config = decoder(), ViCAConfig((0, 2))
+    layout, *_ = batch([[1, 5, *[IMAGE] * 4]])
+    visual, embed = pictures(layout), model.get_input_embeddings()
+    said = method.generate(model, config, layout, visual, 2)[0]
+    cache = ViCACache()
+    with torch.no_grad():
+        out = method.forward(model, config, embed(layout.ids), layout.positions, None, visual, layout.visual_positions, past_key_values=cache)
+        assert said[0] == int(out.logits[0, -1].argmax())
+        out = method.forward(model, config, embed(torch.tensor([said[:1]])), torch.tensor([[6]]), past_key_values=cache)
+    assert said[1] == int(out.logits[0, -1].argmax())
+
+
+def test_visual_keys_can_be_kept_for_the_next_question_and_follow_beams(decoder):
+    model, config = decoder(), ViCAConfig((0, 2))
+    layout, *_ = batch([PROMPTS[1], PROMPTS[2]])
+    visual, embeds = pictures(layout), model.get_input_embeddings()(layout.ids)
+    kv = method.compute_visual_kv(model, visual, layout.visual_positions, config.cross_layers, layout.visual_real)
+    again = method.forward(model, config, embeds, layout.positions, layout.real, visual_kv=kv).logits
+    assert (again - whole(model, config, layout, visual))[layout.real].abs().max() < 1e-12
+    assert kv.bytes() == 2 * 2 * 2 * 2 * 4 * 8 * 8  # keys and values, layers, rows, heads, tokens, head size, bytes
+    order = torch.tensor([1, 0, 1])
+    beams = method.forward(model, config, embeds[order], layout.positions[order], layout.real[order], visual_kv=kv.select(order)).logits
+    assert (beams - again[order])[layout.real[order]].abs().max() < 1e-12
+
+
+# -- fewer visual tokens -----------------------------------------------------------------------------------
+def test_the_schedule_has_its_mean():
+    assert pruning.mean_keep(pruning.PAPER_SCHEDULE) == 0.5 and set(pruning.PAPER_SCHEDULE) == set(method.PAPER_CROSS_LAYERS["llava-1.5-7b"])
+    assert list(pruning.schedule((0, 4, 5, 6), 0.5).items()) == [(0, 1.0), (4, 0.5), (5, 0.25), (6, 0.25)]
+    for k in (2, 3, 4, 8):
+        for mean in (0.51, 0.6, 0.75, 1.0):
+            shares = list(pruning.schedule(tuple(range(k)), mean).values())
+            assert sum(shares) / k == pytest.approx(mean) and shares[0] == 1 and shares == sorted(shares, reverse=True)
+    with pytest.raises(ValueError, match="above 0.50"):
+        pruning.schedule((0, 1), 0.5)
+
+
+def test_pyramid_drop_ranks_by_the_last_token_s_attention(decoder):
+    """The definition's own attention map in the first layer of C, in a padded batch; what is dropped stays dropped."""
+    model, config = decoder("llama", "sdpa"), ViCAConfig((0, 1, 2))
+    layout, *_ = batch([PROMPTS[1], PROMPTS[2]], "left")
+    visual = pictures(layout)
+    keep = pruning.ranked(model, config, layout, visual, {0: 1.0, 1: 0.5, 2: 0.25})
+    assert [int(k.sum(1).unique()) for k in keep.values()] == [4, 2, 1] and not (keep[2] & ~keep[1]).any()
+    eager, maps = decoder("llama", "eager"), {}
+    hook = eager.model.layers[0].self_attn.register_forward_hook(lambda m, a, out: maps.update(first=out[1]))
+    with torch.no_grad():
+        masked_reference(eager, config, layout, visual)
+    hook.remove()
+    score = maps["first"].mean(1)[torch.arange(2), 4 + last_slots(layout), :4]
+    assert torch.equal(keep[1], kept_by(score.float(), 2))
+    assert model.config._attn_implementation == "sdpa"
+    with pytest.raises(ValueError, match="nothing has ranked"):
+        pruning.ranked(model, config, layout, visual, {0: 0.5, 1: 0.5})
+
+
+def test_random_drop_keeps_as_many_and_nests(decoder):
+    real = torch.tensor([[True] * 8, [True] * 6 + [False] * 2])
+    keep = pruning.by_lot(real, {0: 1.0, 3: 0.5, 5: 0.25}, seed=3)
+    assert [k.sum(1).tolist() for k in keep.values()] == [[8, 6], [4, 4], [2, 2]] and not (keep[5] & ~keep[3]).any()
+    assert not (keep[0] & ~real).any()
+
+
+def test_pruned_dense_is_dense_without_those_tokens(decoder):
+    from common.llava import dense_hidden
+
+    model, config = decoder(), ViCAConfig((0, 1, 2))
+    layout, *_ = batch([PROMPTS[1]])
+    visual = pictures(layout)
+    score = attention_to_pictures(model, layout, visual, 1)
+    assert score.shape == (1, 4) and 0 < float(score.sum()) < 1 and config.cross_layers
+    keep = torch.tensor([[True, False, False, True]])
+    fewer, left = without(layout, visual, keep)
+    assert fewer.visual_positions.tolist() == [[2, 5]] and torch.equal(left, visual[:, [0, 3]])
+    gone = visual.clone()
+    gone[:, 1:3] = 7.0  # must not be seen
+    assert torch.equal(dense_hidden(model, *without(layout, gone, keep)), dense_hidden(model, fewer, left))
+    assert kept_by(torch.tensor([[0.1, 0.3, 0.3, 0.2]]), 2).tolist() == [[False, True, True, False]]
+
+
+def test_sets_of_layers():
+    assert last_layers(8, 2) == (6, 7) and uniform_layers(8, 4) == (0, 2, 4, 6) and uniform_layers(32, 8)[:3] == (0, 4, 8)
+    assert random_layers(8, 2, 0) == random_layers(8, 2, 0) and len({random_layers(8, 2, s) for s in range(9)}) > 3

@@ -1,0 +1,285 @@
+"""ViCA on a stock decoder is its definition, for every prompt, family and attention; what it must not see it does not see."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common.models import load, tiny
+from common.multimodal import packed
+
+from .. import method
+from ..checks import differing_logits, uncounted_flops
+from ..method import ViCAConfig, check_model
+from ..reference import frozen_dense, masked_reference
+from .conftest import IMAGE, PROMPTS, batch, pictures, truly_double
+
+LAYERS = ((), (1,), (0, 2), (0, 1, 2))
+
+
+def run(model, config, layout, visual, **more):
+    embeds = model.get_input_embeddings()(layout.ids)
+    with torch.no_grad():
+        return method.forward(model, config, embeds, layout.positions, layout.real, visual.to(embeds.dtype), layout.visual_positions,
+                              layout.visual_real, **more).logits
+
+
+def one(model, config, prompt, **more):
+    """Logits (T, V) of a prompt alone, by the form without masks where there is one picture."""
+    layout, *_ = batch([prompt])
+    visual = pictures(layout, dtype=model.dtype)
+    embeds = model.get_input_embeddings()(layout.ids)
+    with torch.no_grad():
+        image = (visual, layout.visual_positions) if layout.visual_positions.shape[1] else (None, None)
+        return method.forward(model, config, embeds, layout.positions, None, *image, **more).logits[0]
+
+
+# -- the definition ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", ["llama", "qwen3", "qwen2"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("update", ["full", "frozen"])
+def test_fast_path_is_the_masked_definition(decoder, prompts, family, attention, update):
+    """One softmax, the layer's own norm and projections, rotary keys, the gap in positions: all in one equality."""
+    model, layout = decoder(family, attention), prompts.layout
+    near = 1e-10 if attention == "sdpa" else 1e-5  # stock eager attention takes its softmax in single precision
+    for layers in LAYERS:
+        config = ViCAConfig(layers, update)
+        with torch.no_grad():
+            reference = masked_reference(model, config, layout, prompts.visual)
+        assert (run(model, config, layout, prompts.visual) - reference)[layout.real].abs().max() < near
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_and_to_1e5_in_single_precision(decoder, prompts, attention):
+    model, config = decoder("llama", attention, torch.float32), ViCAConfig((0, 2))
+    with torch.no_grad():
+        reference = masked_reference(model, config, prompts.layout, prompts.visual.float())
+    assert (run(model, config, prompts.layout, prompts.visual) - reference)[prompts.layout.real].abs().max() < 1e-5
+
+
+def test_bfloat16_stays_close(decoder, prompts):
+    exact = run(decoder(dtype=torch.float32), ViCAConfig((0, 2)), prompts.layout, prompts.visual)
+    rough = run(decoder(dtype=torch.bfloat16), ViCAConfig((0, 2)), prompts.layout, prompts.visual).float()
+    gap = (rough - exact)[prompts.layout.real]
+    assert gap.abs().mean() < 0.03 * exact[prompts.layout.real].abs().mean()
+
+
+def test_the_form_without_masks_differs_nowhere():
+    assert differing_logits() == 0
+
+
+def test_what_runs_is_what_the_formulas_count():
+    assert uncounted_flops() == 0
+
+
+# -- batches -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("update", ["full", "frozen"])
+def test_a_row_does_not_depend_on_its_neighbours_or_padding(decoder, side, update):
+    """Text alone, short, long, two pictures, a picture first: in one batch each is what it is alone."""
+    model, config = decoder(), ViCAConfig((0, 2), update)
+    layout, *_ = batch(PROMPTS, side)
+    together = run(model, config, layout, pictures(layout))
+    for row, prompt in enumerate(PROMPTS):
+        assert (together[row][layout.real[row]] - one(model, config, prompt)).abs().max() < 1e-12
+
+
+def test_text_without_a_picture_is_the_stock_model(decoder):
+    """The official training code damages it; here no picture changes nothing, in a batch or alone."""
+    model, prompt = decoder(), PROMPTS[0]
+    with torch.no_grad():
+        stock = model(torch.tensor([prompt])).logits[0]
+    assert torch.equal(one(model, ViCAConfig((0, 1, 2)), prompt), stock)
+    assert torch.equal(one(model, ViCAConfig((0, 1, 2), "frozen"), prompt), stock)
+    layout, *_ = batch(PROMPTS)
+    assert (run(model, ViCAConfig((0, 2), "frozen"), layout, pictures(layout))[0, : len(prompt)] - stock).abs().max() < 1e-12
+
+
+def test_questions_that_share_a_picture_are_questions_alone(decoder):
+    model, config, prefix = decoder(), ViCAConfig((0, 2)), [1, 5]
+    questions = [[6, 7, 8], [9], [10, 11, 12, 13]]
+    rows = packed(prefix, [[(q, [-100] * len(q)) for q in questions]], 4)
+    visual = pictures(rows)
+    together = run(model, config, rows, visual, segments=rows.segments)[0]
+    start = len(prefix)
+    for question in questions:
+        alone = one(model, config, [*prefix, *[IMAGE] * 4, *question])
+        assert (together[start : start + len(question)] - alone[len(prefix) :]).abs().max() < 1e-12
+        start += len(question)
+
+
+# -- what must not matter, and what must -------------------------------------------------------------------
+def test_another_picture_reaches_what_is_behind_it_and_nothing_else(decoder):
+    model, config = decoder(), ViCAConfig((0, 2))
+    layout, *_ = batch([PROMPTS[2]])
+    a, b = (run(model, config, layout, pictures(layout, seed=s))[0] for s in (0, 1))
+    assert torch.equal(a[:6], b[:6]) and ((a[6:] - b[6:]).abs().amax(-1) > 1e-3).all()
+
+
+def test_a_picture_is_a_set_of_tokens_with_positions(decoder):
+    model, config = decoder(), ViCAConfig((0, 2))
+    layout, *_ = batch([PROMPTS[2]])
+    visual, order = pictures(layout), torch.tensor([2, 0, 3, 1])
+    plain = run(model, config, layout, visual)
+    moved = replace(layout, visual_positions=layout.visual_positions[:, order])
+    assert (run(model, config, moved, visual[:, order]) - plain).abs().max() < 1e-12
+    assert (run(model, config, layout, visual[:, order]) - plain).abs().max() > 1e-3
+
+
+def test_text_keeps_its_positions_also_where_no_picture_is_looked_at(decoder):
+    """C = {}: the stock model on the text with the gap, told that all is one text; contiguous positions differ."""
+    model = decoder()
+    layout, *_ = batch([PROMPTS[2]])
+    ours = run(model, ViCAConfig(()), layout, pictures(layout))
+    with torch.no_grad():
+        stock = model(layout.ids, attention_mask=torch.ones_like(layout.ids), position_ids=layout.positions).logits
+        closed = model(layout.ids).logits
+        trapped = model(layout.ids, position_ids=layout.positions, use_cache=False).logits  # read as two packed texts
+    assert (ours - stock).abs().max() < 1e-12
+    assert (ours - closed).abs().max() > 1e-3 and (ours - trapped).abs().max() > 1e-3
+
+
+def test_all_layers_is_dense_with_a_frozen_picture_and_not_dense(decoder, prompts):
+    model, layout = decoder(), prompts.layout
+    ours = run(model, ViCAConfig((0, 1, 2)), layout, prompts.visual)
+    with torch.no_grad():
+        frozen, dense = (model.lm_head(frozen_dense(model, layout, prompts.visual, f)) for f in ("all", "none"))
+    assert (ours - frozen)[layout.real].abs().max() < 1e-10
+    assert (ours - dense)[layout.real].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("what, changes", [("input_layernorm", True), ("self_attn.k_proj", True), ("post_attention_layernorm", True)])
+def test_the_layer_that_looks_uses_its_own_weights(decoder, what, changes):
+    """Visual keys and values through layer 1's own norm and projection; layer 0's would give the same logits for them."""
+    model = load(tiny()).model.double()
+    layout, *_ = batch([PROMPTS[2]])
+    visual = pictures(layout)
+    before = run(model, ViCAConfig((1,)), layout, visual)
+    kv = method.compute_visual_kv(model, visual, layout.visual_positions, [1])
+    with torch.no_grad():
+        model.get_submodule(f"model.layers.1.{what}").weight.mul_(1.5)
+    after = method.compute_visual_kv(model, visual, layout.visual_positions, [1])
+    assert ((after.keys[1] - kv.keys[1]).abs().max() > 1e-3) == (what != "post_attention_layernorm")
+    assert ((run(model, ViCAConfig((1,)), layout, visual) - before).abs().max() > 1e-3) == changes
+
+
+def test_visual_tokens_pass_through_two_projections_in_the_layers_of_c_and_nothing_else(decoder):
+    model = decoder()
+    layout, *_ = batch([PROMPTS[2]])
+    seen = {}
+    hooks = [module.register_forward_pre_hook(lambda m, args, name=name: seen.setdefault(name, []).append(args[0].shape[1]))
+             for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    run(model, ViCAConfig((0, 2)), layout, pictures(layout))
+    for hook in hooks:
+        hook.remove()
+    text = layout.ids.shape[1]
+    for name, widths in seen.items():
+        looks = name.startswith(("model.layers.0.", "model.layers.2.")) and name.endswith(("k_proj", "v_proj"))
+        assert sorted(widths) == sorted([4, text] if looks else [text]), name
+
+
+def test_dropped_visual_keys_are_gone(decoder):
+    """keep in a layer of C = the definition without those keys, for each row its own."""
+    model, config = decoder(), ViCAConfig((0, 2))
+    layout, *_ = batch([PROMPTS[1], PROMPTS[2]])
+    visual, keep = pictures(layout), {2: torch.tensor([[True, False, True, True], [False, True, False, False]])}
+    with torch.no_grad():
+        wanted = masked_reference(model, config, layout, visual, keep)
+    assert (run(model, config, layout, visual, keep=keep) - wanted)[layout.real].abs().max() < 1e-10
+    assert (run(model, config, layout, visual) - wanted)[layout.real].abs().max() > 1e-3
+
+
+# -- training ----------------------------------------------------------------------------------------------
+def gradients(model, config, layout, visual):
+    model.zero_grad()
+    visual = visual.clone().requires_grad_(True)
+    embeds = model.get_input_embeddings()(layout.ids)
+    logits = method.forward(model, config, embeds, layout.positions, layout.real, visual, layout.visual_positions,
+                            layout.visual_real).logits
+    targets = layout.ids.masked_fill(~layout.real, -100)
+    loss, count = method.loss_sum(logits, targets)
+    loss.backward()
+    return {"visual": visual.grad, **{n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}}, int(count)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_gradients_reach_the_picture_and_are_the_definition_s(attention, prompts):
+    model, config = truly_double(load(tiny(attn_implementation=attention)).model.double()), ViCAConfig((0, 2))
+    near = 1e-8 if attention == "sdpa" else 1e-4
+    ours, count = gradients(model, config, prompts.layout, prompts.visual)
+    assert count == int(prompts.layout.real.sum())
+    model.zero_grad()
+    visual = prompts.visual.clone().requires_grad_(True)
+    logits = masked_reference(model, config, prompts.layout, visual)
+    method.loss_sum(logits, prompts.layout.ids.masked_fill(~prompts.layout.real, -100))[0].backward()
+    assert (ours["visual"] - visual.grad).abs().max() < near * visual.grad.abs().max()
+    for name, p in model.named_parameters():
+        assert (ours[name] - p.grad).abs().max() < near * max(1, p.grad.abs().max()), name
+
+
+def test_gradient_checkpointing_changes_nothing(prompts):
+    model, config = truly_double(load(tiny()).model.double()).train(), ViCAConfig((0, 2))
+    plain, _ = gradients(model, config, prompts.layout, prompts.visual)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for _ in range(2):  # a second call drops the first one's hooks
+        again, _ = gradients(model, config, prompts.layout, prompts.visual)
+        assert again.keys() == plain.keys() and all((again[n] - plain[n]).abs().max() < 1e-12 for n in plain)
+    assert sum(len(layer._forward_pre_hooks) for layer in model.model.layers) == 2
+
+
+def test_the_model_is_left_as_it_was(decoder):
+    model = load(tiny()).model.double().eval()
+    ids = torch.tensor([[1, 5, 6, 7]])
+    with torch.no_grad():
+        before, keys = model(ids).logits, set(model.state_dict())
+        layout, *_ = batch([PROMPTS[2]])
+        run(model, ViCAConfig((0, 2)), layout, pictures(layout))
+        assert torch.equal(model(ids).logits, before) and set(model.state_dict()) == keys
+    assert model.config._attn_implementation == "sdpa"
+    assert not any(layer._forward_pre_hooks for layer in model.model.layers)
+
+
+# -- configuration and refusals ----------------------------------------------------------------------------
+def test_the_layers_are_kept_beside_the_weights(tmp_path):
+    config = ViCAConfig((7, 0, 3), "frozen")
+    config.save(tmp_path)
+    assert ViCAConfig.load(tmp_path) == config and config.cross_layers == (0, 3, 7)
+    for text, says in (("{}", "cross_layers is missing"), ("[1]", "missing"), ("no", "no JSON"), ('{"cross_layers": [1, 1]}', "distinct"),
+                       ('{"cross_layers": [0], "layers": 2}', "unknown entry 'layers'"), ('{"cross_layers": [-1]}', "from 0 on"),
+                       ('{"cross_layers": [0], "prefix_update": "half"}', "neither full nor frozen")):
+        (tmp_path / method.FILE).write_text(text)
+        with pytest.raises(ValueError, match=says):
+            ViCAConfig.load(tmp_path)
+    (tmp_path / method.FILE).unlink()
+    with pytest.raises(ValueError, match=r"no vica\.json"):
+        ViCAConfig.load(tmp_path)
+
+
+def test_the_paper_s_layers():
+    assert {name: len(layers) for name, layers in method.PAPER_CROSS_LAYERS.items()} == {
+        "llava-1.5-3b": 9, "llava-1.5-7b": 8, "llava-1.5-13b": 8}
+    assert json.loads(json.dumps(method.PAPER_CROSS_LAYERS["llava-1.5-7b"])) == [0, 1, 7, 8, 9, 10, 11, 14]
+
+
+@pytest.mark.parametrize("spec, layers, error, says", [
+    (tiny("gemma2"), (0,), TypeError, "sliding_window|attn_logit_softcapping"),
+    (tiny("mistral", sliding_window=8), (0,), TypeError, "sliding_window"),
+    (tiny(), (3,), ValueError, r"cross layer 3: LlamaForCausalLM has layers 0 to 2"),
+    (tiny("phi3"), (0,), TypeError, "no k_proj|sliding_window"),
+])
+def test_models_that_it_does_not_fit_are_refused(spec, layers, error, says):
+    with pytest.raises(error, match=says):
+        check_model(load(spec).model, ViCAConfig(layers))
+
+
+def test_frozen_prefix_needs_an_output_projection_without_bias():
+    model = load(tiny(attention_bias=True)).model
+    check_model(model, ViCAConfig((0,)))
+    with pytest.raises(TypeError, match="attention_bias"):
+        check_model(model, ViCAConfig((0,), "frozen"))
+
+
+def test_a_picture_without_positions_is_refused(decoder):
+    with pytest.raises(ValueError, match="visual_positions"):
+        method.forward(decoder(), ViCAConfig((0,)), torch.zeros(1, 2, 32).double(), torch.tensor([[0, 1]]), visual=torch.zeros(1, 4, 32))

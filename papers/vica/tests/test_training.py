@@ -1,0 +1,201 @@
+"""Training: what is equal by theory is equal by number, what was killed goes on, and the files are what they say."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from common.models import ModelError, ModelSpec, tiny
+from common.multimodal import IGNORED
+from common.standins import FOLDER
+from common.steps import SetupError
+
+from .. import method
+from ..data import Conversations, encode_plain, encode_v1, read_conversations
+from ..module import ViCATraining
+from ..parts import LlavaSpec, load_parts
+from .runs import difference, fit, fit_in_processes, scenes, trained, training
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The same order of additions here as in the child processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def one_batch(tmp_path_factory):
+    """The reference: 3 steps of 8 pictures, each step one micro-batch on one device."""
+    torch.set_num_threads(1)
+    return fit(training(), tmp_path_factory.mktemp("vica-one"))
+
+
+# -- equal by theory ---------------------------------------------------------------------------------------
+def test_batch_8_is_eight_of_one(one_batch, tmp_path):
+    module, whole = one_batch
+    parts, diary = fit(training(), tmp_path, accumulate=8)
+    assert diary.losses == pytest.approx(whole.losses, rel=2e-5)
+    assert difference(diary.gradients[0], whole.gradients[0]) < 1e-5
+    assert difference(trained(parts), trained(module)) < 1e-3  # Adam magnifies the roundings
+
+
+def test_two_processes_equal_one(one_batch, tmp_path):
+    module, whole = one_batch
+    codes, ranks = fit_in_processes(tmp_path, world=2, strategy="ddp")
+    assert codes == [0, 0]
+    for rank in ranks:
+        assert rank["losses"] == pytest.approx(whole.losses, rel=2e-5)
+        assert difference(rank["gradient"], whole.gradients[0]) < 1e-5
+        assert difference(rank["parameters"], trained(module)) < 1e-3
+
+
+def test_a_killed_run_goes_on_as_if_unbroken(tmp_path):
+    options = dict(steps=6, accumulate=2, checkpoint_every=2)
+    unbroken, diary = fit(training(), tmp_path / "unbroken", **options)
+    codes, saved = fit_in_processes(tmp_path / "killed", kill_at=9, **options)
+    assert codes == [-9] and not saved
+    assert not (tmp_path / "killed" / "model").exists()
+    checkpoints = sorted((tmp_path / "killed" / "checkpoints").iterdir())
+    assert [path.name for path in checkpoints] == ["step=2.ckpt", "step=4.ckpt"]
+    resumed, rest = fit(training(), tmp_path / "killed", resume=checkpoints[-1], **options)
+    for name, value in trained(resumed).items():
+        assert torch.equal(value, trained(unbroken)[name]), name
+    assert rest.losses == diary.losses[4:]
+    for layers, says in (((0, 4), r"cross_layers = \[0, 5\]; the config says \[0, 4\]"), (None, "cross_layers")):
+        with pytest.raises(SetupError, match=says):
+            fit(training(layers), tmp_path / "other", resume=checkpoints[-1], **options)
+
+
+def test_vica_with_all_layers_trains_on_the_frozen_dense_loss_and_dense_on_the_dense_one(tmp_path):
+    from common.llava import dense_hidden
+
+    from ..reference import frozen_dense
+
+    losses = {}
+    for name, layers in (("vica", range(8)), ("dense", None)):
+        module, diary = fit(training(layers, learning_rate=0.0), tmp_path / name, steps=1)
+        losses[name] = diary.losses[0]
+    data = scenes()
+    data.trainer = SimpleNamespace(lightning_module=module)
+    rows, parts = data.rows(0), load_parts(LlavaSpec(stand_in=str(FOLDER / "seed0")))
+    from common.steps import StepBatches
+
+    step = next(iter(StepBatches(rows, batch_size=8, micro_batch=8, seed=5)))
+    with torch.no_grad():
+        visual = parts.visual(step["layout"], step["features"])
+        for name, hidden in (("vica", frozen_dense(parts.decoder, step["layout"], visual, "all")),
+                             ("dense", dense_hidden(parts.decoder, step["layout"], visual))):
+            total, count = method.loss_sum(parts.decoder.lm_head(hidden), step["layout"].targets)
+            assert losses[name] == pytest.approx(float(total / count), rel=1e-4)
+            assert count == step["step_targets"] == 24
+
+
+# -- what is trained, and what is written ------------------------------------------------------------------
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_stage_1_trains_the_projector_alone_and_stage_2_the_decoder_too(stage, tmp_path):
+    module, diary = fit(training(stage=stage), tmp_path, steps=1, checkpoint_every=1)
+    names = {name.partition(".")[0] for name in diary.gradients[0]}
+    assert names == ({"projector"} if stage == "pretrain" else {"projector", "decoder"})
+    assert not any(p.requires_grad for p in module.parts.tower.parameters())
+    stored = torch.load(tmp_path / "checkpoints" / "step=1.ckpt", weights_only=True)["state_dict"]
+    assert {n.partition(".")[0] for n in stored} == names
+    product = tmp_path / "model"
+    assert method.ViCAConfig.load(product) == method.ViCAConfig((0, 5))
+    assert json.loads((product / "training.json").read_text())["stage"] == stage
+    assert (product / "decoder" / "model.safetensors").is_file() == (stage == "finetune")
+    spec = LlavaSpec(stand_in=str(FOLDER / "seed0"), projector=str(product / "projector.safetensors"))
+    assert torch.equal(load_parts(spec).projector.linear_1.weight, module.projector.linear_1.weight)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(one_batch, tmp_path):
+    _, diary = fit(training(gradient_checkpointing=True), tmp_path, steps=1)
+    assert difference(diary.gradients[0], one_batch[1].gradients[0]) < 1e-5
+
+
+@pytest.mark.parametrize("make, error, says", [
+    (lambda: LlavaSpec(), ValueError, "either stand_in, or decoder and tower"),
+    (lambda: LlavaSpec(stand_in="a", decoder=tiny()), ValueError, "either stand_in"),
+    (lambda: training((1, 1)), ValueError, "distinct"),
+    (lambda: fit(training((0, 8)), None, steps=1), SetupError, "layers 0 to 7"),
+    (lambda: load_parts(LlavaSpec(stand_in="nowhere")), ModelError, "nowhere: no config.json"),
+    (lambda: load_parts(LlavaSpec(decoder=tiny(), tower="./nowhere")), ModelError, "No folder './nowhere'"),
+    (lambda: load_parts(LlavaSpec(stand_in=str(FOLDER / "seed0"), projector="no.safetensors")), ModelError, "no file no.safetensors"),
+    (lambda: scenes(asked=3, train_samples=0), ValueError, "1 or more"),
+    (lambda: Conversations("a.json", "b", template="v2"), ValueError, "neither plain nor v1"),
+])
+def test_what_a_user_gets_wrong_is_said(make, error, says):
+    with pytest.raises(error, match=says):
+        make()
+
+
+# -- LLaVA's conversations ---------------------------------------------------------------------------------
+def words(tokenizer_of_image=7):
+    """A tokenizer with a token a character, offsets included."""
+    class Characters:
+        bos_token_id, eos_token = 1, "$"
+
+        def __call__(self, text, add_special_tokens=False, return_offsets_mapping=False):
+            return SimpleNamespace(input_ids=[ord(c) for c in text], offset_mapping=[(i, i + 1) for i in range(len(text))])
+
+    return Characters()
+
+
+def said(ids, labels):
+    return "".join(chr(i) for i, label in zip(ids.tolist(), labels.tolist()) if label != IGNORED)
+
+
+CHAT = {"image": "a.png", "conversations": [
+    {"from": "human", "value": "What is it?\n<image>"}, {"from": "gpt", "value": "A cat."},
+    {"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes."}]}
+
+
+def test_answers_and_their_ends_are_scored_and_nothing_else():
+    ids, labels = encode_v1(words(), CHAT, n_visual=3, image_token_id=9000, max_tokens=999)
+    assert said(ids, labels) == " A cat.$ Yes.$" and ids[0] == 1
+    text = "".join("#" if i == 9000 else chr(i) for i in ids[1:].tolist())
+    assert "USER: ###\nWhat is it? ASSISTANT: A cat.$USER: Sure? ASSISTANT: Yes.$" in text
+    cut, _ = encode_v1(words(), CHAT, n_visual=3, image_token_id=9000, max_tokens=50)
+    assert torch.equal(cut, ids[:50])
+
+
+def test_in_stage_1_the_first_word_of_a_caption_is_predicted_behind_the_picture():
+    """Pitfall 12: the slot before a picture cannot see it, and must not be trained on the caption."""
+    from common.multimodal import split
+
+    caption = {"image": "a.png", "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "A cat."}]}
+    ids, labels = encode_plain(words(), caption, n_visual=3, image_token_id=9000, max_tokens=99)
+    layout = split(ids[None], 9000, labels=labels[None])
+    scored = layout.targets[0] != IGNORED
+    assert "".join(map(chr, layout.targets[0][scored].tolist())) == "A cat.\n"
+    assert (layout.positions[0][scored] > 3).all() and layout.targets[0, 0] == IGNORED
+
+
+def test_malformed_conversations_name_the_entry(tmp_path):
+    path = tmp_path / "chat.json"
+    for content, says in (("{}", "expected a list"), ("[]", "expected a list"), ("no", "is no JSON"), ([{"conversations": []}], "entry 0"),
+                          ([CHAT, CHAT | {"image": "a", "conversations": CHAT["conversations"][2:]}], "entry 1: 0 <image> in its text, 1"),
+                          ([{"conversations": [{"from": "robot", "value": "x"}]}], "turns of human and gpt")):
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        with pytest.raises(SetupError, match=says):
+            read_conversations(path)
+    with pytest.raises(SetupError, match="there is no file gone.json"):
+        read_conversations(tmp_path / "gone.json")
+
+
+def test_a_text_only_row_takes_no_picture_and_no_gradient_from_one():
+    parts = load_parts(LlavaSpec(stand_in=str(FOLDER / "seed0")))
+    from common.multimodal import split
+
+    ids = torch.tensor([[1, 5, *[parts.image_token_id] * 64, 7], [1, 5, 6, *[0] * 64]])
+    real = torch.tensor([[1] * 67, [1] * 3 + [0] * 64])
+    layout = split(ids, parts.image_token_id, real)
+    features = torch.randn(1, 64, 1152)
+    visual = parts.visual(layout, features)
+    assert visual.shape == (2, 64, 96) and not visual[1].any() and torch.allclose(visual[0], parts.projector(features)[0])
+    with pytest.raises(ValueError, match="64 visual slots for 2 pictures"):
+        parts.visual(layout, torch.randn(2, 64, 1152))
+    assert ViCATraining(LlavaSpec(decoder=ModelSpec("random", config={}), tower="x"), []).config.cross_layers == ()
