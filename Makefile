@@ -13,7 +13,7 @@ COPY := $(addprefix copy-,$(PAPERS))
 ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava speech-gpe multi30k-gpe patches-vica clean $(REPRODUCE) $(COPY)
+.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava speech-gpe multi30k-gpe scratch-vica patches-vica clean $(REPRODUCE) $(COPY)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -66,6 +66,9 @@ speech-gpe: $(ENVIRONMENT) ## GPE on spoken words (about six minutes; with NINEF
 
 multi30k-gpe: $(ENVIRONMENT) ## GPE on real translations, Multi30k from NINEFOLD_DATA (about 40 minutes)
 	@"$(ENV_PYTHON)" -m papers.gpe.eval --multi30k
+
+scratch-vica: $(ENVIRONMENT) ## ViCA trained from nothing, as long as the dense stand-in was (half an hour)
+	@"$(ENV_PYTHON)" -m papers.vica.eval --scratch
 
 patches-vica: $(ENVIRONMENT) ## ViCA on an encoder without layers, where it should fail (about twenty minutes)
 	@"$(ENV_PYTHON)" -m papers.vica.eval --patches

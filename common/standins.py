@@ -42,6 +42,7 @@ from .llava import (
     scored_loss,
 )
 from .models import cache_dir
+from .multimodal import Layout
 
 FOLDER = Path(__file__).parent / "standins-llava"
 SEEDS = (0, 1, 2)
@@ -105,10 +106,14 @@ class LlavaTraining(L.LightningModule):
 
     def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
         features, layout = batch
-        hidden = dense_hidden(self.decoder, layout, self.projector(features.float()))
+        hidden = self.hidden(layout, self.projector(features.float()))
         loss, count = scored_loss(self.decoder, hidden, layout)
         self.losses.append(round(float(loss.detach() / count), 4))
         return loss / count
+
+    def hidden(self, layout: Layout, visual: Tensor) -> Tensor:
+        """Last hidden states (B, T, d) at text slots; a method that is trained by this recipe runs the decoder its own way."""
+        return dense_hidden(self.decoder, layout, visual)
 
     def configure_optimizers(self):
         from transformers import get_cosine_schedule_with_warmup
@@ -172,9 +177,9 @@ def report(model: Llava, pictures: int = 500) -> dict:
             "easy-VQA": by_kind(easy, accuracy(model, of.easy_features, easy)), "easy-VQA, blind": unseen(easy, blind_easy)}
 
 
-def train_llava(seed: int, folder: Path, stage_1: int = STAGE_1, stage_2: int = STAGE_2, learning_rate: float = 2e-3,
-                progress: bool = True) -> dict:
-    """Trains, resuming from its own checkpoints in the cache, writes folder and its card, and returns the card."""
+def train(seed: int, name: str = "dense", training: type[LlavaTraining] = LlavaTraining, stage_1: int = STAGE_1,
+          stage_2: int = STAGE_2, learning_rate: float = 2e-3, progress: bool = True) -> tuple[Llava, list[float]]:
+    """(the model of a seed, losses) by the recipe above; resumes from its own checkpoints, which the cache keeps by `name`."""
     from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -182,8 +187,8 @@ def train_llava(seed: int, folder: Path, stage_1: int = STAGE_1, stage_2: int = 
     warnings.simplefilter("ignore")
     pictures, steps = Pictures(), stage_1 + stage_2
     model = build(seed, pictures.scene_features[:500])
-    module = LlavaTraining(model, learning_rate)
-    work = cache_dir() / "standins-llava" / f"seed{seed}-{stage_1}-{stage_2}-{learning_rate}"
+    module = training(model, learning_rate)
+    work = cache_dir() / "standins-llava" / f"{name}-seed{seed}-{stage_1}-{stage_2}-{learning_rate}"
     last = work / "last.ckpt"
     done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if last.exists() else 0
     rows = Rows(pictures, model.tokenizer, model.prefix, stage_1, steps, seed)
@@ -194,10 +199,16 @@ def train_llava(seed: int, folder: Path, stage_1: int = STAGE_1, stage_2: int = 
                                    *([TQDMProgressBar(50)] if progress else [])])
     trainer.fit(module, loader, ckpt_path=last if done else None)
     model.llava.eval()
+    return model, module.losses
+
+
+def train_llava(seed: int, folder: Path, stage_1: int = STAGE_1, stage_2: int = STAGE_2, learning_rate: float = 2e-3) -> dict:
+    """Trains a stand-in, writes folder and its card, and returns the card."""
+    model, losses = train(seed, stage_1=stage_1, stage_2=stage_2, learning_rate=learning_rate)
     save(model, folder)
     result = {"seed": seed, "steps": [stage_1, stage_2], "rows": ROWS, "learning_rate": learning_rate,
               "accuracy": report(load_llava(folder)),
-              "curve": [[s, module.losses[s]] for s in range(0, steps, 50)]}
+              "curve": [[s, losses[s]] for s in range(0, len(losses), 50)]}
     write_json(folder / "training.json", result)
     return result
 

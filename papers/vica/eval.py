@@ -29,13 +29,15 @@ def files(seed: int | None = None) -> tuple[str, ...]:
 
 def first_jobs(work: Path) -> list[Job]:
     """What needs no other job. Seconds are for one core of a 2024 server, and only order the work and estimate the rest."""
+    from .experiment import TEXT_STEPS
+
     jobs = []
     for seed in SEEDS:
         jobs.append(Job(f"all layers/seed{seed}", f"{__package__}.experiment:one",
                         {"seed": seed, "weights": str(work / f"all-layers-{seed}.safetensors")}, files(seed), 110))
         jobs.append(Job(f"dense/seed{seed}", f"{__package__}.experiment:two", {"seed": seed, "arm": "dense", "layers": None},
                         files(seed), 100))
-        jobs.append(Job(f"text/seed{seed}", f"{__package__}.experiment:two", {"seed": seed, "arm": "text", "layers": []}, files(seed), 30))
+        jobs.append(Job(f"text/seed{seed}", f"{__package__}.experiment:two", {"seed": seed, "arm": "text", "layers": [], "steps": TEXT_STEPS}, files(seed), 14))
         jobs.append(Job(f"pruned/seed{seed}", f"{__package__}.experiment:pruned", {"seed": seed}, files(seed), 60))
     return jobs
 
@@ -83,7 +85,7 @@ def measure(rung: str, say: Say) -> Outcome:
         out.models = [results["all layers/seed0"]["model"]]
         out.datasets = [{"name": "generated scenes and easy-VQA", "split": "test", "n": results["features/test"]}]
         out.documents = {"cpu-small": rounded(results)}
-        out.elsewhere = dict.fromkeys(("C8c",), "make patches-vica")
+        out.elsewhere = {"C1r": "make scratch-vica", "C8c": "make patches-vica"}
 
         from .pictures import draw
         from .tables import cpu_tables
@@ -104,6 +106,22 @@ def measure(rung: str, say: Say) -> Outcome:
     return out
 
 
+def measure_scratch(rung: str, say: Say) -> Outcome:
+    """`make scratch-vica`: ViCA trained from nothing by the recipe of the dense stand-in (claim C1r)."""
+    from . import verdicts
+    from .baselines import uniform_layers
+    from .experiment import K
+    from .tables import scratch_table
+
+    jobs = [Job(f"scratch/seed{seed}", f"{__package__}.experiment:scratch", {"seed": seed, "layers": list(uniform_layers(8, K))},
+                files(seed), 850) for seed in SEEDS]
+    results = run_jobs(jobs, cache_dir() / "vica", workers=2, threads=1, say=say)
+    measured = verdicts.scratch_claims(results)
+    others = dict.fromkeys(verdicts.names("cpu-small") - set(measured), "make reproduce-vica or make patches-vica")
+    return Outcome(measured=verdicts.analytic_claims() | measured, lines=list(scratch_table(results)), elsewhere=others,
+                   documents={"scratch": rounded(results)})
+
+
 def measure_patches(rung: str, say: Say) -> Outcome:
     """`make patches-vica`: an encoder that has not mixed its patches (claim C8c)."""
     from . import verdicts
@@ -114,7 +132,7 @@ def measure_patches(rung: str, say: Say) -> Outcome:
             for seed in SEEDS for arm, seconds in (("dense", 400), ("vica", 250))]
     results = run_jobs(jobs, work, workers=2, threads=1, say=say)
     measured = verdicts.patch_claims(results)
-    others = dict.fromkeys(verdicts.names("cpu-small") - set(measured), "make reproduce-vica")
+    others = dict.fromkeys(verdicts.names("cpu-small") - set(measured), "make reproduce-vica or make scratch-vica")
     return Outcome(measured=verdicts.analytic_claims() | measured, lines=list(patch_table(results)), elsewhere=others,
                    documents={"patches": rounded(results)})
 
@@ -125,4 +143,4 @@ def speed_job() -> Job:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(HERE, measure, parts={"patches": measure_patches}))
+    raise SystemExit(main(HERE, measure, parts={"scratch": measure_scratch, "patches": measure_patches}))

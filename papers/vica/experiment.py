@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from common.data import easyvqa, scenes
-from common.llava import LAYERS, SHOWN, build, dense_hidden, question_slots
+from common.llava import LAYERS, N_VISUAL, SHOWN, Llava, build, dense_hidden, question_slots
 from common.multimodal import Layout, packed
-from common.standins import FOLDER, SEEDS, Pictures
+from common.standins import FOLDER, SEEDS, LlavaTraining, Pictures, train
 from common.vision import IMAGE_MEAN, IMAGE_STD
 
 from . import baselines, method, pruning, selection
@@ -38,7 +38,7 @@ from .parts import LlavaSpec, Parts, load_parts
 from .reference import frozen_dense
 
 __all__ = ["SEEDS"]
-STEPS, ROWS, RATE, K, WIDER = 200, 16, 1e-3, 2, 4
+STEPS, TEXT_STEPS, ROWS, RATE, K, WIDER = 160, 60, 16, 1e-3, 2, 4
 PATCH_STEPS, PATCH_ROWS = 1000, 24
 TRAINED_ON, TEST, VALIDATION, EASY = 1200, 250, 100, 120  # pictures
 YES_NO = ("exists", "relation", "yes/no")
@@ -255,12 +255,33 @@ def equal_tokens(parts: Parts, n_text: int = 11) -> int:
     return equivalent_tokens(ratio, parts.n_visual)
 
 
+def scratch(seed: int, layers: list[int]) -> dict:
+    """ViCA from nothing by the very recipe of the dense stand-in: same rows, steps and rates, both stages."""
+
+    class Training(LlavaTraining):
+        def hidden(self, layout: Layout, visual: Tensor) -> Tensor:
+            return method.hidden_states(self.decoder, method.ViCAConfig(tuple(layers)), self.decoder.get_input_embeddings()(layout.ids),
+                                        layout.positions, layout.real, visual, layout.visual_positions, layout.visual_real, layout.segments)
+
+    model, losses = train(seed, "vica-" + "-".join(map(str, layers)), Training, progress=False)
+    parts = parts_of(model)
+    parts.decoder.set_attn_implementation("sdpa")
+    return {"layers": layers, "curve": [losses[i] for i in range(0, len(losses), 50)], "test": tested(parts, vica(parts, tuple(layers))),
+            "dense": tested(stand := stand_in(seed), dense(stand))}
+
+
+def parts_of(small: Llava) -> Parts:
+    """A small LLaVA in memory, as parts."""
+    return Parts(small.language_model(), small.projector, None, small.tokenizer, small.source,
+                 tuple(small.llava.config.vision_feature_layer), small.llava.config.image_token_id, N_VISUAL, SHOWN, IMAGE_MEAN, IMAGE_STD,
+                 small.prefix)
+
+
 def patches(seed: int, arm: str, steps: int = PATCH_STEPS) -> dict:
     """From nothing on raw patches, as an encoder without a single layer gives them: a dense decoder can mix them itself."""
     of = Pictures(TRAINED_ON, layers=(0,), easy=0)
     small = build(seed, of.scene_features[:300], layers=(0,))
-    parts = Parts(small.language_model(), small.projector, None, small.tokenizer, small.source, (0,), small.llava.config.image_token_id,
-                  of.scene_features.shape[1], SHOWN, IMAGE_MEAN, IMAGE_STD, small.prefix)
+    parts = parts_of(small)
     every = tuple(range(parts.decoder.config.num_hidden_layers))
     losses = tuned(parts, None if arm == "dense" else every, seed, steps, rate=2e-3, layers_of_tower=(0,), easy=0, captions=0.2,
                    rows=PATCH_ROWS)

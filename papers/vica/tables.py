@@ -78,6 +78,16 @@ def layer_table(results: dict) -> Iterator[str]:
                f"{{{', '.join(map(str, found['greedy']['kept']))}}}; arms: {chosen}")
 
 
+def scratch_table(results: dict) -> Iterator[str]:
+    yield ""
+    layers = ", ".join(map(str, results["scratch/seed0"]["layers"]))
+    yield f"From nothing, both stages, the dense stand-in's recipe; layers {{{layers}}} look; accuracy in %"
+    for seed in SEEDS:
+        for arm, name in (("dense", "dense"), ("test", "ViCA")):
+            found = results[f"scratch/seed{seed}"][arm]
+            yield f"seed {seed}, {name:<6s}" + "  ".join(f"{k} {100 * found[k]:.1f}" for k in ("all", "open", "yes/no", *KINDS, "easy all"))
+
+
 def patch_table(results: dict) -> Iterator[str]:
     yield ""
     yield f"Raw patches (no layer of the tower), from nothing, accuracy in %, mean of {len(SEEDS)} seeds"

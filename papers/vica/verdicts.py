@@ -122,6 +122,13 @@ def small_claims(results: dict) -> dict[str, dict]:
     return found
 
 
+def scratch_claims(results: dict) -> dict[str, dict]:
+    """From nothing, by the dense model's recipe."""
+    both = {arm: [results[f"scratch/seed{s}"][arm]["all"] for s in SEEDS] for arm in ("dense", "test")}
+    return {"C1r": summarize([v - 0.97 * d for d, v in zip(both["dense"], both["test"])]) |
+            {"baselines": {"dense": fmean(both["dense"]), "ours": fmean(both["test"])}}}
+
+
 def patch_claims(results: dict) -> dict[str, dict]:
     """How far ViCA with all layers stays below dense where the encoder has not mixed its patches."""
     both = {arm: [results[f"patches/{arm}/seed{s}"]["test"]["all"] for s in SEEDS] for arm in ("dense", "vica")}
