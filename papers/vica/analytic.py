@@ -107,7 +107,8 @@ def causal_flops(shape: Shape, visual: int, prefix: int, suffix: int, cross_laye
     whole = visual_flops(shape, visual, suffix, cross_layers)
     if cross_layers is not None:
         return whole.total
-    return whole.total - whole.vv // 2 + shape.layers * 4 * visual * prefix * shape.dq
+    among = visual * (visual + 1) // 2
+    return whole.total - whole.vv + shape.layers * 4 * shape.dq * (among + visual * prefix)
 
 
 def mac_flops(shape: Shape, visual: int = N_VISUAL) -> float:

@@ -29,15 +29,13 @@ def files(seed: int | None = None) -> tuple[str, ...]:
 
 def first_jobs(work: Path) -> list[Job]:
     """What needs no other job. Seconds are for one core of a 2024 server, and only order the work and estimate the rest."""
-    from .experiment import TEXT_STEPS
-
     jobs = []
     for seed in SEEDS:
         jobs.append(Job(f"all layers/seed{seed}", f"{__package__}.experiment:one",
                         {"seed": seed, "weights": str(work / f"all-layers-{seed}.safetensors")}, files(seed), 110))
         jobs.append(Job(f"dense/seed{seed}", f"{__package__}.experiment:two", {"seed": seed, "arm": "dense", "layers": None},
                         files(seed), 100))
-        jobs.append(Job(f"text/seed{seed}", f"{__package__}.experiment:two", {"seed": seed, "arm": "text", "layers": [], "steps": TEXT_STEPS}, files(seed), 14))
+        jobs.append(Job(f"text/seed{seed}", f"{__package__}.experiment:two", {"seed": seed, "arm": "text", "layers": []}, files(seed), 25))
         jobs.append(Job(f"pruned/seed{seed}", f"{__package__}.experiment:pruned", {"seed": seed}, files(seed), 60))
     return jobs
 

@@ -38,7 +38,7 @@ from .parts import LlavaSpec, Parts, load_parts
 from .reference import frozen_dense
 
 __all__ = ["SEEDS"]
-STEPS, TEXT_STEPS, ROWS, RATE, K, WIDER = 160, 60, 16, 1e-3, 2, 4
+STEPS, ROWS, RATE, K, WIDER = 160, 16, 1e-3, 2, 4
 PATCH_STEPS, PATCH_ROWS = 1000, 24
 TRAINED_ON, TEST, VALIDATION, EASY = 1200, 250, 100, 120  # pictures
 YES_NO = ("exists", "relation", "yes/no")

@@ -40,6 +40,8 @@ def analytic_claims() -> dict[str, dict]:
         "C2m": point(checks.uncounted_flops()),
         "C3c": point(124.5 / 36),
         "C4a": point(analytic.bound(LLAVA_7B, 8), baselines={
+            "frozen prefix": analytic.prefill_flops(LLAVA_7B, 576, 62) / analytic.prefill_flops(
+                LLAVA_7B, 576, 62, 8, prefix=35, frozen=True),
             "no picture at all": analytic.text_bound(LLAVA_7B), "longest text for 10x": analytic.longest_text_for(10)}),
         "C6c": point(pdrop / 1e12),
         "C6d": point(analytic.equivalent_tokens(visual_ratio(LLAVA_7B, dropped))),

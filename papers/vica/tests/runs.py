@@ -25,7 +25,8 @@ PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_
 def training(cross_layers=(0, 5), **options):
     """A training of the committed small LLaVA."""
     spec = LlavaSpec(stand_in=str(FOLDER / "seed0"))
-    return ViCATraining(spec, None if cross_layers is None else list(cross_layers), **(dict(learning_rate=1e-3, warmup=0, seed=5) | options))
+    layers = None if cross_layers is None else list(cross_layers)
+    return ViCATraining(spec, layers, **(dict(learning_rate=1e-3, warmup=0, seed=5) | options))
 
 
 def scenes(batch_size=8, **options):

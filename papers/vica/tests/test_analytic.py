@@ -30,7 +30,8 @@ def test_visual_flops_at_other_lengths_and_their_parts():
     assert 100 * analytic.mean_ratio() == pytest.approx(3.98, abs=0.005)
 
 
-@pytest.mark.parametrize("layers, percent", [(32, 16.41), (16, 8.20), (12, 6.15), (10, 5.13), (8, 4.10), (6, 3.08), (4, 2.05), (2, 1.03), (1, 0.51)])
+@pytest.mark.parametrize("layers, percent", [(32, 16.41), (16, 8.20), (12, 6.15), (10, 5.13), (8, 4.10), (6, 3.08), (4, 2.05), (2, 1.03),
+                                             (1, 0.51)])
 def test_more_or_fewer_layers(layers, percent):
     assert 100 * visual_ratio(LLAVA_7B, layers) == pytest.approx(percent, abs=0.0051)
 
@@ -39,7 +40,8 @@ def test_more_or_fewer_layers(layers, percent):
                                                      (32, 0.416, 5.44), (29, 0.377, 4.93), (16, 0.208, 2.72), (12, 0.156, 2.04)])
 def test_dense_on_fewer_tokens(tokens, tflops, percent):
     found = visual_flops(LLAVA_7B, tokens).total
-    assert found / 1e12 == pytest.approx(tflops, abs=6e-4) and 100 * found / visual_flops(LLAVA_7B).total == pytest.approx(percent, abs=0.006)
+    assert found / 1e12 == pytest.approx(tflops, abs=6e-4)
+    assert 100 * found / visual_flops(LLAVA_7B).total == pytest.approx(percent, abs=0.006)
 
 
 def test_equivalent_tokens_are_rounded_up():
@@ -51,7 +53,7 @@ def test_equivalent_tokens_are_rounded_up():
 
 def test_other_conventions_and_the_vision_tower():
     dense, vica = (analytic.causal_flops(LLAVA_7B, 576, 35, 27, k) for k in (None, 8))
-    assert dense / 1e12 == pytest.approx(7.5662, abs=2e-4) and vica / 1e12 == pytest.approx(0.31128, abs=6e-6)
+    assert dense / 1e12 == pytest.approx(7.5662, abs=6e-5) and vica / 1e12 == pytest.approx(0.31128, abs=6e-6)
     assert 100 * vica / dense == pytest.approx(4.114, abs=6e-4)
     dense, vica = analytic.mac_flops(LLAVA_7B), analytic.mac_flops_vica(LLAVA_7B, 8)
     assert dense / 1e12 == pytest.approx(2.986, abs=6e-4) and vica / 1e12 == pytest.approx(0.1546, abs=6e-5)
@@ -65,8 +67,9 @@ def test_other_conventions_and_the_vision_tower():
 
 def test_whole_prefill():
     assert LLAVA_7B.linear == 202_375_168
-    for shape, k, figures in ((LLAVA_7B, 8, (8.4768, 1.1190, 0.8050)), (LLAVA_13B, 8, (16.523, 2.065, 1.576)), (LLAVA_3B, 9, (3.371, 0.455, 0.316))):
-        found = (analytic.prefill_flops(shape, 576, 62), analytic.prefill_flops(shape, 576, 62, k), analytic.prefill_flops(shape, 0, 62))
+    for shape, k, figures in ((LLAVA_7B, 8, (8.4768, 1.1190, 0.8050)), (LLAVA_13B, 8, (16.523, 2.065, 1.576)),
+                              (LLAVA_3B, 9, (3.371, 0.455, 0.316))):
+        found = [analytic.prefill_flops(shape, *case) for case in ((576, 62), (576, 62, k), (0, 62))]
         assert [f / 1e12 for f in found] == pytest.approx(figures, abs=6e-4)
     frozen = analytic.prefill_flops(LLAVA_7B, 576, 62, 8, prefix=35, frozen=True)
     assert frozen / 1e12 == pytest.approx(1.0400, abs=6e-5)
@@ -74,8 +77,9 @@ def test_whole_prefill():
     assert [round(analytic.bound(s, k), 2) for s, k in ((LLAVA_13B, 8), (LLAVA_3B, 9))] == [8.00, 7.41]
 
 
-@pytest.mark.parametrize("text, vica, only_text", [(20, 13.87, 30.5), (30, 11.48, 20.7), (40, 9.84, 15.8), (50, 8.64, 12.8), (62, 7.58, 10.5),
-                                                   (80, 6.44, 8.39), (100, 5.56, 6.92), (128, 4.72, 5.63), (200, 3.53, 3.97), (256, 3.03, 3.33)])
+@pytest.mark.parametrize("text, vica, only_text", [
+    (20, 13.87, 30.5), (30, 11.48, 20.7), (40, 9.84, 15.8), (50, 8.64, 12.8), (62, 7.58, 10.5), (80, 6.44, 8.39), (100, 5.56, 6.92),
+    (128, 4.72, 5.63), (200, 3.53, 3.97), (256, 3.03, 3.33)])
 def test_the_bound_on_any_speed_up(text, vica, only_text):
     assert analytic.bound(LLAVA_7B, 8, text) == pytest.approx(vica, abs=0.006)
     assert analytic.text_bound(LLAVA_7B, text) == pytest.approx(only_text, abs=0.051)
@@ -97,7 +101,6 @@ def test_memory_entries_and_parameters():
     for shape, whole, kept in ((LLAVA_7B, 288, 72), (LLAVA_13B, 450, 90), (LLAVA_3B, 180, 50.625)):
         assert analytic.kv_bytes(shape) / mib == whole and analytic.kv_bytes(shape, layers=PAPER[shape]) / mib == kept
     assert (analytic.attention_entries(LLAVA_7B), analytic.attention_entries(LLAVA_7B, 8)) == (6_522_912, 186_912)
-    assert 32 * 27 * 576 == 497_664 and 8 * 27 * 576 == 124_416
     for shape, words, projector in ((LLAVA_7B, 6_738_415_616, 20_979_712), (LLAVA_13B, 13_015_864_320, 31_467_520),
                                     (LLAVA_3B, 2_701_560_320, 9_180_160)):
         assert analytic.parameters(shape) == words and analytic.projector_parameters(shape.d) == projector
@@ -106,11 +109,12 @@ def test_memory_entries_and_parameters():
 
 
 def test_rooflines():
-    flops = [analytic.prefill_flops(LLAVA_7B, 576, 62), analytic.prefill_flops(LLAVA_7B, 576, 62, 8), analytic.prefill_flops(LLAVA_7B, 0, 62)]
+    flops = [analytic.prefill_flops(LLAVA_7B, *case) for case in ((576, 62), (576, 62, 8), (0, 62))]
     a6000, h100 = dict(peak=154.8e12, mfu=0.45, bandwidth=768e9), dict(peak=989e12, mfu=0.6, bandwidth=3.35e12)
     assert [round(analytic.roofline_ms(LLAVA_7B, f, 1, **a6000), 1) for f in flops] == [121.7, 17.5, 17.5]
     assert [round(analytic.roofline_ms(LLAVA_7B, f, 1, **h100), 1) for f in flops] == [14.3, 4.0, 4.0]
-    assert analytic.roofline_ms(LLAVA_7B, flops[0], 8, **a6000) / analytic.roofline_ms(LLAVA_7B, flops[1], 8, **a6000) == pytest.approx(7.58, abs=0.005)
+    dense, vica, _ = (analytic.roofline_ms(LLAVA_7B, f, 8, **a6000) for f in flops)
+    assert dense / vica == pytest.approx(7.58, abs=0.005)
 
 
 # -- the paper's table -------------------------------------------------------------------------------------

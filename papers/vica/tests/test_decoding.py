@@ -13,7 +13,8 @@ from .conftest import IMAGE, PROMPTS, batch, pictures
 def whole(model, config, layout, visual):
     embeds = model.get_input_embeddings()(layout.ids)
     with torch.no_grad():
-        return method.forward(model, config, embeds, layout.positions, layout.real, visual, layout.visual_positions, layout.visual_real).logits
+        return method.forward(model, config, embeds, layout.positions, layout.real, visual, layout.visual_positions,
+                              layout.visual_real).logits
 
 
 @pytest.mark.parametrize("family, attention", [("llama", "sdpa"), ("qwen3", "eager")])
@@ -70,7 +71,8 @@ def test_a_picture_that_is_last_can_be_answered(decoder):
     said = method.generate(model, config, layout, visual, 2)[0]
     cache = ViCACache()
     with torch.no_grad():
-        out = method.forward(model, config, embed(layout.ids), layout.positions, None, visual, layout.visual_positions, past_key_values=cache)
+        out = method.forward(model, config, embed(layout.ids), layout.positions, None, visual, layout.visual_positions,
+                             past_key_values=cache)
         assert said[0] == int(out.logits[0, -1].argmax())
         out = method.forward(model, config, embed(torch.tensor([said[:1]])), torch.tensor([[6]]), past_key_values=cache)
     assert said[1] == int(out.logits[0, -1].argmax())
@@ -91,7 +93,8 @@ def test_visual_keys_can_be_kept_for_the_next_question_and_follow_beams(decoder)
 
 # -- fewer visual tokens -----------------------------------------------------------------------------------
 def test_the_schedule_has_its_mean():
-    assert pruning.mean_keep(pruning.PAPER_SCHEDULE) == 0.5 and set(pruning.PAPER_SCHEDULE) == set(method.PAPER_CROSS_LAYERS["llava-1.5-7b"])
+    assert pruning.mean_keep(pruning.PAPER_SCHEDULE) == 0.5
+    assert set(pruning.PAPER_SCHEDULE) == set(method.PAPER_CROSS_LAYERS["llava-1.5-7b"])
     assert list(pruning.schedule((0, 4, 5, 6), 0.5).items()) == [(0, 1.0), (4, 0.5), (5, 0.25), (6, 0.25)]
     for k in (2, 3, 4, 8):
         for mean in (0.51, 0.6, 0.75, 1.0):
