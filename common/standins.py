@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from . import vision
 from .data import easyvqa, scenes
-from .jobs import write_json
+from .jobs import Job, write_json
 from .llava import (
     LAYERS,
     Llava,
@@ -177,18 +177,31 @@ def report(model: Llava, pictures: int = 500) -> dict:
             "easy-VQA": by_kind(easy, accuracy(model, of.easy_features, easy)), "easy-VQA, blind": unseen(easy, blind_easy)}
 
 
+def checkpoints(seed: int, name: str, stage_1: int, stage_2: int, learning_rate: float, sources: tuple[str, ...] = ()) -> Path:
+    """Where the cache keeps a training's checkpoints: by arguments and by the text of `sources` and of the recipe itself."""
+    here = Path(__file__).parent
+    recipe = ("standins.py", "llava.py", "multimodal.py", "vision.py", "data/scenes.py", "data/easyvqa.py")
+    said = {"seed": seed, "stage_1": stage_1, "stage_2": stage_2, "learning_rate": learning_rate}
+    key = Job(name, f"{__name__}:train", said, (*(str(here / f) for f in recipe), *sources)).key()
+    return cache_dir() / "standins-llava" / f"{name}-seed{seed}-{key}"
+
+
 def train(seed: int, name: str = "dense", training: type[LlavaTraining] = LlavaTraining, stage_1: int = STAGE_1,
-          stage_2: int = STAGE_2, learning_rate: float = 2e-3, progress: bool = True) -> tuple[Llava, list[float]]:
-    """(the model of a seed, losses) by the recipe above; resumes from its own checkpoints, which the cache keeps by `name`."""
+          stage_2: int = STAGE_2, learning_rate: float = 2e-3, progress: bool = True,
+          sources: tuple[str, ...] = ()) -> tuple[Llava, list[float]]:
+    """(the model of a seed, losses) by the recipe above; a killed one goes on from its checkpoints.
+
+    name, sources: of another `training`, and the files that define it: checkpoints of other ones are never taken up.
+    """
     from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for logger in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     pictures, steps = Pictures(), stage_1 + stage_2
     model = build(seed, pictures.scene_features[:500])
     module = training(model, learning_rate)
-    work = cache_dir() / "standins-llava" / f"{name}-seed{seed}-{stage_1}-{stage_2}-{learning_rate}"
+    work = checkpoints(seed, name, stage_1, stage_2, learning_rate, sources)
     last = work / "last.ckpt"
     done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if last.exists() else 0
     rows = Rows(pictures, model.tokenizer, model.prefix, stage_1, steps, seed)

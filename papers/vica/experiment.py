@@ -263,7 +263,8 @@ def scratch(seed: int, layers: list[int]) -> dict:
             return method.hidden_states(self.decoder, method.ViCAConfig(tuple(layers)), self.decoder.get_input_embeddings()(layout.ids),
                                         layout.positions, layout.real, visual, layout.visual_positions, layout.visual_real, layout.segments)
 
-    model, losses = train(seed, "vica-" + "-".join(map(str, layers)), Training, progress=False)
+    model, losses = train(seed, "vica-" + "-".join(map(str, layers)), Training, progress=False,
+                          sources=(method.__file__,))
     parts = parts_of(model)
     parts.decoder.set_attn_implementation("sdpa")
     return {"layers": layers, "curve": [losses[i] for i in range(0, len(losses), 50)], "test": tested(parts, vica(parts, tuple(layers))),
