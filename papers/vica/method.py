@@ -298,6 +298,8 @@ def hidden_states(language_model: nn.Module, config: ViCAConfig, embeds: Tensor,
         visual_real = torch.ones_like(visual_positions, dtype=torch.bool)
     if (visual is None and visual_kv is None) or not config.cross_layers:
         visual = visual_kv = None
+    if visual is not None and visual.shape[1] == 0:  # no row of this batch has a picture
+        visual = visual_positions = visual_real = None
     keys = positions, real, segments
     if past_key_values is not None:
         if past_key_values.visual is None and visual is not None:

@@ -82,6 +82,10 @@ class ViCATraining(L.LightningModule):
             features = self.parts.features(batch["pixels"])
         visual = self.parts.visual(layout, features)
         embeds = self.decoder.get_input_embeddings()(layout.ids)
+        if features is None and self.training:  # text alone: other processes wait for the projector's gradients all the same
+            width = self.projector.linear_1.in_features
+            nothing = self.projector(embeds.new_zeros(1, 1, width, dtype=self.projector.linear_1.weight.dtype)).sum() * 0
+            embeds = embeds + nothing.to(embeds.dtype)
         if self.config is None:
             logits = self.decoder.lm_head(dense_hidden(self.decoder, layout, visual, embeds))
         else:

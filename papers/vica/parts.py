@@ -6,6 +6,7 @@ saved projector, which is how LLaVA-1.5 and ViCA start (paper section 4: from th
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,9 @@ def new_projector(tower: nn.Module, decoder: nn.Module, feature_layers, seed: in
     from transformers import LlavaConfig
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-    config = LlavaConfig(vision_config=tower.config, text_config=decoder.config, vision_feature_layer=list(feature_layers),
-                         projector_hidden_act="gelu")
+    # Copies: a LlavaConfig makes itself at home in the configs that it is given and forgets their attention implementation.
+    config = LlavaConfig(vision_config=copy.deepcopy(tower.config), text_config=copy.deepcopy(decoder.config),
+                         vision_feature_layer=list(feature_layers), projector_hidden_act="gelu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         projector = LlavaMultiModalProjector(config)

@@ -96,6 +96,23 @@ def test_text_without_a_picture_is_the_stock_model(decoder):
     assert (run(model, ViCAConfig((0, 2), "frozen"), layout, pictures(layout))[0, : len(prompt)] - stock).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("update", ["full", "frozen"])
+def test_a_batch_in_which_no_row_has_a_picture_is_the_stock_model(decoder, update):
+    """N = 0: an evaluation of text only, or an unlucky draw in training."""
+    model, prompts = decoder(), [PROMPTS[0], [1, 5, 8]]
+    layout, ids, real = batch(prompts)
+    with torch.no_grad():
+        stock = model(ids, attention_mask=real).logits
+    none = torch.zeros(2, 0, model.config.hidden_size, dtype=torch.float64)
+    found = run(model, ViCAConfig((0, 2), update), layout, none)
+    assert (found - stock)[layout.real].abs().max() < 1e-12
+    cache = method.ViCACache()
+    with torch.no_grad():
+        method.forward(model, ViCAConfig((0, 2), update), model.get_input_embeddings()(layout.ids[:1]), layout.positions[:1], None, none[:1],
+                       layout.visual_positions[:1], past_key_values=cache)
+    assert cache.visual is None and cache.get_seq_length() == 5
+
+
 def test_questions_that_share_a_picture_are_questions_alone(decoder):
     model, config, prefix = decoder(), ViCAConfig((0, 2)), [1, 5]
     questions = [[6, 7, 8], [9], [10, 11, 12, 13]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.models import ModelError, ModelSpec, tiny
-from common.multimodal import IGNORED
+from common.multimodal import IGNORED, split
 from common.standins import FOLDER
 from common.steps import SetupError
 
@@ -51,6 +51,22 @@ def test_two_processes_equal_one(one_batch, tmp_path):
         assert rank["losses"] == pytest.approx(whole.losses, rel=2e-5)
         assert difference(rank["gradient"], whole.gradients[0]) < 1e-5
         assert difference(rank["parameters"], trained(module)) < 1e-3
+
+
+def test_text_alone_leaves_no_process_waiting_for_the_projector():
+    """A micro-batch without pictures gives the projector gradients of zero, not none: DDP and FSDP wait for each."""
+    module = training()
+    module.configure_model()
+    ids = torch.tensor([[1, 6, 7, 8], [1, 9, 10, 11]])
+    layout = split(ids, module.parts.image_token_id)
+    layout.targets = ids.roll(-1, 1)
+    loss, count = module.loss_sum({"layout": layout})
+    loss.backward()
+    assert count == 8 and all((p.grad == 0).all() for p in module.projector.parameters())
+    with torch.no_grad():
+        stock = module.decoder(ids).logits
+    assert loss.item() == pytest.approx(torch.nn.functional.cross_entropy(stock.flatten(0, 1), layout.targets.flatten(),
+                                                                          reduction="sum").item(), rel=1e-6)
 
 
 def test_a_killed_run_goes_on_as_if_unbroken(tmp_path):
