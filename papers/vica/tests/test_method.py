@@ -108,8 +108,9 @@ def test_a_batch_in_which_no_row_has_a_picture_is_the_stock_model(decoder, updat
     assert (found - stock)[layout.real].abs().max() < 1e-12
     cache = method.ViCACache()
     with torch.no_grad():
-        method.forward(model, ViCAConfig((0, 2), update), model.get_input_embeddings()(layout.ids[:1]), layout.positions[:1], None, none[:1],
-                       layout.visual_positions[:1], past_key_values=cache)
+        embeds = model.get_input_embeddings()(layout.ids[:1])
+        method.forward(model, ViCAConfig((0, 2), update), embeds, layout.positions[:1], None, none[:1], layout.visual_positions[:1],
+                       past_key_values=cache)
     assert cache.visual is None and cache.get_seq_length() == 5
 
 
