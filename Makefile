@@ -13,7 +13,7 @@ COPY := $(addprefix copy-,$(PAPERS))
 ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava speech-gpe multi30k-gpe scratch-vica patches-vica clean $(REPRODUCE) $(COPY)
+.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava standin-reasoner speech-gpe multi30k-gpe scratch-vica patches-vica clean $(REPRODUCE) $(COPY)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,9 @@ standin-gpe: $(ENVIRONMENT) ## train GPE's small translators and recognisers ane
 
 standin-llava: $(ENVIRONMENT) ## train the three small LLaVAs that ViCA and others start from anew (half an hour of CPU each)
 	@"$(ENV_PYTHON)" -m common.standins
+
+standin-reasoner: $(ENVIRONMENT) ## train the three small reasoners anew (about four minutes of CPU each)
+	@"$(ENV_PYTHON)" -m common.reasoner
 
 speech-gpe: $(ENVIRONMENT) ## GPE on spoken words (about six minutes; with NINEFOLD_DATA recorded digits, too)
 	@"$(ENV_PYTHON)" -m papers.gpe.eval --speech

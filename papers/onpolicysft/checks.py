@@ -1,0 +1,123 @@
+"""Counts and identities behind claims, on models that fit anywhere."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from common.flops import counted
+from common.models import load, tiny
+from common.rollouts import Rollout
+
+from . import method
+
+LENGTHS = (3, 7, 5, 9)
+
+
+def _case(dtype: torch.dtype = torch.float64):
+    """A tiny model, four responses of different lengths, and rewards 1, 0, 1, 1."""
+    model = load(tiny()).model.to(dtype)
+    draw = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(3, 90, (4,), generator=draw).tolist() for _ in LENGTHS]
+    ids, mask = method.right_padded(prompts, [torch.randint(3, 90, (n,), generator=draw).tolist() for n in LENGTHS])
+    return model, ids, mask, torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=dtype)
+
+
+def _gradient(model, loss) -> torch.Tensor:
+    model.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def gradient_gap() -> float:
+    """Largest difference between the policy gradient of truncated rewards and cross-entropy on what was kept, fp32 (Eq. 7, 8)."""
+    model, ids, mask, rewards = _case(torch.float32)
+    logp = method.response_log_probs(model(ids).logits, ids, mask)
+    total = method.denominator(LENGTHS, "const", limit=16)
+    policy = _gradient(model, method.surrogate_loss(logp, logp.detach(), rewards, mask, total))
+    kept = method.keep(rewards)
+    logp = method.response_log_probs(model(ids[kept]).logits, ids[kept], mask[kept])
+    entropy = _gradient(model, method.sft_loss(logp, mask[kept], total))
+    return float((policy - entropy).abs().max())
+
+
+def unparallel_pairs() -> int:
+    """Pairs among max, token, const whose gradients are not parallel to 1e-12, plus one if "seq" is parallel to them."""
+    model, ids, mask, rewards = _case()
+    kept = method.keep(rewards)
+    ids, mask = ids[kept], mask[kept]
+    lengths, found = mask.sum(1).tolist(), {}
+    for norm in ("max", "token", "const", "seq"):
+        logp = method.response_log_probs(model(ids).logits, ids, mask)
+        found[norm] = _gradient(model, method.sft_loss(logp, mask, method.denominator(lengths, norm, limit=16), norm))
+
+    def cosine(a: str, b: str) -> float:
+        return float(torch.nn.functional.cosine_similarity(found[a], found[b], dim=0))
+
+    return sum(cosine(a, b) < 1 - 1e-12 for a, b in itertools.combinations(("max", "token", "const"), 2)) + (cosine("max", "seq") > 1 - 1e-6)
+
+
+def other_models_and_passes() -> int:
+    """Models beside the one that is trained, and forward passes without a gradient, that an update of On-Policy SFT needs."""
+    from .module import GRPO, OnPolicySFT
+
+    def held(kind) -> int:
+        training = kind(None)
+        training.given = load(tiny()).model, None, {}
+        training.configure_model()
+        return sum(isinstance(v, list) and bool(v) and isinstance(v[0], torch.nn.Module) for v in vars(training).values())
+
+    model, passes = load(tiny()).model, []
+    model.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    training = _training(OnPolicySFT, model)
+    training.update(*_update())
+    if held(GRPO) != 1:
+        raise AssertionError("GRPO holds a reference; if it does not, this count shows nothing")
+    return held(OnPolicySFT) + passes.count(False)
+
+
+def _training(kind, model, **options):
+    """A training outside of a Trainer, whose backward pass and step are plain."""
+    from types import SimpleNamespace
+
+    training = kind(None, method.OnPolicySFTConfig(rollouts_per_prompt=4, max_new_tokens=16), **options)
+    training.given = model, None, {}
+    training.configure_model()
+    training._trainer = SimpleNamespace(world_size=1, model=None)
+    training.__class__ = type(kind.__name__, (kind,), {"trainer": property(lambda self: self._trainer), "device": torch.device("cpu")})
+    training.manual_backward = lambda loss: loss.backward()
+    training.step = lambda: 0.0
+    return training
+
+
+def _update() -> tuple:
+    """(problems, responses, rewards, correct) of one problem, four responses, one of them wrong."""
+    from .data import Problem
+
+    draw = torch.Generator().manual_seed(1)
+    rollouts = [Rollout(0, tuple(torch.randint(3, 90, (n,), generator=draw).tolist()), True) for n in LENGTHS]
+    return [Problem((1, 5, 8, 7), "", 0)], rollouts, [1.0, 0.0, 1.0, 1.0], [True, False, True, True]
+
+
+def flops_ratio(seed: int) -> float:
+    """FLOPs executed by an update of On-Policy SFT and by one of GRPO with a reference, on the same rollouts of a stand-in."""
+    from .data import Chains
+    from .evaluation import answers
+    from .experiment import TINY, held_out, stand_in
+    from .module import GRPO, OnPolicySFT
+
+    model = stand_in(seed)[0]
+    data = Chains(count=1)
+    problems = held_out(data, TINY["prompts_per_step"])
+    group, limit = TINY["rollouts_per_prompt"], TINY["max_new_tokens"]
+    found = answers(model, data, problems, group, limit, seed)
+    correct = data.grade(problems, found)
+    rewards = [method.truncation_reward(c, r.finished, len(r.ids), limit) for c, r in zip(correct, found)]
+    kept = method.keep(rewards)
+    count = {}
+    for kind, rows in ((OnPolicySFT, [found[i] for i in kept]), (GRPO, found)):
+        training = _training(kind, model)
+        training.config = method.OnPolicySFTConfig(**TINY)
+        count[kind] = counted(lambda t=training, r=rows: t.update(problems, r, rewards, correct)).total
+    return count[OnPolicySFT] / count[GRPO]

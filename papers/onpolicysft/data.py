@@ -1,0 +1,188 @@
+"""Problems whose answers a rule can check: generated chains, mathematics from files, and how a response is graded.
+
+A data module gives a training step its problems (P of them, over all processes) and grades responses:
+    end                                tokens that end a response
+    grade(problems, rollouts) -> list[bool]      right or not; rollouts name their problem by its place in `problems`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.rollouts import Rollout
+from common.steps import SetupError, StepData
+
+
+class Problem(NamedTuple):
+    """prompt: token ids. gold: what the grader compares with. kind: to group scores by."""
+
+    prompt: tuple[int, ...]
+    gold: Any
+    kind: int | str
+
+
+class Rows:
+    """Problems as common.steps takes them."""
+
+    def __init__(self, problems: list[Problem]):
+        self.problems = problems
+        self.counts = {"problems": np.ones(len(problems), dtype=np.int64)}
+
+    def __getitem__(self, i: int) -> Problem:
+        return self.problems[i]
+
+    def collate(self, samples: list[Problem], sample_index: list[int], totals: dict) -> dict:
+        return {"problems": samples, "first": sample_index[0], "counts": True}
+
+    def blank(self, batch: dict) -> dict:
+        return batch | {"counts": False}
+
+
+class Problems(StepData):
+    """Common part. A step's P problems are the method's `prompts_per_step`, shared out to the processes in order."""
+
+    end: tuple[int, ...] = ()
+
+    def __init__(self, seed: int = 1, num_workers: int = 0):
+        super().__init__(0, seed, num_workers)
+
+    def setup(self, stage: str | None = None) -> None:
+        module = self.trainer.lightning_module
+        self.batch_size = module.config.prompts_per_step
+        if self.trainer.accumulate_grad_batches != 1:
+            raise SetupError("trainer.accumulate_grad_batches must be 1: a step's rollouts are cut by model.config.micro_batch_size")
+
+    def train_dataloader(self):
+        from torch.utils.data import DataLoader
+
+        from common.steps import StepBatches
+
+        share = self._share()
+        steps = _InStep(StepBatches(self.rows(0), batch_size=self.batch_size, seed=self.seed,
+                                    start_step=self.trainer.lightning_module.done, **share), self.batch_size)
+        return DataLoader(steps, batch_size=None, num_workers=0)
+
+    def transfer_batch_to_device(self, batch: dict, device, dataloader_idx: int) -> dict:
+        return batch
+
+    def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
+        raise NotImplementedError
+
+
+class _InStep:
+    """`first` as the place in its step."""
+
+    def __init__(self, batches, size: int):
+        self.batches, self.size = batches, size
+
+    def __iter__(self):
+        for batch in self.batches:
+            yield batch | {"first": batch["first"] % self.size}
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+
+class Chains(Problems):
+    """Modular-chain arithmetic with k operations (common/data/chains.py). count: training problems; held_out: validation's."""
+
+    def __init__(self, count: int = 4096, held_out: int = 96, seed: int = 1):
+        super().__init__(seed)
+        self.count, self.held_out = count, held_out
+        self._prepare()
+
+    def _prepare(self) -> None:
+        from common.data import chains
+
+        self.words = chains.tokenizer()
+        self.end = (self.words.eos_token_id,)
+
+    def problem(self, number: int, split: str) -> Problem:
+        from common.data import chains
+
+        found = chains.problem(number, split, 0)
+        return Problem(tuple(self.words.convert_tokens_to_ids(list(found.prompt))), found, found.k)
+
+    def sequences(self) -> tuple[Rows, Rows]:
+        return (Rows([self.problem(i, "train") for i in range(self.count)]), Rows([self.problem(i, "val") for i in range(self.held_out)]))
+
+    def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
+        from common.data import chains
+
+        return [chains.correct(self.words.convert_ids_to_tokens(list(r.ids)), problems[r.prompt].gold) for r in rollouts]
+
+
+class Maths(Problems):
+    """Mathematics with a final answer, graded by math-verify on the last box behind the thinking.
+
+    train, validation: JSON lines {"problem", "answer"} (DeepScaleR, written by its card's own command), or hub ids with
+    revision. max_prompt_tokens: longer problems are left out, and counted in a line on the screen.
+    """
+
+    def __init__(self, train: str, validation: str | None = None, held_out: int = 64, max_prompt_tokens: int = 1024,
+                 suffix: str = "", seconds: float = 5.0, seed: int = 1):
+        super().__init__(seed)
+        self.train, self.validation, self.held_out = train, validation, held_out
+        self.max_prompt_tokens, self.suffix, self.seconds = max_prompt_tokens, suffix, seconds
+        self._verifier = None
+
+    def prepare_data(self) -> None:
+        for name in filter(None, (self.train, self.validation)):
+            read_problems(Path(name))
+
+    def sequences(self) -> tuple[Rows, Rows]:
+        from common.benchmarks.maths import end_tokens
+
+        words = self.tokenizer()
+        self.end = end_tokens(words, self.trainer.lightning_module.model)
+        train = self._encoded(words, read_problems(Path(self.train)))
+        held = self._encoded(words, read_problems(Path(self.validation))) if self.validation else train[-self.held_out :]
+        return Rows(train if self.validation else train[: -self.held_out] or train), Rows(held[: self.held_out])
+
+    def _encoded(self, words, found: list[dict]) -> list[Problem]:
+        problems = []
+        for entry in found:
+            asked = [{"role": "user", "content": entry["problem"] + self.suffix}]
+            ids = words.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+            if len(ids) <= self.max_prompt_tokens:
+                problems.append(Problem(tuple(ids), entry["answer"], "maths"))
+        if len(problems) < len(found):
+            print(f"{len(found) - len(problems)} of {len(found)} problems are longer than {self.max_prompt_tokens} tokens and left out")
+        if not problems:
+            raise SetupError(f"data.max_prompt_tokens {self.max_prompt_tokens}: no problem is that short")
+        return problems
+
+    def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
+        from common.verifiers import MathVerifier
+
+        if self._verifier is None:
+            self._verifier = MathVerifier(seconds=self.seconds)
+        words = self.tokenizer()
+        return self._verifier.verify_many([(words.decode(list(r.ids), skip_special_tokens=True), problems[r.prompt].gold) for r in rollouts])
+
+
+def read_problems(path: Path) -> list[dict]:
+    """JSON lines with "problem" and "answer". Raises SetupError naming file and line."""
+    import json
+
+    path = path.expanduser()
+    if not path.is_file():
+        raise SetupError(f"data: there is no file {path.name}; problems are JSON lines with \"problem\" and \"answer\"")
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise SetupError(f"{path.name}, line {number}: no JSON ({error})") from error
+        if not isinstance(entry, dict) or not isinstance(entry.get("problem"), str) or "answer" not in entry:
+            raise SetupError(f"{path.name}, line {number}: needs \"problem\" (text) and \"answer\"")
+        if entry["problem"].strip():
+            found.append({"problem": entry["problem"], "answer": str(entry["answer"])})
+    if not found:
+        raise SetupError(f"{path.name} holds no problem")
+    return found

@@ -1,0 +1,159 @@
+"""The claims in the small: reasoners of chain arithmetic that repeat themselves, taught to be brief without becoming wrong.
+
+Per seed a committed stand-in (common/standins-reasoner: 0.1 M parameters, really trained on redundant traces) is trained by
+every method from the same weights, on the same problems, for as many updates. All then answer the same unseen problems at
+the stand-in's own cap, four times each.
+
+    base(seed)       the stand-in as it is, and its responses cut at budgets
+    run(seed, arm)   one method; its curve over updates; for On-Policy SFT also budgets and where it diverges from the base
+
+Every function is one job: arguments in, JSON out (common/jobs.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+import warnings
+
+import torch
+
+from common.benchmarks.reasoning import budget_curve
+from common.models import ModelSpec
+from common.reasoner import FOLDER, load_reasoner
+
+from . import method, module
+from .data import Chains
+from .evaluation import answers, evaluate, scores
+from .method import OnPolicySFTConfig
+
+SEEDS = (0, 1, 2)
+UPDATES, CAP, SAMPLES, TEST, EVERY, PROBE = 40, 170, 4, 200, 5, 48
+TINY = dict(prompts_per_step=16, rollouts_per_prompt=16, max_new_tokens=40, micro_batch_size=256, lr=5e-4, warmup_steps=0)
+BUDGETS = (12, 16, 24, 32, 48, 64, 96, CAP)
+ARMS: dict[str, tuple[str, dict, dict]] = {  # class of module.py, changes of TINY, its own options
+    "opsft": ("OnPolicySFT", {}, {}),
+    "by lot": ("ByLot", {}, {}),
+    "best of n": ("BestOfN", {}, {}),
+    "fixed data": ("FixedData", {}, {}),
+    "grpo": ("GRPO", {}, {"beta": 0.04}),
+    "grpo, length": ("GRPO", {"max_new_tokens": CAP}, {"beta": 0.04, "reward": "accuracy + length"}),
+    "T 0.6": ("OnPolicySFT", {"temperature": 0.6}, {}),
+    "T 1.5": ("OnPolicySFT", {"temperature": 1.5}, {}),
+    "seq": ("OnPolicySFT", {"length_norm": "seq"}, {}),
+    "G 4": ("OnPolicySFT", {"rollouts_per_prompt": 4}, {}),
+    "L 24": ("OnPolicySFT", {"max_new_tokens": 24}, {}),
+}
+
+
+def stand_in(seed: int):
+    """(model, tokenizer, facts) of a committed reasoner."""
+    folder = FOLDER / f"seed{seed}"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder.name} of common/standins-reasoner is missing: restore it or run `make standin-reasoner`")
+    return load_reasoner(folder)
+
+
+def held_out(data: Chains, count: int = TEST) -> list:
+    return [data.problem(i, "test") for i in range(count)]
+
+
+def base(seed: int) -> dict:
+    model, _, source = stand_in(seed)
+    data = Chains(count=1)
+    problems = held_out(data)
+    return {"model": source, "test": scores(evaluate(model, data, problems, SAMPLES, CAP, seed), CAP),
+            "budgets": budgets(model, data, problems, seed)}
+
+
+def budgets(model, data: Chains, problems: list, seed: int) -> list[list[float]]:
+    """[[tokens, Avg@N of responses cut there]]."""
+    found = answers(model, data, problems, SAMPLES, CAP, seed)
+    by_problem = [[r.ids for r in found[i : i + SAMPLES]] for i in range(0, len(found), SAMPLES)]
+
+    def grade(i: int, ids) -> bool:
+        from common.rollouts import Rollout
+
+        return data.grade(problems[i : i + 1], [Rollout(0, tuple(ids), False)])[0]
+
+    return [[b, value] for b, value in budget_curve(by_problem, BUDGETS, grade)]
+
+
+def run(seed: int, arm: str, updates: int = UPDATES) -> dict:
+    """One method from the stand-in of a seed: {"arm", "curve", "history", "test", "seconds", ...}."""
+    kind, changes, options = ARMS[arm]
+    model, tokenizer, source = stand_in(seed)
+    training = getattr(module, kind)(ModelSpec(), OnPolicySFTConfig(**(TINY | changes)), betas=(0.9, 0.95), weight_decay=0.0,
+                                     samples=SAMPLES, cap=CAP, seed=seed, **options)
+    training.given = model, tokenizer, source
+    data = Chains(seed=seed)
+    probe, curve = [data.problem(i, "val") for i in range(PROBE)], []
+    began = time.perf_counter()
+    fit(training, data, updates, lambda done: curve.append([done, *_short(evaluate(model, data, probe, SAMPLES, CAP, seed))]))
+    result = {"arm": arm, "curve": curve, "history": training.history, "skipped": training.skipped, "seconds": time.perf_counter() - began}
+    model.eval()
+    problems = held_out(data)
+    rows = evaluate(model, data, problems, SAMPLES, CAP, seed)
+    result |= {"test": scores(rows, CAP), "skips a step": skipping(rows), "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if arm == "opsft":
+        result |= {"budgets": budgets(model, data, problems, seed), "divergence": divergence(stand_in(seed)[0], model, data, problems[:64], seed)}
+    return result
+
+
+def _short(rows: list[dict]) -> tuple[float, float]:
+    """(Avg@N, mean tokens)."""
+    n = sum(len(r["correct"]) for r in rows)
+    return sum(sum(r["correct"]) for r in rows) / n, sum(sum(r["lengths"]) for r in rows) / n
+
+
+def skipping(rows: list[dict]) -> float:
+    """Share of right responses with fewer tokens than every step, the answer and the end take: 7 k + 2."""
+    right = [(r["kind"], n) for r in rows for ok, n in zip(r["correct"], r["lengths"]) if ok]
+    return sum(n < 7 * k + 2 for k, n in right) / max(len(right), 1)
+
+
+def fit(training, data, updates: int, probe) -> None:
+    """A Lightning Trainer on one CPU thread; probe(done) before the first update, then every EVERY updates."""
+    import lightning as L
+
+    class Probe(L.Callback):
+        def on_train_start(self, trainer, module):
+            probe(module.done)
+
+        def on_train_batch_end(self, trainer, module, *_):
+            if module.done % EVERY == 0:
+                probe(module.done)
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Batches and not optimiser steps are counted: a step that kept nothing is a step.
+        trainer = L.Trainer(accelerator="cpu", devices=1, max_epochs=1, limit_train_batches=updates, logger=False, enable_checkpointing=False,
+                            enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, callbacks=[Probe()])
+        trainer.fit(training, data)
+
+
+@torch.no_grad()
+def divergence(first, trained, data: Chains, problems: list, seed: int) -> dict:
+    """Where base and trained model differ on the base's own responses (spec 3.8): mean by next token, and the AUC of D_t at
+    separators for "the base may hesitate here": its next token is W or R and not ; or A."""
+    found = answers(first, data, problems, 1, CAP, seed)
+    ids, mask = method.right_padded([problems[r.prompt].prompt for r in found], [r.ids for r in found])
+    d = method.divergence_by_token(first(input_ids=ids).logits, trained(input_ids=ids).logits)
+    types, means, counts = method.mean_by_type(d, ids, mask)
+    words = data.words.convert_ids_to_tokens(types.tolist())
+    next_words, values = ids[:, 1:][mask[:, 1:]], d[:, :-1][mask[:, 1:]]
+    waits, goes = (torch.isin(next_words, torch.tensor(data.words.convert_tokens_to_ids(list(w)))) for w in (("W", "R"), (";", "A")))
+    every = torch.isin(next_words, torch.tensor(data.words.convert_tokens_to_ids(["W", "R", ";", "A"])))
+    return {"by word": [[w, m, c] for w, m, c in zip(words, means.tolist(), counts.tolist())],
+            "AUC, wait or restart against the rest": auc(values, waits), "AUC, separator against the rest": auc(values, every),
+            "AUC, wait or restart among separators": auc(values[waits | goes], waits[waits | goes])}
+
+
+def auc(values, positive) -> float:
+    """Area under the ROC curve: the chance that a positive has the higher value, ties half."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(positive.numpy(), values.numpy()))

@@ -1,0 +1,65 @@
+"""The pictures of a run: accuracy against tokens, how they change over updates, budgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+from common.pictures import draw_all
+
+from .experiment import SEEDS
+from .tables import ARMS
+
+BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
+MARKS = {"base": (GREY, "*"), "opsft": (BLUE, "o"), "by lot": (GREY, "x"), "best of n": (GREEN, "v"), "fixed data": (RED, "s"),
+         "grpo": (GOLD, "o"), "grpo, length": (GOLD, "^"), "T 0.6": (PURPLE, "v"), "T 1.5": (PURPLE, "^"), "seq": (PURPLE, "D"),
+         "G 4": (BLUE, "v"), "L 24": (BLUE, "^")}
+
+
+def draw(results: dict, folder: Path) -> list[Path]:
+    """Writes every picture; returns the files."""
+    return draw_all((plane, updates, budgets), results, folder)
+
+
+def plane(plt, results):
+    """Accuracy against tokens: a small mark a seed, a large one their mean."""
+    figure, axis = plt.subplots(figsize=(7.2, 4.2))
+    for arm, (color, mark) in MARKS.items():
+        points = [(results[f"{arm}/seed{s}"]["test"]["tokens"], 100 * results[f"{arm}/seed{s}"]["test"]["avg"]) for s in SEEDS]
+        axis.scatter(*zip(*points), color=color, marker=mark, s=12, alpha=0.45)
+        axis.scatter([fmean(x for x, _ in points)], [fmean(y for _, y in points)], color=color, marker=mark, s=60, label=ARMS[arm])
+    axis.set(xlabel="tokens of a response", ylabel="Avg@4, %", xscale="log")
+    axis.set_xticks([16, 20, 30, 40, 60, 80], ["16", "20", "30", "40", "60", "80"])
+    axis.grid(lw=0.3)
+    figure.legend(frameon=False, fontsize=7, ncols=3, loc="outside lower center")
+    return figure
+
+
+def updates(plt, results):
+    """Tokens and accuracy over updates."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2))
+    for arm in ("opsft", "grpo", "grpo, length", "fixed data", "T 1.5", "by lot"):
+        curves = [results[f"{arm}/seed{s}"]["curve"] for s in SEEDS]
+        steps = [p[0] for p in curves[0]]
+        for axis, column, scale in zip(axes, (2, 1), (1, 100)):
+            axis.plot(steps, [scale * fmean(c[i][column] for c in curves) for i in range(len(steps))], color=MARKS[arm][0],
+                      marker=MARKS[arm][1], ms=3, lw=1, label=ARMS[arm])
+    axes[0].set(xlabel="updates", ylabel="tokens of a response", yscale="log")
+    axes[1].set(xlabel="updates", ylabel="Avg@4, %")
+    for axis in axes:
+        axis.grid(lw=0.3)
+    axes[0].legend(frameon=False, fontsize=6.5)
+    return figure
+
+
+def budgets(plt, results):
+    """Accuracy of responses that are cut."""
+    figure, axis = plt.subplots(figsize=(5.2, 3.2))
+    for arm in ("base", "opsft"):
+        cuts = [results[f"{arm}/seed{s}"]["budgets"] for s in SEEDS]
+        axis.plot([b for b, _ in cuts[0]], [100 * fmean(c[i][1] for c in cuts) for i in range(len(cuts[0]))], color=MARKS[arm][0],
+                  marker=MARKS[arm][1], label=ARMS[arm])
+    axis.set(xlabel="tokens after which a response is cut", ylabel="Avg@4, %", xscale="log")
+    axis.grid(lw=0.3)
+    axis.legend(frameon=False, fontsize=7)
+    return figure

@@ -1,0 +1,109 @@
+"""From results of jobs to what claims measure: {claim: measured}. The rules and verdicts are in claims.yaml and common/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+from common.intervals import summarize
+from common.records import load_claims
+from common.reproduce import point
+
+from . import analytic, checks
+from .experiment import SEEDS, UPDATES
+
+SHORT_ENOUGH = 0.40  # of the base's length
+RIVALS = ("grpo", "grpo, length", "fixed data", "best of n")
+
+
+def names(rung: str) -> set[str]:
+    """The claims of a rung, without the paper's name."""
+    claims = load_claims(Path(__file__).with_name("claims.yaml"))
+    return {claim["id"].partition("/")[2] for claim in claims if claim["rung"] == rung}
+
+
+def analytic_claims() -> dict[str, dict]:
+    better, twice = (analytic.advantages(rewards)[0] for rewards in ([1.0, 0.0], [2.0, 0.0]))
+    return {
+        "C1a": point(100 * analytic.reduction(10178, 2186)),
+        "C2a": point(analytic.eff(59.9, 2186), baselines={"base": analytic.eff(59.0, 10178)}),
+        "C2b": point(analytic.eff(57.8, 2270)),
+        "C5a": point(100 * analytic.saved_by_no_reference(2), baselines={"in fp32": 100 * analytic.saved_by_no_reference(4)}),
+        "C5b": point(checks.other_models_and_passes()),
+        "C12a": point(checks.unparallel_pairs()),
+        "C13": point(better, baselines={"(2, 0)": twice, "population std": analytic.advantages([1.0, 0.0], ddof=0)[0]}),
+        "C15": point(checks.gradient_gap() / 1e-7),
+    }
+
+
+def updates_needed(run: dict, base: dict) -> float:
+    """The first probed update at which length is SHORT_ENOUGH and accuracy is not below the first probe's; UPDATES if none."""
+    start = run["curve"][0]
+    for done, avg, tokens in run["curve"]:
+        if tokens <= SHORT_ENOUGH * start[2] and avg >= start[1]:
+            return done
+    return UPDATES
+
+
+def small_claims(results: dict) -> dict[str, dict]:
+    """Effects are positive in the claim's direction, one value a seed."""
+    def of(seed: int, arm: str) -> dict:
+        return results[f"{arm}/seed{seed}"]["test"]
+
+    def effect(value, **sides) -> dict:
+        found = summarize([value(seed) for seed in SEEDS])
+        return found | {"baselines": {name: fmean(get(s) for s in SEEDS) for name, get in sides.items()}} if sides else found
+
+    def avg(arm: str):
+        return lambda s: of(s, arm)["avg"]
+
+    def tokens(arm: str):
+        return lambda s: of(s, arm)["tokens"]
+
+    def share(arm: str):
+        return lambda s: of(s, arm)["tokens"] / of(s, "base")["tokens"]
+
+    def run(seed: int, arm: str = "opsft") -> dict:
+        return results[f"{arm}/seed{seed}"]
+
+    def margin(seed: int) -> float:
+        ours, before = of(seed, "opsft"), of(seed, "base")["tokens"]
+        return min(max(ours["avg"] - of(seed, a)["avg"], (of(seed, a)["tokens"] - ours["tokens"]) / before) for a in (*RIVALS, "base"))
+
+    def rise(seed: int) -> float:
+        losses = [row["loss per token"] for row in run(seed, "T 1.5")["history"] if "loss per token" in row]
+        return fmean(losses[-5:]) - fmean(losses[:5])
+
+    def hardest(seed: int, arm: str) -> float:
+        kinds = of(seed, arm)["by_kind"]
+        return kinds[max(kinds)]["avg"]
+
+    return {
+        "C1s": effect(lambda s: SHORT_ENOUGH - share("opsft")(s), before=tokens("base"), after=tokens("opsft")),
+        "C1t": effect(lambda s: avg("opsft")(s) - avg("base")(s) + 0.01, before=avg("base"), after=avg("opsft")),
+        "C1u": effect(lambda s: 0.02 - run(s)["skips a step"]),
+        "C1v": effect(lambda s: share("by lot")(s) - 0.80, length=tokens("by lot"), accuracy=avg("by lot")),
+        "C4a": effect(margin, **{f"{a}, {what}": get(a) for a in (*RIVALS, "base", "opsft") for what, get in (("accuracy", avg), ("tokens", tokens))}),
+        "C5c": effect(lambda s: 0.6 - results[f"flops/seed{s}"]),
+        "C6a": effect(lambda s: updates_needed(run(s, "grpo"), of(s, "base")) - updates_needed(run(s), of(s, "base")),
+                      ours=lambda s: updates_needed(run(s), of(s, "base")), grpo=lambda s: updates_needed(run(s, "grpo"), of(s, "base")),
+                      grpo_length=lambda s: updates_needed(run(s, "grpo, length"), of(s, "base"))),
+        "C7a": effect(lambda s: of(s, "grpo")["normalised_length_std"] - of(s, "opsft")["normalised_length_std"],
+                      base=lambda s: of(s, "base")["normalised_length_std"]),
+        "C8a": effect(lambda s: share("fixed data")(s) - share("opsft")(s), on_policy=tokens("opsft"), fixed=tokens("fixed data")),
+        "C8b": effect(lambda s: avg("opsft")(s) - avg("fixed data")(s), on_policy=avg("opsft"), fixed=avg("fixed data")),
+        "C9a": effect(rise),
+        "C9b": effect(lambda s: avg("opsft")(s) - avg("T 1.5")(s), at_1=avg("opsft"), at_1_5=avg("T 1.5")),
+        "C9c": effect(lambda s: avg("opsft")(s) - avg("T 0.6")(s), at_1=avg("opsft"), at_0_6=avg("T 0.6")),
+        "C10": effect(lambda s: avg("opsft")(s) - avg("G 4")(s), sixteen=avg("opsft"), four=avg("G 4")),
+        "C11": effect(lambda s: hardest(s, "opsft") - hardest(s, "L 24")),
+        "C12": effect(lambda s: avg("opsft")(s) - avg("seq")(s), corrected=avg("opsft"), uncorrected=avg("seq")),
+        "C14a": effect(lambda s: run(s)["divergence"]["AUC, wait or restart against the rest"] - 0.8,
+                       separators=lambda s: run(s)["divergence"]["AUC, separator against the rest"]),
+    }
+
+
+def gpu_claims(document: dict) -> dict[str, dict]:
+    """Peak memory of an update, one value a repetition."""
+    ratios = [ours / theirs for ours, theirs in zip(document["opsft"]["peak_bytes"], document["grpo"]["peak_bytes"])]
+    return {"C5": summarize([0.55 - r for r in ratios])}
