@@ -34,8 +34,11 @@ setup: ## make .venv what uv.lock says; every target does this by itself
 	  echo "setup: there is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make setup PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" .ci/setup $(if $(filter setup,$(MAKECMDGOALS)),,--quiet)
 
+# Files of tests are shared out to a process a core where pytest-xdist is there, at most four: each needs up to 2 GB.
+SHARED_OUT = import importlib.util as i, os; print(f"-n {min(os.cpu_count() or 1, 4)} --dist loadfile" if i.find_spec("xdist") else "")
+
 test: $(ENVIRONMENT) ## all tests, without network
-	@"$(ENV_PYTHON)" -m pytest
+	@"$(ENV_PYTHON)" -m pytest $$("$(ENV_PYTHON)" -c '$(SHARED_OUT)')
 
 lint: $(ENVIRONMENT) ## ruff over the tree
 	@"$(ENV_PYTHON)" -m ruff check .
