@@ -333,27 +333,23 @@ def hidden_states(language_model: nn.Module, config: ViCAConfig, embeds: Tensor,
     before = language_model.config._attn_implementation
     if not before.startswith(PREFIX):
         language_model.set_attn_implementation(PREFIX + base)
-    hooks = [decoder.layers[k].register_forward_pre_hook(_make_kv, with_kwargs=True) for k in call.layers if visual is not None]
     again = decoder.training and getattr(decoder, "is_gradient_checkpointing", False)
+    kept: dict[int, Any] = decoder.__dict__.setdefault("_vica_hooks", {})  # of calls whose layers the backward pass runs again
+    hooks = {k: decoder.layers[k].register_forward_pre_hook(_make_kv, with_kwargs=True)
+             for k in call.layers if visual is not None and k not in kept}
     try:
         out = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=past_key_values,
                       use_cache=past_key_values is not None, vica=call)
     finally:
-        if not again:  # else layers are run once more in the backward pass, and need both
-            for hook in hooks:
+        if again:  # the backward pass needs both; one hook a layer serves every call, for a call brings its own data
+            kept.update(hooks)
+        else:
+            for hook in (*hooks.values(), *kept.values()):
                 hook.remove()
+            kept.clear()
             if not before.startswith(PREFIX):
                 language_model.set_attn_implementation(before)
-        else:
-            _remove_later(decoder, hooks)
     return out.last_hidden_state
-
-
-def _remove_later(decoder: nn.Module, hooks: list) -> None:
-    """Keeps the newest call's hooks (each acts on its own call's data only) and drops those of the call before."""
-    for hook in getattr(decoder, "_vica_hooks", ()):
-        hook.remove()
-    decoder._vica_hooks = hooks
 
 
 def _visible(positions: Tensor, segments: Tensor, key_positions: Tensor, key_real: Tensor, key_segments: Tensor) -> Tensor:
