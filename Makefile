@@ -13,7 +13,7 @@ COPY := $(addprefix copy-,$(PAPERS))
 ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava speech-gpe multi30k-gpe scratch-vica patches-vica clean $(REPRODUCE) $(COPY)
+.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava speech-gpe multi30k-gpe scratch-vica patches-vica pretrained-vica clean $(REPRODUCE) $(COPY)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -72,6 +72,9 @@ multi30k-gpe: $(ENVIRONMENT) ## GPE on real translations, Multi30k from NINEFOLD
 
 scratch-vica: $(ENVIRONMENT) ## ViCA trained from nothing, as long as the dense stand-in was (half an hour)
 	@"$(ENV_PYTHON)" -m papers.vica.eval --scratch
+
+pretrained-vica: $(ENVIRONMENT) ## ViCA and dense on SmolLM2-135M with LoRA and a new projector (hours on two cores)
+	@"$(ENV_PYTHON)" -m papers.vica.pretrained
 
 patches-vica: $(ENVIRONMENT) ## ViCA on an encoder without layers, where it should fail (about twenty minutes)
 	@"$(ENV_PYTHON)" -m papers.vica.eval --patches

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from common.jobs import write_json
 from common.llava import dense_hidden
+from common.multimodal import IGNORED
 from common.steps import SetupError, seed_of
 
 from . import method
@@ -29,7 +30,8 @@ from .parts import LlavaSpec, Parts, load_parts, save_projector
 
 
 class ViCATraining(L.LightningModule):
-    """llava: the parts to start from. warmup: steps, or a share of all steps if below 1. Other names as in torch.
+    """llava: the parts to start from. warmup: steps, or a share of all steps if below 1. lora_rank: above 0, stage 2
+    trains adapters (peft) on all linear layers of a decoder that stays as it is. Other names as in torch.
 
     Raises SetupError, when the model is built, for layers that it does not have or an attention that the method refuses.
     """
@@ -37,12 +39,13 @@ class ViCATraining(L.LightningModule):
     def __init__(self, llava: LlavaSpec, cross_layers: list[int] | None, stage: Literal["pretrain", "finetune"] = "finetune",
                  prefix_update: Literal["full", "frozen"] = "full", learning_rate: float = 2e-5, weight_decay: float = 0.0,
                  beta2: float = 0.999, warmup: float = 0.03, schedule: Literal["constant", "cosine", "linear"] = "cosine",
-                 gradient_checkpointing: bool = False, seed: int = 1):
+                 gradient_checkpointing: bool = False, lora_rank: int = 0, seed: int = 1):
         super().__init__()
         self.llava, self.stage, self.seed = llava, stage, seed
         self.config = None if cross_layers is None else method.ViCAConfig(tuple(cross_layers), prefix_update)
         self.learning_rate, self.weight_decay, self.beta2 = learning_rate, weight_decay, beta2
         self.warmup, self.schedule, self.gradient_checkpointing = warmup, schedule, gradient_checkpointing
+        self.lora_rank = lora_rank
         self.given: Parts | None = None  # set it to train parts that are in memory already
         self.parts: Parts | None = None
         self.decoder: nn.Module | None = None
@@ -66,7 +69,9 @@ class ViCATraining(L.LightningModule):
         except (TypeError, ValueError) as error:
             raise SetupError(f"model.cross_layers {list(self.config.cross_layers)}: {error}") from error
         self.parts, self.decoder, self.projector = parts, parts.decoder, parts.projector
-        self.decoder.requires_grad_(self.stage == "finetune")
+        self.decoder.requires_grad_(self.stage == "finetune" and not self.lora_rank)
+        if self.stage == "finetune" and self.lora_rank:
+            adapt(self.decoder, self.lora_rank, seed_of("lora", self.seed))
         self.projector.requires_grad_(True)
         self.decoder.train()
         if self.gradient_checkpointing:
@@ -87,11 +92,12 @@ class ViCATraining(L.LightningModule):
             nothing = self.projector(embeds.new_zeros(1, 1, width, dtype=self.projector.linear_1.weight.dtype)).sum() * 0
             embeds = embeds + nothing.to(embeds.dtype)
         if self.config is None:
-            logits = self.decoder.lm_head(dense_hidden(self.decoder, layout, visual, embeds))
+            hidden = dense_hidden(self.decoder, layout, visual, embeds)
         else:
-            logits = method.forward(self.decoder, self.config, embeds, layout.positions, layout.real, visual, layout.visual_positions,
-                                    layout.visual_real, layout.segments).logits
-        return method.loss_sum(logits, layout.targets)
+            hidden = method.hidden_states(self.decoder, self.config, embeds, layout.positions, layout.real, visual,
+                                          layout.visual_positions, layout.visual_real, layout.segments)
+        scored = layout.targets != IGNORED  # logits there alone: the vocabulary is the largest of all widths
+        return method.loss_sum(self.decoder.lm_head(hidden[scored]), layout.targets[scored])
 
     def transfer_batch_to_device(self, batch: dict, device, dataloader_idx: int) -> dict:
         return {k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}
@@ -157,7 +163,7 @@ class ViCATraining(L.LightningModule):
                "prefix_update": None if self.config is None else self.config.prefix_update,
                "accumulate_grad_batches": self.trainer.accumulate_grad_batches,
                "base": self.parts.source.get("weights_sha256") or self.parts.source.get("recipe_sha256")}
-        run |= {k: getattr(self, k) for k in ("learning_rate", "weight_decay", "beta2", "warmup", "schedule")}
+        run |= {k: getattr(self, k) for k in ("learning_rate", "weight_decay", "beta2", "warmup", "schedule", "lora_rank")}
         ours = set(inspect.signature(type(data).__init__).parameters) - {"self", "num_workers"}
         return run | {f"data.{k}": v for k, v in vars(data).items() if k in ours and isinstance(v, simple)}
 
@@ -181,13 +187,32 @@ class ViCATraining(L.LightningModule):
                          self._run() | {"steps": self.global_step, "trained_from": self.parts.source.get("name")})
 
 
+def adapt(decoder: nn.Module, rank: int, seed: int) -> None:
+    """Puts LoRA (alpha = 2 rank) into every linear layer of the decoder's blocks, in place; only they are trained."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    names = sorted({name.split(".")[-1] for name, m in decoder.get_decoder().layers.named_modules() if isinstance(m, nn.Linear)})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), decoder)
+    for name, p in decoder.named_parameters():
+        p.requires_grad_("lora_" in name)
+
+
 def save_product(folder: Path, parts: Parts, config: method.ViCAConfig | None, stage: str, run: dict) -> None:
-    """projector.safetensors and training.json; vica.json unless dense; after stage 2 decoder and tokenizer in the hub's format."""
+    """projector.safetensors and training.json; vica.json unless dense; after stage 2 decoder and tokenizer in the hub's format,
+    or the adapter alone."""
     folder.mkdir(parents=True, exist_ok=True)
     sha256 = save_projector(parts.projector, folder / "projector.safetensors")
     if config is not None:
         config.save(folder)
-    if stage == "finetune":
+    if stage == "finetune" and run.get("lora_rank"):
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        save_file({k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(parts.decoder).items()},
+                  folder / "adapter_model.safetensors", {"format": "pt"})
+    elif stage == "finetune":
         parts.decoder.save_pretrained(folder / "decoder")
         if parts.tokenizer is not None:
             parts.tokenizer.save_pretrained(folder / "decoder")
