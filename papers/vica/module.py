@@ -76,6 +76,16 @@ class ViCATraining(L.LightningModule):
         self.decoder.train()
         if self.gradient_checkpointing:
             self.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.device_mesh is not None:
+            self._shard()
+
+    def _shard(self) -> None:
+        """FSDP2: the decoder's blocks in shards. Embeddings, head, last norm and projector stay whole on every rank: their
+        gradients are averaged in `on_before_optimizer_step`."""
+        from torch.distributed.fsdp import fully_shard
+
+        for layer in self.decoder.get_decoder().layers:
+            fully_shard(layer, mesh=self.device_mesh["data_parallel"])
 
     # -- one micro-batch -------------------------------------------------------------------------
     def loss_sum(self, batch: dict) -> tuple[Tensor, Tensor]:
@@ -110,6 +120,10 @@ class ViCATraining(L.LightningModule):
         return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
     def on_before_optimizer_step(self, optimizer) -> None:
+        for parameter in self.parameters() if self.device_mesh is not None else ():
+            if parameter.grad is not None and not sharded(parameter):  # whole: FSDP reduces its shards alone
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= self.trainer.world_size  # as DDP does
         total = self.trainer.strategy.reduce(torch.as_tensor(self._sum, device=self.device), reduce_op="sum")
         self.log("train/loss", total, batch_size=1)
         self._sum = 0.0
@@ -121,11 +135,26 @@ class ViCATraining(L.LightningModule):
         if steps < 1:
             raise SetupError("trainer.max_steps is not set: the learning rate follows the number of optimiser steps")
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, betas=(0.9, self.beta2))
+        # Shards and whole parameters in groups of their own: AdamW takes a group in one go, which must not mix them.
+        groups = [{"params": part} for part in ([p for p in trained if sharded(p)], [p for p in trained if not sharded(p)]) if part]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay, betas=(0.9, self.beta2))
         warmup = round(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
         kind = "constant_with_warmup" if self.schedule == "constant" else self.schedule
         return {"optimizer": optimizer,
                 "lr_scheduler": {"scheduler": get_scheduler(kind, optimizer, warmup, steps), "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """The norm is that of all gradients; torch's own clipping does not take shards and whole ones together."""
+        if self.device_mesh is None or not gradient_clip_val:
+            return self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        found = [p.grad for p in self.parameters() if p.grad is not None]
+        shards = torch.stack([g.to_local().float().pow(2).sum() for g in found if sharded(g)])
+        square = self.trainer.strategy.reduce(shards.sum(), reduce_op="sum")
+        square = square + sum(g.float().pow(2).sum() for g in found if not sharded(g))
+        factor = (gradient_clip_val / (square.sqrt() + 1e-6)).clamp(max=1.0)
+        for g in found:
+            (g.to_local() if sharded(g) else g).mul_(factor)
+        return None
 
     # -- validation ------------------------------------------------------------------------------
     def on_validation_start(self) -> None:
@@ -181,10 +210,22 @@ class ViCATraining(L.LightningModule):
                                  "Resume with the old value, or start anew without --ckpt_path.")
 
     def on_train_end(self) -> None:
-        """Writes the product to trainer.default_root_dir/model."""
-        if self.trainer.is_global_zero and self.trainer.default_root_dir and self.trainer.checkpoint_callbacks:
+        """Writes the product to trainer.default_root_dir/model. Shards are gathered by all ranks, and one writes."""
+        if not (self.trainer.default_root_dir and self.trainer.checkpoint_callbacks):
+            return
+        if self.device_mesh is not None:
+            for name, p in list(self.decoder.named_parameters()):
+                if sharded(p):
+                    owner, _, short = name.rpartition(".")
+                    setattr(self.decoder.get_submodule(owner), short, nn.Parameter(p.detach().full_tensor().cpu(), p.requires_grad))
+        if self.trainer.is_global_zero:
             save_product(Path(self.trainer.default_root_dir) / "model", self.parts, self.config, self.stage,
                          self._run() | {"steps": self.global_step, "trained_from": self.parts.source.get("name")})
+
+
+def sharded(parameter: Tensor) -> bool:
+    """Whether FSDP2 keeps it in shards."""
+    return hasattr(parameter, "full_tensor")
 
 
 def adapt(decoder: nn.Module, rank: int, seed: int) -> None:
