@@ -54,11 +54,12 @@ def test_two_processes_equal_one(one_batch, tmp_path):
         assert difference(rank["parameters"], trained(module)) < 1e-3
 
 
-@pytest.mark.parametrize("layers", [(0, 5), None], ids=["vica", "dense"])
-def test_fsdp2_equals_one_process(layers, tmp_path):
+@pytest.mark.parametrize("layers, again", [((0, 5), False), ((0, 5), True), (None, False)], ids=["vica", "vica, checkpointing", "dense"])
+def test_fsdp2_equals_one_process(layers, again, tmp_path):
     """Blocks in shards, the rest whole; keys and values of the picture are made from gathered weights and reach their gradients."""
     module, whole = fit(training(layers), tmp_path / "one")
-    codes, ranks = fit_in_processes(tmp_path / "two", world=2, strategy="fsdp2", module={"cross_layers": layers}, checkpoint_every=2)
+    codes, ranks = fit_in_processes(tmp_path / "two", world=2, strategy="fsdp2", checkpoint_every=2,
+                                    module={"cross_layers": layers, "gradient_checkpointing": again})
     assert codes == [0, 0]
     for rank in ranks:
         assert rank["losses"] == pytest.approx(whole.losses, rel=2e-5)
