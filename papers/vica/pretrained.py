@@ -90,7 +90,7 @@ def trained(parts: Parts, spec: LlavaSpec, layers, stage: str, steps: int, rate:
         warnings.simplefilter("ignore")
         trainer = L.Trainer(accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_steps=steps, max_epochs=-1, logger=False,
                             gradient_clip_val=1.0, precision="bf16-mixed", enable_model_summary=False, limit_val_batches=0,
-                            enable_progress_bar=progress, default_root_dir=None,
+                            enable_progress_bar=progress, default_root_dir=work,
                             callbacks=[curve, ModelCheckpoint(work, save_last=True, every_n_train_steps=min(50, steps), save_top_k=1),
                                        *([TQDMProgressBar(5)] if progress else [])])
         trainer.fit(module, data, ckpt_path=last if last.exists() else None)
