@@ -13,7 +13,7 @@ COPY := $(addprefix copy-,$(PAPERS))
 ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava standin-reasoner speech-gpe multi30k-gpe scratch-vica patches-vica clean $(REPRODUCE) $(COPY)
+.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava standin-reasoner speech-gpe multi30k-gpe scratch-vica patches-vica pretrained-vica clean $(REPRODUCE) $(COPY)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -34,8 +34,11 @@ setup: ## make .venv what uv.lock says; every target does this by itself
 	  echo "setup: there is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make setup PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" .ci/setup $(if $(filter setup,$(MAKECMDGOALS)),,--quiet)
 
+# Files of tests are shared out to a process a core where pytest-xdist is there, at most four: each needs up to 2 GB.
+SHARED_OUT = import importlib.util as i, os; print(f"-n {min(os.cpu_count() or 1, 4)} --dist loadfile" if i.find_spec("xdist") else "")
+
 test: $(ENVIRONMENT) ## all tests, without network
-	@"$(ENV_PYTHON)" -m pytest
+	@"$(ENV_PYTHON)" -m pytest $$("$(ENV_PYTHON)" -c '$(SHARED_OUT)')
 
 lint: $(ENVIRONMENT) ## ruff over the tree
 	@"$(ENV_PYTHON)" -m ruff check .
@@ -72,6 +75,9 @@ multi30k-gpe: $(ENVIRONMENT) ## GPE on real translations, Multi30k from NINEFOLD
 
 scratch-vica: $(ENVIRONMENT) ## ViCA trained from nothing, as long as the dense stand-in was (half an hour)
 	@"$(ENV_PYTHON)" -m papers.vica.eval --scratch
+
+pretrained-vica: $(ENVIRONMENT) ## ViCA and dense on SmolLM2-135M with LoRA and a new projector (hours on two cores)
+	@"$(ENV_PYTHON)" -m papers.vica.pretrained
 
 patches-vica: $(ENVIRONMENT) ## ViCA on an encoder without layers, where it should fail (about twenty minutes)
 	@"$(ENV_PYTHON)" -m papers.vica.eval --patches

@@ -4,7 +4,8 @@
 
 A student who wants to change a method should not carry eight others. Inside a paper imports are
 relative, so the folder may be renamed afterwards. Which files of `common` come along is found by
-following the imports, function-level ones too; data files beside a copied module come with it.
+following the imports, function-level ones too; data files beside a copied module come with it, and so
+do folders beside it that it names, e.g. of trained weights.
 The versions are those of uv.lock, written as a plain requirements.txt without any index.
 """
 
@@ -75,6 +76,13 @@ def imported_modules(path, package):
             yield from (f"{name}.{alias.name}" for alias in node.names)
 
 
+def named_folders(path):
+    """Folders beside a Python file, not packages, whose whole name is one of its string constants."""
+    words = {node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path)))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return [f for f in sorted(path.parent.iterdir()) if f.name in words and f.is_dir() and not any(f.glob("*.py"))]
+
+
 def needed_files(root, paper):
     """Files of `common` that the paper's Python files reach, relative to root, sorted."""
     found, queue = set(), sorted((root / "papers" / paper).rglob("*.py"))
@@ -91,6 +99,9 @@ def needed_files(root, paper):
                     if file.is_file() and file not in found:
                         found.add(file)
                         queue.append(file)
+    for file in [f for f in found if f.suffix == ".py"]:
+        for folder in named_folders(file):
+            found.update(f for f in folder.rglob("*") if f.is_file())
     for folder in {file.parent for file in found}:
         inside = folder.glob("*") if folder == root / "common" else folder.rglob("*")
         found.update(f for f in inside if f.is_file() and f.suffix not in (".py", ".pyc"))

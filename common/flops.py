@@ -66,7 +66,8 @@ def counted(fn: Callable[[], Any]) -> FlopCount:
     counts = counter.get_flop_counts()
     by_operator = {str(op): n for op, n in counts.get("Global", {}).items()}
     for module, ops in counts.items():
-        if module.split(".")[-1].startswith("rotary_emb"):
+        name = module.split(".")[-1]  # rotary_emb of a decoder; LlamaRotaryEmbedding if called by itself
+        if name.startswith("rotary_emb") or name.endswith("RotaryEmbedding"):
             for op, n in ops.items():
                 by_operator[str(op)] -= n
     by_operator = {op: n for op, n in by_operator.items() if n}

@@ -12,6 +12,7 @@ tokens for a 64 x 64 picture shown at 112 x 112. A prompt is
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,14 +94,18 @@ def build(seed: int, features: Tensor, decoder: dict | None = None, layers: Sequ
         torch.manual_seed(seed)
         llava = LlavaForConditionalGeneration(config(decoder, layers))
     llava.model.vision_tower = vision.dinov2()
-    first = llava.model.multi_modal_projector.linear_1
+    whiten(llava.model.multi_modal_projector.linear_1, features, seed)
+    return Llava(llava.eval(), tokenizer(), {"name": "random:llava", "kind": "random", "seed": seed})
+
+
+@torch.no_grad()
+def whiten(first: nn.Module, features: Tensor, seed: int) -> None:
+    """Starts a projector's first layer so that every feature arrives with mean 0 and variance 1 over the sample (., ., dv)."""
     flat = features.reshape(-1, features.shape[-1]).float()
     mean, std = flat.mean(0), flat.std(0).clamp(min=1e-3)
-    with torch.no_grad():
-        torch.nn.init.normal_(first.weight, std=features.shape[-1] ** -0.5, generator=torch.Generator().manual_seed(seed))
-        first.weight /= std
-        first.bias.copy_(-first.weight @ mean)
-    return Llava(llava.eval(), tokenizer(), {"name": "random:llava", "kind": "random", "seed": seed})
+    torch.nn.init.normal_(first.weight, std=features.shape[-1] ** -0.5, generator=torch.Generator().manual_seed(seed))
+    first.weight /= std
+    first.bias.copy_(-first.weight @ mean)
 
 
 def save(model: Llava, folder: Path) -> None:
@@ -141,14 +146,39 @@ def load_llava(folder: Path | str, attn_implementation: str = "sdpa") -> Llava:
 
 
 # -- questions as rows -------------------------------------------------------------------------------------
+@functools.lru_cache(maxsize=8)
+def chat(words) -> tuple[list[int], list[int]]:
+    """Ids before and behind what the user says, by the tokenizer's own chat template; behind it the model answers.
+
+    Raises ValueError for a template that does not show the user's words as they are.
+    """
+    mark = "<<said>>"
+    shown = words.apply_chat_template([{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True)
+    if shown.count(mark) != 1:
+        raise ValueError("the tokenizer's chat template changes what the user says; a picture has no place in it")
+    before, behind = shown.split(mark)
+    return tuple(words(part, add_special_tokens=False).input_ids for part in (before, behind))
+
+
+def said_slots(words, asked: str, answer: str) -> tuple[list[int], list[int]]:
+    """(ids, targets) of a chat model: every token of the answer and the end of the turn are predicted."""
+    ids = words(asked, add_special_tokens=False).input_ids + chat(words)[1]
+    said = words(answer, add_special_tokens=False).input_ids
+    return ids + said, [-100] * (len(ids) - 1) + said + [words.eos_token_id]
+
+
 def question_slots(words, question: scenes.Question) -> tuple[list[int], list[int]]:
-    """(ids, targets): the answer is predicted at the question mark."""
+    """(ids, targets): the answer is predicted at the question mark; by a chat model behind its template's turn."""
+    if words.chat_template:
+        return said_slots(words, question.text, question.answer)
     ids = words.convert_tokens_to_ids(question.text.split())
     return ids, [-100] * (len(ids) - 1) + [words.convert_tokens_to_ids(question.answer)]
 
 
 def caption_slots(words, caption: str) -> tuple[list[int], list[int]]:
     """(ids, targets): every word of the caption and its end are predicted."""
+    if words.chat_template:
+        return said_slots(words, "describe the picture", caption)
     said = words.convert_tokens_to_ids(caption.split())
     ask = words.convert_tokens_to_ids(["describe", "?"])
     return ask + said, [-100] + said + [words.eos_token_id]

@@ -1,8 +1,9 @@
 """No test uses the network, a hub, a screen or the user's own data.
 
 Set before any library is imported: the hub clients' offline switches, a drawing backend without a
-window, two threads (the machine that the suite is measured on). Then sockets: a connection to, or
-a name look-up of, anything but this machine fails as it would without a network.
+window, two threads (the machine that the suite is measured on), or one where pytest-xdist runs a
+process a core. Then sockets: a connection to, or a name look-up of, anything but this machine fails
+as it would without a network.
 `papers/conftest.py` takes the same into the papers' tests, and `make copy-<paper>` along with them.
 """
 
@@ -20,7 +21,10 @@ os.environ.update(
     MPLBACKEND="Agg",
     TOKENIZERS_PARALLELISM="false",
 )
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.pop("NINEFOLD_DATA", None)  # a test that wants data makes its own and sets this
 
 

@@ -108,6 +108,7 @@ def test_flex_mask_is_the_dense_one():
         assert torch.equal(made, dense[b, 0])
 
 
+@pytest.mark.skipif(" " in torch.__file__, reason="torch's compiler cannot link against a torch whose path has a space")
 def test_flex_attention_gives_sdpas_logits():
     ids = torch.randint(3, 90, (2, 37), generator=torch.Generator().manual_seed(0))
     visible, positions = torch.stack([w(), w(shift=False)]), masks.group_position_ids(19, 18)[None]

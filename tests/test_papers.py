@@ -127,7 +127,9 @@ def tree(tmp_path):
         "papers/b/method.py": "from common import unused",
         "common/__init__.py": "",
         "common/flops.py": "from .timing import clock\nfrom . import models",
-        "common/timing.py": "",
+        "common/timing.py": "FOLDER = Path(__file__).parent / 'trained'",
+        "common/trained/seed0/config.json": "{}",
+        "common/trained of others/config.json": "{}",
         "common/schema.json": "{}",
         "common/models.py": "",
         "common/unused.py": "",
@@ -154,7 +156,7 @@ def test_copy_takes_what_is_imported_and_no_more(tree, tmp_path, monkeypatch):
     assert {name for name in copied if name.startswith("common/")} == {
         "common/__init__.py", "common/flops.py", "common/timing.py", "common/models.py",
         "common/records.py", "common/data/__init__.py", "common/data/prose.py",
-        "common/data/topics.txt", "common/schema.json",
+        "common/data/topics.txt", "common/schema.json", "common/trained/seed0/config.json",
     }  # fmt: skip
     assert {name for name in copied if name.startswith("papers/")} == {
         "papers/a/method.py", "papers/a/eval.py", "papers/a/results/one.json",

@@ -18,7 +18,8 @@ from common.standins import FOLDER, SEEDS
 
 HERE = Path(__file__).parent
 # What only shows or judges results that exist: its changes compute nothing anew.
-SHOWING = {"eval.py", "verdicts.py", "tables.py", "pictures.py", "reported.py", "checks.py", "train.py", "paper_scale.py", "lmms.py"}
+SHOWING = {"eval.py", "verdicts.py", "tables.py", "pictures.py", "reported.py", "checks.py", "train.py", "paper_scale.py", "lmms.py",
+           "pretrained.py"}
 COMMON = ("models.py", "multimodal.py", "llava.py", "standins.py", "vision.py", "steps.py", "data/scenes.py", "data/easyvqa.py")
 
 

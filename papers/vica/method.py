@@ -173,7 +173,6 @@ class _Call:
 
     layers: frozenset[int]
     base: str
-    visual: Tensor | None = None  # (B, N, d), where keys and values are made inside the layers
     rotary: tuple[Tensor, Tensor] | None = None
     kv: VisualKV | None = None
     made: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -189,7 +188,7 @@ def _base(module: nn.Module, name: str):
     return ALL_ATTENTION_FUNCTIONS[name]
 
 
-def _attend(module, query, key, value, attention_mask, vica: _Call | None = None, **kwargs):
+def _attend(module, query, key, value, attention_mask, vica: _Call | None = None, vica_visual: Tensor | None = None, **kwargs):
     """Stock attention; in a layer of C over [visual ; text] keys. query (B, H, T, hd), key, value (B, Hk, S, hd)."""
     name = module.config._attn_implementation.removeprefix(PREFIX)
     if vica is None:
@@ -255,10 +254,14 @@ for _name in BASES:
 
 
 def _make_kv(layer: nn.Module, args: tuple, kwargs: dict):
-    """Before a layer of C runs, inside its call: sharded weights are gathered there, and checkpointing runs it again."""
-    call: _Call | None = kwargs.get("vica")
-    if call is not None and call.visual is not None and layer.self_attn.layer_idx in call.layers:
-        call.made[layer.self_attn.layer_idx] = layer_kv(layer, call.visual, *call.rotary)
+    """Before a layer of C runs, inside its call: sharded weights are gathered there, and checkpointing runs it again.
+
+    The picture comes as an argument of the layer: only of tensors among these does FSDP know that their gradients, too,
+    must be there before it gives a layer's weights back.
+    """
+    call, visual = kwargs.get("vica"), kwargs.get("vica_visual")
+    if call is not None and visual is not None and layer.self_attn.layer_idx in call.layers:
+        call.made[layer.self_attn.layer_idx] = layer_kv(layer, visual, *call.rotary)
 
 
 # -- running it --------------------------------------------------------------------------------------------
@@ -308,7 +311,7 @@ def hidden_states(language_model: nn.Module, config: ViCAConfig, embeds: Tensor,
         keys = past_key_values.extend(*keys)
 
     base = language_model.config._attn_implementation.removeprefix(PREFIX)
-    call = _Call(frozenset(config.cross_layers if visual is not None or visual_kv is not None else ()), base, visual, kv=visual_kv,
+    call = _Call(frozenset(config.cross_layers if visual is not None or visual_kv is not None else ()), base, kv=visual_kv,
                  keep=keep)
     if visual is not None:
         call.rotary = decoder.rotary_emb(visual, visual_positions)
@@ -333,27 +336,23 @@ def hidden_states(language_model: nn.Module, config: ViCAConfig, embeds: Tensor,
     before = language_model.config._attn_implementation
     if not before.startswith(PREFIX):
         language_model.set_attn_implementation(PREFIX + base)
-    hooks = [decoder.layers[k].register_forward_pre_hook(_make_kv, with_kwargs=True) for k in call.layers if visual is not None]
     again = decoder.training and getattr(decoder, "is_gradient_checkpointing", False)
+    kept: dict[int, Any] = decoder.__dict__.setdefault("_vica_hooks", {})  # of calls whose layers the backward pass runs again
+    hooks = {k: decoder.layers[k].register_forward_pre_hook(_make_kv, with_kwargs=True)
+             for k in call.layers if visual is not None and k not in kept}
     try:
         out = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=past_key_values,
-                      use_cache=past_key_values is not None, vica=call)
+                      use_cache=past_key_values is not None, vica=call, **({} if visual is None else {"vica_visual": visual}))
     finally:
-        if not again:  # else layers are run once more in the backward pass, and need both
-            for hook in hooks:
+        if again:  # the backward pass needs both; one hook a layer serves every call, for a call brings its own data
+            kept.update(hooks)
+        else:
+            for hook in (*hooks.values(), *kept.values()):
                 hook.remove()
+            kept.clear()
             if not before.startswith(PREFIX):
                 language_model.set_attn_implementation(before)
-        else:
-            _remove_later(decoder, hooks)
     return out.last_hidden_state
-
-
-def _remove_later(decoder: nn.Module, hooks: list) -> None:
-    """Keeps the newest call's hooks (each acts on its own call's data only) and drops those of the call before."""
-    for hook in getattr(decoder, "_vica_hooks", ()):
-        hook.remove()
-    decoder._vica_hooks = hooks
 
 
 def _visible(positions: Tensor, segments: Tensor, key_positions: Tensor, key_real: Tensor, key_segments: Tensor) -> Tensor:

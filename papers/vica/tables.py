@@ -30,7 +30,7 @@ def rows(results: dict) -> Iterator[tuple[str, list[dict], bool]]:
     yield "dense, not tuned", every(lambda s: results[f"all layers/seed{s}"]["dense"]), False
     for what, name in (("ffn", "no FFN on visual tokens"), ("attention", "visual tokens read nothing"), ("all", "visual tokens frozen")):
         yield f"dense, then {name}", every(lambda s, w=what: results[f"dense/seed{s}"]["frozen"][w]), False
-    for count in [k for k in results["pruned/seed0"] if k.isdigit()]:
+    for count in sorted((k for k in results["pruned/seed0"] if k.isdigit()), key=int):
         yield f"dense, {count} tokens by attention", every(lambda s, c=count: results[f"pruned/seed{s}"][c]["attention"]), False
         yield f"dense, {count} random tokens", every(lambda s, c=count: results[f"pruned/seed{s}"][c]["random"]), False
 

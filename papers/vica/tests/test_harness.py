@@ -143,7 +143,9 @@ def test_tables_and_pictures_show_every_arm(tmp_path):
     for name in (*tables.ARMS.values(), "blind optimum", "dense, 3 random tokens", "ViCA, greedy 4, PyramidDrop 0.5"):
         assert name in text, name
     assert "77.8" in text and "{0, 4} look" in text
+    (tmp_path / "measurements.scratch.json").write_text(json.dumps({"results": scratched()}))
     drawn = {path.name for path in pictures.draw(found, tmp_path)}
+    assert "from nothing" in (tmp_path / "trade_off.svg").read_text()
     assert drawn == {"who_sees_whom.svg", "trade_off.svg", "layers.svg", "pairs.svg"}
     assert "ViCA: a layer that looks" in (tmp_path / "who_sees_whom.svg").read_text()
 

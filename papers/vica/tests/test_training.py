@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from common.models import ModelError, ModelSpec, tiny
 from common.multimodal import IGNORED, split
@@ -51,6 +52,21 @@ def test_two_processes_equal_one(one_batch, tmp_path):
         assert rank["losses"] == pytest.approx(whole.losses, rel=2e-5)
         assert difference(rank["gradient"], whole.gradients[0]) < 1e-5
         assert difference(rank["parameters"], trained(module)) < 1e-3
+
+
+@pytest.mark.parametrize("layers, again", [((0, 5), False), ((0, 5), True), (None, False)], ids=["vica", "vica, checkpointing", "dense"])
+def test_fsdp2_equals_one_process(layers, again, tmp_path):
+    """Blocks in shards, the rest whole; keys and values of the picture are made from gathered weights and reach their gradients."""
+    module, whole = fit(training(layers), tmp_path / "one")
+    codes, ranks = fit_in_processes(tmp_path / "two", world=2, strategy="fsdp2", checkpoint_every=2,
+                                    module={"cross_layers": layers, "gradient_checkpointing": again})
+    assert codes == [0, 0]
+    for rank in ranks:
+        assert rank["losses"] == pytest.approx(whole.losses, rel=2e-5)
+        assert difference(rank["parameters"], trained(module)) < 1e-3
+    saved = load_file(tmp_path / "two" / "model" / "decoder" / "model.safetensors")
+    last = trained(module)["decoder.model.layers.5.self_attn.k_proj.weight"]
+    assert (saved["model.layers.5.self_attn.k_proj.weight"] - last).abs().max() < 1e-3 * last.abs().max()
 
 
 def test_text_alone_leaves_no_process_waiting_for_the_projector():
