@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import math
 import warnings
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def rate(step: int, stages) -> float:
     for steps, peak in stages:
         if step < steps:
             warmup = min(50, steps // 4)
-            return peak * (step + 1) / warmup if step < warmup else peak * 0.5 * (1 + np.cos(np.pi * (step - warmup) / (steps - warmup)))
+            return peak * (step + 1) / warmup if step < warmup else peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
         step -= steps
     return 0.0
 
@@ -114,7 +115,8 @@ def rate(step: int, stages) -> float:
 def checkpoints(seed: int, stages) -> Path:
     """Where the cache keeps a training's checkpoints: by arguments and by the recipe's own text."""
     here = Path(__file__).parent
-    key = Job("reasoner", f"{__name__}:train", {"seed": seed, "stages": stages}, tuple(str(here / f) for f in ("reasoner.py", "data/chains.py"))).key()
+    recipe = tuple(str(here / f) for f in ("reasoner.py", "data/chains.py"))
+    key = Job("reasoner", f"{__name__}:train", {"seed": seed, "stages": stages}, recipe).key()
     return cache_dir() / "standins-reasoner" / f"seed{seed}-{key}"
 
 
@@ -146,7 +148,8 @@ def report(model, problems: int = 200, samples: int = 4, seed: int = 0) -> dict:
     words, found = chains.tokenizer(), [chains.problem(i, "test") for i in range(problems)]
     prompts = [words.convert_tokens_to_ids(list(p.prompt)) for p in found]
     rollouts = sample(model, prompts, samples, CAP, end=words.eos_token_id, generator=torch.Generator().manual_seed(seed))
-    rows = [(found[r.prompt].k, chains.correct(words.convert_ids_to_tokens(list(r.ids)), found[r.prompt]), len(r.ids), r.finished) for r in rollouts]
+    said = [words.convert_ids_to_tokens(list(r.ids)) for r in rollouts]
+    rows = [(found[r.prompt].k, chains.correct(text, found[r.prompt]), len(r.ids), r.finished) for r, text in zip(rollouts, said)]
 
     def mean(part: list, column: int) -> float:
         return round(float(np.mean([row[column] for row in part])), 4)
@@ -161,7 +164,8 @@ def train_reasoner(seed: int, folder: Path, stages=STAGES) -> dict:
     model, losses, mean_length = train(seed, stages)
     model.half().save_pretrained(folder)
     chains.tokenizer().save_pretrained(folder)
-    result = {"seed": seed, "stages": [list(s) for s in stages], "rows": ROWS, "traces": TRACES, "corpus mean length": round(mean_length, 2),
+    result = {"seed": seed, "stages": [list(s) for s in stages], "rows": ROWS, "traces": TRACES,
+              "corpus mean length": round(mean_length, 2),
               "test": report(load_reasoner(folder)[0]), "curve": [[s, losses[s]] for s in range(0, len(losses), 50)]}
     write_json(folder / "training.json", result)
     return result

@@ -180,13 +180,15 @@ def evaluate(
 
     if unknown := set(names) - set(BENCHMARKS):
         raise TaskError(f"{sorted(unknown)} are none of the mathematics benchmarks {', '.join(BENCHMARKS)}.")
-    tasks = lm_eval_tasks(names, data, suffix, revisions)
+    manager = task_manager(data, suffix, revisions)
+    tasks = {name: manager.load([f"{name}_sampled"])["tasks"][f"{name}_sampled"] for name in names}  # reads the data
     for name, task in tasks.items():
         asked = repeats.get(name) if isinstance(repeats, Mapping) else repeats
         task.set_config("repeats", BENCHMARKS[name].repeats if asked is None else asked)
     output = simple_evaluate(
         model=lm,
         tasks=list(tasks.values()),
+        task_manager=manager,
         gen_kwargs={"temperature": temperature, "do_sample": temperature > 0, "max_gen_toks": max_tokens},
         limit=limit,
         apply_chat_template=chat_template,
@@ -208,14 +210,15 @@ def evaluate(
             verifier.close()
 
 
-def lm_eval_tasks(names: Sequence[str], data=None, suffix: str = "", revisions: Mapping | None = None) -> dict:
-    """{name: lm-eval's task object}, with the data already read. Errors as `load_problems`."""
+def task_manager(data: str | Path | None = None, suffix: str = "", revisions: Mapping[str, str] | None = None):
+    """lm-eval's index of these five tasks ("gsm8k_sampled", ...) and of no other."""
     from lm_eval.tasks import TaskManager
 
-    metadata = {"data": str(data) if data else None, "suffix": suffix, "revisions": dict(revisions or {})}
-    folder = str(Path(__file__).parent / "tasks" / "reasoning")
-    manager = TaskManager(include_path=folder, include_defaults=False, metadata=metadata)
-    return {name: manager.load([f"{name}_sampled"])["tasks"][f"{name}_sampled"] for name in names}
+    return TaskManager(
+        include_path=str(Path(__file__).parent / "tasks" / "reasoning"),
+        include_defaults=False,
+        metadata={"data": str(data) if data else None, "suffix": suffix, "revisions": dict(revisions or {})},
+    )
 
 
 def process_results(doc: Mapping, results: Sequence) -> dict[str, float]:

@@ -35,7 +35,8 @@ class Rows:
         return self.problems[i]
 
     def collate(self, samples: list[Problem], sample_index: list[int], totals: dict) -> dict:
-        return {"problems": samples, "first": sample_index[0], "counts": True}
+        """first: the place of the first of them in its optimiser step, which has totals["problems"]."""
+        return {"problems": samples, "first": sample_index[0] % totals["problems"], "counts": True}
 
     def blank(self, batch: dict) -> dict:
         return batch | {"counts": False}
@@ -50,10 +51,7 @@ class Problems(StepData):
         super().__init__(0, seed, num_workers)
 
     def setup(self, stage: str | None = None) -> None:
-        module = self.trainer.lightning_module
-        self.batch_size = module.config.prompts_per_step
-        if self.trainer.accumulate_grad_batches != 1:
-            raise SetupError("trainer.accumulate_grad_batches must be 1: a step's rollouts are cut by model.config.micro_batch_size")
+        self.batch_size = self.trainer.lightning_module.config.prompts_per_step
 
     def train_dataloader(self):
         from torch.utils.data import DataLoader
@@ -61,8 +59,8 @@ class Problems(StepData):
         from common.steps import StepBatches
 
         share = self._share()
-        steps = _InStep(StepBatches(self.rows(0), batch_size=self.batch_size, seed=self.seed,
-                                    start_step=self.trainer.lightning_module.done, **share), self.batch_size)
+        done = self.trainer.lightning_module.done
+        steps = StepBatches(self.rows(0), batch_size=self.batch_size, seed=self.seed, start_step=done, **share)
         return DataLoader(steps, batch_size=None, num_workers=0)
 
     def transfer_batch_to_device(self, batch: dict, device, dataloader_idx: int) -> dict:
@@ -70,20 +68,6 @@ class Problems(StepData):
 
     def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
         raise NotImplementedError
-
-
-class _InStep:
-    """`first` as the place in its step."""
-
-    def __init__(self, batches, size: int):
-        self.batches, self.size = batches, size
-
-    def __iter__(self):
-        for batch in self.batches:
-            yield batch | {"first": batch["first"] % self.size}
-
-    def __len__(self) -> int:
-        return 1 << 40
 
 
 class Chains(Problems):
@@ -134,10 +118,9 @@ class Maths(Problems):
             read_problems(Path(name))
 
     def sequences(self) -> tuple[Rows, Rows]:
-        from common.benchmarks.maths import end_tokens
-
         words = self.tokenizer()
-        self.end = end_tokens(words, self.trainer.lightning_module.model)
+        ends = self.trainer.lightning_module.model.generation_config.eos_token_id
+        self.end = tuple(sorted({words.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}))
         train = self._encoded(words, read_problems(Path(self.train)))
         held = self._encoded(words, read_problems(Path(self.validation))) if self.validation else train[-self.held_out :]
         return Rows(train if self.validation else train[: -self.held_out] or train), Rows(held[: self.held_out])
@@ -161,7 +144,8 @@ class Maths(Problems):
         if self._verifier is None:
             self._verifier = MathVerifier(seconds=self.seconds)
         words = self.tokenizer()
-        return self._verifier.verify_many([(words.decode(list(r.ids), skip_special_tokens=True), problems[r.prompt].gold) for r in rollouts])
+        said = [words.decode(list(r.ids), skip_special_tokens=True) for r in rollouts]
+        return self._verifier.verify_many([(text, problems[r.prompt].gold) for text, r in zip(said, rollouts)])
 
 
 def read_problems(path: Path) -> list[dict]:

@@ -13,7 +13,6 @@ Every function is one job: arguments in, JSON out (common/jobs.py).
 from __future__ import annotations
 
 import logging
-import resource
 import time
 import warnings
 
@@ -84,20 +83,22 @@ def run(seed: int, arm: str, updates: int = UPDATES) -> dict:
     """One method from the stand-in of a seed: {"arm", "curve", "history", "test", "seconds", ...}."""
     kind, changes, options = ARMS[arm]
     model, tokenizer, source = stand_in(seed)
-    training = getattr(module, kind)(ModelSpec(), OnPolicySFTConfig(**(TINY | changes)), betas=(0.9, 0.95), weight_decay=0.0,
+    training = getattr(module, kind)(ModelSpec("in memory"), OnPolicySFTConfig(**(TINY | changes)), betas=(0.9, 0.95), weight_decay=0.0,
                                      samples=SAMPLES, cap=CAP, seed=seed, **options)
     training.given = model, tokenizer, source
     data = Chains(seed=seed)
     probe, curve = [data.problem(i, "val") for i in range(PROBE)], []
     began = time.perf_counter()
     fit(training, data, updates, lambda done: curve.append([done, *_short(evaluate(model, data, probe, SAMPLES, CAP, seed))]))
-    result = {"arm": arm, "curve": curve, "history": training.history, "skipped": training.skipped, "seconds": time.perf_counter() - began}
+    result = {"arm": arm, "curve": curve, "history": training.history, "skipped": training.skipped,
+              "seconds": time.perf_counter() - began}
     model.eval()
     problems = held_out(data)
     rows = evaluate(model, data, problems, SAMPLES, CAP, seed)
-    result |= {"test": scores(rows, CAP), "skips a step": skipping(rows), "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    result |= {"test": scores(rows, CAP), "skips a step": skipping(rows)}
     if arm == "opsft":
-        result |= {"budgets": budgets(model, data, problems, seed), "divergence": divergence(stand_in(seed)[0], model, data, problems[:64], seed)}
+        result |= {"budgets": budgets(model, data, problems, seed),
+                   "divergence": divergence(stand_in(seed)[0], model, data, problems[:64], seed)}
     return result
 
 
@@ -130,8 +131,9 @@ def fit(training, data, updates: int, probe) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Batches and not optimiser steps are counted: a step that kept nothing is a step.
-        trainer = L.Trainer(accelerator="cpu", devices=1, max_epochs=1, limit_train_batches=updates, logger=False, enable_checkpointing=False,
-                            enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, callbacks=[Probe()])
+        trainer = L.Trainer(accelerator="cpu", devices=1, max_epochs=1, limit_train_batches=updates, logger=False,
+                            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+                            callbacks=[Probe()])
         trainer.fit(training, data)
 
 

@@ -169,10 +169,10 @@ class OnPolicySFT(L.LightningModule):
         kept = self.gathered([len(rollouts[i].ids) for i in chosen])
         row = {"step": self.done, "right": sum(self.gathered(correct)) / len(lengths), "length": sum(lengths) / len(lengths),
                "cut": sum(self.gathered([not r.finished for r in rollouts])) / len(lengths), "kept": len(kept) / len(lengths),
-               "kept length": sum(kept) / max(len(kept), 1), **{k: v for k, v in (notes[0] if notes else {}).items()}}
+               "kept length": sum(kept) / max(len(kept), 1), **dict((notes[0] if notes else {}).items())}
         self.history.append(row)
-        self.log_dict({f"train/{k.replace(' ', '_')}": float(v) for k, v in row.items() if k != "step"} | {"train/skipped": float(self.skipped)},
-                      batch_size=1, prog_bar=False)
+        shown = {f"train/{k.replace(' ', '_')}": float(v) for k, v in row.items() if k != "step"}
+        self.log_dict(shown | {"train/skipped": float(self.skipped)}, batch_size=1, prog_bar=False)
 
     def configure_optimizers(self):
         from transformers import get_constant_schedule_with_warmup
@@ -191,7 +191,8 @@ class OnPolicySFT(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Every rank answers its share; the scores are of all."""
         data = self.trainer.datamodule
-        scored = evaluate(self.model, data, self._held_out, self.samples, self.cap, seed_of("validation", self.seed)) if self._held_out else []
+        how = self.samples, self.cap, seed_of("validation", self.seed)
+        scored = evaluate(self.model, data, self._held_out, *how) if self._held_out else []
         rows = self.gathered(scored)
         self.log_dict({"val/avg": sum(sum(r["correct"]) / len(r["correct"]) for r in rows) / len(rows),
                        "val/pass": sum(any(r["correct"]) for r in rows) / len(rows),
@@ -200,7 +201,7 @@ class OnPolicySFT(L.LightningModule):
     # -- files -----------------------------------------------------------------------------------
     def _run(self) -> dict[str, Any]:
         """What makes this run this run: a checkpoint of another one is not taken up."""
-        simple = {k: v for k, v in vars(self.config).items()}
+        simple = dict(vars(self.config).items())
         return {"module": type(self).__name__, "seed": self.seed, "betas": list(self.betas), "weight_decay": self.weight_decay,
                 "base": self.source.get("weights_sha256") or self.source.get("recipe_sha256"), **simple}
 

@@ -7,7 +7,8 @@ from statistics import fmean, stdev
 
 from .experiment import SEEDS, UPDATES
 
-ARMS = {"base": "the stand-in", "opsft": "On-Policy SFT", "by lot": "as many kept by lot", "best of n": "shortest right one of each problem",
+ARMS = {"base": "the stand-in", "opsft": "On-Policy SFT", "by lot": "as many kept by lot",
+        "best of n": "shortest right one of each problem",
         "fixed data": "off-policy filtered SFT", "grpo": "GRPO, truncation, KL", "grpo, length": "GRPO, accuracy + length, KL",
         "T 0.6": "On-Policy SFT, sampled at 0.6", "T 1.5": "On-Policy SFT, sampled at 1.5", "seq": "On-Policy SFT, 1/|o| (uncorrected)",
         "G 4": "On-Policy SFT, 4 rollouts", "L 24": "On-Policy SFT, limit 24"}
@@ -15,19 +16,24 @@ ARMS = {"base": "the stand-in", "opsft": "On-Policy SFT", "by lot": "as many kep
 
 def cpu_tables(results: dict) -> Iterator[str]:
     yield ""
-    yield f"After {UPDATES} updates, mean of {len(SEEDS)} seeds (spread); accuracy and tokens at the stand-in's cap, right and wrong responses"
+    yield (f"After {UPDATES} updates, mean of {len(SEEDS)} seeds (spread); accuracy and tokens at the stand-in's cap, right and wrong "
+           "responses")
     yield (f"{'':<36s}{'Avg@4':>14s}{'Pass@4':>8s}{'tokens':>14s}{'k=1':>6s}{'k=2':>6s}{'k=3':>6s}{'at cap':>8s}{'Eff':>7s}{'std':>6s}"
            f"{'nats':>7s}{'s':>6s}")
     for arm, name in ARMS.items():
         found = [results[f"{arm}/seed{s}"] for s in SEEDS]
         tests = [f["test"] for f in found]
+
+        def mean(key: str, tests=tests) -> float:
+            return fmean(t[key] for t in tests)
+
         kinds = [fmean(t["by_kind"][k]["tokens"] for t in tests) for k in sorted(tests[0]["by_kind"])]
         last = [row["loss per token"] for f in found for row in f.get("history", [])[-5:] if "loss per token" in row]
-        yield (f"{name:<36s}{100 * fmean(t['avg'] for t in tests):8.1f} +-{100 * stdev(t['avg'] for t in tests):3.1f}"
-               f"{100 * fmean(t['pass_at']['4'] for t in tests):8.1f}{fmean(t['tokens'] for t in tests):8.1f} +-{stdev(t['tokens'] for t in tests):3.1f}"
-               + "".join(f"{k:6.1f}" for k in kinds) + f"{100 * fmean(t['at_cap'] for t in tests):8.1f}{fmean(t['efficiency'] for t in tests):7.2f}"
-               f"{fmean(t['normalised_length_std'] for t in tests):6.2f}" + (f"{fmean(last):7.2f}" if last else f"{'':7s}")
-               + (f"{fmean(f['seconds'] for f in found):6.0f}" if "seconds" in found[0] else ""))
+        yield (f"{name:<36s}{100 * mean('avg'):8.1f} +-{100 * stdev(t['avg'] for t in tests):3.1f}"
+               f"{100 * fmean(t['pass_at']['4'] for t in tests):8.1f}{mean('tokens'):8.1f} +-{stdev(t['tokens'] for t in tests):3.1f}" +
+               "".join(f"{k:6.1f}" for k in kinds) + f"{100 * mean('at_cap'):8.1f}{mean('efficiency'):7.0f}"
+               f"{mean('normalised_length_std'):6.2f}" + (f"{fmean(last):7.2f}" if last else f"{'':7s}") +
+               (f"{fmean(f['seconds'] for f in found):6.0f}" if "seconds" in found[0] else ""))
     yield "Essential: 9, 16, 23 tokens for k = 1, 2, 3. nats: loss of a kept token in the last five updates. s: of training, one thread"
     yield ""
     yield "Avg@4 of responses cut at a budget, and over updates (accuracy / tokens on 48 validation problems)"
@@ -36,8 +42,8 @@ def cpu_tables(results: dict) -> Iterator[str]:
         yield f"{ARMS[arm]:<24s}" + "  ".join(f"{int(b)}: {100 * fmean(c[i][1] for c in cuts):.0f}" for i, (b, _) in enumerate(cuts[0]))
     for arm in ("opsft", "grpo", "grpo, length", "fixed data"):
         curves = [results[f"{arm}/seed{s}"]["curve"] for s in SEEDS]
-        yield f"{ARMS[arm]:<30s}" + "  ".join(f"{int(p[0])}: {100 * fmean(c[i][1] for c in curves):.0f}/{fmean(c[i][2] for c in curves):.0f}"
-                                              for i, p in enumerate(curves[0]))
+        points = [(p[0], fmean(c[i][1] for c in curves), fmean(c[i][2] for c in curves)) for i, p in enumerate(curves[0])]
+        yield f"{ARMS[arm]:<30s}" + "  ".join(f"{int(done)}: {100 * avg:.0f}/{tokens:.0f}" for done, avg, tokens in points)
     yield ""
     yield "Where the base and the brief model differ (nats, mean before each next token, seed 0): " + ", ".join(
         f"{w} {m:.2f}" for w, m, _ in results["opsft/seed0"]["divergence"]["by word"][:8])

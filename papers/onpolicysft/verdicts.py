@@ -83,7 +83,8 @@ def small_claims(results: dict) -> dict[str, dict]:
         "C1t": effect(lambda s: avg("opsft")(s) - avg("base")(s) + 0.01, before=avg("base"), after=avg("opsft")),
         "C1u": effect(lambda s: 0.02 - run(s)["skips a step"]),
         "C1v": effect(lambda s: share("by lot")(s) - 0.80, length=tokens("by lot"), accuracy=avg("by lot")),
-        "C4a": effect(margin, **{f"{a}, {what}": get(a) for a in (*RIVALS, "base", "opsft") for what, get in (("accuracy", avg), ("tokens", tokens))}),
+        "C4a": effect(margin, **{f"{a}, {what}": get(a) for a in (*RIVALS, "base", "opsft")
+                                 for what, get in (("accuracy", avg), ("tokens", tokens))}),
         "C5c": effect(lambda s: 0.6 - results[f"flops/seed{s}"]),
         "C6a": effect(lambda s: updates_needed(run(s, "grpo"), of(s, "base")) - updates_needed(run(s), of(s, "base")),
                       ours=lambda s: updates_needed(run(s), of(s, "base")), grpo=lambda s: updates_needed(run(s, "grpo"), of(s, "base")),

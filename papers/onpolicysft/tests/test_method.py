@@ -244,7 +244,7 @@ def test_group_advantage():
     assert group_advantage(rewards, 3).tolist() == pytest.approx([2 / 3**0.5, *[-1 / 3**0.5] * 2, -2 / 3**0.5, *[1 / 3**0.5] * 2])
     assert group_advantage(rewards, 3, scale=False).tolist() == pytest.approx([2 / 3, -1 / 3, -1 / 3, -2 / 3, 1 / 3, 1 / 3])
     assert torch.equal(group_advantage(rewards, 3, center=False, scale=False), rewards)
-    flat = group_advantage(torch.tensor([0.1] * 3 + [0.0] * 3), 3)  # the mean of three 0.1 is not 0.1
+    flat = group_advantage(torch.tensor([1.7] * 3 + [0.0] * 3), 3)  # the mean of three 1.7 is not 1.7
     assert torch.equal(flat, torch.zeros(6))
     for wrong in (4, 1):
         with pytest.raises(ValueError, match="groups"):

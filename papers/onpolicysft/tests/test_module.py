@@ -1,0 +1,154 @@
+"""Training: on policy means that policy, one number divides a step's loss, and what is equal by theory is equal by number."""
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from common.steps import SetupError
+
+from .. import method
+from ..data import Problem, Rows, read_problems
+from .runs import Coin, difference, fit, fit_in_processes, training, weights
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    torch.set_num_threads(1)
+    return fit(training(), tmp_path_factory.mktemp("onpolicysft-one"))
+
+
+# -- on policy ---------------------------------------------------------------------------------------------
+def test_every_update_has_fresh_rollouts_of_the_weights_that_it_updates(tmp_path, monkeypatch):
+    from .. import module
+
+    seen = []
+
+    def watched(model, *args, **kwargs):
+        seen.append((float(sum(p.detach().double().sum() for p in model.parameters())), kwargs["temperature"]))
+        return original(model, *args, **kwargs)
+
+    original = module.sample
+    monkeypatch.setattr(module, "sample", watched)
+    found = training()
+    fit(found, tmp_path, steps=3)
+    assert len(seen) == found.done == 3 and len({weight for weight, _ in seen}) == 3
+    assert {t for _, t in seen} == {1.0} and found.config.on_policy
+    assert not training(config={"updates_per_rollout": 2}).config.on_policy
+
+
+def test_what_was_cut_is_not_kept_unless_the_authors_code_is_asked_for(tmp_path):
+    kept = []
+    for require in (True, False):
+        found = training(config={"require_eos": require, "max_new_tokens": 1, "lr": 1e-9})
+        fit(found, tmp_path / str(require), steps=1)
+        kept.append(found.history[0]["kept"])
+        assert found.history[0]["cut"] > 0.8
+    assert kept[0] < 0.2 < kept[1] == pytest.approx(found.history[0]["right"])
+
+
+def test_fixed_data_come_from_the_start_and_other_selections_are_what_they_say(tmp_path):
+    found = training("FixedData", {"lr": 0.1})
+    fit(found, tmp_path, steps=3)
+    torch.manual_seed(0)
+    start = training("FixedData")
+    start.configure_model()
+    for a, b in zip(found.start[0].parameters(), start.model.parameters()):
+        assert torch.equal(a, b) and not a.requires_grad
+    assert difference(weights(found), {n: p.detach() for n, p in start.model.named_parameters()}) > 1e-3
+    lot, best = fit(training("ByLot"), tmp_path / "lot", steps=1), fit(training("BestOfN"), tmp_path / "best", steps=1)
+    assert lot.history[0]["kept"] == lot.history[0]["right"] and best.history[0]["kept"] <= 4 / 16
+
+
+# -- equal by theory ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("norm", ["max", "token", "const", "seq"])
+def test_micro_batches_do_not_matter(norm, tmp_path):
+    runs = [fit(training(config={"micro_batch_size": size, "length_norm": norm}), tmp_path / f"{norm}{size}", steps=1)
+            for size in (1, 2, 64)]
+    for other in runs[:2]:
+        assert difference(weights(other), weights(runs[2])) < 1e-3  # AdamW magnifies the roundings
+        for name in ("loss per token", "norm"):
+            assert other.history[0][name] == pytest.approx(runs[2].history[0][name], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["OnPolicySFT", "GRPO"])
+def test_two_processes_equal_one(kind, one, tmp_path):
+    """They sample what one would, keep different numbers, and divide by one number."""
+    whole = one if kind == "OnPolicySFT" else fit(training(kind), tmp_path / "one")
+    codes, ranks = fit_in_processes(tmp_path / "two", world=2, strategy="ddp", kind=kind)
+    assert codes == [0, 0]
+    for rank in ranks:
+        for name in ("right", "length", "kept", "kept length"):
+            assert [row[name] for row in rank["history"]] == pytest.approx([row[name] for row in whole.history]), name
+        assert difference(rank["weights"], weights(whole)) < 1e-3
+
+
+def test_a_rank_that_keeps_nothing_does_not_stop_the_other(tmp_path, one):
+    """The first problem alone is ever right: rank 1 has blank rows only."""
+    codes, ranks = fit_in_processes(tmp_path, world=2, strategy="ddp", config={"prompts_per_step": 2, "rollouts_per_prompt": 8})
+    assert codes == [0, 0] and difference(ranks[0]["weights"], ranks[1]["weights"]) == 0
+
+
+def test_a_killed_run_goes_on_as_if_unbroken(tmp_path):
+    unbroken = fit(training(), tmp_path / "unbroken", steps=4, checkpoint_every=2)
+    codes, saved = fit_in_processes(tmp_path / "killed", steps=4, checkpoint_every=2, kill_at=3)
+    assert codes == [-9] and not saved
+    checkpoint = tmp_path / "killed" / "checkpoints" / "step=2.ckpt"
+    resumed = fit(training(), tmp_path / "killed", steps=4, checkpoint_every=2, resume=checkpoint)
+    for name, value in weights(resumed).items():
+        assert torch.equal(value, weights(unbroken)[name]), name
+    assert resumed.history == unbroken.history
+    with pytest.raises(SetupError, match="lr = 0.01; the config says 0.5"):
+        fit(training(config={"lr": 0.5}), tmp_path / "other", steps=4, resume=checkpoint)
+    assert (tmp_path / "unbroken" / "model" / "model.safetensors").is_file()
+
+
+# -- groups without a difference ---------------------------------------------------------------------------
+@pytest.mark.parametrize("kind, right, moves", [("OnPolicySFT", True, True), ("GRPO", True, False), ("OnPolicySFT", False, False),
+                                               ("GRPO", False, False)])
+def test_groups_that_are_all_right_or_all_wrong(kind, right, moves, tmp_path):
+    """All right: On-Policy SFT learns, and group normalisation sees nothing. All wrong: neither."""
+    data = Coin(count=16, seed=5)
+    data.right = lambda rollout: right
+    found = training(kind, **({"beta": 0.0} if kind == "GRPO" else {}))
+    found.configure_model()
+    before = weights(found)
+    fit(found, tmp_path, steps=1 if moves else -1, data=data, max_epochs=1, limit_train_batches=1)
+    assert (difference(weights(found), before) > 0) == moves
+    assert found.skipped == (0 if moves else 1) and found.done == 1
+
+
+def test_counting_all_scales_with_the_pass_rate_and_counting_the_kept_does_not():
+    lengths = [3, 5]
+    assert method.denominator(lengths, "max") == method.denominator(lengths, "max", n_all=20)
+    assert method.denominator(lengths, "max", count="all", n_all=20) == 10 * method.denominator(lengths, "max")
+
+
+# -- bad input ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("text, says", [("", "holds no problem"), ("{", "line 1: no JSON"), ('{"problem": "x"}', 'needs "problem"'),
+                                        ('{"problem": 3, "answer": 1}', "line 1")])
+def test_problem_files_are_refused_by_name_and_line(text, says, tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(text + "\n")
+    with pytest.raises(SetupError, match=says):
+        read_problems(path)
+    with pytest.raises(SetupError, match="no file nothing.jsonl"):
+        read_problems(tmp_path / "nothing.jsonl")
+
+
+def test_the_place_in_a_step_is_counted_from_its_beginning():
+    rows = Rows([Problem((1,), "", 0)] * 8)
+    assert rows.collate([rows[0]] * 2, [6, 7], {"problems": 4})["first"] == 2
+
+
+def test_accumulation_is_refused(tmp_path):
+    """A step's responses are cut by micro_batch_size; Lightning says it itself, and the command line in a line."""
+    with pytest.raises(MisconfigurationException, match="accumulate_grad_batches=2"):
+        fit(training(), tmp_path, accumulate_grad_batches=2)
