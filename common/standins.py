@@ -43,6 +43,7 @@ from .llava import (
 )
 from .models import cache_dir
 from .multimodal import Layout
+from .steps import FromStep
 
 FOLDER = Path(__file__).parent / "standins-llava"
 SEEDS = (0, 1, 2)
@@ -188,10 +189,11 @@ def checkpoints(seed: int, name: str, stage_1: int, stage_2: int, learning_rate:
 
 def train(seed: int, name: str = "dense", training: type[LlavaTraining] = LlavaTraining, stage_1: int = STAGE_1,
           stage_2: int = STAGE_2, learning_rate: float = 2e-3, progress: bool = True,
-          sources: tuple[str, ...] = ()) -> tuple[Llava, list[float]]:
+          sources: tuple[str, ...] = (), stop: int | None = None) -> tuple[Llava, list[float]]:
     """(the model of a seed, losses) by the recipe above; a killed one goes on from its checkpoints.
 
     name, sources: of another `training`, and the files that define it: checkpoints of other ones are never taken up.
+    stop: as if killed after that many steps.
     """
     from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
@@ -205,10 +207,10 @@ def train(seed: int, name: str = "dense", training: type[LlavaTraining] = LlavaT
     last = work / "last.ckpt"
     done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if last.exists() else 0
     rows = Rows(pictures, model.tokenizer, model.prefix, stage_1, steps, seed)
-    loader = DataLoader(rows, batch_size=None, sampler=range(done, steps))
-    trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,
+    loader = DataLoader(FromStep(rows, done, steps), batch_size=None)
+    trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=stop or steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,
                         precision="bf16-mixed", enable_model_summary=False, enable_progress_bar=progress,
-                        callbacks=[ModelCheckpoint(work, save_last=True, every_n_train_steps=250, save_top_k=1),
+                        callbacks=[ModelCheckpoint(work, save_last=True, every_n_train_steps=min(250, stop or steps), save_top_k=1),
                                    *([TQDMProgressBar(50)] if progress else [])])
     trainer.fit(module, loader, ckpt_path=last if done else None)
     model.llava.eval()

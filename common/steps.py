@@ -75,6 +75,20 @@ class StepBatches(IterableDataset):
             yield self.rows.collate([self.rows[r] for r in rows[mine]], list(stream[mine]), totals(self.rows, rows))
 
 
+class FromStep(IterableDataset):
+    """rows[start], rows[start + 1], ... rows[stop - 1], where a row is a whole optimiser step.
+
+    Without a length on purpose: a Trainer that resumes counts a loader's length from the beginning, and would start
+    the shortened one anew before its end.
+    """
+
+    def __init__(self, rows, start: int, stop: int):
+        self.rows, self.start, self.stop = rows, start, stop
+
+    def __iter__(self) -> Iterator:
+        return (self.rows[step] for step in range(self.start, self.stop))
+
+
 class ValidationBatches(IterableDataset):
     """Every row once; rank r takes every world_size-th batch.
 

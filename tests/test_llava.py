@@ -209,3 +209,26 @@ def test_accuracy_counts_answers(small):
 
     assert accuracy(small, torch.zeros(1, 64, 1152), asked, hidden) == [[True, False]]
     assert by_kind(asked, [[True, False]]) == {"color": 1.0, "digit": 0.0}
+
+
+def test_a_killed_training_of_a_stand_in_goes_on_as_if_unbroken(tmp_path, monkeypatch):
+    """Rows after the kill are the rows that follow, to the last step: a loader that is shortened must not begin anew."""
+    from common import standins
+
+    class Few(standins.Pictures):
+        def __init__(self, count=6, seed=0, layers=(2, 9, 11), split="train", easy=0):
+            monkeypatch.setattr(standins.vision, "features", lambda name, images, layers: torch.randn(
+                len(images), 64, 384 * len(layers), generator=torch.Generator().manual_seed(0)).half())
+            super().__init__(6, seed, layers, split, 0)
+
+    monkeypatch.setattr(standins, "Pictures", Few)
+    monkeypatch.setattr(standins.Rows.__init__, "__defaults__", (2, 3))
+    found = {}
+    for name, stops in (("unbroken", (None,)), ("killed", (2, None))):
+        monkeypatch.setenv("NINEFOLD_CACHE", str(tmp_path / name))
+        for stop in stops:
+            found[name] = standins.train(0, "test", stage_1=3, stage_2=3, progress=False, stop=stop)
+    (whole, losses), (resumed, again) = found["unbroken"], found["killed"]
+    assert losses == again and len(losses) == 6
+    for a, b in zip(whole.language_model().parameters(), resumed.language_model().parameters()):
+        assert torch.equal(a, b)
