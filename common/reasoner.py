@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from .data import chains
 from .jobs import Job, write_json
 from .models import ModelSpec, cache_dir, load
+from .steps import FromStep
 
 FOLDER = Path(__file__).parent / "standins-reasoner"
 SEEDS = (0, 1, 2)
@@ -107,7 +108,9 @@ def rate(step: int, stages) -> float:
     for steps, peak in stages:
         if step < steps:
             warmup = min(50, steps // 4)
-            return peak * (step + 1) / warmup if step < warmup else peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+            if step < warmup:
+                return peak * (step + 1) / warmup
+            return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
         step -= steps
     return 0.0
 
@@ -137,7 +140,7 @@ def train(seed: int, stages=STAGES, count: int = TRACES, progress: bool = True, 
                             enable_model_summary=False, enable_progress_bar=progress,
                             callbacks=[ModelCheckpoint(work, save_last=True, every_n_train_steps=min(250, stop or steps), save_top_k=1),
                                        *([TQDMProgressBar(50)] if progress else [])])
-        trainer.fit(module, DataLoader(rows, batch_size=None, sampler=range(done, steps)), ckpt_path=last if done else None)
+        trainer.fit(module, DataLoader(FromStep(rows, done, steps), batch_size=None), ckpt_path=last if done else None)
     return model.eval(), module.losses, rows.mean_length
 
 
