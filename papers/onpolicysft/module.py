@@ -102,7 +102,7 @@ class OnPolicySFT(L.LightningModule):
         if not lengths:
             self.skipped += 1
             return {}
-        sampled = len(self.gathered(rewards))
+        sampled = -(-len(self.gathered(rewards)) // config.updates_per_rollout)  # this update's part of them
         total = method.denominator(lengths, config.length_norm, config.max_new_tokens, config.count, sampled)
         nll = torch.zeros((), dtype=torch.float64)
         with self.gradients():
@@ -267,6 +267,9 @@ class GRPO(OnPolicySFT):
                  reward: Literal["truncation", "accuracy + length"] = "truncation", **options):
         super().__init__(model, config, **options)
         self.beta, self.reward = beta, reward
+        if self.config.updates_per_rollout != 1:
+            raise ValueError("model.config.updates_per_rollout must be 1 for GRPO: groups are whole, and old log-probabilities are "
+                             "those of the weights that are updated")
 
     def configure_model(self) -> None:
         super().configure_model()

@@ -131,6 +131,14 @@ def test_counting_all_scales_with_the_pass_rate_and_counting_the_kept_does_not()
     assert method.denominator(lengths, "max", count="all", n_all=20) == 10 * method.denominator(lengths, "max")
 
 
+def test_two_updates_on_a_batch_are_two_halves_of_it(tmp_path):
+    found = training(config={"updates_per_rollout": 2, "count": "all"})
+    fit(found, tmp_path, steps=2)  # optimiser steps: one batch of rollouts
+    assert found.done == 1 and len(found.history) == 1
+    with pytest.raises(ValueError, match="must be 1 for GRPO"):
+        training("GRPO", {"updates_per_rollout": 2})
+
+
 # -- bad input ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("text, says", [("", "holds no problem"), ("{", "line 1: no JSON"), ('{"problem": "x"}', 'needs "problem"'),
                                         ('{"problem": 3, "answer": 1}', "line 1")])
