@@ -39,18 +39,20 @@ class OnPolicySFT(L.LightningModule):
     """model: to start from. config: what the method leaves open. betas, weight_decay: AdamW's. seed: of all sampling.
 
     samples, cap: responses to each validation problem, and the most tokens of one; the cap is the starting model's and not
-    the training's limit, or truncation would pass for brevity. given: a model in memory, in place of `model`.
+    the training's limit, or truncation would pass for brevity. engine: options of vllm.LLM, to sample by vLLM on each
+    process' own GPU; null samples by transformers. given: a model in memory, in place of `model`.
     """
 
     def __init__(self, model: ModelSpec, config: OnPolicySFTConfig | None = None, betas: tuple[float, float] = (0.9, 0.999),
-                 weight_decay: float = 0.01, samples: int = 4, cap: int = 32768, gradient_checkpointing: bool = False, seed: int = 1):
+                 weight_decay: float = 0.01, samples: int = 4, cap: int = 32768, gradient_checkpointing: bool = False,
+                 engine: dict[str, Any] | None = None, seed: int = 1):
         super().__init__()
         self.spec, self.config, self.betas, self.weight_decay = model, config or OnPolicySFTConfig(), tuple(betas), weight_decay
         self.samples, self.cap, self.gradient_checkpointing, self.seed = samples, cap, gradient_checkpointing, seed
         self.automatic_optimization = False
         self.given: tuple[nn.Module, Any, dict] | None = None
         self.model: nn.Module | None = None
-        self.sampler = None  # None: transformers; a common.rollouts.VllmSampler, kept up to date, otherwise
+        self.engine, self.sampler = engine, None
         self.done, self.skipped = 0, 0  # steps, with those that kept nothing; those
         self.history: list[dict] = []
 
@@ -64,6 +66,15 @@ class OnPolicySFT(L.LightningModule):
         self.model.train()
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def on_fit_start(self) -> None:
+        if self.engine is not None and self.sampler is None:
+            from common.rollouts import VllmSampler
+
+            try:
+                self.sampler = VllmSampler(self.spec.name, **self.engine)
+            except ImportError as error:
+                raise SetupError(f"model.engine: {error}") from error
 
     # -- a step ----------------------------------------------------------------------------------
     def training_step(self, batch: dict, batch_idx: int) -> None:

@@ -44,6 +44,32 @@ def test_every_update_has_fresh_rollouts_of_the_weights_that_it_updates(tmp_path
     assert not training(config={"updates_per_rollout": 2}).config.on_policy
 
 
+def test_an_engine_samples_instead_is_kept_up_to_date_and_is_missed_in_a_line(tmp_path):
+    class Engine:
+        """What VllmSampler is to a training: it is given the weights before every sampling."""
+
+        def __init__(self):
+            self.loaded = []
+
+        def load(self, model):
+            self.loaded.append(float(sum(p.detach().double().sum() for p in model.parameters())))
+            self.model = model
+
+        def sample(self, prompts, n, limit, **how):
+            from common.rollouts import sample
+
+            return sample(self.model, prompts, n, limit, **how)
+
+    found = training()
+    found.sampler = engine = Engine()
+    fit(found, tmp_path, steps=2)
+    assert len(set(engine.loaded)) == 2
+    plain = fit(training(), tmp_path / "plain", steps=2)
+    assert difference(weights(found), weights(plain)) == 0
+    with pytest.raises(SetupError, match="model.engine: VllmSampler needs vllm"):
+        fit(training(engine={}), tmp_path / "none", steps=1)
+
+
 def test_what_was_cut_is_not_kept_unless_the_authors_code_is_asked_for(tmp_path):
     kept = []
     for require in (True, False):
