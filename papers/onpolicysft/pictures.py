@@ -22,15 +22,20 @@ def draw(results: dict, folder: Path) -> list[Path]:
 
 
 def plane(plt, results):
-    """Accuracy against tokens: a small mark a seed, a large one their mean."""
-    figure, axis = plt.subplots(figsize=(7.2, 4.2))
+    """Accuracy against tokens: a small mark a seed, a large one their mean. On the right the crowded corner, larger."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2))
     for arm, (color, mark) in MARKS.items():
         points = [(results[f"{arm}/seed{s}"]["test"]["tokens"], 100 * results[f"{arm}/seed{s}"]["test"]["avg"]) for s in SEEDS]
-        axis.scatter(*zip(*points), color=color, marker=mark, s=12, alpha=0.45)
-        axis.scatter([fmean(x for x, _ in points)], [fmean(y for _, y in points)], color=color, marker=mark, s=60, label=ARMS[arm])
-    axis.set(xlabel="tokens of a response", ylabel="Avg@4, %", xscale="log")
-    axis.set_xticks([16, 20, 30, 40, 60, 80], ["16", "20", "30", "40", "60", "80"])
-    axis.grid(lw=0.3)
+        for axis in axes:
+            axis.scatter(*zip(*points), color=color, marker=mark, s=12, alpha=0.45)
+            axis.scatter([fmean(x for x, _ in points)], [fmean(y for _, y in points)], color=color, marker=mark, s=60,
+                         label=ARMS[arm] if axis is axes[0] else None)
+    axes[0].set(xlabel="tokens of a response", ylabel="Avg@4, %", xscale="log")
+    axes[0].set_xticks([16, 20, 30, 40, 60, 80], ["16", "20", "30", "40", "60", "80"])
+    axes[0].minorticks_off()
+    axes[1].set(xlabel="tokens of a response", xlim=(15.5, 28), ylim=(75, 100))
+    for axis in axes:
+        axis.grid(lw=0.3)
     figure.legend(frameon=False, fontsize=7, ncols=3, loc="outside lower center")
     return figure
 
@@ -45,6 +50,8 @@ def updates(plt, results):
             axis.plot(steps, [scale * fmean(c[i][column] for c in curves) for i in range(len(steps))], color=MARKS[arm][0],
                       marker=MARKS[arm][1], ms=3, lw=1, label=ARMS[arm])
     axes[0].set(xlabel="updates", ylabel="tokens of a response", yscale="log")
+    axes[0].set_yticks([16, 20, 30, 40, 60], ["16", "20", "30", "40", "60"])
+    axes[0].minorticks_off()
     axes[1].set(xlabel="updates", ylabel="Avg@4, %")
     for axis in axes:
         axis.grid(lw=0.3)
