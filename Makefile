@@ -13,7 +13,7 @@ COPY := $(addprefix copy-,$(PAPERS))
 ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava standin-reasoner speech-gpe multi30k-gpe scratch-vica patches-vica pretrained-vica clean $(REPRODUCE) $(COPY)
+.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava standin-reasoner speech-gpe multi30k-gpe scratch-vica patches-vica pretrained-vica sums-onpolicysft taught-onpolicysft clean $(REPRODUCE) $(COPY)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -81,6 +81,12 @@ pretrained-vica: $(ENVIRONMENT) ## ViCA and dense on SmolLM2-135M with LoRA and 
 
 patches-vica: $(ENVIRONMENT) ## ViCA on an encoder without layers, where it should fail (about twenty minutes)
 	@"$(ENV_PYTHON)" -m papers.vica.eval --patches
+
+sums-onpolicysft: $(ENVIRONMENT) ## On-Policy SFT on SmolLM2-135M that reasons in English (an hour)
+	@"$(ENV_PYTHON)" -m papers.onpolicysft.eval --sums
+
+taught-onpolicysft: $(ENVIRONMENT) ## teach SmolLM2-135M to reason at length anew (half an hour)
+	@"$(ENV_PYTHON)" -m papers.onpolicysft.taught
 
 report: $(ENVIRONMENT) ## report.html: every claim, record and figure on one page
 	@"$(ENV_PYTHON)" -m common.report

@@ -259,9 +259,43 @@ class VllmSampler:
 
     def load(self, model) -> None:
         """Takes the model's weights, after an update; forgets the prompts that were read with the old ones."""
-        weights = [(name, p.detach()) for name, p in model.named_parameters()]
+        weights = ((name, full(p.detach())) for name, p in model.named_parameters())  # one at a time: shards are gathered
         self.engine.apply_model(lambda inner: len(inner.load_weights(weights) or ()))
         self.engine.reset_prefix_cache()
+
+
+# -- a copy that samples -----------------------------------------------------------------------------------
+def full(value: Tensor) -> Tensor:
+    """A weight as it is; of one in shards (DTensor) the whole, for which all its ranks must call."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def whole_copy(model, dtype: str, device) -> torch.nn.Module:
+    """A model of the same configuration in another precision, whole where `model` is in shards. `refresh` fills it.
+
+    dtype: "float32", "bfloat16", "float16". For causal LMs of transformers; adapters must be merged: ValueError otherwise.
+    """
+    import copy
+
+    from transformers import AutoModelForCausalLM
+
+    from common.models import DTYPES
+
+    if hasattr(model, "get_base_model"):
+        raise ValueError(f"whole_copy: {type(model).__name__} wraps adapters; merge them (merge_and_unload), or sample from it as it is")
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        found = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=DTYPES[dtype],
+                                                 attn_implementation=model.config._attn_implementation)
+    return found.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def refresh(copied, model):
+    """`copied` with the weights that `model` has now. All ranks of a model in shards must call it together."""
+    theirs = model.state_dict()
+    for name, value in copied.state_dict().items():
+        value.copy_(full(theirs[name]))
+    return copied
 
 
 # -- log-probabilities of given responses ------------------------------------------------------------------

@@ -19,12 +19,13 @@ HERE = Path(__file__).parent
 # What only shows or judges results that exist: its changes compute nothing anew.
 SHOWING = {"eval.py", "verdicts.py", "tables.py", "pictures.py", "reported.py", "analytic.py", "train.py", "trl_backend.py", "speed.py",
            "paper_scale.py"}
+REAL = {"sums.py", "sums_experiment.py", "taught.py"}  # the second experiment: the default run does not depend on it
 COMMON = ("models.py", "rollouts.py", "reasoner.py", "steps.py", "data/chains.py", "benchmarks/reasoning.py")
 
 
 def files(seed: int) -> tuple[str, ...]:
     weights = (str(FOLDER / f"seed{seed}" / f) for f in ("model.safetensors", "config.json"))
-    return (*source_files(HERE, SHOWING, *COMMON), *weights)
+    return (*source_files(HERE, SHOWING | REAL, *COMMON), *weights)
 
 
 def jobs() -> list[Job]:
@@ -41,6 +42,33 @@ def jobs() -> list[Job]:
     return found
 
 
+def sums_jobs(size: str = "cpu") -> list[Job]:
+    """On SmolLM2; an hour on two cores of which nothing else uses any."""
+    from .sums_experiment import ARMS, SEEDS
+
+    needs = (*source_files(HERE, SHOWING, *COMMON), *map(str, sorted((HERE / "taught").glob("adapter*"))))
+    found = []
+    for seed in SEEDS:
+        found.append(Job(f"sums/base/seed{seed}", f"{__package__}.sums_experiment:base", {"seed": seed, "size": size}, needs, 120))
+        found += [Job(f"sums/{arm}/seed{seed}", f"{__package__}.sums_experiment:run", {"seed": seed, "arm": arm, "size": size}, needs, 700)
+                  for arm in ARMS]
+    return found
+
+
+def measure_sums(rung: str, say: Say) -> Outcome:
+    """`make sums-onpolicysft`: the method on a real model that reasons in English."""
+    from . import verdicts
+    from .pictures import draw_sums
+    from .tables import sums_tables
+
+    results = run_jobs(sums_jobs(), cache_dir() / "onpolicysft", workers=2, threads=1, say=say)
+    return Outcome(measured=verdicts.analytic_claims() | verdicts.sums_claims(results), lines=list(sums_tables(results)),
+                   elsewhere=dict.fromkeys(verdicts.names("cpu-small") - set(verdicts.SUMS), "make reproduce-onpolicysft"),
+                   models=[results["sums/base/seed0"]["model"]],
+                   datasets=[{"name": "reasoning_gym chain_sum", "split": "test", "n": results["sums/base/seed0"]["test"]["problems"]}],
+                   documents={"sums": rounded(results)}, pictures=lambda folder: draw_sums(results, folder))
+
+
 def measure(rung: str, say: Say) -> Outcome:
     from . import verdicts
 
@@ -51,6 +79,7 @@ def measure(rung: str, say: Say) -> Outcome:
         out.models = [results["base/seed0"]["model"]]
         out.datasets = [{"name": "generated chains of arithmetic", "split": "test", "n": results["base/seed0"]["test"]["problems"]}]
         out.documents = {"cpu-small": rounded(results)}
+        out.elsewhere = dict.fromkeys(verdicts.SUMS, "make sums-onpolicysft")
 
         from .pictures import draw
         from .tables import cpu_tables
@@ -71,4 +100,4 @@ def measure(rung: str, say: Say) -> Outcome:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(HERE, measure))
+    raise SystemExit(main(HERE, measure, parts={"sums": measure_sums}))

@@ -114,8 +114,8 @@ def skipping(rows: list[dict]) -> float:
     return sum(n < 7 * k + 2 for k, n in right) / max(len(right), 1)
 
 
-def fit(training, data, updates: int, probe) -> None:
-    """A Lightning Trainer on one CPU thread; probe(done) before the first update, then every EVERY updates."""
+def fit(training, data, updates: int, probe, **options) -> None:
+    """A Lightning Trainer, on the CPU unless `options` say otherwise; probe(done) before the first update, then every EVERY updates."""
     import lightning as L
 
     class Probe(L.Callback):
@@ -131,9 +131,9 @@ def fit(training, data, updates: int, probe) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Batches and not optimiser steps are counted: a step that kept nothing is a step.
-        trainer = L.Trainer(accelerator="cpu", devices=1, max_epochs=1, limit_train_batches=updates, logger=False,
-                            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-                            callbacks=[Probe()])
+        trainer = L.Trainer(**(dict(accelerator="cpu", devices=1, max_epochs=1, limit_train_batches=updates, logger=False,
+                                    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+                                    limit_val_batches=0, callbacks=[Probe()]) | options))
         trainer.fit(training, data)
 
 

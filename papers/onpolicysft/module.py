@@ -12,6 +12,9 @@ Losses are sums over the whole optimiser step divided by one number, whatever th
 keep different numbers of responses, so each gives blank rows until all have made equally many passes. What is sampled
 follows from (seed, step, place of the problem in the step) alone: two processes sample what one would, and a run that was
 killed goes on as if unbroken. A step in which nothing was kept updates nothing, and is counted.
+
+Who samples: the model itself; a whole copy in another precision (`sample_dtype`), for weights in shards (FSDP2) or in fp32
+for the optimiser's sake; or vLLM (`engine`). The copies take the weights anew before every sampling.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from common.jobs import write_json
-from common.models import ModelSpec, load
-from common.rollouts import Rollout, sample
+from common.models import DTYPES, ModelSpec, load
+from common.rollouts import Rollout, full, refresh, sample, whole_copy
 from common.steps import SetupError, seed_of
 
 from . import baselines, method
@@ -39,20 +42,23 @@ class OnPolicySFT(L.LightningModule):
     """model: to start from. config: what the method leaves open. betas, weight_decay: AdamW's. seed: of all sampling.
 
     samples, cap: responses to each validation problem, and the most tokens of one; the cap is the starting model's and not
-    the training's limit, or truncation would pass for brevity. engine: options of vllm.LLM, to sample by vLLM on each
-    process' own GPU; null samples by transformers. given: a model in memory, in place of `model`.
+    the training's limit, or truncation would pass for brevity. sample_dtype: of a whole copy of the model that samples and
+    answers, on each process; shards need it, since each rank samples until its own rows are done. engine: options of
+    vllm.LLM, to sample by vLLM on each process' own GPU. given: a model in memory, in place of `model`.
     """
 
     def __init__(self, model: ModelSpec, config: OnPolicySFTConfig | None = None, betas: tuple[float, float] = (0.9, 0.999),
                  weight_decay: float = 0.01, samples: int = 4, cap: int = 32768, gradient_checkpointing: bool = False,
-                 engine: dict[str, Any] | None = None, seed: int = 1):
+                 sample_dtype: Literal["float32", "bfloat16", "float16"] | None = None, engine: dict[str, Any] | None = None,
+                 seed: int = 1):
         super().__init__()
         self.spec, self.config, self.betas, self.weight_decay = model, config or OnPolicySFTConfig(), tuple(betas), weight_decay
         self.samples, self.cap, self.gradient_checkpointing, self.seed = samples, cap, gradient_checkpointing, seed
         self.automatic_optimization = False
         self.given: tuple[nn.Module, Any, dict] | None = None
         self.model: nn.Module | None = None
-        self.engine, self.sampler = engine, None
+        self.engine, self.sampler, self.sample_dtype = engine, None, sample_dtype
+        self._copy: list[nn.Module] = []  # in a list, as all models beside the trained one: no part of what is trained or saved
         self.done, self.skipped = 0, 0  # steps, with those that kept nothing; those
         self.history: list[dict] = []
 
@@ -66,6 +72,32 @@ class OnPolicySFT(L.LightningModule):
         self.model.train()
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.keep_start()
+        if self.device_mesh is not None:
+            self._shard()
+
+    def keep_start(self) -> None:
+        """For methods that need the starting weights: called when they are loaded, and before they are put in shards."""
+
+    def _shard(self) -> None:
+        """FSDP2: every block in shards, and what is around the blocks."""
+        from torch.distributed.fsdp import fully_shard
+
+        if self.sample_dtype is None and self.engine is None:
+            raise SetupError("model: weights in shards cannot sample, for each process samples until its own responses are done; set "
+                             "model.init_args.sample_dtype (bfloat16), or an engine")
+        mesh = self.device_mesh["data_parallel"]
+        for layer in self.model.get_decoder().layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+
+    def sampling_model(self) -> nn.Module:
+        """The weights as they are now, in the form that samples. All ranks call it together."""
+        if self.sample_dtype is None:
+            return self.model
+        if not self._copy:
+            self._copy.append(whole_copy(self.model, self.sample_dtype, self.device))
+        return refresh(self._copy[0], self.model)
 
     def on_fit_start(self) -> None:
         if self.engine is not None and self.sampler is None:
@@ -101,7 +133,7 @@ class OnPolicySFT(L.LightningModule):
         if self.sampler is not None:
             self.sampler.load(self.model)
             return self.sampler.sample(prompts, count, config.max_new_tokens, **how)
-        return sample(self.model, prompts, count, config.max_new_tokens, **how)
+        return sample(self.sampling_model(), prompts, count, config.max_new_tokens, **how)
 
     def selected(self, rollouts: list[Rollout], rewards: list[float]) -> list[int]:
         """Indices of the responses to train on."""
@@ -130,7 +162,8 @@ class OnPolicySFT(L.LightningModule):
         ids, mask = method.right_padded([problems[r.prompt].prompt for r in rows], [r.ids for r in rows]) if rows else (
             torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.bool))
         ids, mask = ids.to(self.device), mask.to(self.device)
-        return method.response_log_probs(model(input_ids=ids, use_cache=False).logits, ids, mask), mask
+        behind = ids.shape[1] - min((len(problems[r.prompt].prompt) for r in rows), default=1)  # the shortest prompt: no logits of it
+        return method.response_log_probs(model(input_ids=ids, use_cache=False, logits_to_keep=behind + 1).logits, ids, mask), mask
 
     def micro_batches(self, kept: list[Rollout]) -> list[list[Rollout]]:
         """Rows of about one length together; as many micro-batches on every rank, the last ones blank."""
@@ -160,8 +193,9 @@ class OnPolicySFT(L.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         optimizer.step()
         optimizer.zero_grad()
+        torch.clear_autocast_cache()  # within a step autocast keeps its casts of the weights, and these are new
         schedule.step()
-        return float(norm)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def gathered(self, values: list) -> list:
         """The lists of all ranks, one after the other."""
@@ -203,7 +237,8 @@ class OnPolicySFT(L.LightningModule):
         """Every rank answers its share; the scores are of all."""
         data = self.trainer.datamodule
         how = self.samples, self.cap, seed_of("validation", self.seed)
-        scored = evaluate(self.model, data, self._held_out, *how) if self._held_out else []
+        model = self.sampling_model()
+        scored = evaluate(model, data, self._held_out, *how) if self._held_out else []
         rows = self.gathered(scored)
         self.log_dict({"val/avg": sum(sum(r["correct"]) / len(r["correct"]) for r in rows) / len(rows),
                        "val/pass": sum(any(r["correct"]) for r in rows) / len(rows),
@@ -232,9 +267,12 @@ class OnPolicySFT(L.LightningModule):
 
     def on_train_end(self) -> None:
         """Writes the product to trainer.default_root_dir/model, in the hub's format."""
-        if self.trainer.is_global_zero and self.trainer.default_root_dir and self.trainer.checkpoint_callbacks:
+        if not (self.trainer.default_root_dir and self.trainer.checkpoint_callbacks):
+            return
+        whole = {name: full(p.detach()).cpu() for name, p in self.model.state_dict().items()}  # of shards: all ranks together
+        if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir) / "model"
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=whole)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(folder)
             write_json(folder / "training.json", self._run() | {"steps": self.done, "skipped": self.skipped,
@@ -259,16 +297,15 @@ class ByLot(OnPolicySFT):
 class FixedData(OnPolicySFT):
     """The filter on responses of the starting weights, sampled anew for each step's problems but never from what was learnt."""
 
-    def configure_model(self) -> None:
-        super().configure_model()
-        self.start = [copy.deepcopy(self.model).eval().requires_grad_(False)]  # in a list: not a part of what is trained
+    def keep_start(self) -> None:
+        self.start = [copy.deepcopy(self.model).to(DTYPES[self.sample_dtype or self.spec.dtype]).eval().requires_grad_(False)]
 
     def rollouts(self, problems, first):
-        trained, self.model = self.model, self.start[0]
+        trained, self.sampling_model = self.sampling_model, lambda: self.start[0].to(self.device)
         try:
             return super().rollouts(problems, first)
         finally:
-            self.model = trained
+            self.sampling_model = trained
 
 
 class GRPO(OnPolicySFT):
@@ -282,8 +319,7 @@ class GRPO(OnPolicySFT):
             raise ValueError("model.config.updates_per_rollout must be 1 for GRPO: groups are whole, and old log-probabilities are "
                              "those of the weights that are updated")
 
-    def configure_model(self) -> None:
-        super().configure_model()
+    def keep_start(self) -> None:
         if self.beta:
             self.reference = [copy.deepcopy(self.model).eval().requires_grad_(False)]
 

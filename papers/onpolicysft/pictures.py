@@ -21,6 +21,30 @@ def draw(results: dict, folder: Path) -> list[Path]:
     return draw_all((plane, updates, budgets), results, folder)
 
 
+def draw_sums(results: dict, folder: Path) -> list[Path]:
+    return draw_all((sums,), results, folder)
+
+
+def sums(plt, results):
+    """The real model: what is sampled in each update, and accuracy against tokens before and after."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2))
+    for arm in ("opsft", "fixed data"):
+        histories = [results[f"sums/{arm}/seed{s}"]["history"] for s in SEEDS]
+        axes[0].plot([fmean(h[i]["length"] for h in histories) for i in range(len(histories[0]))], color=MARKS[arm][0], lw=1,
+                     label=ARMS[arm])
+    for arm in ("base", "opsft", "fixed data"):
+        tests = [results[f"sums/{arm}/seed{s}"]["test"] for s in SEEDS]
+        axes[1].scatter([t["tokens"] for t in tests], [100 * t["avg"] for t in tests], color=MARKS[arm][0], marker=MARKS[arm][1], s=30,
+                        label=ARMS[arm] if arm != "base" else "as it was taught")
+    axes[1].axvline(results["sums/base/seed0"]["test"]["needed"], color=GREY, lw=0.8, ls=":")
+    axes[0].set(xlabel="updates", ylabel="tokens of a rollout (cut at 40)")
+    axes[1].set(xlabel="tokens of a response (dotted: what the steps need)", ylabel="Avg@2, %", xlim=(0, None))
+    for axis in axes:
+        axis.grid(lw=0.3)
+    axes[1].legend(frameon=False, fontsize=7)
+    return figure
+
+
 def plane(plt, results):
     """Accuracy against tokens: a small mark a seed, a large one their mean. On the right the crowded corner, larger."""
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2))

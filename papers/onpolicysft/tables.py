@@ -47,3 +47,30 @@ def cpu_tables(results: dict) -> Iterator[str]:
     yield ""
     yield "Where the base and the brief model differ (nats, mean before each next token, seed 0): " + ", ".join(
         f"{w} {m:.2f}" for w, m, _ in results["opsft/seed0"]["divergence"]["by word"][:8])
+
+
+def sums_tables(results: dict) -> Iterator[str]:
+    """The real model: scores, and a response before and after."""
+    from .sums_experiment import ARMS as TRAINED
+    from .sums_experiment import SIZES
+
+    size = SIZES["cpu"]
+    yield ""
+    yield (f"SmolLM2-135M on sums, {size['updates']} updates of {size['prompts']} x {size['rollouts']} rollouts, mean of {len(SEEDS)} "
+           "seeds (spread); all responses, at the cap of 160 tokens")
+    yield f"{'':<28s}{'Avg@2':>14s}{'tokens':>14s}{'1 step':>8s}{'2 steps':>8s}{'at cap':>8s}{'std':>6s}{'s':>7s}"
+    for arm in ("base", *TRAINED):
+        found = [results[f"sums/{arm}/seed{s}"] for s in SEEDS]
+        tests = [f["test"] for f in found]
+        kinds = [fmean(t["by_kind"][k]["tokens"] for t in tests) for k in sorted(tests[0]["by_kind"])]
+        yield (f"{ARMS[arm] if arm != 'base' else 'as it was taught':<28s}{100 * fmean(t['avg'] for t in tests):8.1f} "
+               f"+-{100 * stdev(t['avg'] for t in tests):3.1f}{fmean(t['tokens'] for t in tests):8.1f} "
+               f"+-{stdev(t['tokens'] for t in tests):3.1f}" + "".join(f"{k:8.1f}" for k in kinds) +
+               f"{100 * fmean(t['at_cap'] for t in tests):8.1f}{fmean(t['normalised_length_std'] for t in tests):6.2f}" +
+               (f"{fmean(f['seconds'] for f in found):7.0f}" if "seconds" in found[0] else ""))
+    first, last = (results[f"sums/{arm}/seed0"]["test"] for arm in ("base", "opsft"))
+    yield f"Every step and the answer alone take {first['needed']:.1f} tokens. The same problem, seed 0, before and after:"
+    yield f"  {first['said'][0]}"
+    yield f"  {last['said'][0]}"
+    words = results["sums/opsft/seed0"]["divergence"]["by token, five or more times"]
+    yield "Where the two differ most (nats, mean before each next token): " + ", ".join(f"{w!r} {m:.2f}" for w, m, _ in words[:10])

@@ -104,6 +104,29 @@ def small_claims(results: dict) -> dict[str, dict]:
     }
 
 
+def sums_claims(results: dict) -> dict[str, dict]:
+    """The real model's (sums_experiment.py), as `small_claims`."""
+    def of(seed: int, arm: str) -> dict:
+        return results[f"sums/{arm}/seed{seed}"]["test"]
+
+    def effect(value, **sides) -> dict:
+        return summarize([value(s) for s in SEEDS]) | {"baselines": {n: fmean(get(s) for s in SEEDS) for n, get in sides.items()}}
+
+    def of_all(key: str) -> dict:
+        return {arm.replace(" ", "_"): lambda s, a=arm: of(s, a)[key] for arm in ("base", "opsft", "fixed data")}
+
+    return {
+        "C1n": effect(lambda s: 0.60 - of(s, "opsft")["tokens"] / of(s, "base")["tokens"], **of_all("tokens"),
+                      needed=lambda s: of(s, "base")["needed"]),
+        "C1m": effect(lambda s: of(s, "opsft")["avg"] - of(s, "base")["avg"] + 0.02, **of_all("avg")),
+        "C8n": effect(lambda s: (of(s, "fixed data")["tokens"] - of(s, "opsft")["tokens"]) / of(s, "base")["tokens"], **of_all("tokens")),
+        "C14n": effect(lambda s: results[f"sums/opsft/seed{s}"]["divergence"]["AUC, redundant sentence against the rest"] - 0.8),
+    }
+
+
+SUMS = ("C1n", "C1m", "C8n", "C14n")  # measured by make sums-onpolicysft
+
+
 def gpu_claims(document: dict) -> dict[str, dict]:
     """Peak memory of an update, one value a repetition."""
     ratios = [ours / theirs for ours, theirs in zip(document["opsft"]["peak_bytes"], document["grpo"]["peak_bytes"])]
