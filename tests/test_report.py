@@ -21,27 +21,10 @@ from common.report_page import page
 from common.report_rows import PLANNED, anchors, read_paper, read_papers, rows_of
 from common.report_timings import timed_cases
 from common.verdict import WORDS
-from tests.sample_records import RUN, claim, claims_yaml, one
+from tests.sample_records import RUN, claim, one, write
 
 EVIL = "<script>alert('x')</script> | \"><img src=x onerror=alert(1)> & `*_\\"
 UP = summarize([0.3, 0.31, 0.32])
-
-
-def write(root, key="demo", *entries):
-    """A repository with one paper; entries are (claim, measured or None)."""
-    folder = root / "papers" / key
-    folder.mkdir(parents=True)
-    entries = [(dict(a_claim, id=f"{key}/C{i + 1}"), m) for i, (a_claim, m) in enumerate(entries)]
-    claims_yaml(folder, *(c for c, _ in entries), key=key)
-    claims = load_claims(folder / "claims.yaml")
-    for a_claim, measured in entries:
-        if measured:
-            made = make_record(a_claim, claims.sha256, measured, RUN, seeds=[0, 1, 2])
-            write_record(made, folder / "results")
-    for path, name in ((root, "papers"), (folder, "claims")):
-        block = f"before\n<!-- ninefold:{name} -->\n<!-- /ninefold:{name} -->\nafter\n"
-        (path / "README.md").write_text(block)
-    return root
 
 
 @pytest.fixture
@@ -49,7 +32,7 @@ def root(tmp_path):
     """One paper with every word once, and one claim that nobody ran."""
     small = {"kind": "finding", "paper": None}
     return write(
-        tmp_path, "demo",
+        tmp_path,
         (claim("exact", "analytic", paper=524416), one(524416)),
         (claim("direction", "cpu-small", **small), {**UP, "baselines": {"random": 0.0}}),
         (claim(), one(50.0)),
@@ -142,7 +125,7 @@ def test_records_of_a_tree_with_changes_are_marked_and_count_as_nothing(root):
 
 
 def test_a_record_at_another_rung_has_its_own_row(tmp_path):
-    root = write(tmp_path, "demo", (claim("direction", "cpu-small", paper=None), UP))
+    root = write(tmp_path, (claim("direction", "cpu-small", paper=None), UP))
     folder = root / "papers/demo"
     claims = load_claims(folder / "claims.yaml")
     larger = {**claims.find("C1"), "rung": "gpu-random-weights"}
@@ -269,7 +252,7 @@ def test_the_page_loads_nothing_and_forbids_it(root):
 
 def test_nothing_in_a_record_becomes_markup(tmp_path):
     evil = {**claim("direction", "cpu-small", paper=None), "statement": EVIL, "where": EVIL}
-    root = write(tmp_path, "demo", (evil, {**UP, "baselines": {EVIL: 1.0}}))
+    root = write(tmp_path, (evil, {**UP, "baselines": {EVIL: 1.0}}))
     paper = one_paper(root)
     paper.title, paper.problems, paper.about = EVIL, [EVIL], {"authors": EVIL, "code": EVIL}
     parsed = Parsed(page([paper]))
