@@ -18,9 +18,10 @@ from common import records, report
 from common.records import RecordError, load_claims, make_record, summarize, write_record
 from common.report_charts import forest, strip
 from common.report_page import page
-from common.report_rows import PLANNED, anchors, read_paper, read_papers, rows_of
+from common.report_rows import PLANNED, RUNGS, anchors, read_paper, read_papers, rows_of
 from common.report_timings import timed_cases
-from common.verdict import WORDS
+from common.report_words import MEANING, RULES, SIZES
+from common.verdict import READS, WORDS, rule_text
 from tests.sample_records import RUN, claim, one, write
 
 EVIL = "<script>alert('x')</script> | \"><img src=x onerror=alert(1)> & `*_\\"
@@ -409,6 +410,19 @@ def test_marks_stay_on_the_axis(rule, values, paper):
     text = forest(row_of(claim(rule, "paper-scale", paper=paper), summarize(values)))
     places = [float(x) for x in re.findall(r'"(-?[\d.]+)%"', text)]
     assert places and all(0 <= x <= 100 for x in places) and "nan" not in text
+
+
+# --------------------------------------------------------------------------- how verdicts are made
+
+
+def test_every_rule_rung_and_word_is_explained():
+    def form(text):
+        return re.sub(r"[\d.]+", "#", text)
+
+    explained = {form(part) for name in RULES for part in name.split(", ")}
+    assert explained == {form(rule_text({"type": kind, "tolerance": 0.5, "threshold": 0.5})) for kind in READS}
+    assert tuple(SIZES) == RUNGS
+    assert set(MEANING) == {*WORDS, "stale", "scratch", "invalid", "unlisted"}
 
 
 # ------------------------------------------------------------------------------------- timings
