@@ -135,7 +135,7 @@ def _deviations(row: Row, paper: Paper) -> str:
         f"<dt>{e(name)}</dt><dd>{e(text or lost)}</dd>" if text or len(name) < 5 else f"<dd>{e(name)}</dd>"
         for name, text in known.items()
     )
-    return f'<div class="deviations"><h4>Deviations from the paper</h4><dl class="words">{entries}</dl></div>'
+    return f'<div class="deviations"><h3>Deviations from the paper</h3><dl class="words">{entries}</dl></div>'
 
 
 def table(caption: str, facts: dict) -> str:
