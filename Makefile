@@ -24,6 +24,7 @@ help: ## this list
 	@printf '  %-24s %s\n' \
 	  RUNG 'cpu (default), gpu or paper: how large the runs are' \
 	  STRICT '1: exit non-zero also when a required claim is contradicted' \
+	  SCRATCH '1: the report also shows what ran on this machine (results/.scratch), marked as such' \
 	  NINEFOLD_DATA 'folder of real benchmark data, see README (default: none)' \
 	  NINEFOLD_CACHE 'where unpacked models and finished work are kept (default: .cache/ninefold)' \
 	  PYTHON 'the Python, 3.11 or newer, that .venv is made from (default: python3)' \
@@ -89,7 +90,7 @@ taught-onpolicysft: $(ENVIRONMENT) ## teach SmolLM2-135M to reason at length ane
 	@"$(ENV_PYTHON)" -m papers.onpolicysft.taught
 
 report: $(ENVIRONMENT) ## report.html: every claim, record and figure on one page
-	@"$(ENV_PYTHON)" -m common.report
+	@"$(ENV_PYTHON)" -m common.report $(if $(filter 1,$(SCRATCH)),--scratch)
 
 $(COPY): copy-%: $(ENVIRONMENT)
 	@"$(ENV_PYTHON)" -m common.copy_paper $* "$(DEST)"

@@ -1,12 +1,13 @@
 """Records -> what people read: README tables, one HTML page, the last lines of a run.
 
-    python -m common.report             writes report.html
+    python -m common.report             writes report.html (--scratch: with the runs of this machine, marked)
     python -m common.report --readme    rewrites the blocks between <!-- ninefold:... --> markers
     python -m common.report --check     fails if a block differs from what the records give
 
 Everything comes from papers/*/claims.yaml and papers/*/results/C*.json, so that the same records
 give the same bytes. A claim without a record keeps its row; a record whose claims.yaml changed
-since is *stale*, one that does not validate is *invalid*, and neither counts as its word.
+since is *stale*, one that does not validate is *invalid*, one of a tree with changes or of
+results/.scratch/ is *scratch*, and none counts as its word.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import sys
 import textwrap
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -174,10 +176,14 @@ def json_line(
 def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser("python -m common.report", description="Records to tables.")
     parser.add_argument("--out", type=Path, default=root / "report.html", help="report.html")
+    parser.add_argument("--scratch", action="store_true", help="with records of results/.scratch/, marked as such")
     parser.add_argument("--readme", action="store_true", help="rewrite the README blocks instead")
     parser.add_argument("--check", action="store_true", help="compare the README blocks instead")
     options = parser.parse_args(argv)
-    papers = read_papers(root)
+    if options.scratch and (options.readme or options.check):
+        parser.error("--scratch is for the page: tables in READMEs are made of committed records")
+    began = time.monotonic()
+    papers = read_papers(root, options.scratch)
     problems = [problem for paper in papers for problem in paper.problems]
     for problem in problems:
         print(f"invalid: {problem}", file=sys.stderr)
@@ -194,7 +200,8 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
                 print(f"{path.relative_to(root)}: {'rewritten' if changed else 'unchanged'}")
             return int(bool(problems))
         write_atomic(options.out, page(papers))
-        print(f"wrote {options.out.name} ({options.out.stat().st_size / 1000:.0f} kB)")
+        size, seconds = options.out.stat().st_size / 1000, time.monotonic() - began
+        print(f"wrote {options.out.name} ({size:,.0f} kB, {seconds:.1f} s)")
         return int(bool(problems))
     except RecordError as error:
         print(error, file=sys.stderr)

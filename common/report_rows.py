@@ -1,26 +1,22 @@
 """What a report is made of: a `Row` per claim and rung, a `Paper` per folder.
 
 Gathering never raises for what is wrong in a folder: an invalid file becomes a row that says so.
+Beside its rows a paper has what explains them: the deviations of its README by id, its pictures with
+the README's words for them, and its timings.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .intervals import interval
 from .machine import ROOT
-from .records import (
-    Claims,
-    RecordError,
-    claim_order,
-    load_claims,
-    read_record,
-    record_files,
-    stale,
-)
+from .records import Claims, RecordError, claim_order, load_claims, read_record, record_files, stale
+from .report_timings import Case, timed_cases
 from .verdict import number, verdict
 
 PLANNED = {  # in the order of the root README
@@ -36,13 +32,17 @@ PLANNED = {  # in the order of the root README
 }
 RUNGS = ("analytic", "cpu-small", "gpu-random-weights", "paper-scale")
 RUNG_OPTION = {"gpu-random-weights": " RUNG=gpu", "paper-scale": " RUNG=paper"}
+PICTURE = re.compile(r"!\[([^\]]+)\]\(results/([\w.-]+)\)")
+DEVIATIONS = re.compile(r"^## Deviations\b.*?$(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+# A row of a table, "| D1 | what | why |", or an entry of a list, "- **D1 Title.** What", with its further lines.
+DEVIATION = re.compile(r"^(?:\| *(D\d+) *\|(.*)\|$|- \*\*(D\d+)\b(.*(?:\n +\S.*)*))", re.MULTILINE)
 
 
 @dataclass
 class Row:
     """One claim at one rung: its entry in claims.yaml, its record, or both.
 
-    flag: "" for a row to believe, else "stale", "invalid" or "unlisted", with `problem` saying why.
+    flag: "" for a row to believe, else "stale", "scratch", "invalid" or "unlisted", with `problem` saying why.
     """
 
     id: str
@@ -100,6 +100,9 @@ class Paper:
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)  # of pictures, by file name
+    deviations: dict[str, str] = field(default_factory=dict)  # by id
+    timings: list[Case] = field(default_factory=list)
 
     def counts(self) -> Counter:
         """Rows per word; a flagged row counts under its flag."""
@@ -116,7 +119,10 @@ def rows_of(claims: Claims | None, records: Sequence[dict]) -> list[Row]:
         for rung in (claim["rung"], *more):
             record = found.pop((claim["id"], rung), None)
             row = Row(claim["id"], rung, claim, record)
-            if record and stale(record, claims):
+            if record and record["run"]["dirty"]:
+                row.flag = "scratch"
+                row.problem = "This record is of a tree with uncommitted changes; commit, and run it again."
+            elif record and stale(record, claims):
                 row.flag = "stale"
                 row.problem = "claims.yaml was changed after this record was made; run it again."
             rows.append(row)
@@ -126,8 +132,20 @@ def rows_of(claims: Claims | None, records: Sequence[dict]) -> list[Row]:
     return rows
 
 
-def read_paper(folder: Path) -> Paper:
-    """A paper as its folder has it; nothing that is wrong in the folder raises."""
+def anchors(rows: Sequence[Row]) -> list[str]:
+    """What a link names each row by: the claim's id for its first row, "skipgpt/C9", else id/rung[/flag]."""
+    made = []
+    for row in rows:
+        names = (row.id, f"{row.id}/{row.rung}", f"{row.id}/{row.rung}/{row.flag}")
+        made.append(next(name for name in names if name not in made))
+    return made
+
+
+def read_paper(folder: Path, scratch: bool = False) -> Paper:
+    """A paper as its folder has it; nothing that is wrong in the folder raises.
+
+    scratch: also the records of results/.scratch/, each after the committed one.
+    """
     key = folder.name
     paper = Paper(key, PLANNED.get(key, key), here=(folder / "claims.yaml").exists())
     if not paper.here:
@@ -136,12 +154,13 @@ def read_paper(folder: Path) -> Paper:
     def said(error: RecordError) -> str:
         return str(error).replace(f"{folder.parent.parent}/", "")  # no path of this machine
 
-    claims, records, invalid = None, [], []
+    claims = None
     try:
         claims = load_claims(folder / "claims.yaml")
         paper.about, paper.title = claims.paper, claims.paper["title"]
     except RecordError as error:
         paper.problems.append(said(error))
+    records, invalid = [], []
     for path in record_files(folder / "results"):
         try:
             records.append(read_record(path))
@@ -156,8 +175,30 @@ def read_paper(folder: Path) -> Paper:
             row.flag, row.problem = bad.flag, bad.problem
         paper.rows.append(row)
     paper.rows += broken.values()
+    if scratch:
+        _add_scratch(paper, claims, folder / "results" / ".scratch", said)
     paper.pictures = _pictures(folder / "results")
+    readme = folder / "README.md"
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.exists() else ""
+    paper.captions = {name: words for words, name in PICTURE.findall(text)}
+    paper.deviations = dict(_deviations(text))
+    paper.timings, unread = timed_cases(folder / "results")
+    paper.problems += [f"papers/{key}/results/{problem}" for problem in unread]
     return paper
+
+
+def _add_scratch(paper: Paper, claims: Claims | None, folder: Path, said) -> None:
+    for path in record_files(folder):
+        try:
+            record = read_record(path)
+        except RecordError as error:
+            paper.problems.append(said(error))
+            continue
+        claim_id, rung = record["claim"]["id"], record["claim"]["rung"]
+        why = "From results/.scratch/: a run on this machine, not a committed record."
+        row = Row(claim_id, rung, claims.find(claim_id, rung) if claims else None, record, "scratch", why)
+        same = [i for i, other in enumerate(paper.rows) if (other.id, other.rung) == (claim_id, rung)]
+        paper.rows.insert(same[-1] + 1 if same else len(paper.rows), row)
 
 
 def _pictures(results: Path) -> list[Path]:
@@ -166,10 +207,20 @@ def _pictures(results: Path) -> list[Path]:
     return [found[stem] for stem in sorted(found)]
 
 
-def read_papers(root: Path = ROOT) -> list[Paper]:
+def _deviations(readme: str) -> Iterator[tuple[str, str]]:
+    """(id, sentences without Markdown) of the section "Deviations"."""
+    section = DEVIATIONS.search(readme)
+    for match in DEVIATION.finditer(section[1] if section else ""):
+        text = match[2] if match[1] else match[4]
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("**", "").replace("`", "")
+        cells = [" ".join(cell.split()) for cell in text.split("|")]
+        yield match[1] or match[3], " · ".join(cell for cell in cells if cell)
+
+
+def read_papers(root: Path = ROOT, scratch: bool = False) -> list[Paper]:
     """The nine, and any further folder with a claims.yaml after them."""
     more = sorted(p.parent.name for p in (root / "papers").glob("*/claims.yaml"))
-    return [read_paper(root / "papers" / key) for key in dict.fromkeys([*PLANNED, *more])]
+    return [read_paper(root / "papers" / key, scratch) for key in dict.fromkeys([*PLANNED, *more])]
 
 
 # ------------------------------------------------------------------- numbers in a table's cell

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from common.records import make_record
+from common.records import load_claims, make_record, write_record
 
 RUN = {
     "started_at": "2026-11-22T10:00:00+00:00",
@@ -52,3 +52,20 @@ def claims_yaml(folder, *claims, **paper):
     content = {"paper": {"key": "demo", "title": "A demo", **paper}, "claims": list(claims)}
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
+
+
+def write(root, *entries):
+    """A repository with one paper, demo, whose claims C1, C2, ... are `entries`: (claim, measured or None for no record)."""
+    folder = root / "papers" / "demo"
+    folder.mkdir(parents=True)
+    entries = [(dict(a_claim, id=f"demo/C{i + 1}"), m) for i, (a_claim, m) in enumerate(entries)]
+    claims_yaml(folder, *(c for c, _ in entries))
+    claims = load_claims(folder / "claims.yaml")
+    for a_claim, measured in entries:
+        if measured:
+            made = make_record(a_claim, claims.sha256, measured, RUN, seeds=[0, 1, 2])
+            write_record(made, folder / "results")
+    for path, name in ((root, "papers"), (folder, "claims")):
+        block = f"before\n<!-- ninefold:{name} -->\n<!-- /ninefold:{name} -->\nafter\n"
+        (path / "README.md").write_text(block)
+    return root

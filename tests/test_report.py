@@ -3,9 +3,12 @@
 Pages are read back with an HTML parser, never with a regular expression over the text.
 """
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,30 +16,16 @@ from hypothesis import strategies as st
 
 from common import records, report
 from common.records import RecordError, load_claims, make_record, summarize, write_record
-from common.report_page import forest, page
-from common.report_rows import PLANNED, read_paper, read_papers, rows_of
-from common.verdict import WORDS
-from tests.sample_records import RUN, claim, claims_yaml, one
+from common.report_charts import forest, strip
+from common.report_page import page
+from common.report_rows import PLANNED, RUNGS, anchors, read_paper, read_papers, rows_of
+from common.report_timings import timed_cases
+from common.report_words import MEANING, RULES, SIZES
+from common.verdict import READS, WORDS, rule_text
+from tests.sample_records import RUN, claim, one, write
 
 EVIL = "<script>alert('x')</script> | \"><img src=x onerror=alert(1)> & `*_\\"
 UP = summarize([0.3, 0.31, 0.32])
-
-
-def write(root, key="demo", *entries):
-    """A repository with one paper; entries are (claim, measured or None)."""
-    folder = root / "papers" / key
-    folder.mkdir(parents=True)
-    entries = [(dict(a_claim, id=f"{key}/C{i + 1}"), m) for i, (a_claim, m) in enumerate(entries)]
-    claims_yaml(folder, *(c for c, _ in entries), key=key)
-    claims = load_claims(folder / "claims.yaml")
-    for a_claim, measured in entries:
-        if measured:
-            made = make_record(a_claim, claims.sha256, measured, RUN, seeds=[0, 1, 2])
-            write_record(made, folder / "results")
-    for path, name in ((root, "papers"), (folder, "claims")):
-        block = f"before\n<!-- ninefold:{name} -->\n<!-- /ninefold:{name} -->\nafter\n"
-        (path / "README.md").write_text(block)
-    return root
 
 
 @pytest.fixture
@@ -44,7 +33,7 @@ def root(tmp_path):
     """One paper with every word once, and one claim that nobody ran."""
     small = {"kind": "finding", "paper": None}
     return write(
-        tmp_path, "demo",
+        tmp_path,
         (claim("exact", "analytic", paper=524416), one(524416)),
         (claim("direction", "cpu-small", **small), {**UP, "baselines": {"random": 0.0}}),
         (claim(), one(50.0)),
@@ -117,8 +106,27 @@ def test_stale_records_count_as_nothing(root):
     assert "stale or invalid" in table[0] and "| 4 | `make" in table[2]
 
 
+def test_records_of_a_tree_with_changes_are_marked_and_count_as_nothing(root):
+    folder = root / "papers/demo"
+    claims = load_claims(folder / "claims.yaml")
+    made = make_record(claims.find("C1"), claims.sha256, one(524417), {**RUN, "dirty": True}, seeds=[0])
+    write_record(made, folder / "results/.scratch")
+    assert report.check(root) == report.check(root, read_papers(root)) and len(one_paper(root).rows) == 7
+    paper = next(p for p in read_papers(root, scratch=True) if p.key == "demo")
+    assert [(r.id, r.flag, r.word) for r in paper.rows[:2]] == [
+        ("demo/C1", "", "matches"),
+        ("demo/C1", "scratch", "contradicts"),
+    ]
+    assert anchors(paper.rows)[:3] == ["demo/C1", "demo/C1/analytic", "demo/C2"]
+    assert paper.counts()["contradicts"] == 1 and paper.counts()["scratch"] == 1
+    tile = Parsed(page([paper])).all("a", "tile")[1]
+    assert tile["data-verdict"] == "scratch" and "v-contradicts" not in tile["class"]
+    (folder / "results/.scratch/C1.analytic.json").replace(folder / "results/C1.analytic.json")
+    assert one_paper(root).rows[0].flag == "scratch"  # in results/ by hand: still not believed
+
+
 def test_a_record_at_another_rung_has_its_own_row(tmp_path):
-    root = write(tmp_path, "demo", (claim("direction", "cpu-small", paper=None), UP))
+    root = write(tmp_path, (claim("direction", "cpu-small", paper=None), UP))
     folder = root / "papers/demo"
     claims = load_claims(folder / "claims.yaml")
     larger = {**claims.find("C1"), "rung": "gpu-random-weights"}
@@ -227,20 +235,25 @@ def test_the_page_loads_nothing_and_forbids_it(root):
     (root / "papers/demo/results/plot.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
     text = page(read_papers(root))
     parsed = Parsed(text)
-    assert not parsed.all("link") and not parsed.all("iframe") and not parsed.all("base")
+    assert parsed.all("link") == [{"rel": "icon", "href": "data:,"}]  # or a browser asks for /favicon.ico
+    assert not parsed.all("iframe") and not parsed.all("base")
     assert [a["src"][:11] for _, a in parsed.elements if "src" in a] == ["data:image/"]
     for tag, attributes in parsed.elements:
         target = attributes.get("href", "#")
-        assert target.startswith("#") or (tag == "a" and target.startswith("https://"))
+        assert target.startswith("#") or (tag == "a" and target.startswith("https://")) or tag == "link"
         assert not [name for name in attributes if name.startswith("on")]
     policy = [a["content"] for a in parsed.all("meta") if "http-equiv" in a]
-    assert policy[0].startswith("default-src 'none'")
+    assert policy[0].startswith("default-src 'none'") and "unsafe" not in policy[0]
+    for tag in ("style", "script"):  # what the policy allows is this text and no other
+        inside = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[1]
+        allowed = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{allowed}'" in policy[0]
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|WebSocket|import\(", text)
 
 
 def test_nothing_in_a_record_becomes_markup(tmp_path):
     evil = {**claim("direction", "cpu-small", paper=None), "statement": EVIL, "where": EVIL}
-    root = write(tmp_path, "demo", (evil, {**UP, "baselines": {EVIL: 1.0}}))
+    root = write(tmp_path, (evil, {**UP, "baselines": {EVIL: 1.0}}))
     paper = one_paper(root)
     paper.title, paper.problems, paper.about = EVIL, [EVIL], {"authors": EVIL, "code": EVIL}
     parsed = Parsed(page([paper]))
@@ -316,13 +329,18 @@ def test_pictures_are_inlined_the_svg_of_two(root):
     results = root / "papers/demo/results"
     for name in ("a.png", "a.svg", "b.png"):
         (results / name).write_bytes(b"picture")
+    svg = """<svg viewBox="0 0 300 100" id='a&amp;b'>\n<path fill="#123" width="5%"/>é</svg>"""
+    (results / "a.svg").write_text(svg, encoding="utf-8")
+    (root / "papers/demo/README.md").write_text("![what <it> shows](results/a.svg)")
     paper = one_paper(root)
     assert [p.name for p in paper.pictures] == ["a.svg", "b.png"]
-    sources = [a["src"] for a in Parsed(page([paper])).all("img")]
-    assert sources == [
-        "data:image/svg+xml;base64,cGljdHVyZQ==",
-        "data:image/png;base64,cGljdHVyZQ==",
-    ]
+    images, figures = (Parsed(page([paper])).all(tag) for tag in ("img", "figure"))
+    sources = [a["src"] for a in images]
+    kind, _, text = sources[0].partition(",")
+    assert kind == "data:image/svg+xml;charset=utf-8" and unquote(text) == svg.replace("\n", " ")
+    assert sources[1] == "data:image/png;base64,cGljdHVyZQ=="
+    assert [a["alt"] for a in images] == ["what <it> shows (a.svg)", "b.png"]
+    assert [a.get("class") for a in figures] == ["wide", None]
 
 
 # ---------------------------------------------------------------------------------- forest plot
@@ -359,6 +377,15 @@ def test_forest_positions_by_hand():
     assert "random 65" in got.text
 
 
+def test_the_papers_own_baseline_is_drawn_beside_ours():
+    measured = {**one(99.0), "baselines": {"random": 20.0}}
+    got = drawn(row_of(claim(paper_more={"baseline": 60.0}), measured))  # second axis 20 - 6.4 to 100 + 6.4
+    theirs = got.all("svg", "paper-baseline")
+    assert [percent(a, "x") for a in theirs] == pytest.approx([4640 / 92.8], abs=0.01)
+    assert len(got.all("svg", "paper")) == len(got.all("svg", "ours")) == 2
+    assert "random 20 · the paper's own baseline 60" in got.text
+
+
 def test_an_effect_has_a_threshold_seeds_and_no_diamond():
     got = drawn(row_of(claim("direction", "cpu-small"), {**UP, "baselines": {"CE": 4.0}}))
     assert len(got.all("svg", "ours")) == 1 and len(got.all("svg", "baseline")) == 1
@@ -383,6 +410,97 @@ def test_marks_stay_on_the_axis(rule, values, paper):
     text = forest(row_of(claim(rule, "paper-scale", paper=paper), summarize(values)))
     places = [float(x) for x in re.findall(r'"(-?[\d.]+)%"', text)]
     assert places and all(0 <= x <= 100 for x in places) and "nan" not in text
+
+
+# --------------------------------------------------------------------------- how verdicts are made
+
+
+def test_every_rule_rung_and_word_is_explained():
+    def form(text):
+        return re.sub(r"[\d.]+", "#", text)
+
+    explained = {form(part) for name in RULES for part in name.split(", ")}
+    assert explained == {form(rule_text({"type": kind, "tolerance": 0.5, "threshold": 0.5})) for kind in READS}
+    assert tuple(SIZES) == RUNGS
+    assert set(MEANING) == {*WORDS, "stale", "scratch", "invalid", "unlisted"}
+
+
+# ------------------------------------------------------------------------------------- timings
+
+
+def measurements(folder, name="cpu-small", **document):
+    (folder / f"measurements.{name}.json").write_text(json.dumps({"run": {}, "results": {"speed": document}}))
+
+
+def test_a_strip_has_rounds_their_median_and_what_the_arithmetic_takes(tmp_path):
+    rows = {
+        "dense": {"times": [2.0, 4.0, 8.0], "flops": 400},  # two steps a round: a median of 2 s, 200 FLOPs in each
+        "half": {"times": [2.0, 3.0, 2.0], "flops": 100},  # a median of 1 s, 50 FLOPs: 0.5 s at the rate of dense
+        "uncounted": {"seconds": [1.0, 1.0]},
+        "broken": {"times": [1.0, -1.0]},
+    }
+    measurements(tmp_path, settings={"device": "cpu", "dtype": "float32"}, cases={"B=1": {"variants": rows, "steps": 2}})
+    [case], problems = timed_cases(tmp_path)
+    assert problems == [] and [v.name for v in case.variants] == ["dense", "half", "uncounted"]
+    assert [v.median for v in case.variants] == [2.0, 1.0, 0.5]
+    assert [case.limit(v) for v in case.variants] == [2.0, 0.5, None]
+    got = Parsed(strip(case))
+    assert [percent(a, "cx") for a in got.all("circle", "median")] == pytest.approx([50 / 1.04, 25 / 1.04, 12.5 / 1.04], abs=0.01)
+    assert [percent(a, "x1") for a in got.all("line", "limit")] == pytest.approx([50 / 1.04, 12.5 / 1.04], abs=0.01)
+    assert len(got.all("circle", "seed")) == 8 and "1 s, median of 3; 50 % of its limit, 500 ms" in got.text
+    assert "any of these reached" in got.text
+
+
+def test_a_known_gpu_is_held_against_its_data_sheet(tmp_path):
+    rows = {"dense": {"times": [0.5, 0.5], "flops": 98.9e12}}
+    for dtype in ("bfloat16", "float32"):  # the peak that we know is that of bf16
+        measurements(tmp_path, f"gpu-{dtype}", device="NVIDIA H200", dtype=dtype, cases={"a": {"modes": rows}})
+    (tmp_path / "measurements.torn.json").write_text("{")
+    (tmp_path / "measurements.other.json").write_text('{"cases": {"a": 1, "b": {"variants": [1]}}, "device": "cpu"}')
+    cases, problems = timed_cases(tmp_path)
+    assert [case.limit(case.variants[0]) for case in cases] == pytest.approx([0.1, 0.5])
+    assert "data-sheet peak of NVIDIA H200" in strip(cases[0])
+    assert len(problems) == 1 and problems[0].startswith("measurements.torn.json: not valid JSON")
+
+
+# ---------------------------------------------------------------------------------- deviations
+
+
+README = """# A demo
+## Deviations
+| id | what | why |
+|---|---|---|
+| D1 | Tables, `code` and **bold** | a [link](x.md) |
+
+- **D2 A list.** It runs
+  on, and has a <script>.
+- **D3 Another.**
+
+## Later
+| D4 | of another section |
+"""
+
+
+def test_a_drawer_has_the_readmes_words_for_its_deviations(root):
+    (root / "papers/demo/README.md").write_text(README)
+    paper = one_paper(root)
+    assert paper.deviations == {
+        "D1": "Tables, code and bold · a link",
+        "D2": "A list. It runs on, and has a <script>.",
+        "D3": "Another.",
+    }
+    paper.rows[0].record["protocol"]["deviations"] = ["D2", "D9", "A whole sentence."]
+    parsed = Parsed(page([paper]))
+    for said in (paper.deviations["D2"], "not in the paper's README", "A whole sentence."):
+        assert said in parsed.text
+    assert len(parsed.all("script")) == 1
+
+
+def test_every_deviation_that_a_claim_names_is_in_its_readme():
+    for paper in read_papers():
+        for row in paper.rows:
+            for name in row.shown["protocol"].get("deviations", ()):
+                assert paper.deviations.get(name) or len(name) > 4, f"{row.id}: {name} is not in papers/{paper.key}/README.md"
 
 
 # -------------------------------------------------------------------------------- end of a run
