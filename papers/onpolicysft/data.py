@@ -17,11 +17,12 @@ from common.steps import SetupError, StepData
 
 
 class Problem(NamedTuple):
-    """prompt: token ids. gold: what the grader compares with. kind: to group scores by."""
+    """prompt: token ids. gold: what the grader compares with. kind: to group scores by. turns: the conversation, if it was one."""
 
     prompt: tuple[int, ...]
     gold: Any
     kind: int | str
+    turns: tuple[dict, ...] | None = None
 
 
 class Rows:
@@ -68,6 +69,12 @@ class Problems(StepData):
 
     def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
         raise NotImplementedError
+
+    def asked(self, problem: Problem) -> str | list[dict]:
+        """The problem for programs that tokenise by themselves: a conversation, or text."""
+        if problem.turns is not None:
+            return list(problem.turns)
+        return self.tokenizer().decode(list(problem.prompt), skip_special_tokens=False)
 
 
 class Chains(Problems):
@@ -131,7 +138,7 @@ class Maths(Problems):
             asked = [{"role": "user", "content": entry["problem"] + self.suffix}]
             ids = words.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
             if len(ids) <= self.max_prompt_tokens:
-                problems.append(Problem(tuple(ids), entry["answer"], "maths"))
+                problems.append(Problem(tuple(ids), entry["answer"], "maths", tuple(asked)))
         if len(problems) < len(found):
             print(f"{len(found) - len(problems)} of {len(found)} problems are longer than {self.max_prompt_tokens} tokens and left out")
         if not problems:

@@ -17,8 +17,8 @@ from common.reproduce import Outcome, Say, main, rounded, source_files
 
 HERE = Path(__file__).parent
 # What only shows or judges results that exist: its changes compute nothing anew.
-SHOWING = {"eval.py", "verdicts.py", "tables.py", "pictures.py", "reported.py", "analytic.py", "train.py", "trl_backend.py", "speed.py",
-           "paper_scale.py"}
+SHOWING = {"eval.py", "verdicts.py", "tables.py", "pictures.py", "reported.py", "analytic.py", "train.py", "trl_backend.py",
+           "train_trl.py", "speed.py", "paper_scale.py"}
 REAL = {"sums.py", "sums_experiment.py", "taught.py"}  # the second experiment: the default run does not depend on it
 COMMON = ("models.py", "rollouts.py", "reasoner.py", "steps.py", "data/chains.py", "benchmarks/reasoning.py")
 

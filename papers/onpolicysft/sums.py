@@ -113,13 +113,17 @@ class Sums(Problems):
         self.words, self.end = tokenizer, (tokenizer.eos_token_id,)
         return self
 
+    @staticmethod
+    def turns(question: str) -> tuple[dict, ...]:
+        return {"role": "system", "content": ""}, {"role": "user", "content": question}
+
     def prompt(self, question: str) -> tuple[int, ...]:
-        asked = [{"role": "system", "content": ""}, {"role": "user", "content": question}]
-        return tuple(self.words.apply_chat_template(asked, add_generation_prompt=True, return_dict=False))
+        return tuple(self.words.apply_chat_template(list(self.turns(question)), add_generation_prompt=True, return_dict=False))
 
     def problems(self, split: str, count: int) -> list[Problem]:
         """kind: the number of steps. gold: reasoning_gym's entry."""
-        return [Problem(self.prompt(e["question"]), dict(e), e["metadata"]["num_terms"] - 1) for e in dataset(split, count)]
+        return [Problem(self.prompt(e["question"]), dict(e), e["metadata"]["num_terms"] - 1, self.turns(e["question"]))
+                for e in dataset(split, count)]
 
     def sequences(self) -> tuple[Rows, Rows]:
         self.use(self.tokenizer())

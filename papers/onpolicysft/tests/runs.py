@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.data import chains
 from common.models import ModelSpec, load, tiny
+from common.rollouts import full
 
 from .. import module
 from ..data import Chains
@@ -69,7 +70,21 @@ def fit(found, folder, *, steps=2, data=None, checkpoint_every=0, resume=None, k
 
 
 def weights(found):
-    return {n: p.detach().clone() for n, p in found.model.named_parameters()}
+    """Whole, of shards too: all ranks call it."""
+    return {n: full(p.detach()).clone() for n, p in found.model.named_parameters()}
+
+
+def byte_words(template="{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"):
+    """A tokenizer of single bytes with a chat template: <s> 0, <e> 1."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<s>", "<e>", *letters])}, merges=[]))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    words = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="<e>", pad_token="<e>")
+    words.chat_template = template
+    return words
 
 
 def difference(a, b):
@@ -78,7 +93,7 @@ def difference(a, b):
     return max((a[n] - b[n]).abs().max().item() for n in a) / max(t.abs().max().item() for t in b.values())
 
 
-def fit_in_processes(folder, world=1, strategy="auto", kind="OnPolicySFT", config=None, seconds=200, **options):
+def fit_in_processes(folder, world=1, strategy="auto", kind="OnPolicySFT", config=None, seconds=200, sample_dtype=None, **options):
     """(exit codes, what each rank has saved) of `fit` in `world` processes as torchrun starts them."""
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
@@ -86,7 +101,8 @@ def fit_in_processes(folder, world=1, strategy="auto", kind="OnPolicySFT", confi
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = [context.Process(target=_child, args=(rank, world, port, folder, strategy, kind, config, options)) for rank in range(world)]
+    children = [context.Process(target=_child, args=(rank, world, port, folder, strategy, kind, config, sample_dtype, options))
+                for rank in range(world)]
     for child in children:
         child.start()
     end = time.monotonic() + seconds
@@ -95,14 +111,18 @@ def fit_in_processes(folder, world=1, strategy="auto", kind="OnPolicySFT", confi
     codes = [child.exitcode for child in children]
     for child in children:
         child.kill()
-    return codes, [torch.load(path, weights_only=False) for path in sorted(folder.glob("rank*.pt"))]
+    return codes, [torch.load(path, weights_only=True) for path in sorted(folder.glob("rank*.pt"))]
 
 
-def _child(rank, world, port, folder, strategy, kind, config, options):
+def _child(rank, world, port, folder, strategy, kind, config, sample_dtype, options):
     torch.set_num_threads(1)
     if world > 1:
         os.environ.update(TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank),
                           LOCAL_RANK=str(rank), WORLD_SIZE=str(world), GROUP_RANK="0", LOCAL_WORLD_SIZE=str(world),
                           GLOO_SOCKET_IFNAME="lo")
-    found = fit(training(kind, config), folder, devices=world, strategy=strategy, **options)
+    if strategy == "fsdp2":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        strategy = ModelParallelStrategy(world, 1, save_distributed_checkpoint=False)
+    found = fit(training(kind, config, sample_dtype=sample_dtype), folder, devices=world, strategy=strategy, **options)
     torch.save({"weights": weights(found), "history": found.history, "skipped": found.skipped}, folder / f"rank{rank}.pt")

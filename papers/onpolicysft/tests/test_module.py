@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from common.models import ModelSpec, load
 from common.steps import SetupError
 
 from .. import method
@@ -114,6 +115,41 @@ def test_two_processes_equal_one(kind, one, tmp_path):
         for name in ("right", "length", "kept", "kept length"):
             assert [row[name] for row in rank["history"]] == pytest.approx([row[name] for row in whole.history]), name
         assert difference(rank["weights"], weights(whole)) < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["OnPolicySFT", "GRPO"])
+def test_shards_equal_one_process_and_leave_a_whole_product(kind, one, tmp_path):
+    """FSDP2: whole copies sample and shards learn, the reference of GRPO is whole; then one process goes on where two were killed."""
+    whole = one if kind == "OnPolicySFT" else fit(training(kind), tmp_path / "one")
+    folder = tmp_path / "two"
+    codes, ranks = fit_in_processes(folder, world=2, strategy="fsdp2", kind=kind, sample_dtype="float32", checkpoint_every=1)
+    assert codes == [0, 0]
+    for rank in ranks:
+        assert [row["kept"] for row in rank["history"]] == [row["kept"] for row in whole.history]
+        assert [row["norm"] for row in rank["history"]] == pytest.approx([row["norm"] for row in whole.history], rel=1e-4)
+        assert difference(rank["weights"], weights(whole)) < 1e-3
+    saved = load(ModelSpec(str(folder / "model"))).model
+    assert difference({n: p.detach() for n, p in saved.named_parameters()}, ranks[0]["weights"]) == 0
+    resumed = training(kind, sample_dtype="float32")
+    fit(resumed, tmp_path / "alone", resume=folder / "checkpoints" / "step=1.ckpt")
+    assert resumed.done == 2 and difference(weights(resumed), weights(whole)) < 1e-3
+
+
+def test_shards_without_anything_to_sample_by_are_refused():
+    found = training()
+    found._device_mesh = {"data_parallel": None}
+    with pytest.raises(SetupError, match="sample_dtype"):
+        found.configure_model()
+
+
+def test_a_copy_samples_as_the_model_does_and_is_never_stale(tmp_path, one):
+    found = fit(training(sample_dtype="float32"), tmp_path)
+    assert difference(weights(found), weights(one)) == 0 and found.history == one.history
+    rounded = fit(training(sample_dtype="bfloat16"), tmp_path, precision="bf16-mixed")
+    before = training()
+    before.configure_model()
+    assert all(not torch.equal(p, weights(before)[n]) and p.dtype == torch.float32 for n, p in weights(rounded).items())
+    assert next(rounded._copy[0].parameters()).dtype == torch.bfloat16 and not any("_copy" in n for n in rounded.state_dict())
 
 
 def test_a_rank_that_keeps_nothing_does_not_stop_the_other(tmp_path, one):

@@ -228,3 +228,43 @@ def test_reward_function_needs_the_end(folder):
     assert truncation_reward_function(verify, tokenizer, LIMIT, end_ids=[4])(ids, **columns) == [0.0, 1.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="no column 'gold'"):
         truncation_reward_function(verify, tokenizer, LIMIT)(ids, answer=["gold"] * 4)
+
+
+# -- the command -------------------------------------------------------------------------------------------
+def test_trl_trains_from_the_configs_of_train(tmp_path, monkeypatch, capsys):
+    """Prompts are the ids that our own training reads; the product has our form; what trl cannot do is said in a line."""
+    import json
+    import sys
+
+    from common.models import ModelSpec
+
+    from .. import train_trl
+    from ..eval import HERE
+
+    monkeypatch.setattr(sys, "argv", ["train_trl"])
+    said = ["--config", str(HERE / "configs/cpu/rehearsal.yaml"), f"--trainer.default_root_dir={tmp_path}",
+            "--model.init_args.config.prompts_per_step=2", "--model.init_args.config.rollouts_per_prompt=4",
+            "--model.init_args.gradient_checkpointing=false", "--trainer.max_steps=1", "--trainer.logger=false"]
+    assert train_trl.main(said) == 2 and "length_norm" in capsys.readouterr().err
+    said += ["--model.init_args.config.length_norm=const", "--model.init_args.config.count=all"]
+    seen, build = [], train_trl.build
+
+    def watched(*args):
+        trainer, problems = build(*args)
+        generate = type(trainer)._generate
+
+        def noted(self, prompts, *rest):
+            out = generate(self, prompts, *rest)
+            seen.append((prompts, out[0]))
+            return out
+
+        monkeypatch.setattr(type(trainer), "_generate", noted)
+        seen.append(problems)
+        return trainer, problems
+
+    monkeypatch.setattr(train_trl, "build", watched)
+    assert train_trl.main(said) == 0
+    problems, (_, read) = seen[0], seen[1]
+    assert {tuple(ids) for ids in read} <= {p.prompt for p in problems} and len(read) == 8
+    about = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert about["steps"] == 1 and about["back-end"] == "trl" and load(ModelSpec(str(tmp_path / "model"))).model.config.hidden_size == 64

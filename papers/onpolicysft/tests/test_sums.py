@@ -1,0 +1,165 @@
+"""The second experiment: sums in English, a real model that was taught to reason at length, verdicts of its runs."""
+
+import importlib
+import inspect
+import json
+import random
+import re
+import statistics
+
+import pytest
+import torch
+
+from common.models import load, tiny
+from common.records import load_claims, make_record, start_run
+from common.rollouts import Rollout
+from common.steps import SetupError
+
+from .. import eval as harness
+from .. import pictures, sums, sums_experiment, tables, taught, verdicts
+from .runs import byte_words
+
+
+@pytest.fixture
+def data():
+    return sums.Sums(count=4, held_out=2).use(byte_words())
+
+
+# -- the task ----------------------------------------------------------------------------------------------
+def test_steps_and_the_shortest_trace_by_hand():
+    assert sums.steps("98 + 93 - 77") == [(98, "+", 93), (191, "-", 77)]
+    assert sums.essential("98 + 93 - 77") == "98 + 93 = 191. 191 - 77 = 114. Answer: 114"
+    assert sums.essential("5 - 9") == "5 - 9 = -4. Answer: -4"
+    for wrong in ("98", "98 * 3", "1 +", "two + 2"):
+        with pytest.raises(ValueError, match="no chain"):
+            sums.steps(wrong)
+
+
+def test_traces_are_the_essential_one_and_known_sentences_around_it(monkeypatch):
+    """Without wrong computations, taking out what the list of phrases names leaves steps that are all true, and the answer."""
+    monkeypatch.setattr(sums, "WRONG", 0.0)
+    longer = []
+    for i, entry in enumerate(sums.dataset("taught", 200)):
+        expression = entry["metadata"]["expression"]
+        said = sums.trace(expression, random.Random(i))
+        assert said == sums.trace(expression, random.Random(i)) and said.endswith(f"Answer: {entry['answer']}")
+        rest = said
+        for phrase in (*sums.OPENINGS, *sums.CHECKS, *sums.RESTARTS):
+            rest = rest.replace(phrase, "")
+        rest = re.sub("|".join(re.escape(c).replace(r"\{\}", "-?[0-9]+") for c in sums.CLOSINGS), "", rest)
+        steps = [s.strip() for s in rest.partition("Answer")[0].split(".") if s.strip()]
+        assert set(steps) == {f"{s.left} {s.operation} {s.right} = {s.value}" for s in sums.steps(expression)}, said
+        longer.append(len(said) / len(sums.essential(expression)))
+    assert 3 < statistics.fmean(longer) < 7 and min(longer) == 1  # redundant on average, and sometimes not at all
+
+
+def test_some_computations_are_wrong_and_checking_mends_most():
+    truth = wrong = 0
+    for i, entry in enumerate(sums.dataset("taught", 400)):
+        said = sums.trace(entry["metadata"]["expression"], random.Random(i))
+        wrong += any(eval(a) != int(b) for a, b in re.findall(r"(-?\d+ [+-] \d+) = (-?\d+)", said))
+        truth += said.endswith(f"Answer: {entry['answer']}")
+    assert 0.05 < wrong / 400 < 0.35 and truth / 400 > 0.9
+
+
+def test_problems_of_the_splits_are_not_each_others(data):
+    long = [{p.gold["metadata"]["expression"] for p in data.problems(split, 40) if p.kind == 2 and p.gold["metadata"]["num_digits"] == 2}
+            for split in sums.SEEDS]
+    assert all(len(found) > 3 for found in long) and len(set.union(*long)) == sum(map(len, long))  # of three million
+    assert all(abs(a - b) >= 10_000_000 for a in sums.SEEDS.values() for b in sums.SEEDS.values() if a != b)
+
+
+def test_grades_are_the_tasks_own_and_a_prompt_is_the_chat_templates(data):
+    problem = data.problems("test", 1)[0]
+    assert data.words.decode(list(problem.prompt)) == problem.gold["question"] + "<s>" and data.asked(problem)[1]["role"] == "user"
+
+    def said(text):
+        return Rollout(0, tuple(data.words(text, add_special_tokens=False)["input_ids"]) + data.end, True)
+
+    right = problem.gold["answer"]
+    texts = [f"So. Answer: {right}", f"Answer: {int(right) + 1}", f"Answer: {int(right) + 1} Wait. Answer: {right}", right, ""]
+    assert data.grade([problem], [said(t) for t in texts])[:2] == [True, False] and not data.grade([problem], [said("")])[0]
+    assert data.grade([problem], [said(sums.essential(problem.gold["metadata"]["expression"]))]) == [True]
+    assert data.needed(problem) == len(sums.essential(problem.gold["metadata"]["expression"])) + 1  # a byte a token, and the end
+    with pytest.raises(SetupError, match="chat template"):
+        sums.Sums().use(byte_words(template=None))
+
+
+def test_redundant_sentences_are_found_at_the_token_that_begins_them():
+    words = byte_words()
+    text = "3 + 4 = 7. Wait, let me check that again. 3 + 4 = 7. So the result should be 7. Answer: 7"
+    found = sums_experiment.redundant_starts(words, words(text, add_special_tokens=False)["input_ids"])
+    assert [i for i, f in enumerate(found) if f] == [text.index("Wait"), text.index("So the")]
+
+
+# -- the model ---------------------------------------------------------------------------------------------
+def test_teaching_leaves_an_adapter_that_merges_and_a_curve(tmp_path, monkeypatch):
+    """trl, peft, checkpoints and the committed form, on a tiny model; the merged model is the adapted one."""
+    words = byte_words()
+    spec = tiny("llama", vocab_size=len(words), bos_token_id=0, eos_token_id=1, pad_token_id=1)
+    made = load(spec)
+    folder = taught.train(tmp_path / "taught", steps=2, rows_a_step=2, work=tmp_path / "work", model=made.model, tokenizer=words)
+    about = json.loads((folder / "training.json").read_text())
+    assert [s for s, _ in about["loss by step"]] == [1, 2] and about["rank"] == taught.RANK and not (folder / "README.md").exists()
+    monkeypatch.setattr(taught, "load", lambda _: load(spec))
+    merged, plain = taught.load_taught(folder).model, load(spec).model
+    moved = {n for (n, a), b in zip(merged.named_parameters(), plain.parameters()) if not torch.equal(a, b)}
+    assert moved == {n for n, _ in plain.named_parameters() if any(layer in n for layer in taught.LAYERS)}
+    assert all(p.requires_grad for p in merged.parameters()) and not any("lora" in n for n, _ in merged.named_parameters())
+    with pytest.raises(FileNotFoundError, match="taught-onpolicysft"):
+        taught.load_taught(tmp_path)
+
+
+def test_the_committed_adapter_is_what_its_card_says():
+    about = json.loads((taught.FOLDER / "training.json").read_text())
+    assert (about["steps"], about["rows"], about["rank"]) == (taught.STEPS, taught.ROWS, taught.RANK)
+    losses = [loss for _, loss in about["loss by step"]]
+    assert len(losses) == taught.STEPS and statistics.fmean(losses[-10:]) < 0.2 * losses[0]
+    assert (taught.FOLDER / "adapter_model.safetensors").stat().st_size < 4e6 and (taught.FOLDER / "README.md").is_file()
+
+
+# -- runs and verdicts -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("arm", list(sums_experiment.ARMS))
+def test_a_run_from_problems_to_scores(arm, monkeypatch):
+    words = byte_words()
+    options = dict(vocab_size=len(words), bos_token_id=0, eos_token_id=1, pad_token_id=1)
+    monkeypatch.setattr(sums_experiment, "load_taught", lambda dtype: load(tiny(dtype=dtype, **options))._replace(tokenizer=words))
+    monkeypatch.setitem(sums_experiment.SIZES, "cpu", dict(prompts=2, rollouts=2, updates=2, test=4, samples=2, device="cpu"))
+    monkeypatch.setattr(sums_experiment, "auc", lambda values, positive: float(len(values) == len(positive)))  # nothing redundant is said
+    found = json.loads(json.dumps(sums_experiment.run(0, arm)))
+    assert len(found["history"]) == 2 and found["test"]["problems"] == 4 and ("divergence" in found) == (arm == "opsft")
+
+
+def results(base=(0.45, 60.0), opsft=(0.5, 25.0), fixed_data=(0.48, 40.0)):
+    made = {}
+    for seed in sums_experiment.SEEDS:
+        for arm, (avg, tokens) in {"base": base, "opsft": opsft, "fixed data": fixed_data}.items():
+            both = {"avg": avg + 0.001 * seed, "tokens": tokens, "normalised_length_std": 0.2, "at_cap": 0.0}
+            made[f"sums/{arm}/seed{seed}"] = {
+                "test": both | {"by_kind": {"1": both, "2": both}, "needed": 20.0, "said": ["long", "short"], "problems": 4},
+                "history": [{"length": 30.0}, {"length": 20.0}], "seconds": 1.0, "model": {"name": "x"},
+                "divergence": {"AUC, redundant sentence against the rest": 0.95 + 0.001 * seed,
+                               "by token, five or more times": [[" Wait", 2.0, 9]]}}
+    return made
+
+
+@pytest.mark.parametrize("claim, changes, expected", [
+    ("C1n", {}, "supports"), ("C1n", {"opsft": (0.5, 50.0)}, "contradicts"), ("C1m", {}, "supports"),
+    ("C1m", {"opsft": (0.3, 25.0)}, "contradicts"), ("C8n", {}, "supports"), ("C8n", {"fixed_data": (0.5, 20.0)}, "contradicts"),
+    ("C14n", {}, "supports")])
+def test_verdicts_follow_the_scores(claim, changes, expected):
+    measured, claims = verdicts.sums_claims(results(**changes)), load_claims(harness.HERE / "claims.yaml")
+    assert set(measured) == set(verdicts.SUMS)
+    record = make_record(claims.find(claim), claims.sha256, measured[claim], start_run("test") | {"seconds": 0.0}, seeds=[0, 1, 2])
+    assert record["verdict"]["word"] == expected
+
+
+def test_jobs_tables_and_pictures(tmp_path):
+    jobs = harness.sums_jobs()
+    for job in jobs:
+        where, name = job.function.split(":")
+        inspect.signature(getattr(importlib.import_module(where), name)).bind(**job.arguments)
+    assert {job.name for job in jobs} == set(results())
+    text = "\n".join(tables.sums_tables(results()))
+    assert "as it was taught" in text and "off-policy" in text and "' Wait' 2.00" in text
+    assert [p.name for p in pictures.draw_sums(results(), tmp_path)] == ["sums.svg"]
