@@ -5,6 +5,7 @@ that does not exist yet is skipped, and named in the summary.
 """
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from common import copy_paper
+from tests.in_copies import METHOD_MAY_IMPORT, imported_by_method
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in (ROOT / "papers").glob("*/method.py"))
@@ -84,35 +86,63 @@ def test_readme_tables_equal_the_records():
 # --- copy-out -------------------------------------------------------------------------------------
 
 
-def python_in(folder, *words):
-    """Run Python in a copied folder; the repository is not on its path."""
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=250
-    )
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """Every paper copied, and what became of a student's work in the copies: ({paper: folder}, {folder: status}, output).
+
+    One process for all, which loads the libraries once; nothing of this repository is on its path."""
+    pytest.importorskip("uv", reason="uv comes with `make setup`")
+    base = tmp_path_factory.mktemp("copies")
+    folders = {paper: copy_paper.copy_paper(paper, base / f"my {paper}") for paper in PAPERS}
+    ours = ("PYTHONPATH", "PYTEST_", "NINEFOLD_", "STRICT")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", str(ROOT / "tests" / "in_copies.py"), *map(str, folders.values())]
+    done = subprocess.run(command, cwd=base, env=env, text=True, timeout=550, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        statuses = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        pytest.fail(f"nothing could be run in the copies:\n{done.stdout[-3000:]}")
+    return folders, statuses, done.stdout
 
 
 @pytest.mark.parametrize("paper", PAPERS)
-def test_copied_paper_runs_alone(paper, tmp_path):
-    pytest.importorskip("uv", reason="uv comes with `make setup`")
-    dest = copy_paper.copy_paper(paper, tmp_path / "my copy")
-    code = (
-        f"import papers.{paper}.method as m, sys, pathlib\n"
-        "assert pathlib.Path(m.__file__).is_relative_to(pathlib.Path.cwd()), m.__file__\n"
-        "heavy = {'trl', 'datasets', 'lm_eval', 'common'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    done = python_in(dest, "-c", code)
-    assert done.returncode == 0, done.stderr
-    if list((dest / "papers" / paper / "tests").glob("test_*.py")):
-        done = python_in(dest, "-m", "pytest", "--collect-only", "-q")
-        assert done.returncode == 0, done.stdout + done.stderr
+def test_copied_paper_runs_alone(paper, copies):
+    """Its method imports alone, its tests can be collected and some run, it gives verdicts, it trains for two steps."""
+    folders, statuses, said = copies
+    dest = folders[paper]
+    assert statuses[str(dest.resolve())] == 0, said[-6000:]
+    tried = [line for line in said.splitlines() if line.startswith(f"{paper}: ")]
+    parts = 3 + sum((dest / "papers" / paper / name).exists() for name in ("eval.py", "train.py"))
+    assert len(tried) == parts and all(line.endswith(": right") for line in tried), tried
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_copied_paper_has_its_commands_and_versions(paper, copies):
+    dest = copies[0][paper]
     for file in (dest / "requirements.txt", dest / "Makefile", dest / "README.md"):
         assert "://" not in file.read_text()
     pins = (dest / "requirements.txt").read_text().splitlines()
     assert pins[0].startswith("torch==") and any(p.startswith("transformers==") for p in pins)
-    listed = subprocess.run(["make", "-n", "test"], cwd=dest, capture_output=True, text=True)
-    assert listed.returncode == 0 and "-m pytest" in listed.stdout
+    for own, python in (("python3", '"python3"'), (".venv/bin/python", '".venv/bin/python"')):
+        listed = subprocess.run(["make", "-n", "test", "reproduce", "smoke", f"ENV_PYTHON={own}", "RUNG=gpu"], cwd=dest,
+                                capture_output=True, text=True)
+        assert listed.returncode == 0, listed.stderr
+        commands = [line for line in listed.stdout.splitlines() if line.startswith(python)]
+        assert [c.removeprefix(f"{python} -m ").split()[0] for c in commands] == ["pytest", f"papers.{paper}.eval", f"papers.{paper}.train"]
+        assert '--rung "gpu"' in commands[1] and (dest / commands[2].split("--config ")[1].split()[0]).is_file()
+        assert ("pip install" in listed.stdout) == (own == ".venv/bin/python")  # a Python of one's own is used as it is
+
+
+def test_what_a_method_imports_is_seen(tmp_path, monkeypatch):
+    """The check that runs in the copies finds a foreign import, at the top or behind a neighbour."""
+    import papers
+
+    folder = tmp_path / "papers" / "sample_of_imports"
+    folder.mkdir(parents=True)
+    (folder / "method.py").write_text("import math, torch\nfrom .other import x\n")
+    (folder / "other.py").write_text("import yaml\nfrom common import rungs\nx = 1\n")
+    monkeypatch.setattr(papers, "__path__", [*papers.__path__, str(tmp_path / "papers")])
+    assert imported_by_method("sample_of_imports") - METHOD_MAY_IMPORT == {"yaml", "common"}
 
 
 @pytest.fixture
