@@ -7,11 +7,14 @@ that does not exist yet is skipped, and named in the summary.
 import importlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from common import copy_paper
 from tests.in_copies import METHOD_MAY_IMPORT, imported_by_method
@@ -70,6 +73,88 @@ def test_config_check_can_fail(tmp_path, capsys, no_arguments):
     ):
         config.write_text(text)
         assert key in parse(cli, config, capsys)
+
+
+# --- on a cluster ---------------------------------------------------------------------------------
+
+SRUN = """#!/usr/bin/env python3
+import json, os, sys
+json.dump([sys.argv[1:], os.environ["OMP_NUM_THREADS"]], open(os.environ["SRUN_SAID"], "w"))
+"""
+
+
+def commands_of_the_cluster_page():
+    """Lines of the page's command blocks, as words."""
+    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text())
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+def as_slurm_would(words, folder):
+    """What the template hands to srun, run as sbatch runs it: #SBATCH lines are defaults for options before the script."""
+    script = next(i for i, word in enumerate(words) if word.endswith(".sbatch"))
+    lines = re.findall(r"(?m)^#SBATCH --([\w-]+)=(\S+)$", (ROOT / words[script]).read_text())
+    given = dict(lines) | {key.removeprefix("--"): value for key, value in zip(words[1:script:2], words[2:script:2])}
+    (folder / "srun").write_text(SRUN)
+    (folder / "srun").chmod(0o755)
+    env = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SRUN_SAID": str(folder / "said"), "ENV_PYTHON": "python",
+                        "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NUM_NODES": given["nodes"],
+                        "SLURM_NTASKS_PER_NODE": given["ntasks-per-node"], "SLURM_CPUS_PER_TASK": given["cpus-per-task"]}
+    done = subprocess.run(["bash", *words[script:]], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    command, threads = json.loads((folder / "said").read_text())
+    assert command[:2] == ["python", "-m"] and threads == given["cpus-per-task"]
+    return command[2], command[3:], given
+
+
+def test_the_commands_for_a_cluster_parse(tmp_path, capsys, no_arguments):
+    """Each line by the programs that read it: torchrun's own parser, the template under bash, then the paper's command line."""
+    from torch.distributed.run import get_args_parser
+
+    seen = []
+    for words in commands_of_the_cluster_page():
+        if words[0].endswith("torchrun"):
+            read = get_args_parser().parse_args(words[1:])
+            module, arguments, size = read.training_script, read.training_script_args, int(read.nproc_per_node)
+            assert read.module and read.standalone
+        else:
+            module, arguments, given = as_slurm_would(words, tmp_path)
+            size = int(given["ntasks-per-node"]) * int(given["nodes"])
+        train = importlib.import_module(module)
+        assert arguments[:2] == ["fit", "--config"] and "last" in arguments
+        with pytest.raises(SystemExit) as left:
+            train.cli([*arguments, "--print_config"])
+        said = capsys.readouterr()
+        assert left.value.code in (0, None), said.err
+        config = yaml.safe_load(said.out)
+        trainer = config["trainer"]
+        assert trainer["num_nodes"] * int(trainer["devices"]) == size, words
+        samples = (config["data"].get("init_args") or config["data"])["batch_size"]
+        assert samples % (trainer["accumulate_grad_batches"] * size) == 0, words
+        if isinstance(trainer["strategy"], dict):
+            assert trainer["strategy"]["init_args"]["data_parallel_size"] == size
+        seen.append(module)
+    assert len(seen) == 4 and len(set(seen)) == 3
+    wrong = subprocess.run(["bash", "docs/ninefold.sbatch", "vica"], cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "usage: sbatch" in wrong.stderr
+
+
+def test_the_cluster_page_says_of_every_paper_what_is_rehearsed():
+    rows = re.findall(r"(?m)^\| (\w+) \|.*\| `([^`]+)` \|$", (ROOT / "docs" / "cluster.md").read_text())
+    assert sorted(paper for paper, _ in rows) == sorted(path.parent.name for path in (ROOT / "papers").glob("*/train.py"))
+    assert all("processes" in (ROOT / file).read_text() for _, file in rows)
+
+
+def test_rank_and_size_come_from_slurm(monkeypatch):
+    from lightning import Trainer
+
+    for name, value in {"NTASKS": "8", "NTASKS_PER_NODE": "4", "JOB_NUM_NODES": "2", "NNODES": "2", "PROCID": "6", "LOCALID": "2",
+                        "NODEID": "1", "NODELIST": "a[1-2]", "JOB_NODELIST": "a[1-2]", "JOB_ID": "7", "JOBID": "7",
+                        "JOB_NAME": "ninefold"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    trainer = Trainer(accelerator="cpu", strategy="ddp", num_nodes=2, devices=4, logger=False, enable_checkpointing=False)
+    here = trainer.strategy.cluster_environment
+    assert type(here).__name__ == "SLURMEnvironment" and here.creates_processes_externally
+    assert (here.world_size(), here.global_rank(), here.local_rank(), here.node_rank(), here.main_address) == (8, 6, 2, 1, "a1")
 
 
 # --- tables ---------------------------------------------------------------------------------------
