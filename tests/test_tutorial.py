@@ -17,6 +17,8 @@ BLOCK = re.compile(r"^(?:(?P<append>Append to )?`(?P<name>[\w./-]+)`\n\n)?```(?P
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of what git has, weights as links; a Python of its own at .venv/bin/python; one commit."""
+    for package in ("uv", "ruff"):
+        pytest.importorskip(package, reason=f"{package} comes with `make setup`")
     root = tmp_path_factory.mktemp("tutorial") / "a tree"
     for path in tracked(ROOT):
         new = root / path.relative_to(ROOT)
