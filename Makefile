@@ -13,7 +13,7 @@ COPY := $(addprefix copy-,$(PAPERS))
 ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),setup)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava standin-reasoner speech-gpe multi30k-gpe scratch-vica patches-vica pretrained-vica sums-onpolicysft taught-onpolicysft clean $(REPRODUCE) $(COPY)
+.PHONY: help setup doctor test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava standin-reasoner speech-gpe multi30k-gpe scratch-vica patches-vica pretrained-vica sums-onpolicysft taught-onpolicysft clean $(REPRODUCE) $(COPY)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,12 @@ setup: ## make .venv what uv.lock says; every target does this by itself
 	  echo "setup: there is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make setup PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" .ci/setup $(if $(filter setup,$(MAKECMDGOALS)),,--quiet)
 
+# Needs nothing installed; looks at the environment where there is one.
+DOCTOR := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),$(if $(wildcard $(ENV_PYTHON)),$(ENV_PYTHON),$(PYTHON)),$(ENV_PYTHON))
+
+doctor: ## what this machine can run; HUB=1 also asks whether the model hub answers
+	@"$(DOCTOR)" -m common.doctor $(if $(HUB),--hub)
+
 # Files of tests are shared out to a process a core where pytest-xdist is there, at most four: each needs up to 2 GB.
 SHARED_OUT = import importlib.util as i, os; print(f"-n {min(os.cpu_count() or 1, 4)} --dist loadfile" if i.find_spec("xdist") else "")
 
@@ -47,7 +53,8 @@ lint: $(ENVIRONMENT) ## ruff over the tree
 lock: ## renew uv.lock after a change of pyproject.toml (needs a package index)
 	@"$(PYTHON)" .ci/lock
 
-reproduce: $(REPRODUCE) ## every paper that is implemented, one after the other
+reproduce: $(ENVIRONMENT) ## every paper that is here, one after the other, past one that fails
+	@"$(ENV_PYTHON)" -m common.reproduce_all --rung "$(RUNG)"
 
 $(REPRODUCE): reproduce-%: $(ENVIRONMENT)
 	@echo "$@: rung $(RUNG)"

@@ -21,17 +21,23 @@ ROOT = Path(__file__).resolve().parent.parent
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "lightning_logs", ".*")
 
 MAKEFILE = """\
-# Copied from Ninefold. The environment is made from requirements.txt, with pip's own settings.
+# Copied from Ninefold. The environment is made from requirements.txt, with pip's own settings, unless the user brings one:
+# make test ENV_PYTHON=python3
 PYTHON ?= python3
 RUNG ?= cpu
+ENV_PYTHON ?= .venv/bin/python
+ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),.venv/.done)
 export STRICT NINEFOLD_DATA NINEFOLD_CACHE
 
-.PHONY: reproduce test
-reproduce: .venv/.done
-\t@.venv/bin/python -m papers.{paper}.eval --rung "$(RUNG)"
+.PHONY: reproduce test smoke
+reproduce: $(ENVIRONMENT)
+\t@"$(ENV_PYTHON)" -m papers.{paper}.eval --rung "$(RUNG)"
 
-test: .venv/.done
-\t@.venv/bin/python -m pytest
+test: $(ENVIRONMENT)
+\t@"$(ENV_PYTHON)" -m pytest
+
+smoke: $(ENVIRONMENT)
+\t@"$(ENV_PYTHON)" -m papers.{paper}.train fit --config papers/{paper}/configs/cpu/rehearsal.yaml --trainer.max_steps 2
 
 # torch first and with what it needs, which differs between its builds; the rest exactly as listed.
 .venv/.done: requirements.txt
@@ -49,6 +55,7 @@ equations to functions, the deviations. Links in it to other folders lead to the
 
     make reproduce      # a verdict for every claim, on two CPU cores
     make test           # the paper's tests, without network
+    make smoke          # a training of two steps, in seconds
 
 Change `papers/{paper}/method.py`; `common/` holds only what this paper uses. Python 3.11 or newer.
 Apache-2.0, see LICENSE; to cite, see CITATION.cff.

@@ -97,9 +97,11 @@ def run_jobs(
     workers: int = 2,
     threads: int = 1,
     say: Callable[[str], None] = print,
+    patience: float = 30.0,
 ) -> dict[str, Any]:
     """Runs what is not finished yet and returns {job name: result}.
 
+    patience: seconds after which the time left is said again although no job has ended.
     Raises RuntimeError naming the first job that failed, after the running ones ended; finished results stay.
     """
     results: dict[str, Any] = {}
@@ -124,6 +126,11 @@ def run_jobs(
     ours = WORKER_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}  # read when a process, and torch in it, starts
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
+
+    def left() -> float:
+        rest = sum(j.seconds for j in waiting) + sum(max(j.seconds - (time.monotonic() - t), 0) for j, t in running.values())
+        return rest * (spent / guessed if guessed else 1.0) / workers
+
     try:
         while waiting or running:
             for job in sorted(waiting, key=lambda j: -j.seconds):
@@ -135,7 +142,11 @@ def run_jobs(
                     waiting.remove(job)
             if not running:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            ended = wait(running, timeout=patience, return_when=FIRST_COMPLETED).done
+            if not ended:
+                say(f"  [{len(results):3d}/{len(jobs)}] running: {', '.join(job.name for job, _ in running.values())}   "
+                    f"{time.monotonic() - started:5.0f} s gone, about {left():4.0f} s left")
+            for future in ended:
                 job, began = running.pop(future)
                 seconds = time.monotonic() - began
                 try:
@@ -154,13 +165,9 @@ def run_jobs(
                 )
                 results[job.name] = result
                 spent, guessed = spent + seconds, guessed + job.seconds
-                rest = sum(j.seconds for j in waiting) + sum(
-                    max(j.seconds - (time.monotonic() - t), 0) for j, t in running.values()
-                )
-                left = rest * (spent / guessed if guessed else 1.0) / workers
                 say(
                     f"  [{len(results):3d}/{len(jobs)}] {job.name:<44s} {seconds:6.1f} s   "
-                    f"{time.monotonic() - started:5.0f} s gone, about {left:4.0f} s left"
+                    f"{time.monotonic() - started:5.0f} s gone, about {left():4.0f} s left"
                 )
     finally:
         pool.shutdown(wait=failed is None, cancel_futures=True)

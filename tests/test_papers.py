@@ -5,14 +5,19 @@ that does not exist yet is skipped, and named in the summary.
 """
 
 import importlib
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from common import copy_paper
+from tests.in_copies import METHOD_MAY_IMPORT, imported_by_method
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in (ROOT / "papers").glob("*/method.py"))
@@ -70,6 +75,88 @@ def test_config_check_can_fail(tmp_path, capsys, no_arguments):
         assert key in parse(cli, config, capsys)
 
 
+# --- on a cluster ---------------------------------------------------------------------------------
+
+SRUN = """#!/usr/bin/env python3
+import json, os, sys
+json.dump([sys.argv[1:], os.environ["OMP_NUM_THREADS"]], open(os.environ["SRUN_SAID"], "w"))
+"""
+
+
+def commands_of_the_cluster_page():
+    """Lines of the page's command blocks, as words."""
+    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text())
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+def as_slurm_would(words, folder):
+    """What the template hands to srun, run as sbatch runs it: #SBATCH lines are defaults for options before the script."""
+    script = next(i for i, word in enumerate(words) if word.endswith(".sbatch"))
+    lines = re.findall(r"(?m)^#SBATCH --([\w-]+)=(\S+)$", (ROOT / words[script]).read_text())
+    given = dict(lines) | {key.removeprefix("--"): value for key, value in zip(words[1:script:2], words[2:script:2])}
+    (folder / "srun").write_text(SRUN)
+    (folder / "srun").chmod(0o755)
+    env = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SRUN_SAID": str(folder / "said"), "ENV_PYTHON": "python",
+                        "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NUM_NODES": given["nodes"],
+                        "SLURM_NTASKS_PER_NODE": given["ntasks-per-node"], "SLURM_CPUS_PER_TASK": given["cpus-per-task"]}
+    done = subprocess.run(["bash", *words[script:]], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    command, threads = json.loads((folder / "said").read_text())
+    assert command[:2] == ["python", "-m"] and threads == given["cpus-per-task"]
+    return command[2], command[3:], given
+
+
+def test_the_commands_for_a_cluster_parse(tmp_path, capsys, no_arguments):
+    """Each line by the programs that read it: torchrun's own parser, the template under bash, then the paper's command line."""
+    from torch.distributed.run import get_args_parser
+
+    seen = []
+    for words in commands_of_the_cluster_page():
+        if words[0].endswith("torchrun"):
+            read = get_args_parser().parse_args(words[1:])
+            module, arguments, size = read.training_script, read.training_script_args, int(read.nproc_per_node)
+            assert read.module and read.standalone
+        else:
+            module, arguments, given = as_slurm_would(words, tmp_path)
+            size = int(given["ntasks-per-node"]) * int(given["nodes"])
+        train = importlib.import_module(module)
+        assert arguments[:2] == ["fit", "--config"] and "last" in arguments
+        with pytest.raises(SystemExit) as left:
+            train.cli([*arguments, "--print_config"])
+        said = capsys.readouterr()
+        assert left.value.code in (0, None), said.err
+        config = yaml.safe_load(said.out)
+        trainer = config["trainer"]
+        assert trainer["num_nodes"] * int(trainer["devices"]) == size, words
+        samples = (config["data"].get("init_args") or config["data"])["batch_size"]
+        assert samples % (trainer["accumulate_grad_batches"] * size) == 0, words
+        if isinstance(trainer["strategy"], dict):
+            assert trainer["strategy"]["init_args"]["data_parallel_size"] == size
+        seen.append(module)
+    assert len(seen) == 4 and len(set(seen)) == 3
+    wrong = subprocess.run(["bash", "docs/ninefold.sbatch", "vica"], cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "usage: sbatch" in wrong.stderr
+
+
+def test_the_cluster_page_says_of_every_paper_what_is_rehearsed():
+    rows = re.findall(r"(?m)^\| (\w+) \|.*\| `([^`]+)` \|$", (ROOT / "docs" / "cluster.md").read_text())
+    assert sorted(paper for paper, _ in rows) == sorted(path.parent.name for path in (ROOT / "papers").glob("*/train.py"))
+    assert all("processes" in (ROOT / file).read_text() for _, file in rows)
+
+
+def test_rank_and_size_come_from_slurm(monkeypatch):
+    from lightning import Trainer
+
+    for name, value in {"NTASKS": "8", "NTASKS_PER_NODE": "4", "JOB_NUM_NODES": "2", "NNODES": "2", "PROCID": "6", "LOCALID": "2",
+                        "NODEID": "1", "NODELIST": "a[1-2]", "JOB_NODELIST": "a[1-2]", "JOB_ID": "7", "JOBID": "7",
+                        "JOB_NAME": "ninefold"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    trainer = Trainer(accelerator="cpu", strategy="ddp", num_nodes=2, devices=4, logger=False, enable_checkpointing=False)
+    here = trainer.strategy.cluster_environment
+    assert type(here).__name__ == "SLURMEnvironment" and here.creates_processes_externally
+    assert (here.world_size(), here.global_rank(), here.local_rank(), here.node_rank(), here.main_address) == (8, 6, 2, 1, "a1")
+
+
 # --- tables ---------------------------------------------------------------------------------------
 
 
@@ -84,35 +171,63 @@ def test_readme_tables_equal_the_records():
 # --- copy-out -------------------------------------------------------------------------------------
 
 
-def python_in(folder, *words):
-    """Run Python in a copied folder; the repository is not on its path."""
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=250
-    )
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """Every paper copied, and what became of a student's work in the copies: ({paper: folder}, {folder: status}, output).
+
+    One process for all, which loads the libraries once; nothing of this repository is on its path."""
+    pytest.importorskip("uv", reason="uv comes with `make setup`")
+    base = tmp_path_factory.mktemp("copies")
+    folders = {paper: copy_paper.copy_paper(paper, base / f"my {paper}") for paper in PAPERS}
+    ours = ("PYTHONPATH", "PYTEST_", "NINEFOLD_", "STRICT")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", str(ROOT / "tests" / "in_copies.py"), *map(str, folders.values())]
+    done = subprocess.run(command, cwd=base, env=env, text=True, timeout=550, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        statuses = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        pytest.fail(f"nothing could be run in the copies:\n{done.stdout[-3000:]}")
+    return folders, statuses, done.stdout
 
 
 @pytest.mark.parametrize("paper", PAPERS)
-def test_copied_paper_runs_alone(paper, tmp_path):
-    pytest.importorskip("uv", reason="uv comes with `make setup`")
-    dest = copy_paper.copy_paper(paper, tmp_path / "my copy")
-    code = (
-        f"import papers.{paper}.method as m, sys, pathlib\n"
-        "assert pathlib.Path(m.__file__).is_relative_to(pathlib.Path.cwd()), m.__file__\n"
-        "heavy = {'trl', 'datasets', 'lm_eval', 'common'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    done = python_in(dest, "-c", code)
-    assert done.returncode == 0, done.stderr
-    if list((dest / "papers" / paper / "tests").glob("test_*.py")):
-        done = python_in(dest, "-m", "pytest", "--collect-only", "-q")
-        assert done.returncode == 0, done.stdout + done.stderr
+def test_copied_paper_runs_alone(paper, copies):
+    """Its method imports alone, its tests can be collected and some run, it gives verdicts, it trains for two steps."""
+    folders, statuses, said = copies
+    dest = folders[paper]
+    assert statuses[str(dest.resolve())] == 0, said[-6000:]
+    tried = [line for line in said.splitlines() if line.startswith(f"{paper}: ")]
+    parts = 3 + sum((dest / "papers" / paper / name).exists() for name in ("eval.py", "train.py"))
+    assert len(tried) == parts and all(line.endswith(": right") for line in tried), tried
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_copied_paper_has_its_commands_and_versions(paper, copies):
+    dest = copies[0][paper]
     for file in (dest / "requirements.txt", dest / "Makefile", dest / "README.md"):
         assert "://" not in file.read_text()
     pins = (dest / "requirements.txt").read_text().splitlines()
     assert pins[0].startswith("torch==") and any(p.startswith("transformers==") for p in pins)
-    listed = subprocess.run(["make", "-n", "test"], cwd=dest, capture_output=True, text=True)
-    assert listed.returncode == 0 and "-m pytest" in listed.stdout
+    for own, python in (("python3", '"python3"'), (".venv/bin/python", '".venv/bin/python"')):
+        listed = subprocess.run(["make", "-n", "test", "reproduce", "smoke", f"ENV_PYTHON={own}", "RUNG=gpu"], cwd=dest,
+                                capture_output=True, text=True)
+        assert listed.returncode == 0, listed.stderr
+        commands = [line for line in listed.stdout.splitlines() if line.startswith(python)]
+        assert [c.removeprefix(f"{python} -m ").split()[0] for c in commands] == ["pytest", f"papers.{paper}.eval", f"papers.{paper}.train"]
+        assert '--rung "gpu"' in commands[1] and (dest / commands[2].split("--config ")[1].split()[0]).is_file()
+        assert ("pip install" in listed.stdout) == (own == ".venv/bin/python")  # a Python of one's own is used as it is
+
+
+def test_what_a_method_imports_is_seen(tmp_path, monkeypatch):
+    """The check that runs in the copies finds a foreign import, at the top or behind a neighbour."""
+    import papers
+
+    folder = tmp_path / "papers" / "sample_of_imports"
+    folder.mkdir(parents=True)
+    (folder / "method.py").write_text("import math, torch\nfrom .other import x\n")
+    (folder / "other.py").write_text("import yaml\nfrom common import rungs\nx = 1\n")
+    monkeypatch.setattr(papers, "__path__", [*papers.__path__, str(tmp_path / "papers")])
+    assert imported_by_method("sample_of_imports") - METHOD_MAY_IMPORT == {"yaml", "common"}
 
 
 @pytest.fixture

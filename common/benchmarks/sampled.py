@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 
 from common.benchmarks.language import TaskError
+from common.progress import progress
 
 
 class Response(str):
@@ -67,7 +68,10 @@ def sampling_lm(model, tokenizer, *, rows: int = 64, generator=None):
                 if room and longest + cap > room:
                     raise TaskError(f"A prompt of {longest} tokens and {cap} to come are more than the model's {room} "
                                     "positions (config.max_position_embeddings): ask for fewer max_tokens.")  # fmt: skip
-                drawn = sample(model, prompts, n, cap, end=ends, temperature=temperature, rows=rows, generator=generator)
+                each, drawn = max(1, rows // n), []  # prompts that fill a batch: the same draws as all at once
+                for first in progress(range(0, len(prompts), each), f"sampling {n} responses to {len(prompts)} prompts, batches"):
+                    drawn += sample(model, prompts[first : first + each], n, cap, end=ends, temperature=temperature, rows=rows,
+                                    generator=generator)  # fmt: skip
                 for i, rollout in enumerate(drawn):
                     text = tokenizer.decode(list(rollout.ids[: len(rollout.ids) - rollout.finished]))
                     found[starts[i // n] + i % n] = Response(text, len(rollout.ids), rollout.finished)

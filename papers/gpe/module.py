@@ -87,6 +87,17 @@ class GPETraining(L.LightningModule):
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()  # adapters alone would leave the first layer without a graph
+        if self.device_mesh is not None:
+            self._shard(model)
+
+    def _shard(self, model: nn.Module) -> None:
+        """FSDP2: the decoder's blocks in shards. Embeddings, head, projector and adapters (fp32 beside a bfloat16 block, they
+        would not share its shards) stay whole on every rank: their gradients are averaged in `on_before_optimizer_step`."""
+        from torch.distributed.fsdp import fully_shard
+
+        whole = {p for p in self.parameters() if p.requires_grad} if self.lora else set()
+        for layer in model.get_decoder().layers:
+            fully_shard(layer, mesh=self.device_mesh["data_parallel"], ignored_params=whole)
 
     def check(self, model: nn.Module) -> None:
         """Raises TypeError for a model that this training does not fit."""
@@ -117,6 +128,10 @@ class GPETraining(L.LightningModule):
         return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
     def on_before_optimizer_step(self, optimizer) -> None:
+        for parameter in self.parameters() if self.device_mesh is not None else ():
+            if parameter.grad is not None and not sharded(parameter):  # FSDP reduces its shards alone
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= self.trainer.world_size  # as DDP does
         total = self.trainer.strategy.reduce(torch.as_tensor(self._sum, device=self.device), reduce_op="sum")
         self.log("train/loss", total, batch_size=1)
         self._sum = 0.0
@@ -127,11 +142,27 @@ class GPETraining(L.LightningModule):
         if self.trainer.max_steps < 1:
             raise SetupError("trainer.max_steps is not set: the learning rate follows the number of optimiser steps")
         trained = [p for p in self.parameters() if p.requires_grad]
+        # One group on any number of processes, or a checkpoint of two could not be resumed on one; AdamW must not take shards and
+        # whole parameters of a group in one go.
+        one_by_one = False if self.device_mesh is not None else None
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay,
-                                      betas=(0.9, self.beta2))
+                                      betas=(0.9, self.beta2), foreach=one_by_one)
         kind = "constant_with_warmup" if self.schedule == "constant" else self.schedule
         scheduler = get_scheduler(kind, optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """The norm is that of all gradients; torch's own clipping does not take shards and whole ones together."""
+        if self.device_mesh is None or not gradient_clip_val:
+            return self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        found = [p.grad for p in self.parameters() if p.grad is not None]
+        square = torch.stack([g.new_zeros((), dtype=torch.float32) if not sharded(g) else g.to_local().float().pow(2).sum() for g in found])
+        square = self.trainer.strategy.reduce(square.sum(), reduce_op="sum")
+        square = square + sum(g.float().pow(2).sum() for g in found if not sharded(g))
+        factor = (gradient_clip_val / (square.sqrt() + 1e-6)).clamp(max=1.0)
+        for g in found:
+            (g.to_local() if sharded(g) else g).mul_(factor)
+        return None
 
     # -- validation ------------------------------------------------------------------------------
     def on_validation_start(self) -> None:
@@ -188,8 +219,17 @@ class GPETraining(L.LightningModule):
                                  "Resume with the old value, or start anew without --ckpt_path.")
 
     def on_train_end(self) -> None:
-        """Writes the product to trainer.default_root_dir/model: weights or adapter, tokenizer, and how it was trained."""
-        if self.trainer.is_global_zero and self.trainer.default_root_dir and self.trainer.checkpoint_callbacks:
+        """Writes the product to trainer.default_root_dir/model: weights or adapter, tokenizer, and how it was trained.
+
+        Shards are gathered by all ranks, and one writes.
+        """
+        if not (self.trainer.default_root_dir and self.trainer.checkpoint_callbacks):
+            return
+        for name, p in list(self.model.named_parameters()):
+            if sharded(p) and not self.lora:
+                owner, _, short = name.rpartition(".")
+                setattr(self.model.get_submodule(owner), short, nn.Parameter(p.detach().full_tensor().cpu(), p.requires_grad))
+        if self.trainer.is_global_zero:
             save_product(Path(self.trainer.default_root_dir) / "model", self.model, self.tokenizer, self.projector,
                          self._run() | {"steps": self.global_step, "trained_from": self.source.get("name"),
                                         "revision": self.source.get("revision"),
@@ -246,6 +286,11 @@ class StreamingTraining(GPETraining):
     def loss_sum(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = method.forward(self.model, self.arm, self.source_inputs(batch), batch.target, batch.layout)
         return method.loss_sum(logits, batch.target, batch.scored), batch.scored.sum()
+
+
+def sharded(tensor: Tensor) -> bool:
+    """Whether FSDP2 keeps it in shards."""
+    return hasattr(tensor, "full_tensor")
 
 
 def whole_text(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

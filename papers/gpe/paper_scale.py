@@ -20,6 +20,7 @@ from torch import nn
 
 from common.benchmarks.translation import bleu, latency
 from common.models import Loaded, ModelSpec, load
+from common.progress import progress
 
 from . import data, method
 from .decoding import Boundary, Streamed, stream
@@ -112,10 +113,10 @@ def translate(model: nn.Module, arm: method.Arm, examples: Sequence[Example], bo
     window of Gemma-2 takes, so each sentence is a session of its own.
     """
     if arm.refresh and k is not None:
-        return [_session(model, arm, example, boundary, template, k) for example in examples]
+        return [_session(model, arm, example, boundary, template, k) for example in progress(examples, "translating sentences")]
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].source))
     streams: list[Streamed] = [Streamed()] * len(examples)
-    for at in range(0, len(order), BATCH):
+    for at in progress(range(0, len(order), BATCH), f"translating {len(order)} sentences, batches of {BATCH}"):
         which = order[at : at + BATCH]
         batch = [examples[i] for i in which]
         for i, found in zip(which, stream(model, arm, batch, boundary, k, max_target=[_most(e) for e in batch])):

@@ -72,7 +72,7 @@ def train_base(seed: int, bank: str = "espeak", steps: int = BASE_STEPS, folder:
     module = StreamingTraining(ModelSpec("random", config=BASE_CONFIG | {"vocab_size": len(SPECIAL) + len(test_set(seed, bank)[1])},
                                          seed=seed), "contiguous", learning_rate=2e-3, weight_decay=0.01, beta2=0.98,
                                warmup_steps=20, features=FEATURES, seed=seed)
-    losses = fit(module, data(seed, bank, (None,), steps), steps)
+    losses = fit(module, data(seed, bank, (None,), steps), steps, bar=True)
     score = measure(module.model, module.projector, method.arm("contiguous"), seed, bank, (None,))["batch"]
     result = {"seed": seed, "steps": steps, "bank": bank, "wer": score["wer"],
               "curve": [[step, round(losses[step], 4)] for step in range(0, steps, 25)]}

@@ -43,9 +43,10 @@ BASE_CONFIG = dict(model_type="llama", hidden_size=96, intermediate_size=192, nu
 
 
 # -- models ------------------------------------------------------------------------------------------------
-def fit(module: GPETraining, data: StreamData, steps: int) -> list[float]:
-    """Trains module.model in place by a Lightning Trainer on one CPU thread; returns the training losses."""
+def fit(module: GPETraining, data: StreamData, steps: int, bar: bool = False) -> list[float]:
+    """Trains module.model in place by a Lightning Trainer on one CPU thread; returns the training losses. bar: show how far it is."""
     import lightning as L
+    from lightning.pytorch.callbacks import TQDMProgressBar
 
     class Losses(L.Callback):
         def __init__(self):
@@ -60,8 +61,8 @@ def fit(module: GPETraining, data: StreamData, steps: int) -> list[float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=steps, gradient_clip_val=1.0, logger=False,
-                            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                            limit_val_batches=0, callbacks=[losses])
+                            enable_checkpointing=False, enable_progress_bar=bar, enable_model_summary=False,
+                            limit_val_batches=0, callbacks=[losses, *([TQDMProgressBar(25)] if bar else [])])
         trainer.fit(module, data)
     module.model.eval()
     return losses.values
@@ -73,7 +74,7 @@ def train_base(seed: int, steps: int = BASE_STEPS, folder: Path | None = None) -
     tokenizer = language.tokenizer()
     spec = ModelSpec("random", config=BASE_CONFIG | {"vocab_size": len(language.pieces())}, seed=seed)
     module = TextPretraining(spec, seed=seed)
-    losses = fit(module, ToyPairs([None], train_samples=steps * BATCH, batch_size=BATCH, seed=seed), steps)
+    losses = fit(module, ToyPairs([None], train_samples=steps * BATCH, batch_size=BATCH, seed=seed), steps, bar=True)
     score = measure(module.model, method.arm("contiguous"), seed, (None,))["batch"]
     folder = Path(folder) if folder else STANDINS / f"seed{seed}"
     module.model.half().save_pretrained(folder)  # half precision on disk: 0.6 MB

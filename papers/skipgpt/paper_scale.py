@@ -18,6 +18,7 @@ import torch
 
 from common.benchmarks import language
 from common.models import ModelSpec, load
+from common.progress import progress
 
 from .lora import merge_lora
 from .router_files import CARD, load_routers
@@ -64,7 +65,9 @@ def measure_paper(
                 state = load_routers(model, path).set_mode("skip").start_recording()
                 if (path.parent / "lora").is_dir():
                     model = merge_lora(model, path.parent / "lora")
-            found = language.evaluate(model, loaded.tokenizer, tasks, limit=limit, batch_size=8)["tasks"]
+            found = {}
+            for task in progress(tasks, f"{label} {title}: tasks"):
+                found |= language.evaluate(model, loaded.tokenizer, [task], limit=limit, batch_size=8)["tasks"]
             try:
                 if state is not None:
                     check_budget(state.stats().sparsity, target, f"{label}, {run}")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from common.jobs import write_json
+from common.progress import progress
 
 from . import baselines
 from .difficulty import KINDS, token_difficulty
@@ -81,17 +82,8 @@ def new_base(seed: int) -> nn.Module:
 def train_base(seed: int, steps: int = BASE_STEPS, folder: str | None = None) -> dict:
     """Dense training: AdamW 2e-3, 100 steps of warm-up, linear decay, batch 32 of 64 tokens (spec 8)."""
     model = new_base(seed)
-    curve = list(
-        tune(
-            model,
-            batches("base", seed, steps),
-            adamw(model.parameters(), 2e-3),
-            steps,
-            warmup=100,
-            decay=1.0,
-            seed=seed,
-        )
-    )
+    training = tune(model, batches("base", seed, steps), adamw(model.parameters(), 2e-3), steps, warmup=100, decay=1.0, seed=seed)
+    curve = list(progress(training, f"seed {seed}: training, steps", total=steps))
     test, kinds = sequences("test", seed, TEST_SEQUENCES)
     result = {
         "seed": seed,

@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.progress import progress
+
 PACKAGE, NAME = "lmms_eval", "vica"
 Answer = Callable[[Sequence[str], Sequence[Any], int], list[str]]
 NEW_TOKENS = 128  # where a task sets no limit; LLaVA's own scripts: 128
@@ -89,18 +91,23 @@ def model_class() -> type:
             texts = [""] * len(asked)
             # Answers of like length together, and prompts of like length, so that little is padded.
             order = sorted(range(len(asked)), key=lambda i: (asked[i].new_tokens, len(asked[i].prompt)))
-            while order:
-                first = asked[order[0]].new_tokens
-                now = [i for i in order[: self.batch_size] if asked[i].new_tokens == first]
-                order = order[len(now) :]
+            for now in progress(list(self._batches(asked, order)), "answering, batches"):
                 images = {i: asked[i].images() for i in now}  # opened now: those of a benchmark do not fit into memory
                 single = [i for i in now if len(images[i]) <= 1]
                 self.unanswered += len(now) - len(single)
                 found = self.answer([asked[i].prompt for i in single], [images[i][0] if images[i] else None for i in single],
-                                    first) if single else []
+                                    asked[now[0]].new_tokens) if single else []
                 for i, text in zip(single, found, strict=True):
                     texts[i] = until(text, asked[i].stops)
             return texts
+
+        def _batches(self, asked, order):
+            """Numbers of questions, at most batch_size together, in that order and of one length of answer."""
+            while order:
+                first = asked[order[0]].new_tokens
+                now = [i for i in order[: self.batch_size] if asked[i].new_tokens == first]
+                order = order[len(now) :]
+                yield now
 
         def _question(self, prompt, options, images_of, number, task, split) -> Question:
             if options.get("do_sample") or (options.get("temperature") or 0) > 0 or (options.get("num_beams") or 1) > 1:

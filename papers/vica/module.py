@@ -135,9 +135,11 @@ class ViCATraining(L.LightningModule):
         if steps < 1:
             raise SetupError("trainer.max_steps is not set: the learning rate follows the number of optimiser steps")
         trained = [p for p in self.parameters() if p.requires_grad]
-        # Shards and whole parameters in groups of their own: AdamW takes a group in one go, which must not mix them.
-        groups = [{"params": part} for part in ([p for p in trained if sharded(p)], [p for p in trained if not sharded(p)]) if part]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay, betas=(0.9, self.beta2))
+        # One group on any number of processes, or a checkpoint of two could not be resumed on one; AdamW must not take shards and
+        # whole parameters of a group in one go.
+        one_by_one = False if self.device_mesh is not None else None
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, betas=(0.9, self.beta2),
+                                      foreach=one_by_one)
         warmup = round(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
         kind = "constant_with_warmup" if self.schedule == "constant" else self.schedule
         return {"optimizer": optimizer,

@@ -27,6 +27,7 @@ from common.jobs import read_result, write_json
 from common.llava import LAYERS, dense_hidden, question_slots, whiten
 from common.models import SMOLLM2, ModelSpec, cache_dir
 from common.multimodal import IGNORED, packed
+from common.progress import progress as saying
 from common.standins import Pictures
 
 from . import method
@@ -105,7 +106,7 @@ def scored(parts: Parts, layers, count: int, batch: int = 16) -> dict:
     asked = [scenes.one_of_each_kind(s, draw) for s in of.scenes]
     right: dict[str, list[bool]] = {}
     device = parts.decoder.device
-    for start in range(0, count, batch):
+    for start in saying(range(0, count, batch), f"scoring {count} pictures, batches of {batch}"):
         some = asked[start : start + batch]
         slots = [[question_slots(parts.tokenizer, q) for q in row] for row in some]
         layout = packed(parts.prefix, slots, parts.n_visual).to(device)

@@ -41,7 +41,7 @@ class Diary(L.Callback):
         self.losses, self.gradients = [], []
 
     def on_before_optimizer_step(self, trainer, module, optimizer):
-        self.gradients.append({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
+        self.gradients.append({n: whole(p.grad) for n, p in module.named_parameters() if p.grad is not None})
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if trainer.global_step > len(self.losses) + getattr(self, "before", 0):
@@ -78,7 +78,12 @@ def fit(module, folder, *, steps=3, accumulate=1, data=None, checkpoint_every=0,
 
 
 def trained(module):
-    return {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+    return {n: whole(p.detach()) for n, p in module.named_parameters() if p.requires_grad}
+
+
+def whole(tensor):
+    """A copy, put together from its shards where it has any: all ranks must ask."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
 
 
 def difference(a, b):
@@ -124,6 +129,10 @@ def fit_in_processes(folder, world=1, strategy="auto", module=None, **options):
 
 
 def _fit(rank, world, folder, strategy, module, options):
+    if strategy == "fsdp2":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        strategy = ModelParallelStrategy(world, 1, save_distributed_checkpoint=False)
     module, diary = fit(streaming(**module), folder, devices=world, strategy=strategy, **options)
     torch.save({"parameters": trained(module), "losses": diary.losses, "gradient": diary.gradients[0]}, folder / f"rank{rank}.pt")
 

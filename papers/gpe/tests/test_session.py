@@ -19,6 +19,7 @@ from ..checks import forced_session, forced_stream
 from ..data import toy_examples
 from ..decoding import Boundary, stream
 from ..session import Session, run
+from ..stream import main
 from ..template import Template
 from ..toy import TARGET_END, Language, spell
 
@@ -147,15 +148,29 @@ def test_units_of_a_live_source_are_those_of_the_whole_text():
 
 
 # -- the command -------------------------------------------------------------------------------------------
-def command(*options):
-    return [sys.executable, "-m", "papers.gpe.stream", "--checkpoint", str(STANDIN), *options]
+@pytest.fixture
+def answered(tmp_path, monkeypatch, capsys):
+    """answered(text, *options) -> (exit status, what is printed, what is said on stderr) of the command, in this process."""
+    threads = torch.get_num_threads()
+
+    def run_it(text, *options):
+        (tmp_path / "source.txt").write_text(text)
+        with open(tmp_path / "source.txt") as source:
+            monkeypatch.setattr(sys, "stdin", source)
+            status = main(["--checkpoint", str(STANDIN), *options])
+        return status, *capsys.readouterr()
+
+    yield run_it
+    torch.set_num_threads(threads)
 
 
 def test_words_come_out_before_the_source_has_ended():
-    """Fed word by word through a pipe: each word is waited for before the next one is given."""
+    """Fed word by word through a pipe: each word is waited for before the next one is given. Nothing else is said."""
     source, target = (spell(side).split() for side in LANGUAGE.sentence(7))
-    with subprocess.Popen(command("--k", "3", "--arm", "kv_reencoding", "--show", "latency"), cwd=ROOT, stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+    command = [sys.executable, "-m", "papers.gpe.stream", "--checkpoint", str(STANDIN), "--k", "3", "--arm", "kv_reencoding", "--show",
+               "latency"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
         read = b""
         for i, word in enumerate(source):
             process.stdin.write(word.encode() + b" ")
@@ -166,31 +181,32 @@ def test_words_come_out_before_the_source_has_ended():
         assert read.count(b"]") == len(source) - 2
         process.stdin.close()
         read += process.stdout.read()
+        said = process.stderr.read()
     shown = read.decode().split()
     assert [int(x.strip("[]")) for x in shown[1::2]] == [min(3 + j, len(source)) for j in range(len(shown) // 2)]
     assert shown[0::2] == target
-    assert process.returncode == 0
+    assert process.returncode == 0 and not said
 
 
-def test_lines_are_sentences_and_a_missing_last_newline_is_none():
+def test_lines_are_sentences_and_a_missing_last_newline_is_none(answered):
     sentences = [tuple(spell(side) for side in LANGUAGE.sentence(number)) for number in (7, 8)]
     text = "\n".join(source for source, _ in sentences)
-    done = subprocess.run(command("--k", "0", "--arm", "contiguous"), input=text, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and "decoding.stream runs the others" in done.stderr
-    done = subprocess.run(command("--k", "0", "--arm", "kv_reencoding"), input=f"\n{text}", capture_output=True, text=True, cwd=ROOT)
-    assert [line.strip() for line in done.stdout.splitlines() if line.strip()] == [target for _, target in sentences]
+    status, _, said = answered(text, "--k", "0", "--arm", "contiguous")
+    assert status == 2 and "decoding.stream runs the others" in said
+    status, shown, _ = answered(f"\n{text}", "--k", "0", "--arm", "kv_reencoding")
+    assert status == 0 and [line.strip() for line in shown.splitlines() if line.strip()] == [target for _, target in sentences]
 
 
-@pytest.mark.parametrize("options, said", [
+@pytest.mark.parametrize("options, expected", [
     (["--k", "-1"], "--k -1"), (["--arm", "sideways"], "no arm 'sideways'"), (["--checkpoint", "./nowhere"], "No folder './nowhere'"),
 ])  # fmt: skip
-def test_mistakes_are_answered_in_a_line(options, said):
-    done = subprocess.run(command(*options), input="a", capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1
+def test_mistakes_are_answered_in_a_line(options, expected, answered):
+    status, shown, said = answered("a", *options)
+    assert status == 2 and expected in said and len(said.strip().splitlines()) == 1 and not shown
 
 
-def test_adapters_as_pickles_are_not_opened(tmp_path):
+def test_adapters_as_pickles_are_not_opened(tmp_path, answered):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     (tmp_path / "adapter_model.bin").write_bytes(b"anything")
-    done = subprocess.run(command("--checkpoint", str(tmp_path)), input="a", capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and "pickled adapters are not opened" in done.stderr
+    status, _, said = answered("a", "--checkpoint", str(tmp_path))
+    assert status == 2 and "pickled adapters are not opened" in said

@@ -108,9 +108,19 @@ def test_noise_belongs_to_the_sample():
     assert values.var() == pytest.approx(math.pi**2 / 6, abs=0.08)
 
 
-def test_two_processes_equal_one(one_batch, tmp_path):
+def goes_on(path, reference, folder):
+    """The last of three steps, on one process from the checkpoint of two, is that of the unbroken run."""
+    module, diary = reference
+    resumed, rest = fit(router_tuning(), folder, resume=path)
+    (last,) = rest.steps
+    assert {name: last[name] for name in ("lm", "budget", "executed")} == pytest.approx(
+        {name: diary.steps[2][name] for name in ("lm", "budget", "executed")}, rel=2e-6)
+    assert difference(trained(resumed), trained(module)) < 1e-6
+
+
+def test_two_processes_equal_one_and_one_goes_on_from_two(one_batch, tmp_path):
     """DDP over gloo: the same losses and, to rounding, the same routers on both ranks."""
-    codes, ranks = fit_in_processes(tmp_path, world=2, strategy="ddp")
+    codes, ranks = fit_in_processes(tmp_path, world=2, strategy="ddp", checkpoint_every=2)
     assert codes == [0, 0]
     module, diary = one_batch
     for rank in ranks:
@@ -119,6 +129,7 @@ def test_two_processes_equal_one(one_batch, tmp_path):
                 assert here[name] == pytest.approx(there[name], rel=2e-6)
         assert difference(rank["parameters"], trained(module)) < 1e-6
     assert (tmp_path / "routers" / "skipgpt.json").exists()
+    goes_on(tmp_path / "checkpoints" / "step=2.ckpt", one_batch, tmp_path / "resumed")
 
 
 def test_fsdp2_equals_one_process(one_batch, tmp_path):
@@ -132,6 +143,7 @@ def test_fsdp2_equals_one_process(one_batch, tmp_path):
         assert difference(rank["parameters"], trained(module)) < 1e-6
     stored = torch.load(tmp_path / "checkpoints" / "step=2.ckpt", weights_only=True)["state_dict"]
     assert stored.keys() == trained(module).keys()
+    goes_on(tmp_path / "checkpoints" / "step=2.ckpt", one_batch, tmp_path / "resumed")
     state = load_routers(load(tiny()).model, tmp_path / "routers")
     for own, saved in zip(module.state.parameters(), state.parameters()):
         torch.testing.assert_close(own, saved, rtol=1e-5, atol=1e-6)

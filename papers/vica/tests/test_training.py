@@ -44,26 +44,37 @@ def test_batch_8_is_eight_of_one(one_batch, tmp_path):
     assert difference(trained(parts), trained(module)) < 1e-3  # Adam magnifies the roundings
 
 
-def test_two_processes_equal_one(one_batch, tmp_path):
+def goes_on(path, layers, reference, folder):
+    """The last of three steps, on one process from the checkpoint of two, is that of the unbroken run."""
+    module, whole = reference
+    resumed, rest = fit(training(layers), folder, resume=path)
+    assert rest.losses == pytest.approx(whole.losses[2:], rel=2e-5)
+    assert difference(trained(resumed), trained(module)) < 1e-3
+
+
+def test_two_processes_equal_one_and_one_goes_on_from_two(one_batch, tmp_path):
     module, whole = one_batch
-    codes, ranks = fit_in_processes(tmp_path, world=2, strategy="ddp")
+    codes, ranks = fit_in_processes(tmp_path, world=2, strategy="ddp", checkpoint_every=2)
     assert codes == [0, 0]
     for rank in ranks:
         assert rank["losses"] == pytest.approx(whole.losses, rel=2e-5)
         assert difference(rank["gradient"], whole.gradients[0]) < 1e-5
         assert difference(rank["parameters"], trained(module)) < 1e-3
+    goes_on(tmp_path / "checkpoints" / "step=2.ckpt", (0, 5), one_batch, tmp_path / "resumed")
 
 
 @pytest.mark.parametrize("layers, again", [((0, 5), False), ((0, 5), True), (None, False)], ids=["vica", "vica, checkpointing", "dense"])
-def test_fsdp2_equals_one_process(layers, again, tmp_path):
+def test_fsdp2_equals_one_process(layers, again, one_batch, tmp_path):
     """Blocks in shards, the rest whole; keys and values of the picture are made from gathered weights and reach their gradients."""
-    module, whole = fit(training(layers), tmp_path / "one")
+    module, whole = one_batch if layers == (0, 5) else fit(training(layers), tmp_path / "one")
     codes, ranks = fit_in_processes(tmp_path / "two", world=2, strategy="fsdp2", checkpoint_every=2,
                                     module={"cross_layers": layers, "gradient_checkpointing": again})
     assert codes == [0, 0]
     for rank in ranks:
         assert rank["losses"] == pytest.approx(whole.losses, rel=2e-5)
         assert difference(rank["parameters"], trained(module)) < 1e-3
+    if not again:
+        goes_on(tmp_path / "two" / "checkpoints" / "step=2.ckpt", layers, (module, whole), tmp_path / "resumed")
     saved = load_file(tmp_path / "two" / "model" / "decoder" / "model.safetensors")
     last = trained(module)["decoder.model.layers.5.self_attn.k_proj.weight"]
     assert (saved["model.layers.5.self_attn.k_proj.weight"] - last).abs().max() < 1e-3 * last.abs().max()

@@ -1,0 +1,18 @@
+"""How large a run is: the rungs that a user can name, and the command that a run goes by.
+
+Without imports, so that what needs nothing else (the doctor, the run over all papers) starts at once.
+"""
+
+# What RUNG= may be, and the claims that it runs: "analytic" is part of every run.
+RUNGS = {
+    "analytic": ("analytic",),
+    "cpu": ("analytic", "cpu-small"),
+    "gpu": ("analytic", "gpu-random-weights"),
+    "paper": ("analytic", "paper-scale"),
+}
+LONG_NAMES = {"cpu-small": "cpu", "gpu-random-weights": "gpu", "paper-scale": "paper"}
+
+
+def make_command(paper: str, rung: str) -> str:
+    """What a user types, and a record's run.command says."""
+    return f"make reproduce-{paper}" + (f" RUNG={rung}" if rung != "cpu" else "")

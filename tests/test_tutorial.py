@@ -1,0 +1,78 @@
+"""docs/add-a-paper.md, followed literally in a copy of this tree: its files, its commands, its verdicts."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.test_rules import ROOT, RULES, tracked
+
+PAGE = (ROOT / "docs" / "add-a-paper.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^(?:(?P<append>Append to )?`(?P<name>[\w./-]+)`\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of what git has, weights as links; a Python of its own at .venv/bin/python; one commit."""
+    for package in ("uv", "ruff"):
+        pytest.importorskip(package, reason=f"{package} comes with `make setup`")
+    root = tmp_path_factory.mktemp("tutorial") / "a tree"
+    for path in tracked(ROOT):
+        new = root / path.relative_to(ROOT)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            new.symlink_to(path)
+        else:
+            shutil.copy(path, new)
+    python = root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    shell(root, "git init -q . && git add -A && git commit -q -m start")
+    return root
+
+
+def shell(root, commands):
+    """Output of commands as a user types them; the first that fails ends them, and the test."""
+    outer = ("PYTHONPATH", "PYTEST_", "NINEFOLD_", "STRICT", "MAKE", "MFLAGS", "GIT_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
+    env |= {"ENV_PYTHON": str(root / ".venv" / "bin" / "python"), "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+    env |= {f"GIT_{who}_{what}": "nobody@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=root, env=env, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, timeout=500)
+    assert done.returncode == 0, f"{commands}\n{done.stdout[-4000:]}"
+    return done.stdout
+
+
+def test_the_page_makes_a_tenth_paper(tree):
+    names, outputs = [], []
+    for block in BLOCK.finditer(PAGE):
+        if block["kind"] == "sh":
+            outputs.append(shell(tree, block["text"]))
+            continue
+        assert block["name"], f"a block that is neither a file nor a command: {block['text'][:200]}"
+        path = tree / block["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a" if block["append"] else "x", encoding="utf-8") as file:
+            file.write(block["text"])
+        names.append(block["name"])
+    assert "papers/window/method.py" in names and len(outputs) == PAGE.count("```sh") == 3
+    run, published, copied = outputs
+    table = dict(re.findall(r"^(C\d) +[\w-]+ +(matches|supports|contradicts|inconclusive|not-run)\b", run, re.MULTILINE))
+    assert table == {"C1": "matches", "C2": "supports", "C3": "not-run"}, run
+    assert "5 passed" in run and "All checks passed!" in run
+    folder = tree / "papers" / "window"
+    assert sorted(p.name for p in (folder / "results").glob("C*.json")) == ["C1.analytic.json", "C2.cpu-small.json", "C3.paper-scale.json"]
+    assert "**supports**" in (folder / "README.md").read_text() and "A Window Is Enough" in (tree / "README.md").read_text()
+    copy = tree.parent / "my-window"
+    assert (copy / "papers" / "window" / "method.py").is_file() and (copy / "common" / "progress.py").is_file()
+    assert "files in" in copied and not (copy / "common" / "llava.py").exists()
+    for rule in RULES:
+        assert not list(rule(tree)), rule.__name__
+
+
+def test_contributing_leads_to_the_page():
+    assert "docs/add-a-paper.md" in (ROOT / "CONTRIBUTING.md").read_text()
