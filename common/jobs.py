@@ -114,7 +114,7 @@ def run_jobs(
     threads: int = 1,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Runs what is not finished yet and returns {job name: result}, each as JSON gives it back.
+    """Runs what is not finished yet and returns {job name: result}, each as JSON gives it back, in the order of `jobs`.
 
     Raises RuntimeError naming the first job that failed, or whose result could not be written, after the running ones
     ended; finished results stay.
@@ -132,7 +132,7 @@ def run_jobs(
         say(f"reusing {len(results)} of {len(jobs)} finished jobs in {_relative(folder)}")
     waiting = [job for job in jobs if job.name not in results]
     if not waiting:
-        return results
+        return results  # all read, in order
     guess = sum(job.seconds for job in waiting) / workers
     say(f"{len(waiting)} jobs on {workers} processes, about {guess:.0f} s on two cores of a 2024 server")
     started, running, failed = time.monotonic(), {}, None
@@ -197,7 +197,7 @@ def run_jobs(
         raise RuntimeError(f"job {name} failed: {error}. Finished jobs are kept; run again to go on from here.") from (
             error if isinstance(error, Exception) else None
         )
-    return results
+    return {job.name: results[job.name] for job in jobs}
 
 
 def _end_with(parent: int) -> None:
