@@ -43,7 +43,7 @@ def unbroken(server, tmp_path_factory):
 def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(server, unbroken, tmp_path):
     """A run that ends before its kill is compared, and another one is begun, until there were that many kills."""
     expected, seconds = unbroken
-    draw, kills, life = random.Random(6), 0, 0
+    draw, kills, life, ended = random.Random(6), 0, 0, False
     while kills < KILLS or not ended:
         if (folder := tmp_path / str(life)) and not folder.exists():
             paper(folder)
@@ -53,7 +53,8 @@ def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(server, unbroke
             os.killpg(pid, signal.SIGKILL)
         status = server.wait(pid)
         assert status in (0, -signal.SIGKILL), (folder / "log").read_text()
-        if ended := status == 0:
+        ended = status == 0
+        if ended:
             assert left(folder) == expected
             life += 1
         else:
