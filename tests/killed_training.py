@@ -1,6 +1,7 @@
 """The training of tests/killed_run.py: twelve weights, the samples of common.steps, a product in safetensors."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -28,7 +29,7 @@ class Numbers(StepData):
 class Tiny(L.LightningModule):
     """Its losses go into checkpoint and product: a step that is taken twice or left out shows."""
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, seed: int = 0, anything: dict[str, Any] | None = None):
         super().__init__()
         torch.manual_seed(seed)
         self.layer, self.losses = torch.nn.Linear(4, 3), []

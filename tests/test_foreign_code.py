@@ -4,6 +4,7 @@ ATTEMPTS is the list; the root README's table counts it. An attempt plants somet
 run or followed, and hands it to the code that opens such things. That the payloads work where they are let is tested, too.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -155,7 +156,9 @@ def _(folder, mark):
     killed_run.paper(folder)
     (folder / "run" / "checkpoints").mkdir(parents=True)
     torch.save({"state_dict": Payload(mark)}, folder / "run" / "checkpoints" / "last.ckpt")
-    refused(killed_run.train, folder, error=SystemExit, said="2")
+    with contextlib.redirect_stderr(io.StringIO()) as line:
+        refused(killed_run.train, folder, error=SystemExit, said="2")
+    assert "would run code" in line.getvalue()
 
 
 @attempt("malicious checkpoint", "the pickled index of one in shards")
@@ -185,8 +188,8 @@ def _(folder, mark):
     refused(load_claims, folder / "claims.yaml", error=RecordError, said="claims.yaml: not valid YAML")
 
 
-def with_config(folder: Path, change: Callable[[dict], None] | str) -> None:
-    """A training by a changed config; refused as what the user can mend."""
+def with_config(folder: Path, change: Callable[[dict], None] | str, said: str = "") -> None:
+    """A training by a changed config; said: in the line by which it is refused, or nothing if it is not."""
     path = killed_run.paper(folder) / "config.yaml"
     if isinstance(change, str):
         path.write_text(path.read_text() + change)
@@ -194,12 +197,17 @@ def with_config(folder: Path, change: Callable[[dict], None] | str) -> None:
         config = yaml.safe_load(path.read_text())
         change(config)
         path.write_text(yaml.safe_dump(config))
-    refused(killed_run.train, folder, error=SystemExit, said="2")
+    with contextlib.redirect_stderr(io.StringIO()) as line:
+        if not said:
+            killed_run.train(folder)
+        else:
+            refused(killed_run.train, folder, error=SystemExit, said="2")
+    assert said in line.getvalue()
 
 
 @attempt("YAML that makes objects", "a config")
 def _(folder, mark):
-    with_config(folder, "\nseed_everything: " + TAG.replace("MARK", str(mark)))
+    with_config(folder, "\nseed_everything: " + TAG.replace("MARK", str(mark)), "could not determine a constructor")
 
 
 def process(mark: Path) -> dict:
@@ -208,23 +216,23 @@ def process(mark: Path) -> dict:
 
 @attempt("config that names other classes", "for the model")
 def _(folder, mark):
-    with_config(folder, lambda config: config.update(model=process(mark)))
+    with_config(folder, lambda config: config.update(model=process(mark)), "subclass of LightningModule")
 
 
 @attempt("config that names other classes", "for a callback")
 def _(folder, mark):
-    with_config(folder, lambda config: config["trainer"]["callbacks"].append(process(mark)))
+    with_config(folder, lambda config: config["trainer"]["callbacks"].append(process(mark)), "subclass of Callback")
 
 
-@attempt("config that names other classes", "where any value may stand")
+@attempt("config that names other classes", "where any value may stand", "result")
 def _(folder, mark):
-    with_config(folder, lambda config: config["model"].update(init_args={"seed": 0}, dict_kwargs={"anything": process(mark)}))
+    with_config(folder, lambda config: config["model"].update(init_args={"anything": {"a": process(mark)}}))
 
 
 @attempt("config that names other classes", "from a file beside it")
 def _(folder, mark):
     (killed_run.paper(folder) / "evil_neighbour.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass")
-    with_config(folder, lambda config: config.update(model={"class_path": "evil_neighbour.Evil"}))
+    with_config(folder, lambda config: config.update(model={"class_path": "evil_neighbour.Evil"}), "No module named")
 
 
 # -- paths -------------------------------------------------------------------------------------------------
