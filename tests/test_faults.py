@@ -287,6 +287,21 @@ def _(demo):
     assert "checksum" in refused(check_checkpoint, path) and "checksum" in refused(WholeCheckpoints().load_checkpoint, path)
 
 
+@fault("corrupt checkpoint", "a flipped bit in last.ckpt of a run that goes on", "error")
+def _(demo):
+    folder = demo.cache / "again"
+    killed_run.paper(folder)
+    product = killed_run.train(folder).read_bytes()
+    path = next((folder / "run" / "checkpoints").glob("last.ckpt"))
+    with zipfile.ZipFile(path) as archive:
+        name = next(n for n in archive.namelist() if "/data/" in n)
+        at = path.read_bytes().index(archive.read(name))
+    flip(path, at)
+    demo.capsys.readouterr()
+    assert refused(killed_run.train, folder, error=SystemExit) == "2" and "checksum" in demo.capsys.readouterr().err
+    assert (folder / "run" / "model.safetensors").read_bytes() == product
+
+
 @fault("corrupt checkpoint", "in a training's cache, which then begins anew", "result")
 def _(demo):
     path = checkpoint(demo)

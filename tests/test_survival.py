@@ -61,6 +61,16 @@ def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(server, unbroke
             kills += 1
 
 
+def test_a_run_killed_after_its_last_step_still_writes_its_product(server, unbroken, tmp_path):
+    paper(tmp_path)
+    product = tmp_path / "run" / "model.safetensors"
+    for _ in range(2):  # the second one has no step left to take
+        assert server.run(EXPERIMENT, tmp_path / "log", str(tmp_path)) == 0, (tmp_path / "log").read_text()
+        assert left(tmp_path) == unbroken[0]
+        product.unlink()
+        (tmp_path / "papers" / "demo" / "results" / ".scratch" / "C2.analytic.json").unlink()
+
+
 def test_two_runs_at_once_in_one_folder(server, unbroken, tmp_path):
     paper(tmp_path)
     both = [server.start(EXPERIMENT, tmp_path / "log", str(tmp_path)) for _ in range(2)]
