@@ -33,14 +33,18 @@ from tests.test_foreign_code import a_recording
 
 FUZZ = {"claims.yaml": 150, "records": 150, "configs": 40, "items of a benchmark": 150, "texts": 40, "mathematics": 100,
         "problems": 100, "archives of recordings": 100, "checkpoints": 60, "cached results": 60}
-PIECES = [b"NaN", b"1e999", b"-0.0", b"9" * 5000, b"null", b"true", b'"', b"'", b"[" * 100_000, b"{", b"}", b", ", b": ", b"- ", b"\n", b"\r",
-          b"\t", b"\0", b"\xff\xfe", b"\xc3", b'"\\ud800"', b"\\u0000", "\u2028".encode(), "\u0663".encode(), b"&a ", b"*a", b"<<: *a",
-          b"!!bool x", b"!!int ''", b"!!timestamp x", b"!!map [1]", b"!!set {a}", b"!!binary x", b"? [a]\n: b", b"../", b"#", b"|", b"%"]
+PIECES = [b"NaN", b"1e999", b"-0.0", b"9" * 5000, b"null", b"true", b'"', b"'", b"[" * 100_000, b"{", b"}", b", ", b": ", b"- ",
+          b"\n", b"\r", b"\t", b"\0", b"\xff\xfe", b"\xc3", b'"\\ud800"', b"\\u0000", "\u2028".encode(), "\u0663".encode(), b"&a ", b"*a",
+          b"<<: *a", b"!!bool x", b"!!int ''", b"!!timestamp x", b"!!map [1]", b"!!set {a}", b"!!binary x", b"? [a]\n: b",
+          b"../", b"#", b"|", b"%"]
 CONFIG = Path(__file__).resolve().parent.parent / "papers" / "onpolicysft" / "configs" / "cpu" / "rehearsal.yaml"
 
 
-def fuzz(name: str, strategy, check) -> None:
-    seen = 0
+def fuzz(name: str, good, check, strategy=None) -> None:
+    """Every piece once in the place of a value of `good` (bytes), then random damage, or examples of another strategy."""
+    for example in planted(good) if strategy is None else []:
+        check(example)
+    strategy, seen = damaged(good) if strategy is None else strategy, 0
 
     @settings(max_examples=FUZZ[name], derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(strategy)
@@ -53,13 +57,26 @@ def fuzz(name: str, strategy, check) -> None:
     assert seen >= FUZZ[name]  # what the table says was tried
 
 
+def seams(data: bytes) -> list[int]:
+    """Where values begin."""
+    return [m.end() for m in re.finditer(rb"[:\-,] |[\n\[{\"]", data)] or [0]
+
+
+def planted(good: bytes) -> list[bytes]:
+    starts = seams(good)
+    found = []
+    for i, piece in enumerate(PIECES):
+        start = starts[(7 * i + 1) % len(starts)]
+        found.append(good[:start] + piece + good[start + re.match(rb"[^\n,}\]]*", good[start:]).end() :])
+    return found
+
+
 @st.composite
 def damaged(draw, good: bytes) -> bytes:
     """One to three edits, mostly where a value begins: something put in, cut out, replaced, said twice, a bit flipped."""
     data = good
     for _ in range(draw(st.integers(1, 3))):
-        seams = [m.end() for m in re.finditer(rb"[:\-,] |[\n\[{\"]", data)] or [0]
-        start = draw(st.sampled_from(seams) | st.integers(0, len(data)))
+        start = draw(st.sampled_from(seams(data)) | st.integers(0, len(data)))
         rest = re.match(rb"[^\n,}\]]*", data[start:]).end()  # of this value
         end = min(len(data), start + draw(st.just(rest) | st.integers(0, 12)))
         flipped = bytes([data[start] ^ 4]) + data[start + 1 : end] if end > start else b""
@@ -91,7 +108,7 @@ def test_claims(tmp_path):
             assert records.record_path(tmp_path, entry["id"], entry["rung"]).parent == tmp_path
             records.verdict(entry, None, blocked_by=["time"])
 
-    fuzz("claims.yaml", damaged(path.read_bytes()), check)
+    fuzz("claims.yaml", path.read_bytes(), check)
 
 
 def test_aliases_that_stand_for_thousands_of_millions(tmp_path):
@@ -114,7 +131,7 @@ def test_records(tmp_path):
         if found is not None:
             assert records.read_record(records.write_record(found, tmp_path / "again")) == found
 
-    fuzz("records", damaged(path.read_bytes()), check)
+    fuzz("records", path.read_bytes(), check)
 
 
 def places(value, at=()):
@@ -155,7 +172,7 @@ def test_configs(tmp_path, monkeypatch):
                 names = {str(part) for part in where if isinstance(part, str) and part not in ("init_args", "class_path")}
                 assert refusal.code == 2 and any(name in line.getvalue() for name in names), (where, line.getvalue())
 
-    fuzz("configs", changed(good), check)
+    fuzz("configs", good, check, changed(good))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]  # nothing written, half or whole
 
 
@@ -178,7 +195,10 @@ def test_items(tmp_path):
             assert encodes(item[next(iter(ITEM_FILES[name]))]) and 0 <= item.get("gold", 0) < len(options)
 
     good = {name: (json.dumps(item) + "\n").encode() * 3 for name, item in GOOD_ITEMS.items()}
-    fuzz("items of a benchmark", st.sampled_from(sorted(good)).flatmap(lambda n: st.tuples(st.just(n), damaged(good[n]))), check)
+    for name in sorted(good):
+        for data in planted(good[name]):
+            check((name, data))
+    fuzz("items of a benchmark", good, check, st.sampled_from(sorted(good)).flatmap(lambda n: st.tuples(st.just(n), damaged(good[n]))))
 
 
 def test_texts(tmp_path):
@@ -191,7 +211,8 @@ def test_texts(tmp_path):
         found = valid_or_named(lambda: read_text(name, data=tmp_path), DataError, re.escape(str(path)), r"at byte \d+")
         assert found is None or (encodes(found.text) and found.n_words == len(found.text.split()))
 
-    fuzz("texts", st.tuples(st.sampled_from(["ptb", "wikitext2"]), damaged(b" no it was n't <unk>\n a second one \n")), check)
+    good = b" no it was n't <unk>\n a second one \n"
+    fuzz("texts", good, check, st.tuples(st.sampled_from(["ptb", "wikitext2"]), damaged(good)))
 
 
 PROBLEMS = '{"problem": "What is $1 + 1$?", "answer": "2"}\n{"problem": "half of 3", "answer": 1.5}\n{"problem": "a", "answer": 7}\n'
@@ -207,7 +228,7 @@ def test_mathematics(tmp_path):
         for row in valid_or_named(lambda: load_problems("math500", tmp_path), DataError, *said) or ():
             assert row["problem"].strip() and isinstance(row["answer"], str) and encodes(row)
 
-    fuzz("mathematics", damaged(PROBLEMS.replace("1.5", '"1.5"').encode()), check)
+    fuzz("mathematics", PROBLEMS.replace("1.5", '"1.5"').encode(), check)
 
 
 def test_problems(tmp_path):
@@ -218,7 +239,7 @@ def test_problems(tmp_path):
         for row in valid_or_named(lambda: read_problems(path), SetupError, r"train\.jsonl", r"line \d+|no problem") or ():
             assert row["problem"].strip() and isinstance(row["answer"], str) and encodes(row)
 
-    fuzz("problems", damaged(PROBLEMS.encode()), check)
+    fuzz("problems", PROBLEMS.encode(), check)
 
 
 @pytest.mark.parametrize("answer", ["null", "true", "{}", '["2"]', '"\\ud800"'])
@@ -249,7 +270,7 @@ def test_archives(tmp_path):
         bank = valid_or_named(lambda: fsdd_bank("train", tmp_path), DataError, r"fsdd\.zip")
         assert bank is None or all(take.size for takes in bank.takes.values() for take in takes)
 
-    fuzz("archives of recordings", damaged(path.read_bytes()), check)
+    fuzz("archives of recordings", path.read_bytes(), check)
 
 
 def test_checkpoints(tmp_path):
@@ -262,7 +283,7 @@ def test_checkpoints(tmp_path):
         found = valid_or_named(lambda: read_checkpoint(path), SetupError, re.escape(str(path)))
         assert found is None or (found["global_step"] == 5 and torch.equal(found["state_dict"]["w"], right["state_dict"]["w"]))
 
-    fuzz("checkpoints", damaged(path.read_bytes()), check)
+    fuzz("checkpoints", path.read_bytes(), check)
 
 
 def test_cached_results(tmp_path, capsys):
@@ -274,4 +295,4 @@ def test_cached_results(tmp_path, capsys):
         path.write_bytes(data)
         assert read_result(path, job.key()) in (None, right)
 
-    fuzz("cached results", damaged(path.read_bytes()), check)
+    fuzz("cached results", path.read_bytes(), check)
