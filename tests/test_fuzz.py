@@ -31,8 +31,8 @@ from papers.onpolicysft.train import cli
 from tests.sample_records import claim, claims_yaml, record
 from tests.test_foreign_code import a_recording
 
-FUZZ = {"claims.yaml": 150, "records": 150, "configs": 40, "items of a benchmark": 150, "texts": 40, "mathematics": 100,
-        "problems": 100, "archives of recordings": 100, "checkpoints": 60, "cached results": 60}
+FUZZ = {"claims.yaml": 80, "records": 80, "configs": 25, "items of a benchmark": 80, "texts": 40, "mathematics": 80,
+        "problems": 80, "archives of recordings": 80, "checkpoints": 60, "cached results": 60}
 PIECES = [b"NaN", b"1e999", b"-0.0", b"9" * 5000, b"null", b"true", b'"', b"'", b"[" * 100_000, b"{", b"}", b", ", b": ", b"- ",
           b"\n", b"\r", b"\t", b"\0", b"\xff\xfe", b"\xc3", b'"\\ud800"', b"\\u0000", "\u2028".encode(), "\u0663".encode(), b"&a ", b"*a",
           b"<<: *a", b"!!bool x", b"!!int ''", b"!!timestamp x", b"!!map [1]", b"!!set {a}", b"!!binary x", b"? [a]\n: b",
@@ -63,7 +63,7 @@ def seams(data: bytes) -> list[int]:
 
 
 def planted(good: bytes) -> list[bytes]:
-    starts = seams(good)
+    starts = [m.end() for m in re.finditer(rb": ", good)] or seams(good)
     found = []
     for i, piece in enumerate(PIECES):
         start = starts[(7 * i + 1) % len(starts)]
