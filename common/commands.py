@@ -8,17 +8,18 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 import sys
 import warnings
 from pathlib import Path
 
-import torch
 from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from .checkpoints import Finishing, WholeCheckpoints, check_shards, read_checkpoint
 from .models import ModelError
 from .steps import SetupError
 
@@ -26,8 +27,7 @@ from .steps import SetupError
 class Commands(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        # torch loads checkpoints with weights_only=True unless told otherwise: no option for it.
-        left_out = LightningCLI.subcommands()
+        left_out = LightningCLI.subcommands()  # weights_only: always, see _prepare_subcommand_kwargs
         return {name: left_out[name] | {"weights_only"} for name in ("fit", "validate")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -40,24 +40,46 @@ class Commands(LightningCLI):
         except ValueError as error:  # a value of the right type that the class refuses
             raise SetupError(str(error)) from error
 
+    def instantiate_trainer(self, **kwargs) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the config names its own
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+        trainer.callbacks.insert(0, Finishing())  # checkpoints come last
+        if self._resumed_from():
+            for callback in trainer.checkpoint_callbacks:
+                # What a killed run wrote after the checkpoint that is taken up is written again, under the same name.
+                callback._enable_version_counter = False
+        return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict:
+        return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+
+    def _resumed_from(self) -> str | None:
+        return self.config.get(self.config.get("subcommand") or "", {}).get("ckpt_path")
+
     def _parse_ckpt_path(self) -> None:
         """Nothing of the config comes from a checkpoint; it is looked at before any work."""
-        path = self.config.get(self.config.get("subcommand") or "", {}).get("ckpt_path")
-        if path and path not in ("last", "best", "hpc", "registry"):
+        path = self._resumed_from()
+        if path and path not in ("last", "best", "hpc"):
             check_checkpoint(Path(path))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self._resumed_from() == "last":  # shards are opened by torch itself, and only a look beforehand keeps code out
+            for callback in self.trainer.checkpoint_callbacks:
+                for path in map(Path, callback._find_last_checkpoints(self.trainer)):
+                    if path.is_dir():
+                        check_shards(path)
+        super()._run_subcommand(subcommand)
 
 
 def check_checkpoint(path: Path) -> None:
     """Raises SetupError unless `path` is a checkpoint that can be read."""
-    if path.is_dir():  # one that was written in shards
-        return
-    if not path.is_file():
+    if not path.exists():
         raise SetupError(f"--ckpt_path: there is no file {path}.")
     try:
-        torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise SetupError(f"--ckpt_path: {path} is no checkpoint, or cut short or damaged ({type(error).__name__}, "
-                         f"{in_a_line(error).partition('. ')[0]}). Resume from an older one.") from error
+        check_shards(path) if path.is_dir() else read_checkpoint(path)
+    except SetupError as error:
+        raise SetupError(f"--ckpt_path: {error}") from error
 
 
 def cli(module: type, data: type, *, name: str, seed: int, errors: tuple[type[Exception], ...] = (),

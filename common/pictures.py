@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from .files import replacing
+
 STYLE = {
     "svg.hashsalt": "ninefold",  # ids inside an SVG are drawn from it
     "svg.fonttype": "none",
@@ -36,4 +38,6 @@ def draw_all(pictures: Iterable[Callable], results: dict, folder: Path) -> list[
 
 def save(figure, path: Path) -> None:
     """Without the date and the program's address that matplotlib would write into an SVG."""
-    figure.savefig(path, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")) if path.suffix == ".svg" else None)
+    bare = dict.fromkeys(("Date", "Creator", "Format", "Type")) if path.suffix == ".svg" else None
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."), metadata=bare)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .checkpoints import WholeCheckpoints, keeper, resume_from
 from .data import chains
 from .jobs import Job, write_json
 from .models import ModelSpec, cache_dir, load
@@ -123,24 +124,25 @@ def checkpoints(seed: int, stages) -> Path:
     return cache_dir() / "standins-reasoner" / f"seed{seed}-{key}"
 
 
-def train(seed: int, stages=STAGES, count: int = TRACES, progress: bool = True, stop: int | None = None):
-    """(model, losses, mean length of the corpus); a killed run goes on. stop: as if killed after that many steps."""
-    from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+def train(seed: int, stages=STAGES, count: int = TRACES, progress: bool = True, stop: int | None = None,
+          every: int = 250):
+    """(model, losses, mean length of the corpus); a killed run goes on. stop: as if killed after that many steps.
+    every: steps between checkpoints."""
+    from lightning.pytorch.callbacks import TQDMProgressBar
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     steps = sum(n for n, _ in stages)
     rows, model = Traces(seed, steps, count), build(seed)
     module, work = ReasonerTraining(model.train(), rows.mean_length, stages), checkpoints(seed, stages)
-    last = work / "last.ckpt"
-    done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if last.exists() else 0
+    last, done = resume_from(work)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=stop or steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,
                             enable_model_summary=False, enable_progress_bar=progress,
-                            callbacks=[ModelCheckpoint(work, save_last=True, every_n_train_steps=min(250, stop or steps), save_top_k=1),
-                                       *([TQDMProgressBar(50)] if progress else [])])
-        trainer.fit(module, DataLoader(FromStep(rows, done, steps), batch_size=None), ckpt_path=last if done else None)
+                            plugins=[WholeCheckpoints()],
+                            callbacks=[keeper(work, min(every, stop or steps)), *([TQDMProgressBar(50)] if progress else [])])
+        trainer.fit(module, DataLoader(FromStep(rows, done, steps), batch_size=None), ckpt_path=last)
     return model.eval(), module.losses, rows.mean_length
 
 

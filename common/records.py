@@ -10,26 +10,26 @@ replaced in one step: a run killed at any moment leaves the old record or the ne
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
+import itertools
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import yaml
 
+from .files import advice, replacing
 from .intervals import LARGEST, RecordError, paired, summarize  # noqa: F401  (part of this door)
 from .machine import environment, git_state, start_run  # noqa: F401  (part of this door)
 from .verdict import rule_problem, verdict
 
 VARIES = ("id", "started_at", "seconds", "environment", "commit", "dirty", "timing")
+MOST_VALUES = 1_000_000
 RECORD_NAME = re.compile(r"C[0-9]+[a-z]?\.[a-z-]+\.json")
 # A path from the root, a home folder or a drive, where a word starts; "https://host" is none.
 PRIVATE_PATH = re.compile(r"""(?:^|[\s=:'"(,])(?:/[\w.-]+(?:/|$)|~/|[A-Za-z]:\\)""")
@@ -61,8 +61,9 @@ def load_claims(path: str | Path) -> Claims:
     raw = _read(path)
     try:
         content = yaml.load(raw, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except Exception as error:  # PyYAML lets through whatever its constructors raise: `!!bool x` is a KeyError
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise RecordError(f"{path}: not valid YAML: {said[:500]}") from None
     _check_shape(content, "claims.schema.json", path)
     seen = set()
     for i, claim in enumerate(content["claims"]):
@@ -78,14 +79,20 @@ def load_claims(path: str | Path) -> Claims:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-5 as a number and refuses a key given twice, both unlike YAML 1.1."""
+    """Safe YAML that reads 1e-5 as a number, and refuses a key given twice and merge keys, all unlike YAML 1.1.
+
+    Ten merges of ten merges of ... would fill the memory before anything could count them.
+    """
 
     def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
+        seen = set()
         for key, _ in node.value:
-            if key.value != "<<" and keys.count(key.value) > 1:
-                mark = key.start_mark
-                raise yaml.YAMLError(f"key {key.value!r} appears twice, line {mark.line + 1}")
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.YAMLError(f"merge key {key.value!r}, line {key.start_mark.line + 1}: write the entries out")
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.YAMLError(f"key {key.value!r} appears twice, line {key.start_mark.line + 1}")
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -215,7 +222,7 @@ def _validator(file: str):
 
 
 def _check_shape(content, file: str, name: str | Path) -> None:
-    _refuse_strange(content, "$", name)
+    _refuse_strange(content, "$", name, itertools.count())
     if validator := _validator(file):
         from jsonschema.exceptions import best_match
 
@@ -224,19 +231,24 @@ def _check_shape(content, file: str, name: str | Path) -> None:
             raise RecordError(f"{name}: {error.json_path}: {said}")
 
 
-def _refuse_strange(value, at: str, name: str | Path, depth: int = 0) -> None:
-    """Only JSON's types, finite numbers, real text, and no more nesting than a person writes."""
+def _refuse_strange(value, at: str, name: str | Path, seen: Iterator[int], depth: int = 0) -> None:
+    """Only JSON's types, finite numbers, real text, and no more nesting and values than a person writes.
+
+    seen: counts values. YAML's aliases let ten lines stand for ten thousand million of them.
+    """
     if depth > 30:
         raise RecordError(f"{name}: {at[:80]}: is nested too deeply")
+    if next(seen) > MOST_VALUES:
+        raise RecordError(f"{name}: {at[:80]}: is the {MOST_VALUES:,}th value of the file; no record is that long")
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise RecordError(f"{name}: {at}: key {key!r} must be text; put it in quotes")
-            _refuse_strange(key, f"{at} (a key)", name, depth + 1)
-            _refuse_strange(inner, f"{at}.{key}", name, depth + 1)
+            _refuse_strange(key, f"{at} (a key)", name, seen, depth + 1)
+            _refuse_strange(inner, f"{at}.{key}", name, seen, depth + 1)
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            _refuse_strange(inner, f"{at}[{i}]", name, depth + 1)
+            _refuse_strange(inner, f"{at}[{i}]", name, seen, depth + 1)
     elif isinstance(value, int | float):
         if not abs(value) <= LARGEST:  # also false for NaN
             raise RecordError(f"{name}: {at}: {str(value)[:20]} is not a usable number")
@@ -274,7 +286,11 @@ def _ordered(value, schema: dict):
 
 
 def record_path(results_dir: str | Path, claim_id: str, rung: str) -> Path:
-    return Path(results_dir) / f"{claim_id.rpartition('/')[2]}.{rung}.json"
+    """Raises RecordError for a claim or rung that would lead out of the folder: shapes are not checked everywhere."""
+    name = f"{claim_id.rpartition('/')[2]}.{rung}.json"
+    if not RECORD_NAME.fullmatch(name):
+        raise RecordError(f"{Path(results_dir)}: {name!r} is no name of a record, such as C1.analytic.json")
+    return Path(results_dir) / name
 
 
 def results_dir(paper_dir: str | Path, dirty: bool) -> Path:
@@ -364,23 +380,9 @@ def write_atomic(path: str | Path, text: str) -> None:
     Raises RecordError, with what to do, when the folder is read-only or the disk full.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: same file system
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with replacing(path) as file:
+            file.write(text.encode("utf-8"))
     except OSError as error:
-        advice = {
-            errno.ENOSPC: "the disk is full; make room and run again",
-            errno.EDQUOT: "your disk quota is used up; make room and run again",
-            errno.EROFS: "the file system is read-only; copy the repository to one that is not",
-            errno.EACCES: f"no permission to write in {path.parent}; change it or copy the tree",
-        }.get(error.errno, error.strerror)
-        said = f"{path}: cannot be written: {advice}. What was there is intact."
+        said = f"{path}: cannot be written: {advice(error, path)}. What was there is intact."
         raise RecordError(said) from error
-    finally:
-        with suppress(OSError):
-            beside.unlink()

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from . import report
+from .files import advice, sweep
 from .jobs import write_json
+from .machine import git_state
 from .models import ModelError
 from .records import (
     RecordError,
@@ -28,8 +30,10 @@ from .records import (
     make_record,
     read_record,
     read_records,
+    record_path,
     same_result,
     start_run,
+    write_atomic,
     write_record,
 )
 from .rungs import LONG_NAMES, RUNGS, make_command
@@ -82,15 +86,20 @@ def run(here: Path, rung: str, measure: Callable[[str, Say], Outcome], publish: 
     facts = start_run(command or make_command(paper, rung))
     if publish and facts["dirty"]:
         raise RecordError("--publish: the tree has uncommitted changes, so the records could not name a commit; commit first")
+    folder = here / "results" / ("" if publish else ".scratch")
+    _refuse_early(folder, claims, rung)
+    committed = read_records(here / "results")
+    config = hashlib.sha256((here / "eval.py").read_bytes()).hexdigest()  # of what runs, not of what it becomes meanwhile
     outcome = measure(rung, say)
     facts["seconds"] = round(time.monotonic() - began, 1)
-    folder = here / "results" / ("" if publish else ".scratch")
-    config = hashlib.sha256((here / "eval.py").read_bytes()).hexdigest()
+    _same_tree(facts, publish)
+    if _hash(here / "claims.yaml") != claims.sha256:
+        say("claims.yaml changed during the run: these verdicts are on what it said before, and count as stale; run again")
+
     def elsewhere(claim: dict) -> bool:
         return claim["rung"] == RUNGS[rung][-1] and claim["id"].partition("/")[2] in outcome.elsewhere
 
-    records = [record for record in read_records(here / "results")
-               if record["claim"]["rung"] not in RUNGS[rung] or elsewhere(record["claim"])]
+    records = [record for record in committed if record["claim"]["rung"] not in RUNGS[rung] or elsewhere(record["claim"])]
     for claim in claims:
         if elsewhere(claim):
             say(f"{claim['id']}: measured by `{outcome.elsewhere[claim['id'].partition('/')[2]]}`; its committed record is shown")
@@ -109,13 +118,39 @@ def run(here: Path, rung: str, measure: Callable[[str, Say], Outcome], publish: 
     return exit_status(records, strict=os.environ.get("STRICT") == "1")
 
 
+def _refuse_early(folder: Path, claims, rung: str) -> None:
+    """What would stop the records from being written at the end is said before minutes of work. Leftovers are removed."""
+    sweep(folder)
+    write_atomic(folder / ".writable", "")
+    (folder / ".writable").unlink(missing_ok=True)
+    for claim in claims:
+        path = record_path(folder, claim["id"], claim["rung"])
+        if path.is_dir() and claim["rung"] in (*RUNGS[rung], "paper-scale"):
+            raise RecordError(f"{path}: is a folder, where a record would be written; move it away and run again")
+
+
+def _same_tree(facts: dict, publish: bool) -> None:
+    """Jobs read the code when they start: a run whose tree changed meanwhile is of no commit."""
+    if (facts["commit"], facts["dirty"]) == (now := git_state()):
+        return
+    if publish:
+        raise RecordError(f"--publish: the tree changed during the run (it was commit {facts['commit'][:12]}, and is "
+                          f"{now[0][:12]}{' with uncommitted changes' if now[1] else ''}), so its records could not name a "
+                          "commit; commit and run again, which reuses what still holds")
+    facts["dirty"] = True
+
+
+def _hash(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
 def _record(claim: dict, sha256: str, outcome: Outcome, facts: dict, config: str, folder: Path) -> dict:
     name = claim["id"].partition("/")[2]
     own = claim["rung"] not in ("analytic", "paper-scale")
     record = make_record(claim, sha256, outcome.measured.get(name), facts, seeds=claim["protocol"].get("seeds", []),
                          timing=outcome.timings.get(name), models=outcome.models if own else [],
                          datasets=outcome.datasets if own else [], config_sha256=config)
-    path = folder / f"{name}.{claim['rung']}.json"
+    path = record_path(folder, claim["id"], claim["rung"])
     if path.exists():
         try:
             if same_result(old := read_record(path), record):
@@ -148,6 +183,10 @@ def main(here: Path, measure: Callable[[str, Say], Outcome], argv: list[str] | N
     try:
         return run(here, LONG_NAMES.get(options.rung, options.rung), (parts or {}).get(part, measure), options.publish,
                    lambda text: print(text, flush=True), f"make {part}-{here.name}" if part else None)
-    except (RecordError, ModelError, FileNotFoundError, RuntimeError) as error:
+    except OSError as error:
+        where = Path(error.filename or here)
+        print(f"reproduce-{here.name}: {where}: {advice(error, where)}", file=sys.stderr)
+        return 2
+    except (RecordError, ModelError, RuntimeError) as error:
         print(f"reproduce-{here.name}: {error}", file=sys.stderr)
         return 2

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import vision
+from .checkpoints import WholeCheckpoints, keeper, resume_from
 from .data import easyvqa, scenes
 from .jobs import Job, write_json
 from .llava import (
@@ -195,7 +196,7 @@ def train(seed: int, name: str = "dense", training: type[LlavaTraining] = LlavaT
     name, sources: of another `training`, and the files that define it: checkpoints of other ones are never taken up.
     stop: as if killed after that many steps.
     """
-    from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+    from lightning.pytorch.callbacks import TQDMProgressBar
 
     for logger in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -204,15 +205,14 @@ def train(seed: int, name: str = "dense", training: type[LlavaTraining] = LlavaT
     model = build(seed, pictures.scene_features[:500])
     module = training(model, learning_rate)
     work = checkpoints(seed, name, stage_1, stage_2, learning_rate, sources)
-    last = work / "last.ckpt"
-    done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if last.exists() else 0
+    last, done = resume_from(work)
     rows = Rows(pictures, model.tokenizer, model.prefix, stage_1, steps, seed)
     loader = DataLoader(FromStep(rows, done, steps), batch_size=None)
     trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=stop or steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,
                         precision="bf16-mixed", enable_model_summary=False, enable_progress_bar=progress,
-                        callbacks=[ModelCheckpoint(work, save_last=True, every_n_train_steps=min(250, stop or steps), save_top_k=1),
-                                   *([TQDMProgressBar(50)] if progress else [])])
-    trainer.fit(module, loader, ckpt_path=last if done else None)
+                        plugins=[WholeCheckpoints()],
+                        callbacks=[keeper(work, min(250, stop or steps)), *([TQDMProgressBar(50)] if progress else [])])
+    trainer.fit(module, loader, ckpt_path=last)
     model.llava.eval()
     return model, module.losses
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .files import replacing, seal, sealed
 from .models import ModelError, cache_dir, file_sha256
 from .progress import progress
 
@@ -120,17 +120,12 @@ def features(name: str, images: Sequence, layers: Sequence[int], size: int = 112
     for image in images:
         digest.update(np.ascontiguousarray(np.asarray(image)).tobytes())
     path = cache_dir() / "features" / f"{name}-{digest.hexdigest()[:16]}.npy"
-    if path.exists():
-        try:
-            return torch.from_numpy(np.load(path, mmap_mode="c"))  # shared between processes, read as needed
-        except ValueError:
-            path.unlink()  # cut short by a full disk: compute again
+    if sealed(path):  # else absent or damaged: compute again
+        return torch.from_numpy(np.load(path, mmap_mode="c"))  # shared between processes, read as needed
     found = encode(dinov2(), images, layers, size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with open(part, "wb") as file:
+    with replacing(path) as file:
         np.save(file, found.numpy())
-    part.replace(path)
+        seal(file)
     return found
 
 

@@ -30,6 +30,10 @@ def patient(folder: str, value: int) -> int:
     return value
 
 
+def keys() -> dict:
+    return {1: (2,)}
+
+
 def endless(folder: str) -> None:
     Path(folder, "worker").write_text(str(os.getpid()))
     while True:
@@ -103,6 +107,15 @@ def test_a_failure_names_the_job_and_keeps_what_is_done(here):
     with pytest.raises(RuntimeError, match=r"job/bad.*planned failure"):
         run_jobs([local(1, here), bad], here / "work", workers=1, say=lambda text: None)
     assert read_result(next((here / "work").glob("job.1.*.json"))) == {"value": 1}
+
+
+def test_results_come_in_the_order_of_the_jobs_and_as_json_whoever_computed_them(here):
+    """Else a mean over them would differ in its last digits between a run that was killed and one that was not."""
+    run_jobs([local(2, here)], here / "work", workers=1, say=lambda text: None)
+    jobs = [Job("keys", "test_jobs:keys", {}), local(1, here), local(2, here)]
+    for _ in range(2):
+        results = run_jobs(jobs, here / "work", workers=1, say=lambda text: None)
+        assert list(results.items()) == [("keys", {"1": [2]}), ("job/1", {"value": 1}), ("job/2", {"value": 2})]
 
 
 def test_two_jobs_of_one_name_are_refused(tmp_path):

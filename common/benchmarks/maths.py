@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from common.benchmarks.language import TaskError
 from common.benchmarks.sampled import Response
-from common.data.text import DataError
+from common.data.text import DataError, is_text, lines
 from common.verifiers import MathVerifier, Verifier
 
 CAP = 32768  # tokens of a response
@@ -97,10 +97,10 @@ def lm_eval_dataset(name: str, data: str | None = None, suffix: str = "", revisi
 
 
 def _lines(path: Path):
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in lines(path):
         try:
             yield f"line {number}", json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: no JSON ({error}).") from error
 
 
@@ -128,7 +128,7 @@ def _problem(row, where: str, problem: str = "problem", answer: str = "answer") 
     if isinstance(said["answer"], int) and not isinstance(said["answer"], bool):
         said["answer"] = str(said["answer"])  # AIME's answers are whole numbers, and some files hold them so
     for entry, text in said.items():
-        if not isinstance(text, str) or not text.strip():
+        if not is_text(text) or not text.strip():
             raise DataError(f"{where}: {entry} is {text!r}; {{\"problem\", \"answer\"}}, both text, are expected.")
     if "####" in said["answer"]:
         said["answer"] = said["answer"].rpartition("####")[2].strip().replace(",", "")

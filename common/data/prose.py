@@ -16,11 +16,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
 import platform
 import re
 import sysconfig
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.files import SEAL, replacing, seal, sealed
 from common.models import cache_dir
 
 SPLITS = ("train", "validation", "test")
@@ -90,12 +89,13 @@ def docstrings(
         json.dumps([platform.python_version(), max_chars, min_chars, sizes], sort_keys=True)
     )
     cached = cache_dir() / f"docstrings-{key[:24]}.json"
-    try:
-        splits = json.loads(cached.read_text())
-    except (OSError, ValueError):  # absent or damaged
+    if sealed(cached):
+        splits = json.loads(cached.read_bytes()[:-SEAL])
+    else:  # absent or damaged
         splits = _read_docstrings(paths, max_chars, min_chars)
         with replacing(cached) as f:
             f.write(json.dumps(splits).encode())
+            seal(f)
     origin = {"origin": "docstrings of installed packages", "version": platform.python_version()}
     return _corpus("docstrings", splits, origin | dict(max_chars=max_chars, min_chars=min_chars))
 
@@ -122,16 +122,15 @@ def token_ids(texts: Sequence[str], tokenizer) -> Tensor:
         raise ValueError("The tokenizer has no end token to put between documents: set eos_token.")
     key = text_hash(f"{texts_sha256(texts)} {tokenizer_sha256(tokenizer)} {tokenizer.eos_token_id}")
     path = cache_dir() / f"tokens-{key[:24]}.npy"
-    try:
+    if sealed(path):  # else absent or damaged
         return torch.from_numpy(np.load(path).astype(np.int64))
-    except (OSError, ValueError, EOFError):  # absent or damaged
-        pass
     ids: list[int] = []
     for text in texts:
         ids += tokenizer(text, add_special_tokens=False)["input_ids"]
         ids.append(tokenizer.eos_token_id)
     with replacing(path) as f:
         np.save(f, np.asarray(ids, dtype=np.int32))
+        seal(f)
     return torch.tensor(ids, dtype=torch.int64)
 
 
@@ -215,26 +214,6 @@ def _is_english(text: str) -> bool:
     words = text.lower().split()
     ascii_enough = sum(map(str.isascii, text)) > 0.97 * len(text)
     return ascii_enough and sum(word in COMMON_WORDS for word in words) > 0.1 * len(words)
-
-
-class replacing:  # a context manager, named as it reads
-    """`with replacing(path) as f`: a binary file that takes its name only when it is complete."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self.temporary = tempfile.mkstemp(dir=self.path.parent)
-        self.file = os.fdopen(handle, "wb")
-        return self.file
-
-    def __exit__(self, kind, value, trace):
-        self.file.close()
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            os.unlink(self.temporary)
 
 
 def text_hash(text: str) -> str:

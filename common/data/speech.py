@@ -21,6 +21,7 @@ import subprocess
 import sys
 import wave
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +30,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.prose import replacing
 from common.data.text import DataError, data_file
+from common.files import replacing
 from common.models import cache_dir
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = (*DIGITS, "apple", "bread", "candle", "dog", "forest", "garden", "house", "island", "money", "orange", "river",
          "silver", "table", "window")
+LARGEST_RECORDING = 10_000_000  # bytes; ten minutes
 # Voice, words a minute, pitch: sixteen speakers that differ to the ear and in their spectra.
 SPEAKERS = tuple((f"en-us+{name}", 175 + 5 * (i % 4), 35 + 5 * (i % 7)) for i, name in enumerate(
     ("m1", "f1", "m2", "f2", "m3", "f3", "m4", "f4", "m5", "f5", "m6", "m7", "Alex", "Annie", "Mike", "linda")))
@@ -133,15 +135,24 @@ def espeak_bank(words: Sequence[str] = WORDS, speakers: Sequence[tuple[str, int,
     """Every word by every speaker, synthesised once and kept in the cache. Raises DataError without espeakng-loader."""
     recipe = json.dumps([words, speakers, _espeak_version(), Espeak.SEED])
     path = cache_dir().resolve() / f"espeak-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.npz"
-    if not path.exists():
+    kept = _read_bank(path)
+    if kept is None:
         made = subprocess.run([sys.executable, "-m", "common.data.speech", str(path)], input=recipe, text=True,
                               capture_output=True, cwd=Path(__file__).resolve().parents[2])
-        if made.returncode:
+        if made.returncode or (kept := _read_bank(path)) is None:
             raise DataError(f"espeak-ng could not speak the word bank: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    with np.load(path) as file:
-        rate = int(file["rate"])
-        takes = {tuple(name.split("|")): [file[name].astype(np.float32) / 32768] for name in file.files if "|" in name}
+    rate, takes = kept
     return Bank(f"espeak-ng {_espeak_version()}", rate, takes)
+
+
+def _read_bank(path: Path) -> tuple[int, dict] | None:
+    """(rate, takes) of a bank in the cache; None where it is absent or damaged, by the checksums of its archive."""
+    try:
+        with np.load(path) as file:
+            takes = {tuple(name.split("|")): [file[name].astype(np.float32) / 32768] for name in file.files if "|" in name}
+            return int(file["rate"]), takes
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def _espeak_version() -> str:
@@ -183,12 +194,16 @@ def fsdd_bank(split: str = "train", data: str | Path | None = None) -> Bank:
                     raise ValueError(f"{name} names no digit")
                 if (int(index) < 5) != (split == "test"):
                     continue
+                if archive.getinfo(name).file_size > LARGEST_RECORDING:
+                    raise ValueError(f"{name} says that it holds {archive.getinfo(name).file_size} bytes; no spoken digit is that long")
                 with wave.open(io.BytesIO(archive.read(name))) as sound:
                     if (sound.getframerate(), sound.getsampwidth(), sound.getnchannels()) != (rate, 2, 1):
                         raise DataError(f"{path.name}, {name}: not 8 kHz, 16 bit, one channel")
                     samples = np.frombuffer(sound.readframes(sound.getnframes()), dtype="<i2")
                 takes.setdefault((speaker, DIGITS[int(digit)]), []).append(trimmed(samples.astype(np.float32) / 32768))
-    except (zipfile.BadZipFile, ValueError, wave.Error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, wave.Error, EOFError) as error:
+        if isinstance(error, DataError):  # a RuntimeError; and what zipfile raises for an encrypted file is one, too
+            raise
         raise DataError(f"{path.name} is no archive of <digit>_<speaker>_<index>.wav recordings: "
                         f"{str(error) or 'a file ends early'}") from error
     if not takes:

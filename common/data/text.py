@@ -15,10 +15,12 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.prose import replacing, text_hash, topics
+from common.data.prose import text_hash, topics
+from common.files import replacing
 from common.models import cache_dir, file_sha256
 
 # Entries of each JSON-lines file: name -> type
@@ -60,18 +62,47 @@ def read_items(name: str, data: str | Path | None = None) -> list[dict]:
     _, path = items_file(name, data)
     entries = ITEM_FILES.get(name, {"context": str, "choices": list, "gold": int})
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in lines(path):
         try:
             item = json.loads(line)
             for entry, kind in entries.items():
-                if not isinstance(item[entry], kind):
+                if not isinstance(item[entry], kind) or isinstance(item[entry], bool):
                     raise TypeError(f"{entry!r} is no {kind.__name__}")
-        except (ValueError, TypeError, KeyError) as error:
+            _check_item(item)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: {error!r}; expected {entries}.") from error
         items.append(item)
     if not items:
         raise DataError(f"{path} holds no items.")
     return items
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line) of a text file. Lines end at line feeds only: JSON's strings may hold U+2028 and its like.
+
+    Raises DataError, with the line, for what is not UTF-8.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}, line {number}: no UTF-8 ({error.reason}).") from error
+
+
+def is_text(value) -> bool:
+    """A string without half a surrogate pair, which JSON can spell and nothing can encode."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _check_item(item: dict) -> None:
+    """Raises ValueError for what has the right types and cannot be asked."""
+    for entry, value in item.items():
+        if not all(map(is_text, value if isinstance(value, list) else [value] if isinstance(value, str) else [])):
+            raise ValueError(f"{entry!r} holds what is no text")
+    options = item.get("choices", item.get("context_options"))
+    if options is not None and not (len(options) > 1 and 0 <= item["gold"] < len(options)):
+        raise ValueError(f"'gold' {item['gold']} is none of {len(options)} options")
 
 
 def lm_eval_dataset(name: str, data: str | None = None, **_) -> dict:
@@ -115,7 +146,11 @@ def read_text(name: str, origin: str = "local", split: str = "test", data=None) 
     definition: dict = {"name": name, "origin": origin, "split": split}
     if origin == "local":
         file = LOCAL_TEXTS[name].format({"validation": "valid"}.get(split, split))
-        text = data_file(file, data).read_text(encoding="utf-8")
+        path = data_file(file, data)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: no UTF-8 at byte {error.start}.") from error
         if name == "ptb":
             text = " ".join(line.strip() for line in text.splitlines() if line.strip())
         form = "sentences joined by a space" if name == "ptb" else "the file as it is"

@@ -159,21 +159,29 @@ def read_problems(path: Path) -> list[dict]:
     """JSON lines with "problem" and "answer". Raises SetupError naming file and line."""
     import json
 
+    from common.data.text import DataError, is_text, lines
+
     path = path.expanduser()
     if not path.is_file():
         raise SetupError(f"data: there is no file {path.name}; problems are JSON lines with \"problem\" and \"answer\"")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise SetupError(f"{path.name}, line {number}: no JSON ({error})") from error
-        if not isinstance(entry, dict) or not isinstance(entry.get("problem"), str) or "answer" not in entry:
-            raise SetupError(f"{path.name}, line {number}: needs \"problem\" (text) and \"answer\"")
-        if entry["problem"].strip():
-            found.append({"problem": entry["problem"], "answer": str(entry["answer"])})
+    try:
+        for number, line in lines(path):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise SetupError(f"{path.name}, line {number}: no JSON ({error})") from error
+            answer = entry.get("answer") if isinstance(entry, dict) else None
+            if isinstance(answer, int | float) and not isinstance(answer, bool):
+                answer = str(answer)
+            if not isinstance(entry, dict) or not is_text(entry.get("problem")) or not is_text(answer):
+                raise SetupError(f"{path.name}, line {number}: needs \"problem\" (text) and \"answer\" (text or a number)")
+            if entry["problem"].strip():
+                found.append({"problem": entry["problem"], "answer": answer})
+    except DataError as error:  # of a line that is not UTF-8
+        raise SetupError(str(error)) from error
     if not found:
         raise SetupError(f"{path.name} holds no problem")
     return found

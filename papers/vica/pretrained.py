@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.checkpoints import WholeCheckpoints, keeper, resume_from
 from common.data import scenes
 from common.jobs import read_result, write_json
 from common.llava import LAYERS, dense_hidden, question_slots, whiten
@@ -61,7 +62,7 @@ def trained(parts: Parts, spec: LlavaSpec, layers, stage: str, steps: int, rate:
             n_scenes: int, easy: int, rank: int, progress: bool) -> list[float]:
     """Trains parts in place by Lightning; every 50th loss."""
     import lightning as L
-    from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+    from lightning.pytorch.callbacks import TQDMProgressBar
 
     class Curve(L.Callback):
         def __init__(self):
@@ -86,15 +87,15 @@ def trained(parts: Parts, spec: LlavaSpec, layers, stage: str, steps: int, rate:
                          asked=ASKED, captions=1.0 if stage == "pretrain" else 0.1, layers=list(LAYERS), seed=seed)
     name = f"{Path(str(spec.decoder.name)).name}-{'dense' if layers is None else 'vica'}-seed{seed}-{stage}-{steps}x{rows}"
     work = cache_dir() / "vica" / "pretrained" / name
-    last = work / "last.ckpt"
+    last, _ = resume_from(work)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = L.Trainer(accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_steps=steps, max_epochs=-1, logger=False,
                             gradient_clip_val=1.0, precision="bf16-mixed", enable_model_summary=False, limit_val_batches=0,
-                            enable_progress_bar=progress, default_root_dir=work,
-                            callbacks=[curve, ModelCheckpoint(work, save_last=True, every_n_train_steps=min(50, steps), save_top_k=1),
+                            enable_progress_bar=progress, default_root_dir=work, plugins=[WholeCheckpoints()],
+                            callbacks=[curve, keeper(work, min(50, steps)),
                                        *([TQDMProgressBar(5)] if progress else [])])
-        trainer.fit(module, data, ckpt_path=last if last.exists() else None)
+        trainer.fit(module, data, ckpt_path=last)
     parts.decoder.eval()
     return curve.values
 

@@ -1,0 +1,131 @@
+"""Files that are whole or not there, whatever happens to the process that writes them.
+
+    with replacing(path) as file: ...     takes its name when it is complete; the file that was there stays until then
+    with building(path) as folder: ...    the same for a folder
+    seal(file), sealed(path)              a cached file that says itself whether a byte of it has changed
+    sweep(folder)                         removes what killed processes left behind
+
+What is being written is called .<name>.<random>.tmp, in the same folder (a rename is one step within a file system only),
+and is locked by its writer. The system drops the lock when the writer ends in any way, so that a lock is never stale, and
+`sweep` can tell a leftover from the file of a run that is writing beside this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+SEAL = hashlib.sha256().digest_size
+
+
+def advice(error: OSError, path: Path) -> str:
+    """What to do about an error of writing `path`."""
+    return {
+        errno.ENOSPC: "the disk is full; make room and run again",
+        errno.EDQUOT: "your disk quota is used up; make room and run again",
+        errno.EFBIG: "it is larger than this system lets a file be (ulimit -f); raise the limit and run again",
+        errno.EROFS: "the file system is read-only; copy the repository to one that is not",
+        errno.EACCES: f"no permission to write in {path.parent}; change it or copy the tree",
+        errno.EISDIR: "a folder has its name; move it away and run again",
+    }.get(error.errno, error.strerror or str(error))
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `path` when the block ends well. Raises OSError; what was there is intact."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside, handle = _locked(path, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(beside, path)  # before the lock goes
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+
+
+@contextlib.contextmanager
+def building(path: str | Path) -> Iterator[Path]:
+    """An empty folder that is called `path` when the block ends well; if `path` is there by then, that one stays."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def make(name: Path) -> int:
+        name.mkdir()
+        return os.open(name, os.O_RDONLY)
+
+    beside, handle = _locked(path, make)
+    try:
+        yield beside
+        try:
+            os.rename(beside, path)
+        except OSError as error:  # another process was first
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        os.close(handle)
+
+
+def _locked(path: Path, make) -> tuple[Path, int]:
+    """(name, handle) of a new temporary that is locked. A sweep may come between making and locking: then once more."""
+    while True:
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            handle = make(beside)
+        except FileExistsError:
+            continue
+        with contextlib.suppress(OSError):  # no locks on this file system: then nothing is swept there, either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if beside.exists():
+            return beside, handle
+        os.close(handle)
+
+
+def sweep(folder: str | Path) -> int:
+    """Removes temporaries whose writers are gone; how many. A folder that is not there has none."""
+    gone = 0
+    for path in Path(folder).glob(".*.tmp"):
+        with contextlib.suppress(OSError):  # of a writer at work, or removed by another sweep
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                gone += 1
+            finally:
+                os.close(handle)
+    return gone
+
+
+def seal(file: BinaryIO) -> None:
+    """Appends the sha256 of what `replacing`'s file holds so far. numpy reads an array and leaves what follows it alone."""
+    file.flush()
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").digest()
+    file.seek(0, os.SEEK_END)
+    file.write(digest)
+
+
+def sealed(path: str | Path) -> bool:
+    """Whether the file is there and ends with the sha256 of all that precedes."""
+    try:
+        with open(path, "rb") as file:
+            left = os.fstat(file.fileno()).st_size - SEAL
+            digest = hashlib.sha256()
+            while left > 0 and (block := file.read(min(left, 1 << 20))):
+                digest.update(block)
+                left -= len(block)
+            return left == 0 and file.read() == digest.digest()
+    except OSError:
+        return False
