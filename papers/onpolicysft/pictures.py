@@ -8,12 +8,12 @@ from statistics import fmean
 from common.pictures import draw_all
 
 from .experiment import SEEDS
-from .tables import ARMS
+from .tables import ARMS, SUMS
 
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
 MARKS = {"base": (GREY, "*"), "opsft": (BLUE, "o"), "by lot": (GREY, "x"), "best of n": (GREEN, "v"), "fixed data": (RED, "s"),
          "grpo": (GOLD, "o"), "grpo, length": (GOLD, "^"), "T 0.6": (PURPLE, "v"), "T 1.5": (PURPLE, "^"), "seq": (PURPLE, "D"),
-         "G 4": (BLUE, "v"), "L 24": (BLUE, "^")}
+         "G 4": (BLUE, "v"), "L 24": (BLUE, "^"), "opsft, 1e-5": (GREEN, "o")}
 
 
 def draw(results: dict, folder: Path) -> list[Path]:
@@ -28,14 +28,14 @@ def draw_sums(results: dict, folder: Path) -> list[Path]:
 def sums(plt, results):
     """The real model: what is sampled in each update, and accuracy against tokens before and after."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2))
-    for arm in ("opsft", "fixed data"):
+    for arm in (a for a in SUMS if a != "base"):
         histories = [results[f"sums/{arm}/seed{s}"]["history"] for s in SEEDS]
         axes[0].plot([fmean(h[i]["length"] for h in histories) for i in range(len(histories[0]))], color=MARKS[arm][0], lw=1,
-                     label=ARMS[arm])
-    for arm in ("base", "opsft", "fixed data"):
+                     label=SUMS[arm])
+    for arm in SUMS:
         tests = [results[f"sums/{arm}/seed{s}"]["test"] for s in SEEDS]
         axes[1].scatter([t["tokens"] for t in tests], [100 * t["avg"] for t in tests], color=MARKS[arm][0], marker=MARKS[arm][1], s=30,
-                        label=ARMS[arm] if arm != "base" else "as it was taught")
+                        label=SUMS[arm])
     axes[1].axvline(results["sums/base/seed0"]["test"]["needed"], color=GREY, lw=0.8, ls=":")
     axes[0].set(xlabel="updates", ylabel="tokens of a rollout (cut at 40)")
     axes[1].set(xlabel="tokens of a response (dotted: what the steps need)", ylabel="Avg@2, %", xlim=(0, None))

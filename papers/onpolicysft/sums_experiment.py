@@ -26,7 +26,11 @@ from .sums import CHECKS, CLOSINGS, OPENINGS, RESTARTS, Sums
 from .taught import load_taught
 
 SEEDS, CAP, LIMIT = (0, 1, 2), 160, 40
-ARMS = {"opsft": "OnPolicySFT", "fixed data": "FixedData"}
+ARMS = {  # class of module.py, learning rate
+    "opsft": ("OnPolicySFT", 5e-5),
+    "fixed data": ("FixedData", 5e-5),
+    "opsft, 1e-5": ("OnPolicySFT", 1e-5),  # added after the first two had run; no claim is made of it
+}
 SIZES = {"cpu": dict(prompts=6, rollouts=8, updates=20, test=96, samples=2, device="cpu"),
          "cuda": dict(prompts=16, rollouts=16, updates=40, test=512, samples=4, device="cuda")}
 PHRASES = re.compile("|".join(re.escape(p.partition("{")[0].strip()) for p in (*OPENINGS, *CHECKS, *RESTARTS, *CLOSINGS)))
@@ -41,9 +45,10 @@ def run(seed: int, arm: str, size: str = "cpu") -> dict:
     """{"arm", "test", "history", "needed", "seconds"}, and where it differs from the base (On-Policy SFT alone)."""
     how = SIZES[size]
     model, data, source = _start(size, "float32")
+    kind, rate = ARMS[arm]
     config = OnPolicySFTConfig(prompts_per_step=how["prompts"], rollouts_per_prompt=how["rollouts"], max_new_tokens=LIMIT,
-                               micro_batch_size=24, lr=5e-5, warmup_steps=2)
-    training = getattr(module, ARMS[arm])(ModelSpec("in memory"), config, betas=(0.9, 0.95), weight_decay=0.0, cap=CAP, seed=seed,
+                               micro_batch_size=24, lr=rate, warmup_steps=2)
+    training = getattr(module, kind)(ModelSpec("in memory"), config, betas=(0.9, 0.95), weight_decay=0.0, cap=CAP, seed=seed,
                                           sample_dtype="bfloat16")
     training.given = model, data.words, source
     task, began = Sums(count=how["updates"] * how["prompts"], seed=seed), time.perf_counter()
@@ -51,7 +56,7 @@ def run(seed: int, arm: str, size: str = "cpu") -> dict:
     found = {"arm": arm, "history": training.history, "skipped": training.skipped, "seconds": time.perf_counter() - began}
     brief = model.to(torch.bfloat16).to(how["device"]).eval()
     found["test"] = _test(brief, data, size, seed)
-    if arm == "opsft":
+    if kind == "OnPolicySFT":
         found["divergence"] = divergence(_start(size, "bfloat16")[0], brief, data, data.problems("test", 24), seed)
     return found
 

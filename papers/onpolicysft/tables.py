@@ -14,6 +14,9 @@ ARMS = {"base": "the stand-in", "opsft": "On-Policy SFT", "by lot": "as many kep
         "G 4": "On-Policy SFT, 4 rollouts", "L 24": "On-Policy SFT, limit 24"}
 
 
+SUMS = {"base": "as it was taught", "opsft": ARMS["opsft"], "fixed data": ARMS["fixed data"], "opsft, 1e-5": "On-Policy SFT, rate 1e-5"}
+
+
 def cpu_tables(results: dict) -> Iterator[str]:
     yield ""
     yield (f"After {UPDATES} updates, mean of {len(SEEDS)} seeds (spread); accuracy and tokens at the stand-in's cap, right and wrong "
@@ -49,21 +52,21 @@ def cpu_tables(results: dict) -> Iterator[str]:
         f"{w} {m:.2f}" for w, m, _ in results["opsft/seed0"]["divergence"]["by word"][:8])
 
 
-def sums_tables(results: dict) -> Iterator[str]:
+def sums_tables(results: dict, size: str = "cpu") -> Iterator[str]:
     """The real model: scores, and a response before and after."""
     from .sums_experiment import ARMS as TRAINED
     from .sums_experiment import SIZES
 
-    size = SIZES["cpu"]
+    how = SIZES[size]
     yield ""
-    yield (f"SmolLM2-135M on sums, {size['updates']} updates of {size['prompts']} x {size['rollouts']} rollouts, mean of {len(SEEDS)} "
+    yield (f"SmolLM2-135M on sums, {how['updates']} updates of {how['prompts']} x {how['rollouts']} rollouts, mean of {len(SEEDS)} "
            "seeds (spread); all responses, at the cap of 160 tokens")
-    yield f"{'':<28s}{'Avg@2':>14s}{'tokens':>14s}{'1 step':>8s}{'2 steps':>8s}{'at cap':>8s}{'std':>6s}{'s':>7s}"
+    yield f"{'':<28s}{'Avg':>14s}{'tokens':>14s}{'1 step':>8s}{'2 steps':>8s}{'at cap':>8s}{'std':>6s}{'s':>7s}"
     for arm in ("base", *TRAINED):
         found = [results[f"sums/{arm}/seed{s}"] for s in SEEDS]
         tests = [f["test"] for f in found]
         kinds = [fmean(t["by_kind"][k]["tokens"] for t in tests) for k in sorted(tests[0]["by_kind"])]
-        yield (f"{ARMS[arm] if arm != 'base' else 'as it was taught':<28s}{100 * fmean(t['avg'] for t in tests):8.1f} "
+        yield (f"{SUMS[arm]:<28s}{100 * fmean(t['avg'] for t in tests):8.1f} "
                f"+-{100 * stdev(t['avg'] for t in tests):3.1f}{fmean(t['tokens'] for t in tests):8.1f} "
                f"+-{stdev(t['tokens'] for t in tests):3.1f}" + "".join(f"{k:8.1f}" for k in kinds) +
                f"{100 * fmean(t['at_cap'] for t in tests):8.1f}{fmean(t['normalised_length_std'] for t in tests):6.2f}" +

