@@ -48,7 +48,8 @@ def sums(plt, results):
 def plane(plt, results):
     """Accuracy against tokens: a small mark a seed, a large one their mean. On the right the crowded corner, larger."""
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2))
-    for arm, (color, mark) in MARKS.items():
+    for arm in ARMS:
+        color, mark = MARKS[arm]
         points = [(results[f"{arm}/seed{s}"]["test"]["tokens"], 100 * results[f"{arm}/seed{s}"]["test"]["avg"]) for s in SEEDS]
         for axis in axes:
             axis.scatter(*zip(*points), color=color, marker=mark, s=12, alpha=0.45)
