@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--trl", type=json.loads, default={}, help="more of GRPOConfig, as JSON")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     said, others = parser.parse_known_args(argv)
+    warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")  # ours, with two more options
     read = cli(["--config", said.config, *others], run=False)
     training, out = read.model, Path(read.trainer.default_root_dir)
     try:
