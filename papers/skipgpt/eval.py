@@ -29,7 +29,7 @@ WINDOWS = ("windows", "position", "correct", "window_nll", "window_tokens", "att
 def sources() -> tuple[str, ...]:
     """All code that a measurement may depend on: this paper's, and what it uses of common."""
     return source_files(HERE, SHOWING, "models.py", "flops.py", "steps.py", "data/prose.py", "data/text.py",
-                        "benchmarks/language.py", "benchmarks/perplexity.py", "benchmarks/tasks/*")
+                        "benchmarks/language.py", "benchmarks/perplexity.py", "benchmarks/tasks/*.yaml")
 
 
 # -- the jobs of the CPU rung ------------------------------------------------------------------------------
