@@ -1,16 +1,45 @@
 # The user's entry. What follows "##" is what `make help` says about a target.
-# All paths are relative, so that the folder's name may hold spaces.
+# All paths are relative, so that the folder's name may hold spaces; so it is refused from another folder.
+ifeq ($(filter Makefile ./Makefile,$(lastword $(MAKEFILE_LIST))),)
+ifneq ($(strip $(MAKEFILE_LIST)),$(strip $(CURDIR)/Makefile))
+$(error This works in the Makefile's own folder only: cd to it, or make -C FOLDER TARGET)
+endif
+endif
 
-PYTHON ?= python3
-RUNG ?= cpu
-ENV_PYTHON ?= .venv/bin/python
-export STRICT NINEFOLD_DATA NINEFOLD_CACHE
+# What a user may set. A setting goes to Python through the environment, as it was typed: neither make nor a shell looks
+# into it ($$(value) does not expand, "override" reaches what is given on the command line). One that is not set is not
+# exported, so that a make below this one is not taken to have been given it.
+SETTINGS := DEST RUNG ONLY SEEDS MARK STRICT SCRATCH HUB NINEFOLD_DATA NINEFOLD_CACHE PYTHON ENV_PYTHON
+GIVEN :=
+$(foreach name,$(SETTINGS),$(if $(filter-out undefined,$(origin $(name))),$(if $(value $(name)),\
+  $(eval GIVEN += $(name))$(eval override $(name) := $$(value $(name)))$(eval export $(name)))))
+
+# Without this a Python that was told not to look into the folder that it stands in finds nothing of this repository.
+unexport PYTHONSAFEPATH
+# Whatever the locale, files are UTF-8; a sign that the user's own encoding of the output lacks is printed as "?".
+ENCODING := $(if $(filter :%,$(PYTHONIOENCODING)),,$(firstword $(subst :, ,$(PYTHONIOENCODING))))
+override PYTHONIOENCODING := $(ENCODING):replace
+override PYTHONUTF8 := 1
+export PYTHONUTF8 PYTHONIOENCODING
 
 PAPERS := $(sort $(patsubst papers/%/eval.py,%,$(wildcard papers/*/eval.py)))
 REPRODUCE := $(addprefix reproduce-,$(PAPERS))
 COPY := $(addprefix copy-,$(PAPERS))
-# Every target that runs Python needs the environment, unless the user brings one.
-ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),setup)
+# The Python of a target is .venv's, which is set up before, or one that the user brings, which is only looked at.
+VENV_PYTHON := .venv/bin/python
+ENVIRONMENT := setup
+ifneq ($(filter ENV_PYTHON,$(GIVEN)),)
+ifneq ($(ENV_PYTHON),$(VENV_PYTHON))
+ENVIRONMENT := .own-python
+endif
+endif
+RUN = "$${ENV_PYTHON:-$(VENV_PYTHON)}"
+
+# Shell: $$version is that of the Python $$python, "3.11"; what is no Python (true, ls) has none, and ends the recipe.
+VERSION = version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null </dev/null)
+MUST_RUN = case "$$version" in 3.*) ;; *) printf '%s\n' >&2 \
+  "$$python is no Python 3 that runs here. Install Python 3.11 or newer, or name one: PYTHON=... (or ENV_PYTHON=...)"; \
+  exit 2 ;; esac
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava standin-reasoner speech-gpe multi30k-gpe scratch-vica patches-vica pretrained-vica sums-onpolicysft taught-onpolicysft clean $(REPRODUCE) $(COPY)
@@ -22,7 +51,8 @@ help: ## this list
 	    "copy-$$p" "DEST=folder: $$p and what it uses of common/, able to run alone"; done
 	@echo 'Settings (make TARGET NAME=value):'
 	@printf '  %-24s %s\n' \
-	  RUNG 'cpu (default), gpu or paper: how large the runs are' \
+	  RUNG 'smoke, cpu (default), gpu or paper: how large the runs are' \
+	  MARK 'make test: only the tests of this pytest mark, e.g. numerics (default: all)' \
 	  STRICT '1: exit non-zero also when a required claim is contradicted' \
 	  SCRATCH '1: the report also shows what ran on this machine (results/.scratch), marked as such' \
 	  NINEFOLD_DATA 'folder of real benchmark data, see README (default: none)' \
@@ -30,77 +60,88 @@ help: ## this list
 	  PYTHON 'the Python, 3.11 or newer, that .venv is made from (default: python3)' \
 	  ENV_PYTHON 'run with this Python as it is and set nothing up, e.g. on a GPU image'
 
+# Asked of .venv's own Python, which starts faster than many a python3; prints a line if there is nothing to do.
+QUIET := $(if $(filter setup,$(MAKECMDGOALS)),,--quiet)
+IS_MADE = made=$$($(VENV_PYTHON) .ci/setup --check $(1) 2>/dev/null); \
+  case "$$made" in setup:*) $(if $(QUIET),,echo "$$made";) exit 0 ;; esac
+
 setup: ## make .venv what uv.lock says; every target does this by itself
-	@command -v "$(PYTHON)" >/dev/null || { \
-	  echo "setup: there is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make setup PYTHON=..." >&2; exit 1; }
-	@"$(PYTHON)" .ci/setup $(if $(filter setup,$(MAKECMDGOALS)),,--quiet)
+ifneq ($(filter PYTHON,$(GIVEN)),) # then .venv must be of that Python; else one of any supported Python will do
+	@python=$$PYTHON; $(VERSION); $(MUST_RUN); $(call IS_MADE,--of "$$version"); \
+	  "$$python" .ci/setup $(QUIET) --of "$$version"
+else
+	@$(call IS_MADE); python=python3; $(VERSION); $(MUST_RUN); "$$python" .ci/setup $(QUIET)
+endif
 
-# Needs nothing installed; looks at the environment where there is one.
-DOCTOR := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),$(if $(wildcard $(ENV_PYTHON)),$(ENV_PYTHON),$(PYTHON)),$(ENV_PYTHON))
+.own-python:
+	@python=$$ENV_PYTHON; $(VERSION); $(MUST_RUN); case "$$version" in 3.?|3.10) \
+	  printf '%s\n' "$$ENV_PYTHON is Python $$version; Ninefold needs 3.11 or newer" >&2; exit 2 ;; esac
 
+# Needs nothing installed; looks at the environment where there is one that works.
 doctor: ## what this machine can run; HUB=1 also asks whether the model hub answers
-	@"$(DOCTOR)" -m common.doctor $(if $(HUB),--hub)
+	@python=$(RUN); $(VERSION); [ -n "$$ENV_PYTHON$$version" ] || { python=$${PYTHON:-python3}; $(VERSION); }; \
+	  $(MUST_RUN); "$$python" -m common.doctor $(if $(filter 1,$(HUB)),--hub)
 
 # Files of tests are shared out to a process a core where pytest-xdist is there, at most four: each needs up to 2 GB.
 SHARED_OUT = import importlib.util as i, os; print(f"-n {min(os.cpu_count() or 1, 4)} --dist loadfile" if i.find_spec("xdist") else "")
 
-test: $(ENVIRONMENT) ## all tests, without network
-	@"$(ENV_PYTHON)" -m pytest $$("$(ENV_PYTHON)" -c '$(SHARED_OUT)')
+test: $(ENVIRONMENT) ## all tests, without network; MARK=numerics: those of that mark
+	@unset RUNG ONLY SEEDS STRICT; $(RUN) -m pytest $$($(RUN) -c '$(SHARED_OUT)') $${MARK:+-m "$$MARK"}
 
 lint: $(ENVIRONMENT) ## ruff over the tree
-	@"$(ENV_PYTHON)" -m ruff check .
+	@$(RUN) -m ruff check .
 
 lock: ## renew uv.lock after a change of pyproject.toml (needs a package index)
-	@"$(PYTHON)" .ci/lock
+	@python=$${PYTHON:-python3}; $(VERSION); $(MUST_RUN); "$$python" .ci/lock
 
 reproduce: $(ENVIRONMENT) ## every paper that is here, one after the other, past one that fails
-	@"$(ENV_PYTHON)" -m common.reproduce_all --rung "$(RUNG)"
+	@$(RUN) -m common.reproduce_all
 
 $(REPRODUCE): reproduce-%: $(ENVIRONMENT)
-	@echo "$@: rung $(RUNG)"
-	@"$(ENV_PYTHON)" -m papers.$*.eval --rung "$(RUNG)"
+	@printf '%s\n' "$@: rung $${RUNG:-cpu}"
+	@$(RUN) -m papers.$*.eval
 
 train-skipgpt-smollm2: $(ENVIRONMENT) ## train SkipGPT's committed routers for SmolLM2-135M anew (about an hour of CPU)
-	@"$(ENV_PYTHON)" -m papers.skipgpt.train_smollm2
+	@$(RUN) -m papers.skipgpt.train_smollm2
 
 standin-skipgpt: $(ENVIRONMENT) ## train SkipGPT's three small base models anew (about two minutes of CPU each)
-	@"$(ENV_PYTHON)" -m papers.skipgpt.tier_a --train-bases
+	@$(RUN) -m papers.skipgpt.tier_a --train-bases
 
 standin-gpe: $(ENVIRONMENT) ## train GPE's small translators and recognisers anew (about eight minutes of CPU)
-	@"$(ENV_PYTHON)" -m papers.gpe.text_experiment --train-bases
+	@$(RUN) -m papers.gpe.text_experiment --train-bases
 
 standin-llava: $(ENVIRONMENT) ## train the three small LLaVAs that ViCA and others start from anew (half an hour of CPU each)
-	@"$(ENV_PYTHON)" -m common.standins
+	@$(RUN) -m common.standins
 
 standin-reasoner: $(ENVIRONMENT) ## train the three small reasoners anew (about four minutes of CPU each)
-	@"$(ENV_PYTHON)" -m common.reasoner
+	@$(RUN) -m common.reasoner
 
 speech-gpe: $(ENVIRONMENT) ## GPE on spoken words (about six minutes; with NINEFOLD_DATA recorded digits, too)
-	@"$(ENV_PYTHON)" -m papers.gpe.eval --speech
+	@$(RUN) -m papers.gpe.eval --speech
 
 multi30k-gpe: $(ENVIRONMENT) ## GPE on real translations, Multi30k from NINEFOLD_DATA (about 40 minutes)
-	@"$(ENV_PYTHON)" -m papers.gpe.eval --multi30k
+	@$(RUN) -m papers.gpe.eval --multi30k
 
 scratch-vica: $(ENVIRONMENT) ## ViCA trained from nothing, as long as the dense stand-in was (half an hour)
-	@"$(ENV_PYTHON)" -m papers.vica.eval --scratch
+	@$(RUN) -m papers.vica.eval --scratch
 
 pretrained-vica: $(ENVIRONMENT) ## ViCA and dense on SmolLM2-135M with LoRA and a new projector (hours on two cores)
-	@"$(ENV_PYTHON)" -m papers.vica.pretrained
+	@$(RUN) -m papers.vica.pretrained
 
 patches-vica: $(ENVIRONMENT) ## ViCA on an encoder without layers, where it should fail (about twenty minutes)
-	@"$(ENV_PYTHON)" -m papers.vica.eval --patches
+	@$(RUN) -m papers.vica.eval --patches
 
 sums-onpolicysft: $(ENVIRONMENT) ## On-Policy SFT on SmolLM2-135M that reasons in English (an hour)
-	@"$(ENV_PYTHON)" -m papers.onpolicysft.eval --sums
+	@$(RUN) -m papers.onpolicysft.eval --sums
 
 taught-onpolicysft: $(ENVIRONMENT) ## teach SmolLM2-135M to reason at length anew (half an hour)
-	@"$(ENV_PYTHON)" -m papers.onpolicysft.taught
+	@$(RUN) -m papers.onpolicysft.taught
 
 report: $(ENVIRONMENT) ## report.html: every claim, record and figure on one page
-	@"$(ENV_PYTHON)" -m common.report $(if $(filter 1,$(SCRATCH)),--scratch)
+	@$(RUN) -m common.report $(if $(filter 1,$(SCRATCH)),--scratch)
 
 $(COPY): copy-%: $(ENVIRONMENT)
-	@"$(ENV_PYTHON)" -m common.copy_paper $* "$(DEST)"
+	@$(RUN) -m common.copy_paper $*
 
 clean: ## remove caches, finished work and the report (keeps .venv and committed results)
 	@rm -rf .cache .pytest_cache .ruff_cache .hypothesis lightning_logs report.html papers/*/results/.scratch
@@ -109,4 +150,4 @@ clean: ## remove caches, finished work and the report (keeps .venv and committed
 
 # A misspelt or planned paper gets an answer, not "No rule to make target".
 reproduce-% copy-%:
-	@echo "$@: there is no such paper here yet; implemented: $(PAPERS)" >&2; exit 2
+	@$(error $@: there is no such paper here yet; implemented: $(PAPERS))

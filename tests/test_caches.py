@@ -7,7 +7,9 @@ from transformers import DynamicCache
 from common import masks
 from common.caches import TwoPartCache, attention_window
 from common.models import load, tiny
+from tests.numerics import close, float64
 
+pytestmark = pytest.mark.numerics
 MODELS = [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("qwen3", "eager"), ("gemma2", "eager")]
 S, T = 14, 9
 POLICIES = {
@@ -16,16 +18,18 @@ POLICIES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=MODELS, ids="-".join)
+@pytest.fixture(params=MODELS, ids="-".join)
 def model(request):
     family, attention = request.param
     more = {"sliding_window": 64} if family == "gemma2" else {}
-    return load(tiny(family, attn_implementation=attention, **more)).model
+    with float64():
+        yield load(tiny(family, attn_implementation=attention, **more)).model.double()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def llama():
-    return load(tiny("llama")).model
+    with float64():
+        yield load(tiny("llama")).model.double()
 
 
 def tokens(n, seed=0, batch=1):
@@ -64,7 +68,7 @@ def test_reading_as_needed_equals_one_pass(model, policy):
             assert cache.source_length == (visible[t - 1] if t else 0)  # unread source is not there
             read(model, cache, source[:, cache.source_length : n])
         got.append(write(model, cache, target[:, t : t + 1]))
-    assert (torch.cat(got, 1) - expected[:, S:]).abs().max() < 1e-5
+    close(torch.cat(got, 1), expected[:, S:])
     assert (cache.source_length, cache.target_length) == (int(visible[-1]), T)
 
 
@@ -89,12 +93,12 @@ def test_batches_with_padding_equal_the_singles(model, policy):
     for b in range(2):
         n = int(t_lengths[b])
         single = one_pass(model, source[b : b + 1, : lengths[b]], target[b : b + 1, :n], visible[b, :n])
-        assert (got[b, :n] - expected[b, S : S + n]).abs().max() < 1e-5
-        assert (got[b, :n] - single[0, lengths[b] :]).abs().max() < 1e-5
+        close(got[b, :n], expected[b, S : S + n])
+        close(got[b, :n], single[0, lengths[b] :])
 
 
 def test_reading_ahead_and_seeing_less_is_reading_less(model):
-    """Schedules: lazily, all at once, in odd chunks. One cursor decides what is seen, so all are the same, bit for bit."""
+    """Schedules: lazily, all at once, in odd chunks. One cursor decides what is seen, so all are the same."""
     source, target, visible = tokens(S), tokens(T, 1), POLICIES["sentences"].tolist()
     runs = []
     for ahead in (0, 3, S):
@@ -104,7 +108,8 @@ def test_reading_ahead_and_seeing_less_is_reading_less(model):
                 read(model, cache, source[:, cache.source_length : cache.source_length + 1])
             got.append(write(model, cache, target[:, t : t + 1], visible=n))
         runs.append(torch.cat(got, 1))
-    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
+    close(runs[1], runs[0])  # not bit for bit: the buffers are of other sizes, and so lie otherwise in memory
+    close(runs[2], runs[0])
 
 
 def test_writing_several_tokens_at_once_is_causal(model):
@@ -114,7 +119,7 @@ def test_writing_several_tokens_at_once_is_causal(model):
         read(model, cache, source)
     at_once = write(model, whole, target, visible=6)
     one_by_one = torch.cat([write(model, steps, target[:, t : t + 1], visible=6) for t in range(T)], 1)
-    assert (at_once - one_by_one).abs().max() < 1e-5
+    close(at_once, one_by_one)
 
 
 def test_source_states_are_those_of_a_plain_prefill_whatever_is_written(model):
@@ -127,7 +132,7 @@ def test_source_states_are_those_of_a_plain_prefill_whatever_is_written(model):
         write(model, cache, tokens(2, n))
     for layer, other in zip(cache.layers, plain.layers):
         for mine, theirs in zip(layer.part("source"), (other.keys, other.values)):
-            assert (mine - theirs).abs().max() < 1e-5
+            close(mine, theirs)
 
 
 def test_taking_back_and_feeding_again(llama):
@@ -139,7 +144,7 @@ def test_taking_back_and_feeding_again(llama):
     read(llama, cache, source[:, 5:])
     again = write(llama, cache, target[:, 3:4])
     visible = torch.tensor([5, 5, 5, S])
-    assert (again - one_pass(llama, source, target[:, :4], visible)[:, -1:]).abs().max() < 1e-5
+    close(again, one_pass(llama, source, target[:, :4], visible)[:, -1:])
     cache.drop_target()
     assert (cache.source_length, cache.target_length) == (S, 0)
 
@@ -152,7 +157,7 @@ def test_forks_share_the_source_and_grow_apart(llama):
     fork = cache.fork()
     assert (fork.source_length, fork.target_length) == (S, 0)
     got = write(llama, fork, tokens(4, 6))
-    assert (got - one_pass(llama, source, tokens(4, 6), torch.full((4,), S))[:, S:]).abs().max() < 1e-5
+    close(got, one_pass(llama, source, tokens(4, 6), torch.full((4,), S))[:, S:])
     assert cache.target_length == 3
 
 
@@ -174,9 +179,10 @@ def test_buffers_grow_on_both_sides_and_keep_what_they_hold(llama):
             write(llama, cache, tokens(1, 100 + i))
     for a, b in zip(small.layers, roomy.layers):
         for name in ("source", "target"):
-            assert all(torch.equal(x, y) for x, y in zip(a.part(name), b.part(name)))
-    # 3 layers, keys and values, 2 heads of 8 numbers of 4 bytes
-    assert small.nbytes() == roomy.nbytes() == (small.source_length + small.target_length) * 3 * 2 * 2 * 8 * 4
+            for x, y in zip(a.part(name), b.part(name)):
+                close(x, y)
+    # 3 layers, keys and values, 2 heads of 8 numbers of 8 bytes
+    assert small.nbytes() == roomy.nbytes() == (small.source_length + small.target_length) * 3 * 2 * 2 * 8 * 8
     assert small.layers[0].keys.shape[-2] <= 4 * (small.source_length + small.target_length)
 
 

@@ -43,10 +43,14 @@ def clone(tmp_path):
 
 
 def make(folder, *words, **env):
-    """Run make with neither this machine's index settings nor a uv on PATH."""
-    outer = ("PIP_", "UV_", "MAKE", "MFLAGS")
+    """Run make without this machine's index settings, and with the Python of these tests as python3."""
+    outer = ("PIP_", "UV_", "MAKE", "MFLAGS", "PYTHON", "ENV_PYTHON")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
-    clean |= {"PIP_CONFIG_FILE": os.devnull, "PYTHON": sys.executable} | env
+    first = folder.parent / "first on PATH"
+    if not first.exists():
+        first.mkdir()
+        (first / "python3").symlink_to(os.path.realpath(sys.executable))
+    clean |= {"PIP_CONFIG_FILE": os.devnull, "PATH": f"{first}{os.pathsep}{clean['PATH']}"} | env
     return subprocess.run(
         ["make", *words], cwd=folder, capture_output=True, text=True, timeout=120, env=clean
     )
@@ -79,7 +83,7 @@ def test_old_python_as_a_user_meets_it(clone):
     """`make test` under a Python that says it is 3.9: two lines, no traceback, no .venv."""
     old = clone / "old python"
     old.write_text(
-        f'#!/bin/sh\nexec "{sys.executable}" -c \''
+        f'#!/bin/sh\n[ "$1" = -c ] && echo 3.9 && exit\nexec "{sys.executable}" -c \''
         'import runpy, sys; sys.version_info = (3, 9, 18, "final", 0); sys.argv = sys.argv[1:]; '
         'runpy.run_path(sys.argv[0], run_name="__main__")\' "$@"\n'
     )
@@ -90,10 +94,34 @@ def test_old_python_as_a_user_meets_it(clone):
     assert not (clone / ".venv").exists()
 
 
+def test_a_python_2_as_a_user_meets_it(clone):
+    """It cannot even read .ci/setup, so make answers."""
+    old = clone.parent / "python2"
+    old.write_text('#!/bin/sh\n[ "$1" = -c ] && echo 2.7 && exit\necho SyntaxError; exit 1\n')
+    old.chmod(0o755)
+    done = make(clone, "setup", PYTHON=str(old))
+    assert done.returncode == 2 and not done.stdout and done.stderr.startswith(f"{old} is no Python 3 that runs here.")
+
+
 def test_no_python_at_all(clone):
     done = make(clone, "setup", PYTHON="python-of-nowhere")
-    assert done.returncode != 0
-    assert "there is no python-of-nowhere here. Install Python 3.11" in done.stderr
+    assert done.returncode == 2 and not (clone / ".venv").exists()
+    assert "python-of-nowhere is no Python 3 that runs here. Install Python 3.11" in done.stderr
+
+
+@pytest.mark.parametrize("none", ["/bin/true", "/bin/false", "/bin/echo", "/bin/cat", "bash", "/"])
+@pytest.mark.parametrize("target", ["setup", "lint", "lock", "doctor"])
+def test_a_python_that_does_nothing_is_named(clone, none, target):
+    """Nor does it pass for one because it ends well, or because .venv is there and is right."""
+    for has_venv in (False, True):
+        if has_venv and target == "doctor":
+            continue  # which asks .venv's
+        if has_venv:
+            made(clone).sign()
+        done = make(clone, target, PYTHON=none)
+        assert done.returncode == 2 and not done.stdout
+        assert done.stderr.startswith(f"{none} is no Python 3 that runs here. Install Python 3.11")
+        assert len(done.stderr.splitlines()) == 2  # the other is make's own
 
 
 def test_no_index_answers(clone):
@@ -135,33 +163,220 @@ def test_installer_failures_in_a_line_or_two(output, says):
     assert says in setup.explain(output, "installing")
 
 
-def test_ci_is_the_linter_and_the_test_command_of_the_readme():
-    commands = re.findall(r"(?m)^make .*$", (ROOT / ".ci" / "run").read_text())
-    assert commands == ["make lint", "make test"]
+def test_ci_is_the_linter_a_walk_through_every_paper_and_the_test_command_of_the_readme():
+    commands = re.findall(r"(?m)^ *(?:\w+=\S+ )?(make .*)$", (ROOT / ".ci" / "run").read_text())
+    assert commands == ["make lint", "make reproduce RUNG=smoke", "make test", "make test MARK=numerics"]
     assert re.search(r"(?m)^ +make test\b", (ROOT / "README.md").read_text())
 
 
 # --- one environment, made once -------------------------------------------------------------------
 
 
+PACKAGES = {"torch": "2.13.0", "numpy": "2.4.0", "ruff": "0.15.0"}
+# A uv that knows of PACKAGES alone: `pip install -r` installs those of the list that have no .dist-info yet.
+UV = f"""#!{os.path.realpath(sys.executable)} -IS
+import pathlib, sys
+words = sys.argv[1:]
+if words == ["--version"]:
+    print("uv 0.9.0")
+elif words[0] == "export":
+    left_out = [words[i + 1] for i, word in enumerate(words) if word in ("--prune", "--no-emit-package")]
+    lines = [f"{{name}}=={{version}}\\n" for name, version in {PACKAGES}.items() if name not in left_out]
+    pathlib.Path(words[words.index("-o") + 1]).write_text("".join(lines))
+elif words[:2] == ["pip", "install"] and "--dry-run" not in words:
+    (site,) = pathlib.Path(words[words.index("--python") + 1]).parent.parent.glob("lib/python*/site-packages")
+    asked = [word for word in words if "==" in word]
+    if "-r" in words:
+        asked += pathlib.Path(words[words.index("-r") + 1]).read_text().split()
+    for name, version in (entry.split("==") for entry in asked):
+        info = site / f"{{name}}-{{version}}.dist-info"
+        if not info.is_dir():
+            print("installed", name, file=open(pathlib.Path(sys.argv[0]).with_name("installed"), "a"))
+            for old in site.glob(f"{{name}}-*.dist-info"):
+                [file.unlink() for file in old.iterdir()] and old.rmdir()
+            files = [f"{{name}}/__init__.py", f"{{name}}/deep/inside.py", f"../../../bin/{{name}}"]
+            files.append(f"{{info.name}}/RECORD")
+            for file in files:
+                (site / file).parent.mkdir(parents=True, exist_ok=True)
+                (site / file).touch()
+            (info / "RECORD").write_text("".join(f"{{file}},,\\n" for file in [*files, f"{{name}}/__pycache__/x.pyc"]))
+"""
+
+
+def made(clone):
+    """The environment of a clone, as good as made, with a uv that needs no index."""
+    here = setup.Environment(clone)
+    site = here.venv / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
+    for folder in (here.venv / "bin", site / "pip", clone.parent / "uv"):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not here.python.exists():
+        here.python.symlink_to(os.path.realpath(sys.executable))
+    (here.venv / "pyvenv.cfg").write_text(f"home = {Path(os.path.realpath(sys.executable)).parent}\n")
+    (site / "pip" / "__main__.py").touch()
+    (site / "pip" / "__init__.py").touch()
+    uv = clone.parent / "uv" / "uv"
+    uv.write_text(UV)
+    uv.chmod(0o755)
+    return here
+
+
+def installs(clone, *words, **env):
+    """(the run, packages that it installed)."""
+    log = clone.parent / "uv" / "installed"
+    log.unlink(missing_ok=True)
+    first = os.pathsep.join([str(clone.parent / name) for name in ("uv", "first on PATH")])
+    done = make(clone, *(words or ["setup"]), PATH=f"{first}{os.pathsep}{os.environ['PATH']}", **env)
+    return done, re.findall("installed (.*)", log.read_text()) if log.exists() else []
+
+
+def damages(site):
+    """{what becomes of an environment: (how, what it then lacks, the packages that are installed again)}."""
+    at = {name: site / f"{name}-{version}.dist-info" for name, version in PACKAGES.items()}
+
+    def uninstalled():
+        shutil.rmtree(site / "numpy")
+        shutil.rmtree(at["numpy"])
+
+    return {
+        "a package uninstalled": (uninstalled, "numpy", ["numpy"]),
+        "a package's folder deleted": (lambda: shutil.rmtree(site / "numpy"), "numpy", ["numpy"]),
+        "a file deleted": (lambda: (site / "torch" / "__init__.py").unlink(), "torch/__init__.py", ["torch"]),
+        "its entry among the installed deleted": (lambda: shutil.rmtree(at["ruff"]), at["ruff"].name, ["ruff"]),
+        "its list of files deleted": (lambda: (at["ruff"] / "RECORD").unlink(), f"{at['ruff'].name}/RECORD", ["ruff"]),
+        "a command deleted": (lambda: (site / "../../../bin/ruff").unlink(), "bin/ruff", ["ruff"]),
+        "another version": (lambda: at["numpy"].rename(site / "numpy-1.0.dist-info"), at["numpy"].name, ["numpy"]),
+        "all deleted": (lambda: [shutil.rmtree(p) for p in site.glob("[!pm]*")], "numpy", sorted(PACKAGES)),
+    }
+
+
+def test_what_is_gone_from_the_environment_is_installed_again(clone):
+    here = made(clone)
+    first, installed = installs(clone)
+    assert first.returncode == 0 and sorted(installed) == sorted(PACKAGES), first.stderr
+    (site,) = here.packages()
+    (site / "mine.py").touch()  # what the user added stays, and is no fault
+    for what, (damage, lacks, again) in damages(site).items():
+        assert here.fault() is None, what
+        damage()
+        assert lacks in here.fault() and "gone from it" in here.fault(), what
+        done, installed = installs(clone)
+        assert done.returncode == 0 and sorted(installed) == again, (what, done.stdout, done.stderr)
+        assert re.search("^setup: making .venv: .* gone from it", done.stdout), what
+    assert here.fault() is None and (site / "mine.py").exists() and (site / "numpy" / "deep" / "inside.py").exists()
+
+
+def test_what_python_makes_and_removes_by_itself_is_no_fault(clone):
+    here = made(clone)
+    installs(clone)
+    (site,) = here.packages()
+    for folder in (site / "__pycache__", site / "numpy" / "__pycache__", here.venv / "bin" / "__pycache__"):
+        folder.mkdir()
+    here.sign()
+    for folder in (site / "__pycache__", site / "numpy" / "__pycache__", here.venv / "bin" / "__pycache__"):
+        folder.rmdir()
+    assert here.fault() is None
+    here.forget_damaged()
+    assert here.fault() is None
+
+
 def test_stamp_follows_content_not_time(clone):
     here = setup.Environment(clone)
-    assert not here.is_current()
-    here.python.parent.mkdir(parents=True)
-    here.python.touch()
-    here.stamp.write_text(setup.current_key(clone))
+    assert here.fault() == "there is none"
+    made(clone)
+    assert here.fault() == "it was not finished"
+    here.sign()
     os.utime(clone / "uv.lock")
-    assert here.is_current()
-    assert make(clone, "setup").stdout == "setup: .venv is what uv.lock says (0.0 s)\n"
+    assert here.fault() is None
+    assert re.fullmatch(r"setup: .venv is what uv.lock says \(0\.\d s\)\n", make(clone, "setup").stdout)
+    assert make(clone, "setup", PYTHON=sys.executable).stdout.startswith("setup: .venv is what uv.lock says (0.")
     (clone / "uv.lock").write_text((clone / "uv.lock").read_text() + "\n")
-    assert not here.is_current()
+    assert here.fault() == "what it is made from has changed"
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "uv.lock"])
+def test_a_file_that_is_missing_is_named(clone, name):
+    made(clone).sign()
+    (clone / name).unlink()
+    done = make(clone, "lint")
+    assert done.returncode == 2 and not done.stdout and "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"setup: {name}: No such file or directory. Restore it with `git checkout {name}`.\n")
+
+
+@pytest.mark.parametrize("stamp", ["", "0" * 64, "1", "[]", "{}", '{"key": 1}', "\0"])
+def test_a_stamp_that_cannot_be_read_is_no_stamp(clone, stamp):
+    here = made(clone)
+    here.stamp.write_text(stamp)
+    assert here.fault() == "nothing says what was installed in it"
+    done, installed = installs(clone)
+    assert done.returncode == 0 and sorted(installed) == sorted(PACKAGES) and here.fault() is None
+
+
+def test_an_environment_whose_python_became_another(clone, tmp_path):
+    """A distribution's new python3 beneath an old .venv; and one that is gone."""
+    here = made(clone)
+    here.sign()
+    new = tmp_path / "python3.99"
+    shutil.copy(os.path.realpath(sys.executable), new)
+    here.python.unlink()
+    here.python.symlink_to(new)
+    assert here.fault() == "the Python that it was made from is another one now"
+    new.unlink()
+    assert here.fault() == "its Python is gone"
+
+
+def test_a_python_that_is_asked_for_beside_an_environment_of_another(clone, tmp_path, monkeypatch):
+    here = made(clone)
+    here.sign()
+    ours = "{}.{}".format(*sys.version_info)
+    assert here.fault(ours) is None
+    assert here.fault("3.99") == f"it is of Python {ours}, and 3.99 is asked for"
+    commands, done = [], subprocess.CompletedProcess([], 0, "")
+    monkeypatch.setattr(setup.subprocess, "run", lambda command, **rest: commands.append(command) or done)
+    here.make(ours)
+    assert not commands and here.venv.exists()
+    with pytest.raises(FileNotFoundError):  # the folder was taken away, and our `venv` makes none
+        here.make("3.99")
+    assert commands == [[sys.executable, "-m", "venv", str(here.venv)]]
+
+
+def test_only_a_python_that_is_asked_for_changes_the_environment(clone, tmp_path):
+    """Through make: the default python3 is no wish, a PYTHON of the user's is."""
+    here = made(clone)
+    here.sign()
+    other = tmp_path / "python3"
+    other.write_text('#!/bin/sh\n[ "$1" = -c ] && echo 3.12 && exit\necho "asked for: $*"\n')
+    other.chmod(0o755)
+    done = make(clone, "setup", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert done.stdout.startswith("setup: .venv is what uv.lock says")
+    for words, env in ((["PYTHON=" + str(other)], {}), ([], {"PYTHON": str(other)})):
+        assert make(clone, "setup", *words, **env).stdout == "asked for: .ci/setup --of 3.12\n"
+    assert "asked for: .ci/setup --quiet --of 3.12" in make(clone, "lint", f"PYTHON={other}").stdout
+
+
+def test_nothing_to_do_is_soon_done(clone):
+    """Without a start of python3, which a shim may make slow: .venv's own Python answers."""
+    here = made(clone)
+    here.sign()
+    slow = clone.parent / "slow" / "python3"
+    slow.parent.mkdir()
+    slow.write_text("#!/bin/sh\nexit 1\n")
+    slow.chmod(0o755)
+    done = make(clone, "setup", PATH=f"{slow.parent}{os.pathsep}{os.environ['PATH']}")
+    assert done.returncode == 0 and done.stdout.startswith("setup: .venv is what uv.lock says (0.")
+    took = min(float(make(clone, "setup").stdout.split("(")[1].split()[0]) for _ in range(3))
+    assert took < 0.5  # seconds that a look at a whole .venv may take, on a busy machine
 
 
 def test_an_environment_of_ones_own_is_used_as_it_is(clone):
     ours = make(clone, "-n", "test").stdout
     own = make(clone, "-n", "test", "ENV_PYTHON=python3").stdout
-    assert ".ci/setup --quiet" in ours and '".venv/bin/python" -m pytest' in ours
-    assert own.startswith('"python3" -m pytest') and ".ci/setup" not in own and ".venv" not in own
+    assert ".ci/setup --quiet" in ours and ".ci/setup" not in own
+    own = make(clone, "lint", f"ENV_PYTHON={clone}/python")
+    assert own.returncode == 2 and not (clone / ".venv").exists()
+    (clone / "python").write_text('#!/bin/sh\n[ "$1" = -c ] && echo 3.12 && exit\necho "asked for: $*"\n')
+    (clone / "python").chmod(0o755)
+    own = make(clone, "lint", f"ENV_PYTHON={clone}/python")
+    assert own.stdout == "asked for: -m ruff check .\n" and not own.stderr and not (clone / ".venv").exists()
 
 
 def test_index_settings_of_pip_reach_uv_unless_uv_has_its_own():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.jobs import Job, read_result, run_jobs, write_json
+from common.jobs import Estimate, Job, read_result, run_jobs, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,6 +93,13 @@ def test_a_changed_source_is_computed_again(here):
     assert ran(here) == 2
 
 
+def test_data_that_is_not_there_is_named_before_any_work(here):
+    for data in (here / "gone.txt", here):  # a folder has no content of its own
+        with pytest.raises(FileNotFoundError, match=r"job job/7: .* is not there, or no file"):
+            run_jobs([local(1, here), Job("job/7", "test_jobs:counted", {}, (str(data),))], here / "work")
+    assert ran(here) == 0
+
+
 def test_a_damaged_result_counts_as_not_finished(here, capsys):
     this = local(3, here)
     run_jobs([this], here / "work", workers=1, say=lambda text: None)
@@ -107,6 +114,44 @@ def test_a_failure_names_the_job_and_keeps_what_is_done(here):
     with pytest.raises(RuntimeError, match=r"job/bad.*planned failure"):
         run_jobs([local(1, here), bad], here / "work", workers=1, say=lambda text: None)
     assert read_result(next((here / "work").glob("job.1.*.json"))) == {"value": 1}
+
+
+def test_a_failure_is_reported_at_once_and_the_others_go_on(here):
+    """A failed job used to be named when all others had ended, up to half an hour later."""
+    told = []
+
+    def say(text):
+        told.append(text)
+        if "FAILED job/bad" in text:
+            assert "planned failure" in text and not any("[  1/" in line for line in told)  # nothing else has ended yet
+            (here / "heard").touch()  # ends the patient one
+
+    jobs = [Job("patient", "test_jobs:patient", {"folder": str(here), "value": 1}, seconds=30),
+            Job("job/bad", "test_jobs:counted", {"folder": str(here), "value": 9, "fail": True}, seconds=20), local(2, here),
+            Job("after", "test_jobs:counted", {"folder": str(here), "value": 3}, after=("job/bad",))]  # fmt: skip
+    with pytest.raises(RuntimeError, match=r"job job/bad failed: .*planned failure(.|\n)* So did after\. Finished jobs are kept"):
+        run_jobs(jobs, here / "work", workers=2, say=say, patience=0.05)
+    assert sorted(path.name.split(".")[0] for path in (here / "work").glob("*.*.json")) == ["job", "patient"]  # job/2 and the patient one
+    assert any("FAILED after: needs a job that failed" in line for line in told)
+
+
+def test_jobs_that_wait_for_each_other_are_refused(here):
+    pair = [Job(name, "test_jobs:keys", {}, after=(other,)) for name, other in (("a", "b"), ("b", "a"))]
+    with pytest.raises(ValueError, match="wait for each other: a, b"):
+        run_jobs(pair, here / "work", workers=1, say=lambda text: None)
+
+
+def test_the_time_left_is_learned_from_this_machine():
+    """Guesses of 10 s a job; this machine takes 40. What runs beyond its guess tells so before any job has ended."""
+    one = Job("one", "test_jobs:keys", {}, seconds=10)
+    estimate = Estimate(workers=2)
+    assert estimate.left([one] * 4) == 20
+    assert estimate.left([one] * 2, [(one, 5.0), (one, 5.0)]) == (2 * 10 + 5 + 5) / 2
+    assert estimate.left([one] * 2, [(one, 30.0), (one, 30.0)]) == (2 * 30 + 3 + 3) / 2  # at least three times as slow
+    estimate.ended(one, 40.0)
+    assert estimate.rate() == 4 and estimate.left([one]) == 40  # one job is not shared between workers
+    assert estimate.left([one] * 2, [(one, 30.0)]) == (2 * 40 + 10) / 2
+    assert Estimate(2, before=4.0).left([one] * 4) == 80  # what an earlier run learned
 
 
 def test_results_come_in_the_order_of_the_jobs_and_as_json_whoever_computed_them(here):

@@ -1,5 +1,6 @@
 """common/models.py: a folder is as good as a hub id, and what must not be opened is refused."""
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import torch
 
 from common import models
 from common.models import ModelError, ModelSpec, load, tiny
+from tests.numerics import close, far
+from tests.test_caches import Double
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2"]
 
@@ -26,8 +29,9 @@ def ids():
 
 
 def logits(model, ids):
-    with torch.no_grad():
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    """In float64, for `close`: weights of a mapped file may lie otherwise in memory than drawn ones, and be added in another order."""
+    with torch.no_grad(), Double():
+        return copy.deepcopy(model).double()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -47,14 +51,15 @@ def test_no_revision_is_no_revision_however_the_command_line_spells_it(folder, t
     assert load(ModelSpec(str(folder), revision=text)).source["revision"] is None
 
 
+@pytest.mark.numerics
 def test_random_weights_come_from_the_seed_and_leave_the_generator_alone(ids):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
     first, second = load(tiny()), load(tiny(seed=1))
     assert torch.equal(torch.rand(3), expected)
-    assert torch.equal(logits(first.model, ids), logits(load(tiny()).model, ids))
-    assert not torch.equal(logits(first.model, ids), logits(second.model, ids))
+    close(logits(first.model, ids), logits(load(tiny()).model, ids))
+    far(logits(first.model, ids), logits(second.model, ids))
     assert first.source["recipe_sha256"] != second.source["recipe_sha256"]
     assert first.source["config_sha256"] == second.source["config_sha256"]
 
@@ -67,6 +72,7 @@ def test_random_weights_are_held_in_the_dtype_asked_for(dtype):
     assert {b.dtype for b in model.buffers()} == {torch.float32}
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_folder_round_trip_gives_the_same_model(folder, ids, dtype):
     original = load(tiny("qwen3"))
@@ -75,7 +81,7 @@ def test_a_folder_round_trip_gives_the_same_model(folder, ids, dtype):
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, weights[name].to(getattr(torch, dtype)))
     if dtype == "float32":
-        assert torch.equal(logits(again.model, ids), logits(original.model, ids))
+        close(logits(again.model, ids), logits(original.model, ids))
     assert again.source["config_sha256"] == original.source["config_sha256"]
     assert again.source["dtype"] == dtype
     assert again.source["weights_sha256"] == models.file_sha256(folder / "model.safetensors")
@@ -86,15 +92,17 @@ def test_the_dtype_is_the_one_named_not_the_checkpoints(tmp_path):
     assert load(str(tmp_path)).model.dtype == torch.float32
 
 
+@pytest.mark.numerics
 def test_shards_are_one_model(folder, ids, tmp_path):
     whole = load(str(folder))
     whole.model.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
     assert (tmp_path / "shards" / "model.safetensors.index.json").exists()
     parts = load(str(tmp_path / "shards"))
-    assert torch.equal(logits(parts.model, ids), logits(whole.model, ids))
+    close(logits(parts.model, ids), logits(whole.model, ids))
     assert len(parts.source["weights_sha256"]) == 64
 
 
+@pytest.mark.numerics
 def test_a_hub_id_is_opened_as_the_folder_it_is_downloaded_to(folder, ids, monkeypatch):
     import huggingface_hub
 
@@ -111,7 +119,7 @@ def test_a_hub_id_is_opened_as_the_folder_it_is_downloaded_to(folder, ids, monke
     assert asked == [("someone/something", "main", models.HUB_FILES)]
     assert not any(pattern.endswith((".bin", ".pt", ".py")) for pattern in models.HUB_FILES)
     assert hub.source["name"] == "someone/something" and hub.source["revision"] == "c" * 40
-    assert torch.equal(logits(hub.model, ids), logits(local.model, ids))
+    close(logits(hub.model, ids), logits(local.model, ids))
     same = ("weights_sha256", "config_sha256", "parameters", "dtype", "attn_implementation")
     assert all(hub.source[key] == local.source[key] for key in same)
 
@@ -224,15 +232,17 @@ def cached(suffix=""):
     return found
 
 
+@pytest.mark.numerics
 def test_a_package_is_dequantised_once_and_not_imported(package, ids):
     first = load("package:tiny_gguf/tiny.gguf")
     second = load("package:tiny_gguf/tiny.gguf")
     assert package == ["tiny.gguf"] and "tiny_gguf" not in sys.modules
-    assert torch.equal(logits(first.model, ids), logits(second.model, ids))
+    close(logits(first.model, ids), logits(second.model, ids))
     assert first.source == second.source
     assert len(list(models.cache_dir().iterdir())) == 1  # no working folder is left
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "no sums"])
 def test_a_damaged_cache_is_built_again_and_one_line_says_so(package, damage, capsys, ids):
     before = load("package:tiny_gguf/tiny.gguf")
@@ -254,7 +264,7 @@ def test_a_damaged_cache_is_built_again_and_one_line_says_so(package, damage, ca
     assert len(said) == 1 and "damaged" in said[0]
     assert len(package) == 2
     assert after.source == before.source
-    assert torch.equal(logits(after.model, ids), expected)
+    close(logits(after.model, ids), expected)
     assert len(list(models.cache_dir().iterdir())) == 1
 
 

@@ -170,6 +170,24 @@ def test_readme_tables_equal_the_records():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+@pytest.mark.parametrize("size", ["smoke", "cpu"])
+def test_every_job_has_a_key_of_its_own(paper, size):
+    """What a job depends on is there and can be read: one that names a folder ends a run in its first second."""
+    jobs = importlib.import_module(f"papers.{paper}.eval").every_job(size)
+    keys = {job.name: job.key() for job in jobs}
+    assert len(keys) == len(jobs) > 5 and len(set(keys.values())) == len(jobs)
+    for job in jobs:
+        module, name = job.function.split(":")
+        assert callable(getattr(importlib.import_module(module), name)), job.function
+        judging = [f"papers/{paper}/{file}.py" for file in ("eval", "verdicts", "tables", "pictures")]
+        read = {str(path.relative_to(ROOT)) for path in job.sources()}
+        assert not read & {*judging, "common/report.py", "common/reproduce.py"}, f"{job.name} would be run again when only a table changes"
+
+
 # --- copy-out -------------------------------------------------------------------------------------
 
 
@@ -199,7 +217,7 @@ def test_copied_paper_runs_alone(paper, copies):
     dest = folders[paper]
     assert statuses[str(dest.resolve())] == 0, said[-6000:]
     tried = [line for line in said.splitlines() if line.startswith(f"{paper}: ")]
-    parts = 3 + sum((dest / "papers" / paper / name).exists() for name in ("eval.py", "train.py"))
+    parts = 3 + 2 * (dest / "papers" / paper / "eval.py").exists() + (dest / "papers" / paper / "train.py").exists()
     assert len(tried) == parts and all(line.endswith(": right") for line in tried), tried
 
 
@@ -210,13 +228,12 @@ def test_copied_paper_has_its_commands_and_versions(paper, copies):
         assert "://" not in file.read_text()
     pins = (dest / "requirements.txt").read_text().splitlines()
     assert pins[0].startswith("torch==") and any(p.startswith("transformers==") for p in pins)
-    for own, python in (("python3", '"python3"'), (".venv/bin/python", '".venv/bin/python"')):
-        listed = subprocess.run(["make", "-n", "test", "reproduce", "smoke", f"ENV_PYTHON={own}", "RUNG=gpu"], cwd=dest,
-                                capture_output=True, text=True)
+    for own in ("python3", ".venv/bin/python"):
+        listed = subprocess.run(["make", "-n", "test", "reproduce", "smoke", f"ENV_PYTHON={own}"], cwd=dest, capture_output=True, text=True)
         assert listed.returncode == 0, listed.stderr
-        commands = [line for line in listed.stdout.splitlines() if line.startswith(python)]
-        assert [c.removeprefix(f"{python} -m ").split()[0] for c in commands] == ["pytest", f"papers.{paper}.eval", f"papers.{paper}.train"]
-        assert '--rung "gpu"' in commands[1] and (dest / commands[2].split("--config ")[1].split()[0]).is_file()
+        commands = re.findall(r'(?m)"\$\{ENV_PYTHON:-\.venv/bin/python\}" -m (.*)$', listed.stdout)
+        assert [c.split()[0] for c in commands] == ["pytest", f"papers.{paper}.eval", f"papers.{paper}.train"]
+        assert (dest / commands[2].split("--config ")[1].split()[0]).is_file()
         assert ("pip install" in listed.stdout) == (own == ".venv/bin/python")  # a Python of one's own is used as it is
 
 
@@ -244,18 +261,20 @@ def tree(tmp_path):
         "papers/b/method.py": "from common import unused",
         "common/__init__.py": "",
         "common/flops.py": "from .timing import clock\nfrom . import models",
-        "common/timing.py": "FOLDER = Path(__file__).parent / 'trained'",
+        "common/timing.py": "FOLDER = Path(__file__).parent / 'trained'\nSCHEMA = 'schema.json'",
         "common/trained/seed0/config.json": "{}",
         "common/trained of others/config.json": "{}",
         "common/schema.json": "{}",
         "common/models.py": "",
         "common/unused.py": "",
         "common/data/__init__.py": "",
-        "common/data/prose.py": "from ..records import write",
+        "common/data/prose.py": "from ..records import write\nTEXT = 'topics.txt'",
+        "common/data/unnamed.txt": "",
         "common/data/topics.txt": "",
         "common/data/images.py": "",
         "common/records.py": "",
         "tests/conftest.py": "",
+        "tests/numerics.py": "",
         "LICENSE": "",
         "CITATION.cff": "",
         ".gitignore": "",

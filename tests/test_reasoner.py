@@ -7,6 +7,8 @@ import torch
 
 from common import reasoner
 from common.data import chains
+from tests.numerics import close
+from tests.test_caches import Double
 
 STAGES = ((3, 3e-3), (3, 1e-3))
 
@@ -28,15 +30,16 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.numerics
 def test_every_token_weighs_the_same_whatever_its_batch():
     """Two batches of other lengths: the loss of each is its sum of nats over rows x the corpus' mean."""
-    rows, model = reasoner.Traces(0, 4, count=200, rows=4), reasoner.build(0)
+    rows, model = reasoner.Traces(0, 4, count=200, rows=4), reasoner.build(0).double()
     training = reasoner.ReasonerTraining(model, rows.mean_length, STAGES)
     for step in (0, 1):
         ids, targets = rows[step]
-        with torch.no_grad():
+        with torch.no_grad(), Double():
             nll = -model(ids).logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0][targets[:, 1:] != -100].sum()
-        assert training.training_step((ids, targets), step).item() == pytest.approx(nll.item() / (4 * rows.mean_length), rel=1e-5)
+            close(training.training_step((ids, targets), step), nll / (4 * rows.mean_length))
 
 
 def test_targets_are_the_trace_and_not_the_prompt():

@@ -8,6 +8,7 @@ import torch
 from common.benchmarks import reasoning
 from common.models import load, tiny
 from common.rollouts import Rollout
+from tests.test_caches import Double
 
 CORRECT = [[True, False, True, True], [False, False, False, False], [True, True, True, True]]
 LENGTHS = [[10, 20, 10, 20], [5, 5, 5, 5], [40, 20, 20, 40]]
@@ -49,17 +50,19 @@ def test_benchmarks_count_equally_whatever_their_size():
     assert (found["avg"], found["tokens"], found["efficiency"]) == (0.5, 20.0, 250.0)
 
 
+@pytest.mark.numerics
 def test_entropy_is_that_of_the_responses_tokens():
-    model = load(tiny(vocab_size=30)).model
+    model = load(tiny(vocab_size=30)).model.double()
     prompts, found = [[5, 6], [7]], [Rollout(0, (8, 9, 2), True), Rollout(1, (4, 2), True)]
     total = 0.0
     for r in found:
         prompt = prompts[r.prompt]
-        with torch.no_grad():
+        with torch.no_grad(), Double():
             q = model(torch.tensor([[*prompt, *r.ids]])).logits[0].softmax(-1)[len(prompt) - 1 : -1]
         total += float(-(q * q.log()).sum())
-    assert reasoning.entropy(model, prompts, found, batch=1) == pytest.approx(total / 5, rel=1e-5)
-    assert reasoning.entropy(model, prompts, found) == pytest.approx(total / 5, rel=1e-5)
+    with Double():
+        one_by_one, together = reasoning.entropy(model, prompts, found, batch=1), reasoning.entropy(model, prompts, found)
+    assert one_by_one == pytest.approx(total / 5, rel=1e-9) and together == pytest.approx(total / 5, rel=1e-9)
 
 
 @pytest.mark.parametrize("correct, lengths", [([], []), ([[]], [[]]), ([[True], [True, False]], [[1], [1, 2]]), ([[True]], [[1, 2]])])

@@ -516,9 +516,25 @@ def test_terminal_table_fits_120_columns(root):
     line = report.json_line(claims, made, rung="cpu-small", seconds=12.34, commit="abc")
     assert "\n" not in line
     assert json.loads(line) == {
-        "paper": "demo", "rung": "cpu-small", "seconds": 12.3, "commit": "abc", "stale": 0,
+        "paper": "demo", "rung": "cpu-small", "seconds": 12.3, "commit": "abc", "dirty": False, "stale": 0,
         "counts": dict(zip(WORDS, (1, 1, 1, 1, 2, 1))),
     }  # fmt: skip
+
+
+def test_a_run_in_a_changed_tree_counts_the_words_that_it_prints(root):
+    """A comment appended to a file turned every count to 0, and a row measured a second ago was called stale."""
+    claims = load_claims(root / "papers/demo/claims.yaml")
+    made = [{**r, "run": {**r["run"], "dirty": True}} for r in records.read_records(root / "papers/demo/results")]
+    table = report.terminal_table(claims, made)
+    assert "*" not in table and "stale" not in table
+    line = json.loads(report.json_line(claims, made, rung="cpu-small", seconds=1, commit="abc", dirty=True))
+    assert line["counts"] == dict(zip(WORDS, (1, 1, 1, 1, 2, 1))) and line["dirty"] and line["stale"] == 0
+    older = [{**r, "protocol": {**r["protocol"], "claims_sha256": "0" * 64}} for r in made[:2]] + made[2:]
+    assert "* stale: claims.yaml changed after this record was made" not in report.terminal_table(claims, older)  # it is of a changed tree
+    clean = [{**r, "run": {**r["run"], "dirty": False}} for r in older]
+    table = report.terminal_table(claims, clean)
+    assert table.count(" *") == 2 and "* stale: claims.yaml changed" in table
+    assert json.loads(report.json_line(claims, clean, rung="cpu-small", seconds=1, commit="abc"))["stale"] == 2
 
 
 def test_the_command_writes_the_page_and_names_what_is_invalid(root, tmp_path, capsys):

@@ -14,6 +14,8 @@ import torch
 
 from common.data import speech
 from common.data.text import DataError
+from tests.numerics import close
+from tests.test_caches import Double
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_espeak = pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is None, reason="espeakng-loader is not installed")
@@ -94,6 +96,7 @@ def test_an_utterance_is_a_function_of_seed_and_number_and_knows_its_word_ends()
         assert np.abs(quiet.waveform[at + 1 : at + 80]).max() < 1e-4 < np.abs(quiet.waveform[at - 100 : at]).max()
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("rate", [8000, 16000, 22050])
 def test_features_of_what_was_heard_do_not_change_with_what_follows(rate):
     generator = torch.Generator().manual_seed(0)
@@ -106,7 +109,8 @@ def test_features_of_what_was_heard_do_not_change_with_what_follows(rate):
         changed = speech.log_mel(other, rate)
         assert torch.equal(whole[:heard], changed[:heard])
         assert not torch.equal(whole[heard], changed[heard])
-        assert torch.allclose(whole[:heard], speech.log_mel(samples[: heard * hop], rate), atol=1e-6)
+        with Double():
+            close(speech.log_mel(samples[: heard * hop], rate), speech.log_mel(samples, rate)[:heard])
     assert speech.log_mel(samples[: hop - 1], rate).shape == (0, 40)
 
 

@@ -6,6 +6,7 @@ compared with the formulas of analytic.py.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -20,6 +21,17 @@ from .segments import Example
 from .session import Chosen, Session
 
 OPENS, INSIDE, STOP = 1, 2, 0  # in the vocabulary of two kinds of token: one opens a word, one goes on in it
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """For matrices of width 32: threads that wait for each other cost more than they do, on a busy machine ten times as much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class ForcedSession(Session):

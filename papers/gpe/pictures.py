@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from statistics import fmean
 
@@ -9,33 +10,39 @@ from common.masks import draw as draw_mask
 from common.masks import visible_tokens, wait_k
 from common.pictures import draw_all
 
-from .tables import ROWS, found
-from .text_experiment import KS, LONG, PHIS, SEEDS, SHORT
+from . import speech_experiment, text_experiment
+from .tables import LONG, SHORT, scores_of
+from .text_experiment import KS, PHIS
 
 GPE, RED, GREY, GREEN, PURPLE, BLACK = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#222222"
 SHOWN = {"group (GPE)": GPE, "interleaved": RED, "batch-streaming (frozen ids)": GREEN, "KV re-encoding, trained for it": PURPLE,
          "no positions": "#d9a441", "untuned, KV re-encoding": GREY, "untuned, frozen ids": BLACK}
 
 
-def draw(results: dict, folder: Path) -> list[Path]:
-    """Writes every picture whose jobs are there; returns the files."""
-    files = draw_all((bleu_latency, ladder, offset, stream_cost, speech_latency, multi30k), results, folder)
+def draw(results: dict, folder: Path, size: str = "cpu") -> list[Path]:
+    """Writes every picture whose jobs are there; returns the files. size: that the results are of."""
+    def sized(picture):
+        return functools.wraps(picture)(lambda plt, results: picture(plt, results, size))
+
+    files = draw_all((*map(sized, (bleu_latency, ladder, offset, speech_latency)), stream_cost, multi30k), results, folder)
     if "text/untuned/seed0" in results:
         files.append(who_sees_whom(folder / "who_sees_whom.svg"))
     return files
 
 
-def bleu_latency(plt, results):
+def bleu_latency(plt, results, size):
     """BLEU against LAAL for the main arms, both budgets; a thin line a seed, a thick one their mean."""
     if "text/untuned/seed0" not in results:
         return None
+    s = text_experiment.SIZES[size]
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.8), sharey=True)
-    for axis, steps in zip(axes, (SHORT, LONG)):
+    for axis, steps, rows, gpe in ((axes[0], s.short, SHORT, "group (GPE)"), (axes[1], s.long, LONG, "group, phi = 0")):
         for row, color in SHOWN.items():
-            name = "group, phi = 0" if row == "group (GPE)" and steps == LONG else row
-            if (scores := found(results, name, steps)) is None:
+            name = gpe if row == "group (GPE)" else row
+            if name not in rows and not name.startswith("untuned"):
                 continue
-            curves = [[(s[str(k)]["LAAL"], s[str(k)]["bleu"]) for k in KS] for s in scores]
+            curves = [[(scores[str(k)]["LAAL"], scores[str(k)]["bleu"]) for k in KS]
+                      for scores in scores_of(results, name, steps, s.seeds)]
             for curve in curves:
                 axis.plot(*zip(*curve), color=color, lw=0.5, alpha=0.5)
             mean = [tuple(map(fmean, zip(*points))) for points in zip(*curves)]
@@ -47,35 +54,37 @@ def bleu_latency(plt, results):
     return figure
 
 
-def ladder(plt, results):
+def ladder(plt, results, size):
     """Every arm after the short tuning, mean of k = 3, 5, 7; one dot a seed."""
-    rows = [(row, scores) for row in ROWS if not row.startswith("group, phi") and (scores := found(results, row, SHORT))]
-    if not rows:
+    if "text/untuned/seed0" not in results:
         return None
-    figure, axis = plt.subplots(figsize=(6.4, 0.24 * len(rows) + 1.0))
-    for y, (row, scores) in enumerate(reversed(rows)):
-        values = [fmean(s[str(k)]["bleu"] for k in KS[1:]) for s in scores]
+    s = text_experiment.SIZES[size]
+    figure, axis = plt.subplots(figsize=(6.4, 0.24 * len(SHORT) + 1.0))
+    for y, row in enumerate(reversed(SHORT)):
+        values = [fmean(scores[str(k)]["bleu"] for k in KS[1:]) for scores in scores_of(results, row, s.short, s.seeds)]
         color = GPE if row.startswith("group") else RED if row.startswith("interleaved") else GREY
         axis.scatter(values, [y] * len(values), color=color, s=18, zorder=3)
         axis.plot([fmean(values)] * 2, [y - 0.3, y + 0.3], color=color, lw=2)
-    axis.set_yticks(range(len(rows)), [row.rstrip() for row, _ in reversed(rows)], fontsize=7.5)
+    axis.set_yticks(range(len(SHORT)), [row.rstrip() for row in reversed(SHORT)], fontsize=7.5)
     axis.grid(axis="y", lw=0.3)
-    axis.set(xlabel=f"BLEU, mean of k = 3, 5, 7; {len(SEEDS)} seeds", title=f"All arms, {SHORT} steps of tuning")
+    axis.set(xlabel=f"BLEU, mean of k = 3, 5, 7; {len(s.seeds)} seeds", title=f"All arms, {s.short} steps of tuning")
     return figure
 
 
-def offset(plt, results):
+def offset(plt, results, size):
     """BLEU at each k over the target's first position."""
-    rows = {phi: found(results, f"group, phi = {phi}", LONG) for phi in PHIS}
-    if any(scores is None for scores in rows.values()):
+    if "text/untuned/seed0" not in results:
         return None
+    s = text_experiment.SIZES[size]
+    rows = {phi: scores_of(results, f"group, phi = {phi}", s.long, s.seeds) for phi in PHIS}
     figure, axis = plt.subplots(figsize=(4.6, 3.0))
     for k, color in zip(KS, (GREY, GREEN, GPE, PURPLE)):
         for i, phi in enumerate(PHIS):
-            axis.scatter([i] * len(SEEDS), [s[str(k)]["bleu"] for s in rows[phi]], color=color, s=10)
-        axis.plot(range(len(PHIS)), [fmean(s[str(k)]["bleu"] for s in rows[phi]) for phi in PHIS], color=color, lw=1, label=f"k = {k}")
+            axis.scatter([i] * len(s.seeds), [scores[str(k)]["bleu"] for scores in rows[phi]], color=color, s=10)
+        means = [fmean(scores[str(k)]["bleu"] for scores in rows[phi]) for phi in PHIS]
+        axis.plot(range(len(PHIS)), means, color=color, lw=1, label=f"k = {k}")
     axis.set_xticks(range(len(PHIS)), [f"{phi:g}" for phi in PHIS])
-    axis.set(xlabel="phi, the target's first position", ylabel="BLEU", title=f"{LONG} steps of tuning")
+    axis.set(xlabel="phi, the target's first position", ylabel="BLEU", title=f"{s.long} steps of tuning")
     axis.legend(frameon=False, fontsize=7)
     return figure
 
@@ -95,18 +104,14 @@ def stream_cost(plt, results):
     return figure
 
 
-def speech_latency(plt, results):
+def speech_latency(plt, results, size):
     """WER against latency in ms, one line a phi."""
     if not any(name.startswith("speech/") for name in results):
         return None
-    from .speech_experiment import KS as CHUNKS
-    from .speech_experiment import PHIS as OFFSETS
-    from .speech_experiment import SEEDS as RUNS
-
     figure, axis = plt.subplots(figsize=(4.6, 3.0))
-    for phi, color in zip(OFFSETS, (GPE, GREEN, PURPLE)):
-        curves = [[(r["stream"][str(k)]["LAAL"], r["stream"][str(k)]["wer"]) for k in CHUNKS]
-                  for r in (results[f"speech/phi {phi}/seed{seed}"] for seed in RUNS)]
+    for phi, color in zip(speech_experiment.PHIS, (GPE, GREEN, PURPLE)):
+        curves = [[(r["stream"][str(k)]["LAAL"], r["stream"][str(k)]["wer"]) for k in speech_experiment.KS]
+                  for r in (results[f"speech/phi {phi}/seed{seed}"] for seed in speech_experiment.SIZES[size].seeds)]
         for curve in curves:
             axis.plot(*zip(*curve), color=color, lw=0.5, alpha=0.5)
         axis.plot(*zip(*[tuple(map(fmean, zip(*points))) for points in zip(*curves)]), color=color, marker=".", label=f"phi = {phi}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.text import data_file
@@ -20,17 +21,28 @@ from . import method
 from .data import TextPairs, read_pairs
 from .decoding import Boundary, stream
 from .module import StreamingTraining, TextPretraining
+from .small import fit, scores
 from .template import Template
-from .text_experiment import fit, scores
 from .toy import CHAT, PAD, SOURCE, SOURCE_END, TARGET, TARGET_END, UNKNOWN
 
 LANGUAGES, KS = ("de", "fr"), (1, 3, 5, 7)
-VOCABULARY, BATCH, TEST = 4000, 64, 500
-BASE_STEPS, TUNE_STEPS = 2265, 200  # five passes
+VOCABULARY, BATCH = 4000, 64
 CONFIG = dict(model_type="llama", hidden_size=128, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
               num_key_value_heads=4, tie_word_embeddings=True, max_position_embeddings=2048, bos_token_id=None,
               eos_token_id=None, pad_token_id=None)
 ARMS = ("interleaved", "batch_streaming", "group")
+
+
+@dataclass(frozen=True)
+class Size:
+    """base: steps of the batch training; tune: of each arm. test: captions that are streamed."""
+
+    base: int
+    tune: int
+    test: int
+
+
+SIZES = {"smoke": Size(base=2, tune=2, test=4), "cpu": Size(base=2265, tune=200, test=500)}  # 2,265 steps: five passes
 
 
 def files(language: str, split: str) -> list[str]:
@@ -53,8 +65,9 @@ def tokenizer(texts: list[str]):
                                    eos_token=TARGET_END, chat_template=CHAT, additional_special_tokens=[SOURCE_END, TARGET])
 
 
-def translate(language: str, seed: int = 0, base_steps: int = BASE_STEPS, tune_steps: int = TUNE_STEPS, test: int = TEST) -> dict:
+def translate(language: str, seed: int = 0, size: str = "cpu") -> dict:
     """One pair of languages: the batch model, the arms, their scores by k, and batch mode."""
+    s = SIZES[size]
     train = files(language, "train")
     learned = tokenizer([text for pair in read_pairs(*map(Path, train)) for text in pair])
     with tempfile.TemporaryDirectory() as folder:
@@ -68,29 +81,29 @@ def translate(language: str, seed: int = 0, base_steps: int = BASE_STEPS, tune_s
 
     module = TextPretraining(ModelSpec("multi30k"), seed=seed)
     module.loaded = start
-    losses = fit(module, data((None,), seed), base_steps)
+    losses = fit(module, data((None,), seed), s.base)
     template = Template.of(start.tokenizer, "")
     boundary = Boundary.of_tokenizer(start.tokenizer, template.stop)
-    examples = [template.example(*pair) for pair in read_pairs(*map(Path, files(language, "test_2016_flickr")))[:test]]
+    examples = [template.example(*pair) for pair in read_pairs(*map(Path, files(language, "test_2016_flickr")))[: s.test]]
 
     def measure(model, arm: method.Arm, ks=KS) -> dict:
         rows = {}
         for k in ks:
-            streams = [s for at in range(0, len(examples), 125)
-                       for s in stream(model, arm, examples[at : at + 125], boundary, k, max_target=60)]
-            rows[str(k or "batch")] = scores([s.text(start.tokenizer) for s in streams], [s.delays for s in streams], examples,
-                                             truncated=sum(s.truncated for s in streams))
+            streams = [out for at in range(0, len(examples), 125)
+                       for out in stream(model, arm, examples[at : at + 125], boundary, k, max_target=60)]
+            rows[str(k or "batch")] = scores([out.text(start.tokenizer) for out in streams], [out.delays for out in streams],
+                                             examples, truncated=sum(out.truncated for out in streams))
         return rows
 
     result = {"parameters": sum(p.numel() for p in start.model.parameters()), "test sentences": len(examples),
-              "curve": [[step, round(losses[step], 4)] for step in range(0, base_steps, 50)],
+              "curve": [[step, round(losses[step], 4)] for step in range(0, s.base, 50)],
               "untuned": {"batch": measure(start.model, method.arm("contiguous"), (None,))["batch"],
                           "kv_reencoding": measure(start.model, method.arm("kv_reencoding"))}}
     for name in ARMS:
         tuned = StreamingTraining(ModelSpec("multi30k"), name, 0.0, 1e-3, weight_decay=0.01, beta2=0.98, warmup_steps=10, seed=seed)
         tuned.loaded = Loaded(copy.deepcopy(start.model), start.tokenizer, start.source)
-        losses = fit(tuned, data(KS, seed + 1), tune_steps)
-        result[name] = {"loss": sum(losses[-10:]) / 10, "stream": measure(tuned.model, method.arm(name))}
+        losses = fit(tuned, data(KS, seed + 1), s.tune)
+        result[name] = {"loss": sum(losses[-10:]) / len(losses[-10:]), "stream": measure(tuned.model, method.arm(name))}
         if name == "batch_streaming":
             result[name]["kv_reencoding"] = measure(tuned.model, method.arm("kv_reencoding"))
         if name == "group":

@@ -21,6 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +38,21 @@ from .checks import INSIDE, OPENS, STOP, forced_session, forced_stream
 
 MODES = ("group", "position", "kv", "interleaved")
 FEWEST = 3  # rounds for an interval
+
+
+@dataclass(frozen=True)
+class Size:
+    """factors: copies of the example's 20 words in a sentence, the shortest first. seconds: after which no round is begun."""
+
+    shape: Shape
+    factors: tuple[int, ...]
+    rounds: int
+    seconds: float
+
+
+SIZES = {"smoke": Size(Shape("tiny", 32, 1, 2, 1, 16, 64, 64, tied=True), (1, 2), rounds=1, seconds=5.0),
+         "cpu": Size(SMOLLM2_135M, (1, 2), FEWEST, seconds=60.0),
+         "gpu": Size(QWEN25_3B, (1, 4, 16), rounds=20, seconds=540.0)}
 
 
 # -- one stream --------------------------------------------------------------------------------------------
@@ -91,13 +107,12 @@ def one_cache(model: nn.Module, sentence: Sentence, k: int, wait: Callable[[], N
 
 # -- all of them -------------------------------------------------------------------------------------------
 def measure(shape: Shape, *, device: str, dtype: str, factors: tuple[int, ...], k: int = 3, rounds: int = FEWEST,
-            time_limit: float = 60.0, out: Path | None = None, say: Callable[[str], None] = print,
-            config: dict | None = None) -> dict[str, Any]:
+            time_limit: float = 60.0, out: Path | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
     """A JSON document of cases, one a sentence length, the shortest first; saved after each.
 
     A case runs FEWEST to `rounds` rounds as time allows; one that does not fit is left out and named in "not_run".
     """
-    model = load(ModelSpec("random", config=config or config_of(shape), device=device, dtype=dtype)).model
+    model = load(ModelSpec("random", config=config_of(shape), device=device, dtype=dtype)).model
     wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     document: dict[str, Any] = {"shape": shape.name, "device": device_name(device), "dtype": dtype, "k": k,
                                 "threads": torch.get_num_threads(), "torch": torch.__version__, "cases": {}, "not_run": []}
@@ -155,18 +170,22 @@ def config_of(m: Shape) -> dict[str, Any]:
                 max_position_embeddings=8192)
 
 
-def measure_cpu(time_limit: float = 60.0, out: Path | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
+def measure_cpu(size: str = "cpu", time_limit: float | None = None, out: Path | None = None,
+                say: Callable[[str], None] = print) -> dict[str, Any]:
     """The shape of SmolLM2-135M in fp32, 20 and 40 words."""
-    return measure(SMOLLM2_135M, device="cpu", dtype="float32", factors=(1, 2), time_limit=time_limit, out=out, say=say)
+    s = SIZES[size]
+    return measure(s.shape, device="cpu", dtype="float32", factors=s.factors, rounds=s.rounds,
+                   time_limit=time_limit or s.seconds, out=out, say=say)
 
 
-def measure_gpu(time_limit: float = 540.0, out: Path | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
+def measure_gpu(time_limit: float | None = None, out: Path | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
     """The shape of Qwen2.5-3B in bf16, 20, 80 and 320 words. Raises RuntimeError without a CUDA device."""
     if not torch.cuda.is_available():
         raise RuntimeError("no CUDA device: the rung gpu-random-weights times a model of real size on one GPU; on the CPU "
                            "use --device cpu")
-    return measure(QWEN25_3B, device="cuda", dtype="bfloat16", factors=(1, 4, 16), rounds=20, time_limit=time_limit,
-                   out=None if out is None else out / "speed.json", say=say)
+    s = SIZES["gpu"]
+    return measure(s.shape, device="cuda", dtype="bfloat16", factors=s.factors, rounds=s.rounds,
+                   time_limit=time_limit or s.seconds, out=None if out is None else out / "speed.json", say=say)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -176,8 +195,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file (a folder on CUDA)")
     options = parser.parse_args(argv)
     try:
-        document = (measure_gpu(options.time_limit or 540.0, options.out) if options.device == "cuda"
-                    else measure_cpu(options.time_limit or 60.0, options.out))
+        document = (measure_gpu(options.time_limit, options.out) if options.device == "cuda"
+                    else measure_cpu(time_limit=options.time_limit, out=options.out))
     except RuntimeError as error:
         print(f"gpe speed: {error}", file=sys.stderr)
         return 2

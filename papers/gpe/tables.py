@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 import numpy as np
 
 from common.benchmarks.translation import paired_bootstrap
 
-from .text_experiment import KS, LONG, PHIS, SEEDS, SHORT
+from . import speech_experiment, text_experiment
+from .text_experiment import KS, PHIS
 
 # Shown name -> (job, how its weights are streamed). "stream" is the arm's own way.
 ROWS = {
@@ -34,59 +35,59 @@ ROWS = {
     "untuned, frozen ids": ("untuned", "batch_streaming"),
     "untuned, group ids": ("untuned", "group"),
 }
+LONG = ("interleaved", "batch-streaming (frozen ids)", "  + KV re-encoding at test", *(f"group, phi = {phi}" for phi in PHIS),
+        "group with batch among its k")  # rows that are tuned with the long budget; the last five with no other
+SHORT = tuple(row for row in ROWS if row not in LONG[3:])
 
 
-def found(results: dict, row: str, steps: int) -> list[dict] | None:
-    """A row's scores by k, one a seed; None if this budget has no such job."""
+def scores_of(results: dict, row: str, steps: int, seeds: Sequence[int]) -> list[dict]:
+    """A row's scores by k, one a seed."""
     job, decoding = ROWS[row]
-    names = [f"text/{job.format(s=steps)}/seed{seed}" for seed in SEEDS]
-    if not all(name in results and decoding in results[name] for name in names):
-        return None
-    return [results[name][decoding] for name in names]
+    return [results[f"text/{job.format(s=steps)}/seed{seed}"][decoding] for seed in seeds]
 
 
-def cpu_tables(results: dict) -> Iterator[str]:
+def cpu_tables(results: dict, size: str = "cpu") -> Iterator[str]:
+    """size: that the results are of."""
     if "text/untuned/seed0" in results:
-        for steps in (SHORT, LONG):
-            yield from text_table(results, steps)
-        yield from batch_table(results)
+        s = text_experiment.SIZES[size]
+        yield from text_table(results, SHORT, "group (GPE)", s.short, s)
+        yield from text_table(results, LONG, "group, phi = 0", s.long, s)
+        yield from batch_table(results, s.long, s.seeds)
     if any(name.startswith("speech/") for name in results):
-        yield from speech_table(results)
+        yield from speech_table(results, speech_experiment.SIZES[size].seeds)
     if "speed" in results:
         yield from speed_table(results["speed"])
 
 
-def text_table(results: dict, steps: int) -> Iterator[str]:
-    """BLEU and LAAL at every k, and GPE minus the row with the 95 % interval of a paired bootstrap over sentences."""
-    ours = found(results, "group (GPE)" if steps == SHORT else "group, phi = 0", steps)
+def text_table(results: dict, rows: Sequence[str], gpe: str, steps: int, size: text_experiment.Size) -> Iterator[str]:
+    """BLEU and LAAL at every k, and row `gpe` minus the row with the 95 % interval of a paired bootstrap over sentences."""
+    ours = scores_of(results, gpe, steps, size.seeds)
     yield ""
-    yield (f"Toy translation after {steps} steps of tuning: BLEU at LAAL, mean of {len(SEEDS)} seeds; in brackets GPE minus the "
+    yield (f"Toy translation after {steps} steps of tuning: BLEU at LAAL, mean of {len(size.seeds)} seeds; in brackets GPE minus the "
            "row, 95 % of a paired bootstrap over sentences")
     yield f"{'arm':<34s}" + "".join(f"{'k = ' + str(k):>31s}" for k in KS)
-    for row in ROWS:
-        scores = found(results, row, steps)
-        if scores is None or (row.startswith("untuned") and steps == LONG):
-            continue
-        cells = []
+    for row in rows:
+        scores, cells = scores_of(results, row, steps, size.seeds), []
         for k in map(str, KS):
-            gap = paired_bootstrap(*(np.array([s[k]["statistics"] for s in side]) for side in (ours, scores)))
+            both = (np.array([s[k]["statistics"] for s in side]) for side in (ours, scores))
+            gap = paired_bootstrap(*both, resamples=size.resamples)
             text = f"{fmean(s[k]['bleu'] for s in scores):5.1f} at {fmean(s[k]['LAAL'] for s in scores):4.1f}"
-            text += "" if scores is ours else f" [{gap['low']:+5.1f},{gap['high']:+6.1f}]"
+            text += "" if row == gpe else f" [{gap['low']:+5.1f},{gap['high']:+6.1f}]"
             cells.append(f"{text:>31s}")
         yield f"{row.rstrip():<34s}" + "".join(cells)
 
 
-def batch_table(results: dict) -> Iterator[str]:
-    """Whole sentences."""
+def batch_table(results: dict, steps: int, seeds: Sequence[int]) -> Iterator[str]:
+    """Whole sentences, after the long budget."""
     def mean(job: str, decoding: str = "batch") -> float:
-        return fmean(results[f"text/{job}/seed{seed}"][decoding]["batch"]["bleu"] for seed in SEEDS)
+        return fmean(results[f"text/{job}/seed{seed}"][decoding]["batch"]["bleu"] for seed in seeds)
 
     yield ""
     yield "Whole sentences (batch mode), BLEU: " + "; ".join([
-        f"batch-trained model {mean('untuned'):.1f}", f"tuned on in batch mode {mean(f'batch, {LONG} steps'):.1f}",
-        f"GPE with its own ids {mean(f'group, phi 0, {LONG} steps'):.1f}",
-        f"other sentences' references {fmean(results[f'text/untuned/seed{seed}']['random']['score'] for seed in SEEDS):.1f}",
-        f"GPE with batch among its k {mean(f'group with batch, {LONG} steps'):.1f}"])
+        f"batch-trained model {mean('untuned'):.1f}", f"tuned on in batch mode {mean(f'batch, {steps} steps'):.1f}",
+        f"GPE with its own ids {mean(f'group, phi 0, {steps} steps'):.1f}",
+        f"other sentences' references {fmean(results[f'text/untuned/seed{seed}']['random']['score'] for seed in seeds):.1f}",
+        f"GPE with batch among its k {mean(f'group with batch, {steps} steps'):.1f}"])
 
 
 def real_table(results: dict) -> Iterator[str]:
@@ -114,16 +115,15 @@ def real_table(results: dict) -> Iterator[str]:
                f"{result['group']['batch']['bleu']:.1f}")
 
 
-def speech_table(results: dict) -> Iterator[str]:
-    from .speech_experiment import KS, PHIS, SEEDS
+def speech_table(results: dict, seeds: Sequence[int]) -> Iterator[str]:
+    from .speech_experiment import KS, PHIS
 
     yield ""
-    yield f"Recognising spoken words: WER in % at LAAL in ms, mean of {len(SEEDS)} seeds"
+    yield f"Recognising spoken words: WER in % at LAAL in ms, mean of {len(seeds)} seeds"
     yield f"{'':<18s}" + "".join(f"{'k = ' + str(k):>20s}" for k in KS) + f"{'batch':>10s}"
-    for kind, phi in [("speech", phi) for phi in PHIS] + [("digits", PHIS[0])]:
-        if f"{kind}/phi {phi}/seed0" not in results:
-            continue
-        rows = [results[f"{kind}/phi {phi}/seed{seed}"] for seed in SEEDS]
+    digits = [("digits", PHIS[0])] if any(name.startswith("digits/") for name in results) else []
+    for kind, phi in [("speech", phi) for phi in PHIS] + digits:
+        rows = [results[f"{kind}/phi {phi}/seed{seed}"] for seed in seeds]
         means = [[fmean(r["stream"][str(k)][name] for r in rows) for name in ("wer", "LAAL")] for k in KS]
         cells = "".join(f"{wer:9.1f} at {lag:6.0f}  " for wer, lag in means)
         yield f"{kind + ', phi = ' + str(phi):<18s}" + cells + f"{fmean(r['batch']['batch']['wer'] for r in rows):10.1f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from statistics import fmean
 
@@ -11,7 +12,6 @@ from common.reproduce import point
 
 from . import checks
 from .reported import PHI_BLEU, gain, share_of_gap, spread
-from .text_experiment import LONG, PHIS, SEEDS, SHORT
 
 LATE = ("3", "5", "7")  # k = 1 writes before it has seen what it needs: guessing, reported and left out of the rules
 
@@ -23,18 +23,22 @@ def names(rung: str) -> set[str]:
 
 
 # -- analytic ----------------------------------------------------------------------------------------------
+@functools.cache
 def analytic_claims() -> dict[str, dict]:
-    growth = {mode: checks.growth(mode) for mode in ("group", "kv")}
+    with checks.one_thread():
+        growth = {mode: checks.growth(mode) for mode in ("group", "kv")}
+        ratios = {k: checks.flops_ratio(k) for k in (1, 3, 5, 7, 9)}
+        added, wrong, fed = checks.added_entries(), checks.wrong_delays(), checks.counted(checks.EXAMPLE, 1, "group").fed
     steps = [b - a for a, b in zip(growth["kv"], growth["kv"][1:])]
     return {
         "C1f": point(gain("batch_streaming", "interleaved", "en-fr", 1)),
         "C3b": point(gain("kv_reencoding", "position_reencoding", "en-fr", 1)),
         "C4": point(round(share_of_gap(), 1), baselines={"untruncated": share_of_gap()}),
         "C5b": point(spread(PHI_BLEU)),
-        "C10": point(checks.added_entries()),
-        "C13": point(checks.wrong_delays()),
-        "C14": point(round(checks.flops_ratio(1), 3), baselines={f"k = {k}": checks.flops_ratio(k) for k in (3, 5, 7, 9)}),
-        "C14a": point(checks.counted(checks.EXAMPLE, 1, "group").fed),
+        "C10": point(added),
+        "C13": point(wrong),
+        "C14": point(round(ratios[1], 3), baselines={f"k = {k}": ratios[k] for k in (3, 5, 7, 9)}),
+        "C14a": point(fed),
         "C14b": point(max(growth["group"]) - min(growth["group"])),
         "C14c": point(fmean(steps), baselines={"largest": max(steps), "smallest": min(steps)}),
     }
@@ -46,11 +50,15 @@ def bleu(results: dict, name: str, seed: int, k: str, decoding: str = "stream") 
     return results[f"text/{name}/seed{seed}"][decoding][k]["bleu"]
 
 
-def text_claims(results: dict) -> dict[str, dict]:
-    def row(name: str, k: str, decoding: str = "stream", steps: int = SHORT) -> list[float]:
-        return [bleu(results, f"{name}, {steps} steps", seed, k, decoding) for seed in SEEDS]
+def text_claims(results: dict, size: str = "cpu") -> dict[str, dict]:
+    from .text_experiment import PHIS, SIZES
 
-    def late(name: str, decoding: str = "stream", steps: int = SHORT) -> list[float]:
+    s = SIZES[size]
+
+    def row(name: str, k: str, decoding: str = "stream", steps: int = s.short) -> list[float]:
+        return [bleu(results, f"{name}, {steps} steps", seed, k, decoding) for seed in s.seeds]
+
+    def late(name: str, decoding: str = "stream", steps: int = s.short) -> list[float]:
         return [fmean(values) for values in zip(*(row(name, k, decoding, steps) for k in LATE))]
 
     def less(ours: list[float], theirs: list[float]) -> list[float]:
@@ -64,26 +72,26 @@ def text_claims(results: dict) -> dict[str, dict]:
         return [max(values, key=abs) for values in zip(*differences)]
 
     def spread_of(k: str) -> list[float]:
-        by_phi = [row(f"group, phi {phi}", k, steps=LONG) for phi in PHIS]
+        by_phi = [row(f"group, phi {phi}", k, steps=s.long) for phi in PHIS]
         return [max(values) - min(values) for values in zip(*by_phi)]
 
     gap = {steps: {k: less(row("batch_streaming", k, steps=steps), row("interleaved", k, steps=steps)) for k in ("3", "5")}
-           for steps in (SHORT, LONG)}
+           for steps in (s.short, s.long)}
     smaller = {steps: [min(pair) for pair in zip(*by_k.values())] for steps, by_k in gap.items()}
     both = {k: row("batch_streaming", k) for k in ("1", *LATE)}
     kv = {k: row("batch_streaming", k, "kv_reencoding") for k in ("1", *LATE)}
     group5 = row("group", "5")
-    batch = [bleu(results, f"batch, {LONG} steps", seed, "batch", "batch") for seed in SEEDS]
-    group0, mixed = f"group, phi 0, {LONG} steps", f"group with batch, {LONG} steps"
-    kept = [bleu(results, group0, seed, "batch", "batch") for seed in SEEDS]
-    kept_mixed = [bleu(results, mixed, seed, "batch", "batch") for seed in SEEDS]
-    contiguous = [bleu(results, group0, seed, "7", "contiguous ids") for seed in SEEDS]
-    diagonal = [results[f"text/{group0}/seed{seed}"]["diagonal"] for seed in SEEDS]
+    batch = [bleu(results, f"batch, {s.long} steps", seed, "batch", "batch") for seed in s.seeds]
+    group0, mixed = f"group, phi 0, {s.long} steps", f"group with batch, {s.long} steps"
+    kept = [bleu(results, group0, seed, "batch", "batch") for seed in s.seeds]
+    kept_mixed = [bleu(results, mixed, seed, "batch", "batch") for seed in s.seeds]
+    contiguous = [bleu(results, group0, seed, "7", "contiguous ids") for seed in s.seeds]
+    diagonal = [results[f"text/{group0}/seed{seed}"]["diagonal"] for seed in s.seeds]
     return {
-        "C1a": seeds(smaller[SHORT], interleaved_at_3=row("interleaved", "3"), batch_streaming_at_3=both["3"],
+        "C1a": seeds(smaller[s.short], interleaved_at_3=row("interleaved", "3"), batch_streaming_at_3=both["3"],
                      interleaved_at_5=row("interleaved", "5"), batch_streaming_at_5=both["5"]),
-        "C1b": seeds(smaller[LONG], interleaved_at_3=row("interleaved", "3", steps=LONG),
-                     batch_streaming_at_3=row("batch_streaming", "3", steps=LONG)),
+        "C1b": seeds(smaller[s.long], interleaved_at_3=row("interleaved", "3", steps=s.long),
+                     batch_streaming_at_3=row("batch_streaming", "3", steps=s.long)),
         "C1c": seeds(less(late("batch_streaming"), late("finished_frozen")), batch_streaming=late("batch_streaming"),
                      finished_target_visible=late("finished_frozen")),
         "C1d": seeds(less(late("group"), late("finished_group")), group=late("group"),
@@ -98,9 +106,9 @@ def text_claims(results: dict) -> dict[str, dict]:
                      batch_streaming=late("batch_streaming"), at_1=less(kv["1"], both["1"])),
         "C4a": seeds(less(late("group"), late("kv_reencoding")), group=late("group"), kv_reencoding=late("kv_reencoding"),
                      untuned_kv_reencoding=[fmean(bleu(results, "untuned", seed, k, "kv_reencoding") for k in LATE)
-                                            for seed in SEEDS]),
+                                            for seed in s.seeds]),
         "C5a": seeds([max(values) for values in zip(*map(spread_of, LATE))], at_1=spread_of("1"),
-                     **{f"phi_{phi}": late(f"group, phi {phi}", steps=LONG) for phi in PHIS}),
+                     **{f"phi_{phi}": late(f"group, phi {phi}", steps=s.long) for phi in PHIS}),
         "C6a": seeds(less(group5, row("no_positions", "5")), group=group5, no_positions=row("no_positions", "5")),
         "C6b": seeds(less(group5, row("no_source_positions", "5")), group=group5,
                      no_source_positions=row("no_source_positions", "5")),
@@ -120,18 +128,20 @@ def text_claims(results: dict) -> dict[str, dict]:
     }
 
 
-def speech_claims(results: dict) -> dict[str, dict]:
-    from .speech_experiment import KS, PHIS, SEEDS
+def speech_claims(results: dict, size: str = "cpu") -> dict[str, dict]:
+    from .speech_experiment import KS, PHIS, SIZES
+
+    seeds = SIZES[size].seeds
 
     def wer(phi, seed, k) -> float:
         return results[f"speech/phi {phi}/seed{seed}"]["stream"][str(k)]["wer"]
 
-    spreads = {k: [max(v) - min(v) for v in zip(*([wer(phi, seed, k) for seed in SEEDS] for phi in PHIS))] for k in KS}
-    first = {k: [wer(PHIS[0], seed, k) for seed in SEEDS] for k in KS}
-    batch = [results[f"speech/phi {PHIS[0]}/seed{seed}"]["batch"]["batch"]["wer"] for seed in SEEDS]
+    spreads = {k: [max(v) - min(v) for v in zip(*([wer(phi, seed, k) for seed in seeds] for phi in PHIS))] for k in KS}
+    first = {k: [wer(PHIS[0], seed, k) for seed in seeds] for k in KS}
+    batch = [results[f"speech/phi {PHIS[0]}/seed{seed}"]["batch"]["batch"]["wer"] for seed in seeds]
     return {
         "C7a": summarize([max(v) for v in zip(*spreads.values())])
-        | {"baselines": {f"WER at phi {phi}, k {k}": fmean(wer(phi, s, k) for s in SEEDS) for phi in PHIS for k in KS}},
+        | {"baselines": {f"WER at phi {phi}, k {k}": fmean(wer(phi, s, k) for s in seeds) for phi in PHIS for k in KS}},
         "C7b": summarize([a - b for a, b in zip(first[KS[0]], first[KS[-1]])])
         | {"baselines": {f"WER at k {k}": fmean(first[k]) for k in KS} | {"WER in batch mode": fmean(batch)}},
     }

@@ -100,17 +100,17 @@ def _update() -> tuple:
     return [Problem((1, 5, 8, 7), "", 0)], rollouts, [1.0, 0.0, 1.0, 1.0], [True, False, True, True]
 
 
-def flops_ratio(seed: int) -> float:
+def flops_ratio(seed: int, size: str = "cpu") -> float:
     """FLOPs executed by an update of On-Policy SFT and by one of GRPO with a reference, on the same rollouts of a stand-in."""
     from .data import Chains
     from .evaluation import answers
-    from .experiment import TINY, held_out, stand_in
+    from .experiment import held_out, settings, stand_in
     from .module import GRPO, OnPolicySFT
 
-    model = stand_in(seed)[0]
+    model, config = stand_in(seed)[0], settings(size)
     data = Chains(count=1)
-    problems = held_out(data, TINY["prompts_per_step"])
-    group, limit = TINY["rollouts_per_prompt"], TINY["max_new_tokens"]
+    problems = held_out(data, config["prompts_per_step"])
+    group, limit = config["rollouts_per_prompt"], config["max_new_tokens"]
     found = answers(model, data, problems, group, limit, seed)
     correct = data.grade(problems, found)
     rewards = [method.truncation_reward(c, r.finished, len(r.ids), limit) for c, r in zip(correct, found)]
@@ -118,6 +118,6 @@ def flops_ratio(seed: int) -> float:
     count = {}
     for kind, rows in ((OnPolicySFT, [found[i] for i in kept]), (GRPO, found)):
         training = _training(kind, model)
-        training.config = method.OnPolicySFTConfig(**TINY)
+        training.config = method.OnPolicySFTConfig(**config)
         count[kind] = counted(lambda t=training, r=rows: t.update(problems, r, rewards, correct)).total
     return count[OnPolicySFT] / count[GRPO]

@@ -7,7 +7,7 @@ the stand-in's own cap, four times each.
     base(seed)       the stand-in as it is, and its responses cut at budgets
     run(seed, arm)   one method; its curve over updates; for On-Policy SFT also budgets and where it diverges from the base
 
-Every function is one job: arguments in, JSON out (common/jobs.py).
+Every function is one job: arguments in, JSON out (common/jobs.py). SIZES: how much of it; "smoke" only walks the way.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from dataclasses import dataclass
 
 import torch
 
@@ -27,11 +28,31 @@ from .data import Chains
 from .evaluation import answers, evaluate, scores
 from .method import OnPolicySFTConfig
 
-SEEDS = (0, 1, 2)
-UPDATES, CAP, SAMPLES, TEST, EVERY, PROBE = 40, 170, 4, 200, 5, 48
-TINY = dict(prompts_per_step=16, rollouts_per_prompt=16, max_new_tokens=40, micro_batch_size=256, lr=5e-4, warmup_steps=0)
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done: seeds; problems to train on; updates, each on `rollouts` responses to `prompts` of them; every how many
+    updates `probe` validation problems are answered; test problems, responses to each; those on whose answers two models are compared."""
+
+    seeds: tuple[int, ...]
+    problems: int
+    updates: int
+    prompts: int
+    rollouts: int
+    every: int
+    probe: int
+    test: int
+    samples: int
+    compared: int
+
+
+SIZES = {"smoke": Size(seeds=(0,), problems=64, updates=2, prompts=4, rollouts=6, every=2, probe=4, test=8, samples=2, compared=4),
+         "cpu": Size(seeds=(0, 1, 2), problems=4096, updates=40, prompts=16, rollouts=16, every=5, probe=48, test=200, samples=4,
+                     compared=64)}
+CAP = 170  # of a scored response: the stand-in's own
+TINY = dict(max_new_tokens=40, micro_batch_size=256, lr=5e-4, warmup_steps=0)
 BUDGETS = (12, 16, 24, 32, 48, 64, 96, CAP)
-ARMS: dict[str, tuple[str, dict, dict]] = {  # class of module.py, changes of TINY, its own options
+ARMS: dict[str, tuple[str, dict, dict]] = {  # class of module.py, changes of `settings`, its own options
     "opsft": ("OnPolicySFT", {}, {}),
     "by lot": ("ByLot", {}, {}),
     "best of n": ("BestOfN", {}, {}),
@@ -46,6 +67,11 @@ ARMS: dict[str, tuple[str, dict, dict]] = {  # class of module.py, changes of TI
 }
 
 
+def settings(size: str) -> dict:
+    """Of a training, for OnPolicySFTConfig."""
+    return TINY | {"prompts_per_step": SIZES[size].prompts, "rollouts_per_prompt": SIZES[size].rollouts}
+
+
 def stand_in(seed: int):
     """(model, tokenizer, facts) of a committed reasoner."""
     folder = FOLDER / f"seed{seed}"
@@ -54,22 +80,23 @@ def stand_in(seed: int):
     return load_reasoner(folder)
 
 
-def held_out(data: Chains, count: int = TEST) -> list:
+def held_out(data: Chains, count: int) -> list:
     return [data.problem(i, "test") for i in range(count)]
 
 
-def base(seed: int) -> dict:
+def base(seed: int, size: str = "cpu") -> dict:
+    how = SIZES[size]
     model, _, source = stand_in(seed)
     data = Chains(count=1)
-    problems = held_out(data)
-    return {"model": source, "test": scores(evaluate(model, data, problems, SAMPLES, CAP, seed), CAP),
-            "budgets": budgets(model, data, problems, seed)}
+    problems = held_out(data, how.test)
+    return {"model": source, "test": scores(evaluate(model, data, problems, how.samples, CAP, seed), CAP),
+            "budgets": budgets(model, data, problems, how.samples, seed)}
 
 
-def budgets(model, data: Chains, problems: list, seed: int) -> list[list[float]]:
+def budgets(model, data: Chains, problems: list, samples: int, seed: int) -> list[list[float]]:
     """[[tokens, Avg@N of responses cut there]]."""
-    found = answers(model, data, problems, SAMPLES, CAP, seed)
-    by_problem = [[r.ids for r in found[i : i + SAMPLES]] for i in range(0, len(found), SAMPLES)]
+    found = answers(model, data, problems, samples, CAP, seed)
+    by_problem = [[r.ids for r in found[i : i + samples]] for i in range(0, len(found), samples)]
 
     def grade(i: int, ids) -> bool:
         from common.rollouts import Rollout
@@ -79,26 +106,28 @@ def budgets(model, data: Chains, problems: list, seed: int) -> list[list[float]]
     return [[b, value] for b, value in budget_curve(by_problem, BUDGETS, grade)]
 
 
-def run(seed: int, arm: str, updates: int = UPDATES) -> dict:
+def run(seed: int, arm: str, size: str = "cpu") -> dict:
     """One method from the stand-in of a seed: {"arm", "curve", "history", "test", "seconds", ...}."""
+    how = SIZES[size]
     kind, changes, options = ARMS[arm]
     model, tokenizer, source = stand_in(seed)
-    training = getattr(module, kind)(ModelSpec("in memory"), OnPolicySFTConfig(**(TINY | changes)), betas=(0.9, 0.95), weight_decay=0.0,
-                                     samples=SAMPLES, cap=CAP, seed=seed, **options)
+    training = getattr(module, kind)(ModelSpec("in memory"), OnPolicySFTConfig(**(settings(size) | changes)), betas=(0.9, 0.95),
+                                     weight_decay=0.0, samples=how.samples, cap=CAP, seed=seed, **options)
     training.given = model, tokenizer, source
-    data = Chains(seed=seed)
-    probe, curve = [data.problem(i, "val") for i in range(PROBE)], []
+    data = Chains(how.problems, seed=seed)
+    probe, curve = [data.problem(i, "val") for i in range(how.probe)], []
     began = time.perf_counter()
-    fit(training, data, updates, lambda done: curve.append([done, *_short(evaluate(model, data, probe, SAMPLES, CAP, seed))]))
+    fit(training, data, how.updates, lambda done: curve.append([done, *_short(evaluate(model, data, probe, how.samples, CAP, seed))]),
+        how.every)
     result = {"arm": arm, "curve": curve, "history": training.history, "skipped": training.skipped,
               "seconds": time.perf_counter() - began}
     model.eval()
-    problems = held_out(data)
-    rows = evaluate(model, data, problems, SAMPLES, CAP, seed)
+    problems = held_out(data, how.test)
+    rows = evaluate(model, data, problems, how.samples, CAP, seed)
     result |= {"test": scores(rows, CAP), "skips a step": skipping(rows)}
     if arm == "opsft":
-        result |= {"budgets": budgets(model, data, problems, seed),
-                   "divergence": divergence(stand_in(seed)[0], model, data, problems[:64], seed)}
+        result |= {"budgets": budgets(model, data, problems, how.samples, seed),
+                   "divergence": divergence(stand_in(seed)[0], model, data, problems[: how.compared], seed)}
     return result
 
 
@@ -114,8 +143,8 @@ def skipping(rows: list[dict]) -> float:
     return sum(n < 7 * k + 2 for k, n in right) / max(len(right), 1)
 
 
-def fit(training, data, updates: int, probe, **options) -> None:
-    """A Lightning Trainer, on the CPU unless `options` say otherwise; probe(done) before the first update, then every EVERY updates."""
+def fit(training, data, updates: int, probe, every: int, **options) -> None:
+    """A Lightning Trainer, on the CPU unless `options` say otherwise; probe(done) before the first update, then every `every`."""
     import lightning as L
 
     class Probe(L.Callback):
@@ -123,7 +152,7 @@ def fit(training, data, updates: int, probe, **options) -> None:
             probe(module.done)
 
         def on_train_batch_end(self, trainer, module, *_):
-            if module.done % EVERY == 0:
+            if module.done % every == 0:
                 probe(module.done)
 
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial, update_wrapper
 from pathlib import Path
 from statistics import fmean
 
 from common.pictures import draw_all
 
-from .experiment import SEEDS
+from . import experiment, sums_experiment
 from .tables import ARMS, SUMS
 
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
@@ -16,46 +18,51 @@ MARKS = {"base": (GREY, "*"), "opsft": (BLUE, "o"), "by lot": (GREY, "x"), "best
          "G 4": (BLUE, "v"), "L 24": (BLUE, "^"), "opsft, 1e-5": (GREEN, "o")}
 
 
-def draw(results: dict, folder: Path) -> list[Path]:
-    """Writes every picture; returns the files."""
-    return draw_all((plane, updates, budgets), results, folder)
+def draw(results: dict, folder: Path, size: str = "cpu") -> list[Path]:
+    """Writes every picture of runs of a size; returns the files."""
+    return draw_all([_of(picture, experiment.SIZES[size]) for picture in (plane, updates, budgets)], results, folder)
 
 
-def draw_sums(results: dict, folder: Path) -> list[Path]:
-    return draw_all((sums,), results, folder)
+def draw_sums(results: dict, folder: Path, size: str = "cpu") -> list[Path]:
+    return draw_all([_of(sums, sums_experiment.SIZES[size])], results, folder)
 
 
-def sums(plt, results):
+def _of(picture: Callable, how) -> Callable:
+    """The picture of runs of that size, under its own name: `draw_all` names the file after it."""
+    return update_wrapper(partial(picture, how=how), picture)
+
+
+def sums(plt, results, how):
     """The real model: what is sampled in each update, and accuracy against tokens before and after."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2))
     for arm in (a for a in SUMS if a != "base"):
-        histories = [results[f"sums/{arm}/seed{s}"]["history"] for s in SEEDS]
+        histories = [results[f"sums/{arm}/seed{s}"]["history"] for s in how.seeds]
         axes[0].plot([fmean(h[i]["length"] for h in histories) for i in range(len(histories[0]))], color=MARKS[arm][0], lw=1,
                      label=SUMS[arm])
     for arm in SUMS:
-        tests = [results[f"sums/{arm}/seed{s}"]["test"] for s in SEEDS]
+        tests = [results[f"sums/{arm}/seed{s}"]["test"] for s in how.seeds]
         axes[1].scatter([t["tokens"] for t in tests], [100 * t["avg"] for t in tests], color=MARKS[arm][0], marker=MARKS[arm][1], s=30,
                         label=SUMS[arm])
     axes[1].axvline(results["sums/base/seed0"]["test"]["needed"], color=GREY, lw=0.8, ls=":")
     axes[0].set(xlabel="updates", ylabel="tokens of a rollout (cut at 40)")
-    axes[1].set(xlabel="tokens of a response (dotted: what the steps need)", ylabel="Avg@2, %", xlim=(0, None))
+    axes[1].set(xlabel="tokens of a response (dotted: what the steps need)", ylabel=f"Avg@{how.samples}, %", xlim=(0, None))
     for axis in axes:
         axis.grid(lw=0.3)
     axes[1].legend(frameon=False, fontsize=7)
     return figure
 
 
-def plane(plt, results):
+def plane(plt, results, how):
     """Accuracy against tokens: a small mark a seed, a large one their mean. On the right the crowded corner, larger."""
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2))
     for arm in ARMS:
         color, mark = MARKS[arm]
-        points = [(results[f"{arm}/seed{s}"]["test"]["tokens"], 100 * results[f"{arm}/seed{s}"]["test"]["avg"]) for s in SEEDS]
+        points = [(results[f"{arm}/seed{s}"]["test"]["tokens"], 100 * results[f"{arm}/seed{s}"]["test"]["avg"]) for s in how.seeds]
         for axis in axes:
             axis.scatter(*zip(*points), color=color, marker=mark, s=12, alpha=0.45)
             axis.scatter([fmean(x for x, _ in points)], [fmean(y for _, y in points)], color=color, marker=mark, s=60,
                          label=ARMS[arm] if axis is axes[0] else None)
-    axes[0].set(xlabel="tokens of a response", ylabel="Avg@4, %", xscale="log")
+    axes[0].set(xlabel="tokens of a response", ylabel=f"Avg@{how.samples}, %", xscale="log")
     axes[0].set_xticks([16, 20, 30, 40, 60, 80], ["16", "20", "30", "40", "60", "80"])
     axes[0].minorticks_off()
     axes[1].set(xlabel="tokens of a response", xlim=(15.5, 28), ylim=(75, 100))
@@ -65,11 +72,11 @@ def plane(plt, results):
     return figure
 
 
-def updates(plt, results):
+def updates(plt, results, how):
     """Tokens and accuracy over updates."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2))
     for arm in ("opsft", "grpo", "grpo, length", "fixed data", "T 1.5", "by lot"):
-        curves = [results[f"{arm}/seed{s}"]["curve"] for s in SEEDS]
+        curves = [results[f"{arm}/seed{s}"]["curve"] for s in how.seeds]
         steps = [p[0] for p in curves[0]]
         for axis, column, scale in zip(axes, (2, 1), (1, 100)):
             axis.plot(steps, [scale * fmean(c[i][column] for c in curves) for i in range(len(steps))], color=MARKS[arm][0],
@@ -77,21 +84,21 @@ def updates(plt, results):
     axes[0].set(xlabel="updates", ylabel="tokens of a response", yscale="log")
     axes[0].set_yticks([16, 20, 30, 40, 60], ["16", "20", "30", "40", "60"])
     axes[0].minorticks_off()
-    axes[1].set(xlabel="updates", ylabel="Avg@4, %")
+    axes[1].set(xlabel="updates", ylabel=f"Avg@{how.samples}, %")
     for axis in axes:
         axis.grid(lw=0.3)
     axes[0].legend(frameon=False, fontsize=6.5)
     return figure
 
 
-def budgets(plt, results):
+def budgets(plt, results, how):
     """Accuracy of responses that are cut."""
     figure, axis = plt.subplots(figsize=(5.2, 3.2))
     for arm in ("base", "opsft"):
-        cuts = [results[f"{arm}/seed{s}"]["budgets"] for s in SEEDS]
+        cuts = [results[f"{arm}/seed{s}"]["budgets"] for s in how.seeds]
         axis.plot([b for b, _ in cuts[0]], [100 * fmean(c[i][1] for c in cuts) for i in range(len(cuts[0]))], color=MARKS[arm][0],
                   marker=MARKS[arm][1], label=ARMS[arm])
-    axis.set(xlabel="tokens after which a response is cut", ylabel="Avg@4, %", xscale="log")
+    axis.set(xlabel="tokens after which a response is cut", ylabel=f"Avg@{how.samples}, %", xscale="log")
     axis.grid(lw=0.3)
     axis.legend(frameon=False, fontsize=7)
     return figure

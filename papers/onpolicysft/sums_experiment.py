@@ -4,14 +4,15 @@
     run(seed, arm)   On-Policy SFT, or the same filter on responses of the starting weights (fixed data), then scored
 
 Weights are fp32 and computed with in bfloat16; a bfloat16 copy samples. All are scored on the same unseen problems at the
-starting model's cap, never at the training's limit. SIZES: what two cores do in about an hour, and ten times as many
-rollouts for a GPU. Every function is one job: arguments in, JSON out.
+starting model's cap, never at the training's limit. SIZES: what two cores do in about an hour, ten times as many rollouts
+for a GPU, and "smoke", which only walks the way. Every function is one job: arguments in, JSON out.
 """
 
 from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -25,14 +26,33 @@ from .method import OnPolicySFTConfig, divergence_by_token, mean_by_type, right_
 from .sums import CHECKS, CLOSINGS, OPENINGS, RESTARTS, Sums
 from .taught import load_taught
 
-SEEDS, CAP, LIMIT = (0, 1, 2), 160, 40
+LIMIT = 40  # of a rollout
 ARMS = {  # class of module.py, learning rate
     "opsft": ("OnPolicySFT", 5e-5),
     "fixed data": ("FixedData", 5e-5),
     "opsft, 1e-5": ("OnPolicySFT", 1e-5),  # added after the first two had run; no claim is made of it
 }
-SIZES = {"cpu": dict(prompts=6, rollouts=8, updates=20, test=96, samples=2, device="cpu"),
-         "cuda": dict(prompts=16, rollouts=16, updates=40, test=512, samples=4, device="cuda")}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done: seeds; updates of a training, each on `rollouts` responses to `prompts` problems; test problems,
+    responses to each, the most tokens of one; those on whose answers two models are compared. And where."""
+
+    seeds: tuple[int, ...]
+    prompts: int
+    rollouts: int
+    updates: int
+    test: int
+    samples: int
+    cap: int
+    compared: int
+    device: str
+
+
+SIZES = {"smoke": Size(seeds=(0,), prompts=2, rollouts=3, updates=1, test=4, samples=2, cap=12, compared=4, device="cpu"),
+         "cpu": Size(seeds=(0, 1, 2), prompts=6, rollouts=8, updates=20, test=96, samples=2, cap=160, compared=24, device="cpu"),
+         "cuda": Size(seeds=(0, 1, 2), prompts=16, rollouts=16, updates=40, test=512, samples=4, cap=160, compared=24, device="cuda")}
 PHRASES = re.compile("|".join(re.escape(p.partition("{")[0].strip()) for p in (*OPENINGS, *CHECKS, *RESTARTS, *CLOSINGS)))
 
 
@@ -46,34 +66,35 @@ def run(seed: int, arm: str, size: str = "cpu") -> dict:
     how = SIZES[size]
     model, data, source = _start(size, "float32")
     kind, rate = ARMS[arm]
-    config = OnPolicySFTConfig(prompts_per_step=how["prompts"], rollouts_per_prompt=how["rollouts"], max_new_tokens=LIMIT,
+    config = OnPolicySFTConfig(prompts_per_step=how.prompts, rollouts_per_prompt=how.rollouts, max_new_tokens=LIMIT,
                                micro_batch_size=24, lr=rate, warmup_steps=2)
-    training = getattr(module, kind)(ModelSpec("in memory"), config, betas=(0.9, 0.95), weight_decay=0.0, cap=CAP, seed=seed,
-                                          sample_dtype="bfloat16")
+    training = getattr(module, kind)(ModelSpec("in memory"), config, betas=(0.9, 0.95), weight_decay=0.0, cap=how.cap,
+                                     seed=seed, sample_dtype="bfloat16")
     training.given = model, data.words, source
-    task, began = Sums(count=how["updates"] * how["prompts"], seed=seed), time.perf_counter()
-    fit(training, task, how["updates"], lambda done: None, accelerator="gpu" if how["device"] == "cuda" else "cpu", precision="bf16-mixed")
+    task, began = Sums(count=how.updates * how.prompts, seed=seed), time.perf_counter()
+    fit(training, task, how.updates, lambda done: None, how.updates, accelerator="gpu" if how.device == "cuda" else "cpu",
+        precision="bf16-mixed")
     found = {"arm": arm, "history": training.history, "skipped": training.skipped, "seconds": time.perf_counter() - began}
-    brief = model.to(torch.bfloat16).to(how["device"]).eval()
+    brief = model.to(torch.bfloat16).to(how.device).eval()
     found["test"] = _test(brief, data, size, seed)
     if kind == "OnPolicySFT":
-        found["divergence"] = divergence(_start(size, "bfloat16")[0], brief, data, data.problems("test", 24), seed)
+        found["divergence"] = divergence(_start(size, "bfloat16")[0], brief, data, data.problems("test", how.compared), how.cap, seed)
     return found
 
 
 def _start(size: str, dtype: str):
     model, tokenizer, source = load_taught(dtype=dtype)
-    return model.to(SIZES[size]["device"]), Sums().use(tokenizer), source
+    return model.to(SIZES[size].device), Sums().use(tokenizer), source
 
 
 def _test(model, data: Sums, size: str, seed: int) -> dict:
     """Scores of held-out problems; what they need at least; the first responses, to read."""
     how = SIZES[size]
-    problems = data.problems("test", how["test"])
-    rows = evaluate(model, data, problems, how["samples"], CAP, seed)
-    said = answers(model, data, problems[:3], 1, CAP, seed)
+    problems = data.problems("test", how.test)
+    rows = evaluate(model, data, problems, how.samples, how.cap, seed)
+    said = answers(model, data, problems[:3], 1, how.cap, seed)
     needed = [data.needed(p) for p in problems]
-    return scores(rows, CAP) | {"needed": sum(needed) / len(needed), "said": [data.said(r) for r in said]}
+    return scores(rows, how.cap) | {"needed": sum(needed) / len(needed), "said": [data.said(r) for r in said]}
 
 
 def redundant_starts(words, ids: list[int]) -> list[bool]:
@@ -84,10 +105,10 @@ def redundant_starts(words, ids: list[int]) -> list[bool]:
 
 
 @torch.no_grad()
-def divergence(first, brief, data: Sums, problems: list[Problem], seed: int) -> dict:
+def divergence(first, brief, data: Sums, problems: list[Problem], cap: int, seed: int) -> dict:
     """Where base and brief model differ on the base's own responses (spec 3.8): mean by next token, and the AUC of D_t for
     "the next token begins a sentence that no answer needs"."""
-    found = answers(first, data, problems, 1, CAP, seed)
+    found = answers(first, data, problems, 1, cap, seed)
     ids, mask = right_padded([problems[r.prompt].prompt for r in found], [r.ids for r in found])
     device = next(first.parameters()).device
     d = torch.cat([divergence_by_token(first(input_ids=rows).logits, brief(input_ids=rows).logits).cpu()

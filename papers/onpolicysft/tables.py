@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from statistics import fmean, stdev
 
-from .experiment import SEEDS, UPDATES
+from . import sums_experiment
+from .experiment import SIZES
 
 ARMS = {"base": "the stand-in", "opsft": "On-Policy SFT", "by lot": "as many kept by lot",
         "best of n": "shortest right one of each problem",
@@ -17,14 +18,22 @@ ARMS = {"base": "the stand-in", "opsft": "On-Policy SFT", "by lot": "as many kep
 SUMS = {"base": "as it was taught", "opsft": ARMS["opsft"], "fixed data": ARMS["fixed data"], "opsft, 1e-5": "On-Policy SFT, rate 1e-5"}
 
 
-def cpu_tables(results: dict) -> Iterator[str]:
+def spread(values: Iterable[float]) -> float:
+    """The standard deviation over seeds; of one seed there is none, and 0 is shown."""
+    values = list(values)
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def cpu_tables(results: dict, size: str = "cpu") -> Iterator[str]:
+    how = SIZES[size]
+    n, seeds = how.samples, how.seeds
     yield ""
-    yield (f"After {UPDATES} updates, mean of {len(SEEDS)} seeds (spread); accuracy and tokens at the stand-in's cap, right and wrong "
+    yield (f"After {how.updates} updates, mean of {len(seeds)} seeds (spread); accuracy and tokens at the stand-in's cap, right and wrong "
            "responses")
-    yield (f"{'':<36s}{'Avg@4':>14s}{'Pass@4':>8s}{'tokens':>14s}{'k=1':>6s}{'k=2':>6s}{'k=3':>6s}{'at cap':>8s}{'Eff':>7s}{'std':>6s}"
-           f"{'nats':>7s}{'s':>6s}")
+    yield (f"{'':<36s}{f'Avg@{n}':>14s}{f'Pass@{n}':>8s}{'tokens':>14s}{'k=1':>6s}{'k=2':>6s}{'k=3':>6s}{'at cap':>8s}{'Eff':>7s}"
+           f"{'std':>6s}{'nats':>7s}{'s':>6s}")
     for arm, name in ARMS.items():
-        found = [results[f"{arm}/seed{s}"] for s in SEEDS]
+        found = [results[f"{arm}/seed{s}"] for s in seeds]
         tests = [f["test"] for f in found]
 
         def mean(key: str, tests=tests) -> float:
@@ -32,19 +41,19 @@ def cpu_tables(results: dict) -> Iterator[str]:
 
         kinds = [fmean(t["by_kind"][k]["tokens"] for t in tests) for k in sorted(tests[0]["by_kind"])]
         last = [row["loss per token"] for f in found for row in f.get("history", [])[-5:] if "loss per token" in row]
-        yield (f"{name:<36s}{100 * mean('avg'):8.1f} +-{100 * stdev(t['avg'] for t in tests):3.1f}"
-               f"{100 * fmean(t['pass_at']['4'] for t in tests):8.1f}{mean('tokens'):8.1f} +-{stdev(t['tokens'] for t in tests):3.1f}" +
+        yield (f"{name:<36s}{100 * mean('avg'):8.1f} +-{100 * spread(t['avg'] for t in tests):3.1f}"
+               f"{100 * fmean(t['pass_at'][str(n)] for t in tests):8.1f}{mean('tokens'):8.1f} +-{spread(t['tokens'] for t in tests):3.1f}" +
                "".join(f"{k:6.1f}" for k in kinds) + f"{100 * mean('at_cap'):8.1f}{mean('efficiency'):7.0f}"
                f"{mean('normalised_length_std'):6.2f}" + (f"{fmean(last):7.2f}" if last else f"{'':7s}") +
                (f"{fmean(f['seconds'] for f in found):6.0f}" if "seconds" in found[0] else ""))
     yield "Essential: 9, 16, 23 tokens for k = 1, 2, 3. nats: loss of a kept token in the last five updates. s: of training, one thread"
     yield ""
-    yield "Avg@4 of responses cut at a budget, and over updates (accuracy / tokens on 48 validation problems)"
+    yield f"Avg@{n} of responses cut at a budget, and over updates (accuracy / tokens on {how.probe} validation problems)"
     for arm in ("base", "opsft"):
-        cuts = [results[f"{arm}/seed{s}"]["budgets"] for s in SEEDS]
+        cuts = [results[f"{arm}/seed{s}"]["budgets"] for s in seeds]
         yield f"{ARMS[arm]:<24s}" + "  ".join(f"{int(b)}: {100 * fmean(c[i][1] for c in cuts):.0f}" for i, (b, _) in enumerate(cuts[0]))
     for arm in ("opsft", "grpo", "grpo, length", "fixed data"):
-        curves = [results[f"{arm}/seed{s}"]["curve"] for s in SEEDS]
+        curves = [results[f"{arm}/seed{s}"]["curve"] for s in seeds]
         points = [(p[0], fmean(c[i][1] for c in curves), fmean(c[i][2] for c in curves)) for i, p in enumerate(curves[0])]
         yield f"{ARMS[arm]:<30s}" + "  ".join(f"{int(done)}: {100 * avg:.0f}/{tokens:.0f}" for done, avg, tokens in points)
     yield ""
@@ -54,21 +63,18 @@ def cpu_tables(results: dict) -> Iterator[str]:
 
 def sums_tables(results: dict, size: str = "cpu") -> Iterator[str]:
     """The real model: scores, and a response before and after."""
-    from .sums_experiment import ARMS as TRAINED
-    from .sums_experiment import SIZES
-
-    how = SIZES[size]
+    how = sums_experiment.SIZES[size]
     yield ""
-    yield (f"SmolLM2-135M on sums, {how['updates']} updates of {how['prompts']} x {how['rollouts']} rollouts, mean of {len(SEEDS)} "
-           "seeds (spread); all responses, at the cap of 160 tokens")
+    yield (f"SmolLM2-135M on sums, {how.updates} updates of {how.prompts} x {how.rollouts} rollouts, mean of {len(how.seeds)} "
+           f"seeds (spread); all responses, at the cap of {how.cap} tokens")
     yield f"{'':<28s}{'Avg':>14s}{'tokens':>14s}{'1 step':>8s}{'2 steps':>8s}{'at cap':>8s}{'std':>6s}{'s':>7s}"
-    for arm in ("base", *TRAINED):
-        found = [results[f"sums/{arm}/seed{s}"] for s in SEEDS]
+    for arm in ("base", *sums_experiment.ARMS):
+        found = [results[f"sums/{arm}/seed{s}"] for s in how.seeds]
         tests = [f["test"] for f in found]
         kinds = [fmean(t["by_kind"][k]["tokens"] for t in tests) for k in sorted(tests[0]["by_kind"])]
         yield (f"{SUMS[arm]:<28s}{100 * fmean(t['avg'] for t in tests):8.1f} "
-               f"+-{100 * stdev(t['avg'] for t in tests):3.1f}{fmean(t['tokens'] for t in tests):8.1f} "
-               f"+-{stdev(t['tokens'] for t in tests):3.1f}" + "".join(f"{k:8.1f}" for k in kinds) +
+               f"+-{100 * spread(t['avg'] for t in tests):3.1f}{fmean(t['tokens'] for t in tests):8.1f} "
+               f"+-{spread(t['tokens'] for t in tests):3.1f}" + "".join(f"{k:8.1f}" for k in kinds) +
                f"{100 * fmean(t['at_cap'] for t in tests):8.1f}{fmean(t['normalised_length_std'] for t in tests):6.2f}" +
                (f"{fmean(f['seconds'] for f in found):7.0f}" if "seconds" in found[0] else ""))
     first, last = (results[f"sums/{arm}/seed0"]["test"] for arm in ("base", "opsft"))

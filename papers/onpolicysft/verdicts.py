@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from common.intervals import summarize
+from common.intervals import RecordError, summarize
 from common.records import load_claims
 from common.reproduce import point
 
-from . import analytic, checks
-from .experiment import SEEDS, UPDATES
+from . import analytic, checks, experiment, sums_experiment
 
 SHORT_ENOUGH = 0.40  # of the base's length
 RIVALS = ("grpo", "grpo, length", "fixed data", "best of n")
@@ -36,23 +36,37 @@ def analytic_claims() -> dict[str, dict]:
     }
 
 
-def updates_needed(run: dict, base: dict) -> float:
-    """The first probed update at which length is SHORT_ENOUGH and accuracy is not below the first probe's; UPDATES if none."""
+def updates_needed(run: dict, updates: int) -> float:
+    """The first probed update at which length is SHORT_ENOUGH and accuracy is not below the first probe's; all `updates` if none."""
     start = run["curve"][0]
     for done, avg, tokens in run["curve"]:
         if tokens <= SHORT_ENOUGH * start[2] and avg >= start[1]:
             return done
-    return UPDATES
+    return updates
 
 
-def small_claims(results: dict) -> dict[str, dict]:
-    """Effects are positive in the claim's direction, one value a seed."""
+def of_seeds(seeds: Sequence[int], claims: dict[str, tuple]) -> dict[str, dict]:
+    """claims {name: (effect of a seed, {what is shown beside it: value of a seed})}. RecordError names the claim without a number."""
+    found = {}
+    for name, (effect, sides) in claims.items():
+        try:
+            found[name] = summarize([effect(seed) for seed in seeds])
+        except RecordError as error:
+            raise RecordError(f"{name}: {error}") from error
+        if sides is not None:
+            found[name]["baselines"] = {side: fmean(get(seed) for seed in seeds) for side, get in sides.items()}
+    return found
+
+
+def small_claims(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """Effects are positive in the claim's direction, one value a seed. size: of the runs, see experiment.SIZES."""
+    updates = experiment.SIZES[size].updates
+
     def of(seed: int, arm: str) -> dict:
         return results[f"{arm}/seed{seed}"]["test"]
 
-    def effect(value, **sides) -> dict:
-        found = summarize([value(seed) for seed in SEEDS])
-        return found | {"baselines": {name: fmean(get(s) for s in SEEDS) for name, get in sides.items()}} if sides else found
+    def effect(value, **sides) -> tuple:
+        return value, sides or None
 
     def avg(arm: str):
         return lambda s: of(s, arm)["avg"]
@@ -74,11 +88,14 @@ def small_claims(results: dict) -> dict[str, dict]:
         losses = [row["loss per token"] for row in run(seed, "T 1.5")["history"] if "loss per token" in row]
         return fmean(losses[-5:]) - fmean(losses[:5])
 
+    def needed(arm: str):
+        return lambda s: updates_needed(run(s, arm), updates)
+
     def hardest(seed: int, arm: str) -> float:
         kinds = of(seed, arm)["by_kind"]
         return kinds[max(kinds)]["avg"]
 
-    return {
+    return of_seeds(experiment.SIZES[size].seeds, {
         "C1s": effect(lambda s: SHORT_ENOUGH - share("opsft")(s), before=tokens("base"), after=tokens("opsft")),
         "C1t": effect(lambda s: avg("opsft")(s) - avg("base")(s) + 0.01, before=avg("base"), after=avg("opsft")),
         "C1u": effect(lambda s: 0.02 - run(s)["skips a step"]),
@@ -86,9 +103,8 @@ def small_claims(results: dict) -> dict[str, dict]:
         "C4a": effect(margin, **{f"{a}, {what}": get(a) for a in (*RIVALS, "base", "opsft")
                                  for what, get in (("accuracy", avg), ("tokens", tokens))}),
         "C5c": effect(lambda s: 0.6 - results[f"flops/seed{s}"]),
-        "C6a": effect(lambda s: updates_needed(run(s, "grpo"), of(s, "base")) - updates_needed(run(s), of(s, "base")),
-                      ours=lambda s: updates_needed(run(s), of(s, "base")), grpo=lambda s: updates_needed(run(s, "grpo"), of(s, "base")),
-                      grpo_length=lambda s: updates_needed(run(s, "grpo, length"), of(s, "base"))),
+        "C6a": effect(lambda s: needed("grpo")(s) - needed("opsft")(s), ours=needed("opsft"), grpo=needed("grpo"),
+                      grpo_length=needed("grpo, length")),
         "C7a": effect(lambda s: of(s, "grpo")["normalised_length_std"] - of(s, "opsft")["normalised_length_std"],
                       base=lambda s: of(s, "base")["normalised_length_std"]),
         "C8a": effect(lambda s: share("fixed data")(s) - share("opsft")(s), on_policy=tokens("opsft"), fixed=tokens("fixed data")),
@@ -101,27 +117,27 @@ def small_claims(results: dict) -> dict[str, dict]:
         "C12": effect(lambda s: avg("opsft")(s) - avg("seq")(s), corrected=avg("opsft"), uncorrected=avg("seq")),
         "C14a": effect(lambda s: run(s)["divergence"]["AUC, wait or restart against the rest"] - 0.8,
                        separators=lambda s: run(s)["divergence"]["AUC, separator against the rest"]),
-    }
+    })
 
 
-def sums_claims(results: dict) -> dict[str, dict]:
+def sums_claims(results: dict, size: str = "cpu") -> dict[str, dict]:
     """The real model's (sums_experiment.py), as `small_claims`."""
     def of(seed: int, arm: str) -> dict:
         return results[f"sums/{arm}/seed{seed}"]["test"]
 
-    def effect(value, **sides) -> dict:
-        return summarize([value(s) for s in SEEDS]) | {"baselines": {n: fmean(get(s) for s in SEEDS) for n, get in sides.items()}}
+    def effect(value, **sides) -> tuple:
+        return value, sides
 
     def of_all(key: str) -> dict:
         return {arm.replace(" ", "_"): lambda s, a=arm: of(s, a)[key] for arm in ("base", "opsft", "fixed data")}
 
-    return {
+    return of_seeds(sums_experiment.SIZES[size].seeds, {
         "C1n": effect(lambda s: 0.60 - of(s, "opsft")["tokens"] / of(s, "base")["tokens"], **of_all("tokens"),
                       needed=lambda s: of(s, "base")["needed"]),
         "C1m": effect(lambda s: of(s, "opsft")["avg"] - of(s, "base")["avg"] + 0.02, **of_all("avg")),
         "C8n": effect(lambda s: (of(s, "fixed data")["tokens"] - of(s, "opsft")["tokens"]) / of(s, "base")["tokens"], **of_all("tokens")),
         "C14n": effect(lambda s: results[f"sums/opsft/seed{s}"]["divergence"]["AUC, redundant sentence against the rest"] - 0.8),
-    }
+    })
 
 
 SUMS = ("C1n", "C1m", "C8n", "C14n")  # measured by make sums-onpolicysft

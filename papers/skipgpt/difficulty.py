@@ -8,14 +8,19 @@ that looks at tokens should treat them differently, and whether it does can be c
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.steps import seed_of
-
 KINDS = {"other": 0, "cycle": 1, "recall": 2, "recall_new": 3, "triple": 4}
 VOCABULARY = 37  # 16 cycle symbols, 8 keys, 8 values, 5 residues
+
+
+def seed_of(*parts) -> int:
+    """`common.steps.seed_of`, kept here too: with that file comes lightning, 8 s of CPU in every process of Tier A."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big")
 
 
 def token_difficulty(count: int, length: int = 64, *, seed: int = 0,

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.steps import seed_of
-
 
 def sample_noise(rows: int, batch: dict, seed: int, step: int) -> Tensor:
     """Gumbel(0, 1) noise (rows, B, S, 2), fp32, on the CPU; rows = 2L (see RoutingState.noise).
@@ -20,6 +18,8 @@ def sample_noise(rows: int, batch: dict, seed: int, step: int) -> Tensor:
     by position: neither its neighbours in the batch nor the length of the padding matter. Padding
     gets 0.
     """
+    from common.steps import seed_of  # imports lightning: 8 s of CPU, which what only needs the losses does without
+
     noise = torch.zeros(rows, *batch["input_ids"].shape, 2)
     generator = torch.Generator()
     for b, (index, length) in enumerate(zip(batch["sample_index"], batch["lengths"])):

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from statistics import fmean
 
 from common.pictures import draw_all
 
-from .tier_a import SEEDS
+from . import tier_a, tier_b
 from .tier_b import ROUTERS, TARGETS
 
 ATTENTION, MLP, GREY = "#1f6f8b", "#c8553d", "#777777"
 
 
-def draw(results: dict, folder: Path) -> list[Path]:
-    """Writes every picture whose jobs are there; returns the files."""
-    return draw_all((tier_a_methods, sparsity_sweep, router_map, position, learning_curves), results, folder)
+def draw(results: dict, folder: Path, size: str = "cpu") -> list[Path]:
+    """Writes every picture; returns the files. size: of the run that gave the results."""
+    seeds, long = tier_a.SIZES[size].seeds, tier_b.SIZES[size].long
+
+    def of(picture, **sizes):
+        return functools.update_wrapper(functools.partial(picture, **sizes), picture)
+
+    pictures = (of(tier_a_methods, seeds=seeds), of(sparsity_sweep, seeds=seeds), router_map, of(position, width=min(100, long // 3)),
+                learning_curves)
+    return draw_all(pictures, results, folder)
 
 
-def tier_a_methods(plt, results):
+def tier_a_methods(plt, results, seeds):
     """Cross-entropy and realised sparsity of every method and baseline, best on top, one dot a seed."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for seed in SEEDS:
+    for seed in seeds:
         static = results[f"tier_a/static/seed{seed}"]
         tuned = results[f"tier_a/routers at 0.40/seed{seed}"]
         rows = {name: static[name] for name in static}
@@ -62,7 +70,7 @@ def tier_a_methods(plt, results):
     return figure
 
 
-def sparsity_sweep(plt, results):
+def sparsity_sweep(plt, results, seeds):
     """Cross-entropy as one threshold moves, against random routing at the same rates (claim C13)."""
     figure, axis = plt.subplots(figsize=(5.4, 3.4))
     for key, label, color in (
@@ -70,7 +78,7 @@ def sparsity_sweep(plt, results):
         ("matched", "matched random", MLP),
         ("uniform", "uniform random", GREY),
     ):
-        for seed in SEEDS:
+        for seed in seeds:
             rows = results[f"tier_a/routers at 0.40/seed{seed}"]["sweep"]
             axis.plot(
                 [r["sparsity"] for r in rows],
@@ -78,10 +86,10 @@ def sparsity_sweep(plt, results):
                 color=color,
                 lw=1,
                 marker=".",
-                label=label if seed == 0 else None,
+                label=label if seed == seeds[0] else None,
             )
     axis.axhline(
-        fmean(results[f"tier_a/static/seed{s}"]["dense"]["ce"] for s in SEEDS),
+        fmean(results[f"tier_a/static/seed{s}"]["dense"]["ce"] for s in seeds),
         color="black",
         lw=0.6,
         ls=":",
@@ -121,7 +129,7 @@ def router_map(plt, results):
 
 
 def position(plt, results, width: int = 100):
-    """Execution rate along the sequence, moving average of 100 tokens as in the paper (claim C12)."""
+    """Execution rate along the sequence, moving average of 100 tokens as in the paper, less in short windows (claim C12)."""
     figure, axes = plt.subplots(1, len(TARGETS), figsize=(7.2, 3.0), sharey=True)
     for axis, target in zip(axes, TARGETS):
         curve = results[f"tier_b/routers at {target:.2f}"]["position"]
@@ -141,7 +149,7 @@ def position(plt, results, width: int = 100):
 
 
 def learning_curves(plt, results):
-    """What the committed routers learned with how many tokens, and the first minute of it in this run."""
+    """What the committed routers learned with how many tokens."""
     figure, axis = plt.subplots(figsize=(5.4, 3.2))
     curves = results["tier_b/curves"]
     for target, color in zip(TARGETS, (ATTENTION, MLP)):

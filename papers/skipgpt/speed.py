@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,35 @@ TOLERANCE = 1.05  # above its bound by more than this, a speed-up is not believe
 SOURCES = ("timed.py", "skipping.py", "method.py", "analytic.py")
 
 
+@dataclass(frozen=True)
+class Size:
+    """What the CPU rung times: a model of this shape, in so many seconds, of which `calibration` for what the CPU can do."""
+
+    shape: Shape
+    batches: tuple[int, ...]
+    prompt_lengths: tuple[int, ...]
+    contexts: tuple[int, ...]
+    repeats: int
+    seconds: float
+    calibration: float
+
+
+SIZES = {
+    "cpu": Size(analytic.SMOLLM2_135M, batches=(1, 8), prompt_lengths=(128, 512), contexts=(256,), repeats=10, seconds=36.0,
+                calibration=1.0),
+    "smoke": Size(Shape(72, 192, 2, 9, 3, 8, 512, tied=True), batches=(1, 2), prompt_lengths=(8, 16), contexts=(16,), repeats=2,
+                  seconds=10.0, calibration=0.05),
+}
+
+
 # -- all cases -------------------------------------------------------------------------------------
 def measure(spec: ModelSpec | dict, *, device: str = "cpu", dtype: str = "float32",
             batches: Sequence[int] = (1, 8), prompt_lengths: Sequence[int] = (128, 512),
             contexts: Sequence[int] = (256,), decode_batches: Sequence[int] | None = None,
             sparsities: Sequence[float] = SPARSITIES, steps: int = 4, repeats: int = 10,
             warmup: int = 1, seed: int = 0, time_limit: float = 60.0, out: Path | None = None,
-            rates: dict[str, float] | None = None, say: Callable[[str], None] = print,
+            rates: dict[str, float] | None = None, calibration: float = 1.0,
+            say: Callable[[str], None] = print,
             clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
     """Times prefill (batches x prompt_lengths) and decoding (decode_batches x contexts).
 
@@ -57,7 +79,8 @@ def measure(spec: ModelSpec | dict, *, device: str = "cpu", dtype: str = "float3
     cases from the smallest; the largest are dropped if they would not fit, and "not_run" says which
     and why. What runs gets as many of `repeats` as there is time for, at least FEWEST. out: JSON
     file, written whole after each case; cases in it under the same settings and sources are not run
-    again. rates {"flops_per_s", "bytes_per_s"}, for the estimates: calibrated if not given.
+    again. rates {"flops_per_s", "bytes_per_s"}, for the estimates: calibrated in so many seconds if
+    not given.
 
     Returns a JSON document: "settings", "cases" {name: ...}, "not_run", "flags", "pays_from".
     Raises ModelError for a model that cannot be loaded, TypeError for one that cannot be routed.
@@ -76,7 +99,7 @@ def measure(spec: ModelSpec | dict, *, device: str = "cpu", dtype: str = "float3
                 "transformers": transformers.__version__, "sources_sha256": digest.hexdigest()}
     done = _finished(out, settings, cases, say)
     if rates is None:
-        limits = calibrate(device, seconds=1.0)
+        limits = calibrate(device, seconds=calibration)
         rates = {"flops_per_s": limits["gemm_flops_per_s"].get(dtype, 1e12),
                  "bytes_per_s": limits["copy_bytes_per_s"]}
     document = {"settings": settings, "shape": asdict(m), "rates": rates, "cases": done,
@@ -218,12 +241,14 @@ def config_of(m: Shape) -> dict[str, Any]:
 
 
 def measure_cpu(thorough: bool = False, time_limit: float | None = None, out: Path | None = None,
-                seed: int = 0, say: Callable[[str], None] = print) -> dict[str, Any]:
+                seed: int = 0, say: Callable[[str], None] = print, size: str = "cpu") -> dict[str, Any]:
     """The shape of SmolLM2-135M in fp32 in 36 s; thorough: a grid, to see where it pays."""
+    n = SIZES[size]
+    cases = dict(batches=n.batches, prompt_lengths=n.prompt_lengths, contexts=n.contexts, repeats=n.repeats,
+                 time_limit=time_limit or n.seconds)
     grid = dict(batches=(1, 2, 4, 8), prompt_lengths=(16, 32, 64, 128, 256, 512),
                 decode_batches=(1, 2, 4, 8), repeats=20, time_limit=time_limit or 900.0)
-    return measure(config_of(analytic.SMOLLM2_135M), seed=seed, out=out, say=say,
-                   **(grid if thorough else {"time_limit": time_limit or 36.0}))
+    return measure(config_of(n.shape), seed=seed, out=out, say=say, calibration=n.calibration, **(grid if thorough else cases))
 
 
 def measure_gpu(time_limit: float = 540.0, out: Path | None = None, seed: int = 0,

@@ -6,22 +6,22 @@ import math
 from collections.abc import Iterator
 from statistics import fmean
 
-from . import analytic
-from .tier_a import LORA_STEPS, SEEDS
-from .tier_b import CLOZE_ITEMS, LENGTH, TARGETS, TEST_WINDOWS
+from . import analytic, tier_a, tier_b
+from .tier_b import TARGETS
 
 
-def cpu_tables(results: dict) -> Iterator[str]:
-    yield from tier_a_table(results)
-    yield from tier_b_table(results)
+def cpu_tables(results: dict, size: str = "cpu") -> Iterator[str]:
+    """size: of the run that gave the results, see tier_a.SIZES and tier_b.SIZES."""
+    yield from tier_a_table(results, tier_a.SIZES[size])
+    yield from tier_b_table(results, tier_b.SIZES[size])
     if any(name.startswith("real/") for name in results):
-        yield from real_table(results)
+        yield from real_table(results, tier_b.SIZES[size])
 
 
-def tier_a_rows(results: dict) -> dict[str, list[dict]]:
+def tier_a_rows(results: dict, n: tier_a.Size) -> dict[str, list[dict]]:
     """{method: one measurement a seed}, the static plans and everything trained."""
     rows: dict[str, list[dict]] = {}
-    for seed in SEEDS:
+    for seed in n.seeds:
 
         def of(name: str) -> dict:
             return results[f"tier_a/{name}/seed{seed}"]
@@ -35,7 +35,7 @@ def tier_a_rows(results: dict) -> dict[str, list[dict]]:
             "  its mean rate at random": tuned["trained random"]["uniform"],
             "  held at 5/12": tuned["held"],
             "  held at 5/12, its rates at random": tuned["held random"]["matched"],
-            f"  then LoRA, {LORA_STEPS} steps [trained]": tuned["lora"]["routed"],
+            f"  then LoRA, {n.lora_steps} steps [trained]": tuned["lora"]["routed"],
             "dense + the same LoRA [trained]": tuned["lora"]["dense"],
             "one gate a layer, T = 0.40 [trained]": coupled["trained"],
             "  held at 5/12 ": coupled["held"],
@@ -45,7 +45,7 @@ def tier_a_rows(results: dict) -> dict[str, list[dict]]:
             "  held at 0.40": of("joint")["held"],
             "MoD-D, T = 0.40 [trained]": of("MoD-D"),
         }
-        if seed == SEEDS[0]:
+        if seed == n.seeds[0]:
             found |= {
                 "MoD-D + LoRA, T = 0.40 [trained, seed 0]": of("MoD-D with LoRA"),
                 "routers, T = 0.25 [trained, seed 0]": of("routers at 0.25")["trained"],
@@ -57,11 +57,11 @@ def tier_a_rows(results: dict) -> dict[str, list[dict]]:
     return rows
 
 
-def tier_a_table(results: dict) -> Iterator[str]:
+def tier_a_table(results: dict, n: tier_a.Size) -> Iterator[str]:
     yield ""
-    yield f"Tier A: from-scratch Llama, 6 layers, mean of {len(SEEDS)} seeds (cross-entropy in nats; random baselines carry the router's rates)"
+    yield f"Tier A: from-scratch Llama, 6 layers, mean of {len(n.seeds)} seeds (cross-entropy in nats; random baselines carry the router's rates)"
     yield f"{'method':<44s}{'CE':>8s}{'recall acc':>12s}{'attn skip':>11s}{'MLP skip':>10s}{'sparsity':>10s}"
-    for name, seeds in tier_a_rows(results).items():
+    for name, seeds in tier_a_rows(results, n).items():
 
         def mean(key: str, default: float = 0.0) -> float:
             return fmean(row.get(key, default) for row in seeds)
@@ -85,10 +85,10 @@ def definitions(s_a: float, s_m: float) -> str:
     )
 
 
-def tier_b_table(results: dict) -> Iterator[str]:
+def tier_b_table(results: dict, n: tier_b.Size) -> Iterator[str]:
     dense = results["tier_b/dense"]
     yield ""
-    yield f"Tier B: SmolLM2-135M-Instruct (4-bit weights, bf16), held-out prose, {TEST_WINDOWS} windows of {LENGTH} tokens; cloze: lm-eval, acc_norm, {CLOZE_ITEMS} items"
+    yield f"Tier B: SmolLM2-135M-Instruct (4-bit weights, fp32), held-out prose, {n.test_windows} windows of {n.length} tokens; cloze: lm-eval, acc_norm, {n.cloze_items} items"
     yield f"{'method':<46s}{'CE':>7s}{'ppl':>8s}{'cloze':>7s}{'attn':>7s}{'MLP':>7s}{'modules':>9s}{'block p':>8s}{'all p':>8s}{'idle p':>8s}{'FLOPs':>8s}"
 
     def line(name: str, row: dict, cloze: dict | None = None) -> str:
@@ -108,22 +108,16 @@ def tier_b_table(results: dict) -> Iterator[str]:
             yield line(f"  {kind} random, {len(random[kind])} draw{'s' * (len(random[kind]) > 1)}", mean, random["cloze"] if kind == "matched" else None)
         for name, row in results[f"tier_b/static at {target:.2f}"].items():
             yield line(f"  {name} [training-free]", row)
-    short = results["tier_b/short training"]
-    first, last = short["curve"][0], short["curve"][-1]
-    yield (
-        f"short training in this run: {len(short['curve'])} steps, {short['tokens']:,} tokens, {short['seconds']:.0f} s: sampled CE {first[1]:.3f} at step 1, "
-        f"{last[1]:.3f} at the last; held at 25 %: {short['learned']['ce']:.3f}, its rates at random {short['matched']['ce']:.3f}"
-    )
     least = ", ".join(repr(row[0]) for row in results["tier_b/routers at 0.25"]["tokens"]["least attention"][:8])
     most = ", ".join(repr(row[0]) for row in results["tier_b/routers at 0.25"]["tokens"]["most attention"][-8:])
     yield f"tokens that run attention least: {least}"
     yield f"tokens that run attention most:  {most}"
 
 
-def real_table(results: dict) -> Iterator[str]:
+def real_table(results: dict, n: tier_b.Size) -> Iterator[str]:
     yield ""
     tasks = ("piqa_local", "arc_easy_local", "winogrande_local", "lambada_openai_local")
-    yield "Real benchmarks from NINEFOLD_DATA (0-shot; perplexity per token, windows of 512; first items only where n < all)"
+    yield f"Real benchmarks from NINEFOLD_DATA (0-shot; perplexity per token, windows of {n.text}; first items only where n < all)"
     yield (
         f"{'method':<34s}{'wikitext2':>10s}{'ptb':>10s}"
         + "".join(f"{t.removesuffix('_local'):>17s}" for t in tasks)

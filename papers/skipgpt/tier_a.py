@@ -3,7 +3,8 @@
 A six-layer Llama learns a language of three kinds of token (`data.py`): *cycle* tokens follow from the one before,
 *recall* tokens need attention to the place where a key was bound, the rest is noise. Then routers are tuned on the
 frozen model, and everything that the paper compares with is tuned or calibrated on the same sequences for the same
-number of steps. Every function here is one job of the run: arguments in, JSON out (`common/jobs.py`).
+number of steps. Every function here is one job of the run: arguments in, JSON out (`common/jobs.py`). `SIZES` says how
+much of each is measured: the default run's, and the smallest that walks through all of it.
 
 The three base models are committed (`standins/`, 0.6 MB each); `make standin-skipgpt` trains them again.
 """
@@ -14,6 +15,7 @@ import argparse
 import functools
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,13 +30,31 @@ from .method import RoutingState, SkipGPTConfig, apply_skipgpt, remove_skipgpt
 from .tuning import evaluate, hold_budget, shift_budget, tune
 
 STANDINS = Path(__file__).parent / "standins"
-SEEDS = (0, 1, 2)
-SEQUENCE, BATCH, BASE_STEPS, TUNE_STEPS, LORA_STEPS = 64, 32, 900, 300, 100
-TEST_SEQUENCES, CALIBRATION_SEQUENCES = (
-    512,
-    100,
-)  # calibration size: the paper's, for static pruning
+SEQUENCE, BASE_STEPS = 64, 900
 BUDGET = 5 / 12  # compared at this module sparsity: what dropping 5 of 12 modules gives; T = 0.40 is tuned for
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained and measured. Sequences have 64 tokens, those of the position curve `positions`."""
+
+    seeds: tuple[int, ...]
+    batch: int
+    tune_steps: int
+    lora_steps: int
+    test_sequences: int
+    calibration_sequences: int  # in the default run the paper's, for static pruning
+    sweep_sequences: int
+    position_samples: int
+    positions: int
+
+
+SIZES = {
+    "cpu": Size(seeds=(0, 1, 2), batch=32, tune_steps=300, lora_steps=100, test_sequences=512, calibration_sequences=100,
+                sweep_sequences=128, position_samples=50, positions=256),
+    "smoke": Size(seeds=(0,), batch=8, tune_steps=3, lora_steps=2, test_sequences=8, calibration_sequences=8,
+                  sweep_sequences=8, position_samples=2, positions=80),
+}
 
 
 # -- data and base models ----------------------------------------------------------------------------------
@@ -51,9 +71,14 @@ def sequences(split: str, seed: int, count: int, length: int = SEQUENCE) -> tupl
     return token_difficulty(count, length, seed=seed, first=first)
 
 
-def batches(split: str, seed: int, steps: int):
-    ids, _ = sequences(split, seed, steps * BATCH)
-    return lambda step: ids[step * BATCH : (step + 1) * BATCH]
+def batches(split: str, seed: int, steps: int, batch: int):
+    ids, _ = sequences(split, seed, steps * batch)
+    return lambda step: ids[step * batch : (step + 1) * batch]
+
+
+def measured_on(seed: int, n: Size) -> tuple[Tensor, Tensor, Tensor]:
+    """Test sequences and their kinds, and the sequences on which budgets are held and plans calibrated."""
+    return *sequences("test", seed, n.test_sequences), sequences("calibration", seed, n.calibration_sequences)[0]
 
 
 def adamw(parameters, learning_rate: float) -> torch.optim.AdamW:
@@ -81,10 +106,10 @@ def new_base(seed: int) -> nn.Module:
 
 def train_base(seed: int, steps: int = BASE_STEPS, folder: str | None = None) -> dict:
     """Dense training: AdamW 2e-3, 100 steps of warm-up, linear decay, batch 32 of 64 tokens (spec 8)."""
-    model = new_base(seed)
-    training = tune(model, batches("base", seed, steps), adamw(model.parameters(), 2e-3), steps, warmup=100, decay=1.0, seed=seed)
+    model, n = new_base(seed), SIZES["cpu"]
+    training = tune(model, batches("base", seed, steps, n.batch), adamw(model.parameters(), 2e-3), steps, warmup=100, decay=1.0, seed=seed)
     curve = list(progress(training, f"seed {seed}: training, steps", total=steps))
-    test, kinds = sequences("test", seed, TEST_SEQUENCES)
+    test, kinds = sequences("test", seed, n.test_sequences)
     result = {
         "seed": seed,
         "steps": steps,
@@ -161,11 +186,10 @@ def matched_random(model: nn.Module, state: RoutingState, routed: dict, ids: Ten
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------
-def dense_and_static(seed: int) -> dict:
-    """The dense model and every training-free baseline, calibrated on 100 sequences."""
+def dense_and_static(seed: int, size: str = "cpu") -> dict:
+    """The dense model and every training-free baseline."""
     model = base_model(seed)
-    ids, kinds = sequences("test", seed, TEST_SEQUENCES)
-    calibration, _ = sequences("calibration", seed, CALIBRATION_SEQUENCES)
+    ids, kinds, calibration = measured_on(seed, SIZES[size])
     result = {"dense": measure(model, None, ids, kinds)}
     plans = {
         "ShortGPT, 2 of 6 blocks": baselines.block_influence(model, calibration, 2),
@@ -192,26 +216,25 @@ def router_tuning(
     learning_rate: float = 2e-2,
     coupled: bool = False,
     token_blind: bool = False,
-    lora_steps: int = 0,
-    steps: int = TUNE_STEPS,
+    stage_2: bool = False,
+    size: str = "cpu",
 ) -> dict:
     """Stage 1 on the frozen base; measured as trained, sampled, held to `budget`, and against random routing.
 
-    coupled: one gate per layer (vertical ablation). token_blind: biases only (horizontal ablation). lora_steps > 0
-    adds stage 2, and the same LoRA steps without routers as its control.
+    coupled: one gate per layer (vertical ablation). token_blind: biases only (horizontal ablation). stage_2 adds LoRA,
+    and the same LoRA steps without routers as its control.
     """
-    model = base_model(seed)
-    ids, kinds = sequences("test", seed, TEST_SEQUENCES)
-    held_out, _ = sequences("calibration", seed, CALIBRATION_SEQUENCES)
+    model, n = base_model(seed), SIZES[size]
+    ids, kinds, held_out = measured_on(seed, n)
     torch.manual_seed(seed)
     state = apply_skipgpt(model, SkipGPTConfig(target_sparsity=target, coupled=coupled))
     parameters = baselines.bias_only(state) if token_blind else state.parameters()
     curve = list(
         tune(
             model,
-            batches("tune", seed, steps),
+            batches("tune", seed, n.tune_steps, n.batch),
             adamw(parameters, learning_rate),
-            steps,
+            n.tune_steps,
             state=state,
             seed=seed,
         )
@@ -239,16 +262,16 @@ def router_tuning(
             result["held random"] = matched_random(model, state, result["held"], ids, kinds, seed)
         shift_budget(state, -shift)
     if not coupled and not token_blind and budget is not None:
-        result["sweep"] = sweep(model, state, seed)
-        result["position"] = position_curve(model, state, seed)
-    if lora_steps:
-        result["lora"] = lora(model, state, seed, lora_steps)
+        result["sweep"] = sweep(model, state, seed, n)
+        result["position"] = position_curve(model, state, seed, n)
+    if stage_2:
+        result["lora"] = lora(model, state, seed, n)
     return result
 
 
-def sweep(model: nn.Module, state: RoutingState, seed: int) -> list[dict]:
+def sweep(model: nn.Module, state: RoutingState, seed: int, n: Size) -> list[dict]:
     """Cross-entropy against realised sparsity by moving the one threshold; no retraining (claim C13)."""
-    ids, kinds = sequences("test", seed, 128)
+    ids, kinds = sequences("test", seed, n.sweep_sequences)
     rows, applied = [], 0.0
     for sparsity in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8):
         applied += hold_budget(model, state, ids, sparsity, tolerance=0.01)
@@ -268,20 +291,20 @@ def sweep(model: nn.Module, state: RoutingState, seed: int) -> list[dict]:
     return rows
 
 
-def position_curve(model: nn.Module, state: RoutingState, seed: int, length: int = 256, samples: int = 50) -> dict:
-    """Execution rate along the sequence, 50 samples (claim C12). The base saw 64 positions; this looks beyond them."""
-    ids, _ = sequences("test", seed, samples, length)
+def position_curve(model: nn.Module, state: RoutingState, seed: int, n: Size) -> dict:
+    """Execution rate along the sequence (claim C12). The base saw 64 positions; this looks beyond them."""
+    ids, _ = sequences("test", seed, n.position_samples, n.positions)
     state.start_recording()
     evaluate(model, ids, 50)
     by_position = 1 - state.stats().by_position  # (S, 2)
     return {"attn": by_position[:, 0].tolist(), "mlp": by_position[:, 1].tolist()}
 
 
-def lora(model: nn.Module, state: RoutingState, seed: int, steps: int) -> dict:
+def lora(model: nn.Module, state: RoutingState, seed: int, n: Size) -> dict:
     """Stage 2 (section 3.6): routers frozen, LoRA r=8 on q, v, gate; and the control, the same LoRA on the dense model."""
     from peft import LoraConfig, get_peft_model
 
-    ids, kinds = sequences("test", seed, TEST_SEQUENCES)
+    ids, kinds = sequences("test", seed, n.test_sequences)
     result = {}
     for name, mode in (("routed", "mask"), ("dense", "dense")):
         torch.manual_seed(seed)
@@ -299,9 +322,9 @@ def lora(model: nn.Module, state: RoutingState, seed: int, steps: int) -> dict:
         list(
             tune(
                 wrapped,
-                batches("recovery", seed, steps),
+                batches("recovery", seed, n.lora_steps, n.batch),
                 adamw(adapters, 5e-3),
-                steps,
+                n.lora_steps,
                 state=state,
                 seed=seed,
             )
@@ -312,13 +335,13 @@ def lora(model: nn.Module, state: RoutingState, seed: int, steps: int) -> dict:
     return result
 
 
-def joint(seed: int, target: float, steps: int = TUNE_STEPS) -> dict:
+def joint(seed: int, target: float, size: str = "cpu") -> dict:
     """The ablation "SkipGPT-Joint": routers and LoRA r=8 on q and v together from step 0, with the full loss."""
-    ids, kinds = sequences("test", seed, TEST_SEQUENCES)
-    held_out, _ = sequences("calibration", seed, CALIBRATION_SEQUENCES)
+    n = SIZES[size]
+    ids, kinds, held_out = measured_on(seed, n)
     torch.manual_seed(seed)
     model, state, trained = _parts(baselines.joint(base_model(seed), SkipGPTConfig(target_sparsity=target), rank=8, alpha=16))
-    list(tune(model, batches("tune", seed, steps), adamw(trained, 5e-3), steps, state=state, seed=seed))
+    list(tune(model, batches("tune", seed, n.tune_steps, n.batch), adamw(trained, 5e-3), n.tune_steps, state=state, seed=seed))
     for parameter in state.parameters():
         parameter.requires_grad_(False)
     result = {"trained": measure(model, state, ids, kinds)}
@@ -326,12 +349,13 @@ def joint(seed: int, target: float, steps: int = TUNE_STEPS) -> dict:
     return result | {"held": measure(model, state, ids, kinds)}
 
 
-def mixture_of_depths(seed: int, target: float, rank: int = 0, steps: int = TUNE_STEPS) -> dict:
+def mixture_of_depths(seed: int, target: float, rank: int = 0, size: str = "cpu") -> dict:
     """MoD-D: its routers alone on the frozen base or, rank > 0, with LoRA on q and v as the paper's baseline trains it."""
-    ids, kinds = sequences("test", seed, TEST_SEQUENCES)
+    n = SIZES[size]
+    ids, kinds = sequences("test", seed, n.test_sequences)
     torch.manual_seed(seed)
     model, state, trained = _parts(baselines.mod_d(base_model(seed), target, rank=rank, alpha=16))
-    list(tune(model, batches("tune", seed, steps), adamw(trained, 5e-3), steps, seed=seed))
+    list(tune(model, batches("tune", seed, n.tune_steps, n.batch), adamw(trained, 5e-3), n.tune_steps, seed=seed))
     return measure(model, state, ids, kinds)
 
 
@@ -343,7 +367,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the Tier-A base models again (about 2 CPU-minutes each).")
     parser.add_argument("--train-bases", action="store_true", required=True)
     parser.parse_args()
-    for seed in SEEDS:
+    for seed in SIZES["cpu"].seeds:
         result = train_base(seed)
         print(json.dumps({k: result[k] for k in ("seed", "test_ce")}), flush=True)
         if not math.isfinite(result["test_ce"]):

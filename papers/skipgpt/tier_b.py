@@ -3,15 +3,16 @@
 The routers in `routers/` come from `train_smollm2.py`. Here they are loaded next to the packaged weights, run with real
 skipping, and compared on prose that neither training nor calibration saw: with the dense model, with random routing at
 the router's own rate of every module, with one uniform rate, and with every static plan at the same module sparsity.
-All of it in bfloat16, on the same windows, so that differences are paired by window. Every function is one job.
+All of it on the same windows, so that differences are paired by window, and in float32: bfloat16 is 2.5 times as fast on a
+processor with units for it and a third as fast on one without, and a word should depend on neither. Every function is one
+job; how much it measures stands in `SIZES`.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,17 +27,40 @@ from common.models import SMOLLM2, Loaded, load
 from . import baselines, static_pruning
 from .method import RoutingState, SkipGPTConfig, apply_skipgpt, remove_skipgpt
 from .router_files import load_routers
-from .train_smollm2 import BATCH, CHOSEN, LENGTH, ROUTERS, prepare
-from .tuning import evaluate, hold_budget, tune
+from .train_smollm2 import LENGTH, ROUTERS
+from .tuning import evaluate
 
 TARGETS = (0.25, 0.40)
-TEST_WINDOWS, LONG, LONG_WINDOWS, CLOZE_ITEMS = 32, 384, 32, 40
 CLAIMED = 0.25  # the target whose claims read uniform random routing and positions; at the other they are only shown
-DRAWS = (0, 1, 2)  # of random routing
 REAL_FILES = ("text/wikitext2_word.test.txt", "text/ptb.test.txt", "text/piqa.jsonl", "text/arc_easy.jsonl", "text/winogrande.jsonl",
               "text/lambada_openai.jsonl")  # fmt: skip
 BEST_STATIC = {0.25: "shortgpt", 0.40: "greedy-drop"}  # of the committed plans, on held-out prose: what `static` measures
 GUARD = 0.02  # a score is not printed as one of "T" when the realised sparsity is further off
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. Lengths are in tokens."""
+
+    length: int  # of the test and training windows
+    test_windows: int
+    long: int  # length of the windows in which positions are looked at
+    long_windows: int
+    shown_windows: int  # the same, at the target without a claim on positions
+    seen: int  # how often a token must occur to be listed by its execution rate
+    cloze_items: int
+    draws: tuple[int, ...]  # seeds of random routing
+    text: int  # length of the windows of real texts
+    text_windows: int
+    items: int  # of each real task
+
+
+SIZES = {
+    "cpu": Size(length=LENGTH, test_windows=32, long=384, long_windows=32, shown_windows=12, seen=20, cloze_items=40,
+                draws=(0, 1, 2), text=512, text_windows=48, items=300),
+    "smoke": Size(length=20, test_windows=2, long=40, long_windows=2, shown_windows=1, seen=2, cloze_items=1,
+                  draws=(0,), text=32, text_windows=1, items=2),
+}
 
 
 class BudgetMissed(RuntimeError):
@@ -45,10 +69,11 @@ class BudgetMissed(RuntimeError):
 
 @functools.lru_cache(maxsize=1)
 def smollm2() -> Loaded:
-    return load(replace(SMOLLM2, dtype="bfloat16", attn_implementation="sdpa"))
+    return load(replace(SMOLLM2, dtype="float32", attn_implementation="sdpa"))
 
 
-def held_out(length: int = LENGTH, count: int = TEST_WINDOWS) -> Tensor:
+@functools.lru_cache(maxsize=4)
+def held_out(length: int, count: int) -> Tensor:
     rows = windows(topics()["test"], smollm2().tokenizer, length)
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:count]]
 
@@ -85,9 +110,13 @@ def window_losses(model: nn.Module, state: RoutingState | None, ids: Tensor) -> 
     return result
 
 
-def cloze(model: nn.Module) -> dict:
+def windows_of(n: Size) -> Tensor:
+    return held_out(n.length, n.test_windows)
+
+
+def cloze(model: nn.Module, n: Size) -> dict:
     """The packaged lm-eval task: the true ending of a sentence among four, held-out prose."""
-    return language.evaluate(model, smollm2().tokenizer, ["pydoc_cloze"], limit=CLOZE_ITEMS, batch_size=8)["tasks"][
+    return language.evaluate(model, smollm2().tokenizer, ["pydoc_cloze"], limit=n.cloze_items, batch_size=8)["tasks"][
         "pydoc_cloze"
     ]
 
@@ -100,20 +129,20 @@ def _routed(target: float) -> tuple[nn.Module, RoutingState]:
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------
-def dense() -> dict:
-    loaded = smollm2()
-    return window_losses(loaded.model, None, held_out()) | {
-        "cloze": cloze(loaded.model),
+def dense(size: str = "cpu") -> dict:
+    loaded, n = smollm2(), SIZES[size]
+    return window_losses(loaded.model, None, windows_of(n)) | {
+        "cloze": cloze(loaded.model, n),
         "model": loaded.source,
         "text": topics().source,
     }
 
 
-def learned(target: float) -> dict:
+def learned(target: float, size: str = "cpu") -> dict:
     """The committed routers: skip mode, decided by argmax; also sampled, with position, and by token."""
-    model, state = _routed(target)
+    n, (model, state) = SIZES[size], _routed(target)
     try:
-        ids = held_out()
+        ids = windows_of(n)
         result = {"skip": window_losses(model, state.set_mode("skip"), ids)}
         check_budget(result["skip"]["sparsity"], target, f"routers at {target:.0%}")
         result["mask ce"] = window_losses(model, state.set_mode("mask"), ids)["ce"]
@@ -124,16 +153,16 @@ def learned(target: float) -> dict:
         state.generator = torch.Generator().manual_seed(0)
         result["sampled"] = window_losses(model, state, ids)
         state.config, state.generator = plain, None
-        result |= positions_and_tokens(model, state.set_mode("skip"), LONG_WINDOWS if target == CLAIMED else 12)
-        result["cloze"] = cloze(model)
+        result |= positions_and_tokens(model, state.set_mode("skip"), n, n.long_windows if target == CLAIMED else n.shown_windows)
+        result["cloze"] = cloze(model, n)
         return result
     finally:
         remove_skipgpt(model)
 
 
-def positions_and_tokens(model: nn.Module, state: RoutingState, count: int) -> dict:
-    """Execution rates along windows of 384 tokens, per window quarter, and of the most and least executed tokens."""
-    ids, tokenizer = held_out(LONG, count), smollm2().tokenizer
+def positions_and_tokens(model: nn.Module, state: RoutingState, n: Size, windows: int) -> dict:
+    """Execution rates along long windows, per window quarter, and of the most and least executed tokens."""
+    ids, tokenizer = held_out(n.long, windows), smollm2().tokenizer
     executed = []
     with torch.no_grad():
         for rows in ids.split(4):
@@ -145,11 +174,11 @@ def positions_and_tokens(model: nn.Module, state: RoutingState, count: int) -> d
             )
             executed.append(torch.stack([torch.stack(pair) for pair in state.gates]).mean(0))  # (2, B, S)
     executed = torch.cat(executed, 1)
-    quarter = LONG // 4
+    quarter = n.long // 4
     tokens = []
     for token in ids.unique().tolist():
         where = ids == token
-        if (count := int(where.sum())) >= 20:
+        if (count := int(where.sum())) >= n.seen:
             attn, mlp = executed[:, where].mean(1).tolist()
             tokens.append([tokenizer.decode([token]), count, attn, mlp])
     tokens.sort(key=lambda row: row[2])
@@ -163,26 +192,26 @@ def positions_and_tokens(model: nn.Module, state: RoutingState, count: int) -> d
     }
 
 
-def random_routing(target: float) -> dict:
-    """The same budget without a router: its per-module rates drawn per token, and one rate for everything; three draws."""
-    model, state = _routed(target)
+def random_routing(target: float, size: str = "cpu") -> dict:
+    """The same budget without a router: its per-module rates drawn per token, and one rate for everything."""
+    n, (model, state) = SIZES[size], _routed(target)
     try:
-        ids = held_out()
+        ids = windows_of(n)
         rates = window_losses(model, state.set_mode("skip"), ids)
         results: dict = {"matched": [], "uniform": []}
-        for seed in DRAWS:
+        for seed in n.draws:
             for name, policy in (
                 ("matched", baselines.random_matched(torch.tensor(rates["per_layer"]), seed)),
                 ("uniform", baselines.random_uniform(rates["sparsity"], seed)),
             ):
-                if name == "uniform" and seed != DRAWS[0] and target != CLAIMED:
+                if name == "uniform" and seed != n.draws[0] and target != CLAIMED:
                     continue
                 state.policy = policy
                 row = window_losses(model, state, ids)
                 check_budget(row["sparsity"], target, f"{name} random routing at {target:.0%}")
                 results[name].append(row)
-        state.policy = baselines.random_matched(torch.tensor(rates["per_layer"]), DRAWS[0])
-        results["cloze"] = cloze(model)
+        state.policy = baselines.random_matched(torch.tensor(rates["per_layer"]), n.draws[0])
+        results["cloze"] = cloze(model, n)
         return results
     finally:
         remove_skipgpt(model)
@@ -197,9 +226,9 @@ def static_plans(target: float) -> dict[str, static_pruning.StaticPlan]:
     return plans
 
 
-def static(target: float) -> dict:
+def static(target: float, size: str = "cpu") -> dict:
     """Training-free plans at the same module sparsity (blocks: the largest number that does not exceed it)."""
-    model, ids, results = smollm2().model, held_out(), {}
+    model, ids, results = smollm2().model, windows_of(SIZES[size]), {}
     state = apply_skipgpt(model, SkipGPTConfig()).set_mode("skip")
     try:
         for plan in static_plans(target).values():
@@ -211,51 +240,13 @@ def static(target: float) -> dict:
     return results
 
 
-def committed_costs() -> Tensor:
-    """What skipping each module alone costs, (L, 2) in nats: the scores of the committed Shortened-PPL plan."""
-    scores = static_plans(TARGETS[0])["shortened-ppl"].scores
-    costs = torch.tensor([[scores[f"{layer} {name}"] for name in ("attn", "mlp")] for layer in range(len(scores) // 2)])
-    return costs - costs.min()
-
-
-def short_training(target: float = 0.25, steps: int = 12) -> dict:
-    """The first minute of the recipe, to be seen: learning curve, and where it stands against its own rates at random."""
-    began = time.monotonic()
-    model, state, optimiser, _, train, _ = prepare(CHOSEN, target, 0, lambda text: None, committed_costs())
-    rows = list(
-        tune(
-            model,
-            lambda step: train[step * BATCH : (step + 1) * BATCH],
-            optimiser,
-            steps,
-            state=state,
-            warmup=10,
-            decay=0.5,
-        )
-    )
-    for parameter in state.parameters():
-        parameter.requires_grad_(False)
-    hold_budget(model, state, train[-16:], target, tolerance=0.005, batch_size=16)
-    ids = held_out()[:24]
-    ours = window_losses(model, state, ids)
-    state.policy = baselines.random_matched(torch.tensor(ours["per_layer"]), 0)
-    matched = window_losses(model, state, ids)
-    return {
-        "curve": [[r["step"] + 1, r["ce"], r["executed"]] for r in rows],
-        "tokens": steps * BATCH * LENGTH,
-        "learned": ours,
-        "matched": matched,
-        "seconds": round(time.monotonic() - began, 1),
-    }
-
-
-def real_data(method: str, target: float = 0.25, limit: int = 300, text_windows: int = 48) -> dict:
-    """Real benchmarks from $NINEFOLD_DATA: WikiText-2 and PTB (windows of 512) and four lm-eval tasks."""
+def real_data(method: str, target: float = 0.25, size: str = "cpu") -> dict:
+    """Real benchmarks from $NINEFOLD_DATA: WikiText-2 and PTB, and four lm-eval tasks."""
     if not os.environ.get("NINEFOLD_DATA"):
         raise FileNotFoundError(
             "NINEFOLD_DATA is not set: it names the folder that holds text/piqa.jsonl and the others"
         )
-    loaded = smollm2()
+    loaded, n = smollm2(), SIZES[size]
     model, state = loaded.model, None
     if method != "dense":
         model, state = _routed(target)
@@ -263,7 +254,7 @@ def real_data(method: str, target: float = 0.25, limit: int = 300, text_windows:
         if method == "static":
             state.policy = static_plans(target)[BEST_STATIC[target]].policy()
         if method == "matched random":
-            rates = window_losses(model, state, held_out())["per_layer"]
+            rates = window_losses(model, state, windows_of(n))["per_layer"]
             state.policy = baselines.random_matched(torch.tensor(rates), 0)
         state.start_recording()
     try:
@@ -271,7 +262,7 @@ def real_data(method: str, target: float = 0.25, limit: int = 300, text_windows:
         for name in ("wikitext2", "ptb"):
             text = read_text(name)
             ids = loaded.tokenizer(text.text, return_tensors="pt")["input_ids"][0]
-            result["perplexity"][name] = token_perplexity(model, ids[: text_windows * 512], 512, 4) | {
+            result["perplexity"][name] = token_perplexity(model, ids[: n.text_windows * n.text], n.text, 4) | {
                 "text": text.definition,
                 "tokens_of_text": len(ids),
             }
@@ -279,7 +270,7 @@ def real_data(method: str, target: float = 0.25, limit: int = 300, text_windows:
             model,
             loaded.tokenizer,
             [f"{t}_local" for t in ("piqa", "arc_easy", "winogrande", "lambada_openai")],
-            limit=limit,
+            limit=n.items,
             batch_size=8,
         )
         if state is not None:

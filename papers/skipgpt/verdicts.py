@@ -1,6 +1,6 @@
 """From what the jobs measured to the number that each claim's rule reads.
 
-One function per rung; each returns {claim id: (measured, extras)}. The statistics are those of common: `summarize` over
+One function per kind of job; each returns {claim id: (measured, extras)}. The statistics are those of common: `summarize` over
 seeds, `paired` over windows. Nothing here decides anything: thresholds and falsifiers stand in claims.yaml.
 """
 
@@ -11,9 +11,8 @@ from statistics import fmean
 
 from common.records import paired, summarize
 
-from . import analytic
+from . import analytic, tier_a
 from .reported import REPORTED, dense_row, retain
-from .tier_a import BUDGET, SEEDS
 from .tier_b import TARGETS
 
 
@@ -53,9 +52,11 @@ def analytic_claims() -> dict[str, dict]:
 
 
 # -- cpu-small ---------------------------------------------------------------------------------------------
-def tier_a_claims(results: dict) -> dict[str, dict]:
+def tier_a_claims(results: dict, trained: tuple[int, ...] = tier_a.SIZES["cpu"].seeds) -> dict[str, dict]:
+    """trained: the seeds of the from-scratch models that were measured."""
+
     def of(kind: str) -> list[dict]:
-        return [results[f"tier_a/{kind}/seed{seed}"] for seed in SEEDS]
+        return [results[f"tier_a/{kind}/seed{seed}"] for seed in trained]
 
     static, tuned, coupled, blind = (
         of("static"),
@@ -72,7 +73,7 @@ def tier_a_claims(results: dict) -> dict[str, dict]:
         )
 
     ours = [r["held"]["ce"] for r in tuned]
-    fair = {name for name in static[0] if name != "dense" and static[0][name]["sparsity"] <= BUDGET + 1e-6}
+    fair = {name for name in static[0] if name != "dense" and static[0][name]["sparsity"] <= tier_a.BUDGET + 1e-6}
     best = [min(s[name]["ce"] for name in fair) for s in static]
     dense = [s["dense"]["ce"] for s in static]
     at_sixty = [next(row["ce"] for row in r["sweep"] if abs(row["sparsity"] - 0.6) < 0.05) for r in tuned]
@@ -100,7 +101,7 @@ def tier_a_claims(results: dict) -> dict[str, dict]:
             [m["ce"] - o for m, o in zip(mod, ours)],
             router=ours,
             MoD_D=[m["ce"] for m in mod],
-            MoD_D_with_LoRA_seed_0=[results[f"tier_a/MoD-D with LoRA/seed{SEEDS[0]}"]["ce"]],
+            MoD_D_with_LoRA_seed_0=[results[f"tier_a/MoD-D with LoRA/seed{trained[0]}"]["ce"]],
             router_with_LoRA_seed_0=[tuned[0]["lora"]["routed"]["ce"]],
         ),
         "C11b": seeds(

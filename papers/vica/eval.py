@@ -1,9 +1,9 @@
 """A verdict for every claim: `python -m papers.vica.eval --rung cpu` is what `make reproduce-vica` runs.
 
 Rungs: `analytic` (seconds; part of every run), `cpu` (two cores, ten minutes: a small LLaVA taught to look in few layers,
-pruning beside it, prefill timed at SmolLM2-135M's dimensions), `gpu` (LLaVA-1.5-7B's dimensions, random weights), `paper`
-(the paper's models and data). Finished jobs are kept and reused. Records of a run go to results/.scratch/; `--publish`
-writes results/ itself, from a clean tree only.
+pruning beside it, prefill timed at SmolLM2-135M's dimensions), `smoke` (the same at tiny sizes, and patches with it), `gpu`
+(LLaVA-1.5-7B's dimensions, random weights), `paper` (the paper's models and data). Finished jobs are kept and reused. Records
+of a run go to results/.scratch/; `--publish` writes results/ itself, from a clean tree only.
 """
 
 from __future__ import annotations
@@ -12,39 +12,36 @@ import os
 from pathlib import Path
 
 from common.jobs import Job, run_jobs
-from common.models import cache_dir
-from common.reproduce import Outcome, Say, main, rounded, source_files
-from common.standins import FOLDER, SEEDS
+from common.reproduce import Outcome, Say, main, rounded, work_folder
+
+from .sizes import SIZES, WIDER, K
 
 HERE = Path(__file__).parent
-# What only shows or judges results that exist: its changes compute nothing anew.
-SHOWING = {"eval.py", "verdicts.py", "tables.py", "pictures.py", "reported.py", "checks.py", "train.py", "paper_scale.py", "lmms.py",
-           "pretrained.py"}
-COMMON = ("models.py", "multimodal.py", "llava.py", "standins.py", "vision.py", "steps.py", "data/scenes.py", "data/easyvqa.py")
+SPLITS = (("train", 30), ("val", 5), ("test", 12))
 
 
-def files(seed: int | None = None) -> tuple[str, ...]:
-    weights = () if seed is None else tuple(str(FOLDER / f"seed{seed}" / f) for f in ("model.safetensors", "config.json"))
-    return (*source_files(HERE, SHOWING | {"speed.py"}, *COMMON), *weights)
+# -- the jobs ----------------------------------------------------------------------------------------------
+def job(name: str, function: str, size: str, seconds: float, after: tuple[str, ...] = (), **arguments) -> Job:
+    """seconds: on one core of a 2024 server at the size "cpu"; they only order the work and estimate the rest."""
+    return Job(name, f"{__package__}.{function}", arguments | {"size": size}, seconds=min(seconds, SIZES[size].job_seconds), after=after)
 
 
-def first_jobs(work: Path) -> list[Job]:
-    """What needs no other job. Seconds are for one core of a 2024 server, and only order the work and estimate the rest."""
-    jobs = []
-    for seed in SEEDS:
-        jobs.append(Job(f"all layers/seed{seed}", f"{__package__}.experiment:one",
-                        {"seed": seed, "weights": str(work / f"all-layers-{seed}.safetensors")}, files(seed), 110))
-        jobs.append(Job(f"dense/seed{seed}", f"{__package__}.experiment:two", {"seed": seed, "arm": "dense", "layers": None},
-                        files(seed), 100))
-        jobs.append(Job(f"text/seed{seed}", f"{__package__}.experiment:two", {"seed": seed, "arm": "text", "layers": []}, files(seed), 25))
-        jobs.append(Job(f"pruned/seed{seed}", f"{__package__}.experiment:pruned", {"seed": seed}, files(seed), 60))
+def first_jobs(size: str, work: Path) -> list[Job]:
+    """Features of the frozen vision tower, and what needs nothing else. work: the folder for the tuned weights."""
+    jobs = [job(f"features/{split}", "experiment:prepare", size, seconds, split=split) for split, seconds in SPLITS]
+    features = tuple(made.name for made in jobs)
+    for seed in SIZES[size].seeds:
+        weights = str(work / f"all-layers-{seed}.safetensors")
+        jobs += [job(f"all layers/seed{seed}", "experiment:one", size, 110, features, seed=seed, weights=weights),
+                 job(f"dense/seed{seed}", "experiment:two", size, 100, features, seed=seed, arm="dense", layers=None),
+                 job(f"text/seed{seed}", "experiment:two", size, 25, features, seed=seed, arm="text", layers=[]),
+                 job(f"pruned/seed{seed}", "experiment:pruned", size, 60, features, seed=seed)]
     return jobs
 
 
 def arms(first: dict, seed: int) -> dict[str, list[int]]:
     """Sets of layers, chosen by what the seed's all-layer model said on validation pictures, or without looking."""
     from .baselines import last_layers, random_layers
-    from .experiment import WIDER, K
     from .selection import bottom, top
 
     found = first[f"all layers/seed{seed}"]
@@ -59,42 +56,51 @@ def kept_by_greedy(found: dict, count: int) -> list[int]:
     return sorted(set(range(found["layers"])) - set(gone[: found["layers"] - count]))
 
 
-def second_jobs(first: dict) -> list[Job]:
-    return [Job(f"{arm}/seed{seed}", f"{__package__}.experiment:two",
-                {"seed": seed, "arm": arm, "layers": layers, "drop": arm == "wide"}, files(seed), 80 if arm == "wide" else 45)
-            for seed in SEEDS for arm, layers in arms(first, seed).items()]
+def second_jobs(size: str, first: dict) -> list[Job]:
+    """first: results of `first_jobs`, of which the sets of layers follow."""
+    return [job(f"{arm}/seed{seed}", "experiment:two", size, 80 if arm == "wide" else 45, seed=seed, arm=arm, layers=layers,
+                drop=arm == "wide")
+            for seed in SIZES[size].seeds for arm, layers in arms(first, seed).items()]
 
 
+def speed_job(size: str) -> Job:
+    return job("speed", "speed:measure_cpu", size, 60)
+
+
+def scratch_jobs(size: str) -> list[Job]:
+    from .baselines import uniform_layers
+
+    return [job(f"scratch/seed{seed}", "experiment:scratch", size, 850, seed=seed, layers=list(uniform_layers(8, K)))
+            for seed in SIZES[size].seeds]
+
+
+def patch_jobs(size: str) -> list[Job]:
+    return [job(f"patches/{arm}/seed{seed}", "experiment:patches", size, seconds, seed=seed, arm=arm)
+            for seed in SIZES[size].seeds for arm, seconds in (("dense", 400), ("vica", 250))]
+
+
+def every_job(size: str = "cpu") -> list[Job]:
+    """All jobs of all commands; those that follow from results, from results of the right shape."""
+    found = {"layers": 8, "leave-one-out": {str(k): 1.0 - k / 8 for k in range(8)},
+             "greedy": {"kept": [0, 1], "steps": [[k, 0.0] for k in range(7, 1, -1)]}}
+    first = {f"all layers/seed{seed}": found for seed in SIZES[size].seeds}
+    return [*first_jobs(size, work_folder("vica", size)), *second_jobs(size, first), speed_job(size), *scratch_jobs(size),
+            *patch_jobs(size)]
+
+
+# -- the rungs ---------------------------------------------------------------------------------------------
 def measure(rung: str, say: Say) -> Outcome:
+    if rung == "smoke":
+        return measure_smoke(say)
+    if rung == "cpu":
+        return measure_small(rung, say)
     from . import verdicts
 
     out = Outcome(measured=verdicts.analytic_claims())
-    work = cache_dir() / "vica"
-    if rung == "cpu":
-        say("pictures and features of the frozen vision tower")
-        results = run_jobs([Job(f"features/{split}", f"{__package__}.experiment:prepare", {"split": split}, files(), seconds)
-                            for split, seconds in (("train", 30), ("val", 5), ("test", 12))], work, workers=2, threads=1, say=say)
-        results |= run_jobs(first_jobs(work), work, workers=2, threads=1, say=say)
-        results |= run_jobs(second_jobs(results), work, workers=2, threads=1, say=say)
-        say("timing prefills, alone on the machine")
-        results |= run_jobs([speed_job()], work, workers=1, threads=os.cpu_count() or 1, say=say)
-        out.measured |= verdicts.small_claims(results)
-        speed, out.timings = verdicts.speed_claims(results["speed"])
-        out.measured |= speed
-        out.models = [results["all layers/seed0"]["model"]]
-        out.datasets = [{"name": "generated scenes and easy-VQA", "split": "test", "n": results["features/test"]}]
-        out.documents = {"cpu-small": rounded(results)}
-        out.elsewhere = {"C1r": "make scratch-vica", "C8c": "make patches-vica"}
-
-        from .pictures import draw
-        from .tables import cpu_tables
-
-        out.lines = list(cpu_tables(results))
-        out.pictures = lambda folder: draw(results, folder)
-    elif rung == "gpu":
+    if rung == "gpu":
         from .speed import measure_gpu
 
-        document = measure_gpu(out=work / "gpu", say=say)
+        document = measure_gpu(out=work_folder("vica", rung) / "gpu", say=say)
         gpu, out.timings = verdicts.gpu_claims(document)
         out.measured |= gpu
         out.documents = {"gpu-random-weights": document}
@@ -105,19 +111,53 @@ def measure(rung: str, say: Say) -> Outcome:
     return out
 
 
+def measure_small(size: str, say: Say) -> Outcome:
+    """The default run. size: of SIZES."""
+    from . import verdicts
+    from .pictures import draw
+    from .tables import cpu_tables
+
+    out = Outcome(measured=verdicts.analytic_claims())
+    work, seeds = work_folder("vica", size), SIZES[size].seeds
+    results = run_jobs(first_jobs(size, work), work, workers=2, threads=1, say=say)
+    results |= run_jobs(second_jobs(size, results), work, workers=2, threads=1, say=say)
+    say("timing prefills, alone on the machine")
+    results |= run_jobs([speed_job(size)], work, workers=1, threads=os.cpu_count() or 1, say=say)
+    out.measured |= verdicts.small_claims(results, seeds)
+    speed, out.timings = verdicts.speed_claims(results["speed"])
+    out.measured |= speed
+    out.models = [results[f"all layers/seed{seeds[0]}"]["model"]]
+    out.datasets = [{"name": "generated scenes and easy-VQA", "split": "test", "n": results["features/test"]}]
+    out.documents = {"cpu-small": rounded(results)}
+    out.elsewhere = {"C1r": "make scratch-vica", "C8c": "make patches-vica"}
+    out.lines = list(cpu_tables(results, seeds))
+    out.pictures = lambda folder: draw(results, folder, seeds)
+    return out
+
+
+def measure_smoke(say: Say) -> Outcome:
+    """The default run and patches, at tiny sizes. What needs no results of others runs first and in one go, for at this size it is
+    the start of a worker that takes the time; timings need not be alone."""
+    work = work_folder("vica", "smoke")
+    run_jobs([*first_jobs("smoke", work), *patch_jobs("smoke"), speed_job("smoke")], work, workers=2, threads=1, say=say)
+    out, patches = measure_small("smoke", say), measure_patches("smoke", say)
+    out.measured |= patches.measured
+    out.documents |= patches.documents
+    out.lines += patches.lines
+    out.elsewhere = {claim: command for claim, command in out.elsewhere.items() if claim not in out.measured}
+    return out
+
+
 def measure_scratch(rung: str, say: Say) -> Outcome:
     """`make scratch-vica`: ViCA trained from nothing by the recipe of the dense stand-in (claim C1r)."""
     from . import verdicts
-    from .baselines import uniform_layers
-    from .experiment import K
     from .tables import scratch_table
 
-    jobs = [Job(f"scratch/seed{seed}", f"{__package__}.experiment:scratch", {"seed": seed, "layers": list(uniform_layers(8, K))},
-                files(seed), 850) for seed in SEEDS]
-    results = run_jobs(jobs, cache_dir() / "vica", workers=2, threads=1, say=say)
-    measured = verdicts.scratch_claims(results)
+    seeds = SIZES[rung].seeds
+    results = run_jobs(scratch_jobs(rung), work_folder("vica", rung), workers=2, threads=1, say=say)
+    measured = verdicts.scratch_claims(results, seeds)
     others = dict.fromkeys(verdicts.names("cpu-small") - set(measured), "make reproduce-vica or make patches-vica")
-    return Outcome(measured=verdicts.analytic_claims() | measured, lines=list(scratch_table(results)), elsewhere=others,
+    return Outcome(measured=verdicts.analytic_claims() | measured, lines=list(scratch_table(results, seeds)), elsewhere=others,
                    documents={"scratch": rounded(results)})
 
 
@@ -126,19 +166,12 @@ def measure_patches(rung: str, say: Say) -> Outcome:
     from . import verdicts
     from .tables import patch_table
 
-    work = cache_dir() / "vica"
-    jobs = [Job(f"patches/{arm}/seed{seed}", f"{__package__}.experiment:patches", {"seed": seed, "arm": arm}, files(), seconds)
-            for seed in SEEDS for arm, seconds in (("dense", 400), ("vica", 250))]
-    results = run_jobs(jobs, work, workers=2, threads=1, say=say)
-    measured = verdicts.patch_claims(results)
+    seeds = SIZES[rung].seeds
+    results = run_jobs(patch_jobs(rung), work_folder("vica", rung), workers=2, threads=1, say=say)
+    measured = verdicts.patch_claims(results, seeds)
     others = dict.fromkeys(verdicts.names("cpu-small") - set(measured), "make reproduce-vica or make scratch-vica")
-    return Outcome(measured=verdicts.analytic_claims() | measured, lines=list(patch_table(results)), elsewhere=others,
+    return Outcome(measured=verdicts.analytic_claims() | measured, lines=list(patch_table(results, seeds)), elsewhere=others,
                    documents={"patches": rounded(results)})
-
-
-def speed_job() -> Job:
-    used = [HERE / name for name in ("speed.py", "method.py", "reference.py", "analytic.py")]
-    return Job("speed", f"{__package__}.speed:measure_cpu", {}, tuple(map(str, used)), 60)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The claims in the small: a LLaVA that answers well is taught to look in two of its eight layers.
 
 Per seed: the committed stand-in (common/standins-llava: dense, really trained, real frozen vision tower) and copies of it,
-each tuned for the same STEPS on the same rows: dense; ViCA with all layers, with the two that matter most, the two that
+each tuned for the same steps on the same rows: dense; ViCA with all layers, with the two that matter most, the two that
 matter least, the last two, two drawn; and the text alone. All then answer the same unseen questions about unseen pictures.
 
     one     tunes the all-layer model, measures each layer's worth and every pair of layers without training, and what
@@ -9,7 +9,7 @@ matter least, the last two, two drawn; and the text alone. All then answer the s
     two     tunes one arm that `one` chose, and answers; with the chosen layers also drops visual tokens (PyramidDrop)
     pruned  the dense model as it is, on fewer visual tokens
 
-Every function is one job: arguments in, JSON out (common/jobs.py).
+Every function is one job: arguments in, JSON out (common/jobs.py). size: a name of SIZES.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 from common.data import easyvqa, scenes
 from common.llava import LAYERS, N_VISUAL, SHOWN, Llava, build, dense_hidden, question_slots
 from common.multimodal import Layout, packed
-from common.standins import FOLDER, SEEDS, LlavaTraining, Pictures, train
+from common.standins import FOLDER, LlavaTraining, Pictures, train
 from common.vision import IMAGE_MEAN, IMAGE_STD
 
 from . import baselines, method, pruning, selection
@@ -36,14 +36,11 @@ from .data import ScenePictures
 from .module import ViCATraining
 from .parts import LlavaSpec, Parts, load_parts
 from .reference import frozen_dense
+from .sizes import KEEPS, SIZES, K, Size
 
-__all__ = ["SEEDS"]
-STEPS, ROWS, RATE, K, WIDER = 160, 16, 1e-3, 2, 4
-PATCH_STEPS, PATCH_ROWS = 1000, 24
-TRAINED_ON, TEST, VALIDATION, EASY = 1200, 250, 100, 120  # pictures
+RATE, PATCH_RATE = 1e-3, 2e-3
 YES_NO = ("exists", "relation", "yes/no")
-COUNTS, RANKS = (8, 16, 32), 2  # visual tokens of pruned dense models beside the equivalent count; the layer that ranks (FastV's)
-KEEPS = (0.5, 0.35)  # mean over WIDER layers; the first sees all
+RANKS = 2  # the layer whose attention ranks the visual tokens of pruned dense models (FastV's)
 
 
 def stand_in(seed: int) -> Parts:
@@ -113,27 +110,30 @@ def scores(asked: list[list[scenes.Question]], right: list[list[bool]], n_scenes
     return {name: sum(hits) / len(hits) for name, hits in found.items()}
 
 
-def tested(parts: Parts, hidden: Hidden, alone: bool = False) -> dict:
+def tested(parts: Parts, hidden: Hidden, of: Size, alone: bool = False) -> dict:
     """alone: what treats each question by itself; scenes only."""
-    features, asked = (part[: TEST if alone else None] for part in test_set("test", TEST, EASY))
-    return scores(asked, answer(parts, hidden, features, asked, alone)[0], TEST)
+    features, asked = (part[: of.test if alone else None] for part in test_set("test", of.test, of.easy))
+    return scores(asked, answer(parts, hidden, features, asked, alone)[0], of.test)
 
 
-def blind() -> dict:
+def blind(of: Size) -> dict:
     """The best answers without the picture: what a text-only model may reach."""
-    _, asked = test_set("test", TEST, EASY)
+    _, asked = test_set("test", of.test, of.easy)
     draw = np.random.default_rng([0, 11])
     known = [q for i in range(4000) for q in scenes.one_of_each_kind(scenes.scene(i), draw)]
     known_easy = [q for n in easyvqa.numbers("train") for q in easyvqa.questions("train", n)]
-    guesses = iter(scenes.blind(known, [q for row in asked[:TEST] for q in row]) +
-                   scenes.blind(known_easy, [q for row in asked[TEST:] for q in row]))
-    return scores(asked, [[next(guesses) == q.answer for q in row] for row in asked], TEST)
+    guesses = iter(scenes.blind(known, [q for row in asked[: of.test] for q in row]) +
+                   scenes.blind(known_easy, [q for row in asked[of.test :] for q in row]))
+    return scores(asked, [[next(guesses) == q.answer for q in row] for row in asked], of.test)
 
 
 # -- training ----------------------------------------------------------------------------------------------
-def tuned(parts: Parts, layers: tuple[int, ...] | None, seed: int, steps: int, rate: float = RATE, rows: int = ROWS,
-          easy: int = TRAINED_ON // 4, captions: float = 0.0, layers_of_tower: tuple[int, ...] = LAYERS) -> list[float]:
-    """Tunes parts in place by a Lightning Trainer on one CPU thread: bf16, the same rows for every arm. Returns the losses."""
+def fit(parts: Parts, layers: tuple[int, ...] | None, seed: int, steps: int, rows: int, pictures: int, easy: int, rate: float = RATE,
+        captions: float = 0.0, layers_of_tower: tuple[int, ...] = LAYERS) -> list[float]:
+    """Trains parts in place by a Lightning Trainer on one CPU thread: bf16, the same rows for every arm. Returns the losses.
+
+    pictures: generated ones, beside `easy` of easy-VQA.
+    """
     import lightning as L
 
     class Losses(L.Callback):
@@ -149,7 +149,7 @@ def tuned(parts: Parts, layers: tuple[int, ...] | None, seed: int, steps: int, r
                           weight_decay=0.01, beta2=0.98, warmup=15, seed=seed)
     module.given, losses = parts, Losses()
     parts.decoder.set_attn_implementation("eager")  # on CPU in bf16 twice as fast as SDPA at this width
-    data = ScenePictures(train_samples=steps * rows, batch_size=rows, scenes=TRAINED_ON, easy=easy, easy_share=0.15,
+    data = ScenePictures(train_samples=steps * rows, batch_size=rows, scenes=pictures, easy=easy, easy_share=0.15,
                          captions=captions, layers=list(layers_of_tower), seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -162,38 +162,43 @@ def tuned(parts: Parts, layers: tuple[int, ...] | None, seed: int, steps: int, r
     return losses.values
 
 
+def tuned(parts: Parts, layers: tuple[int, ...] | None, seed: int, of: Size) -> list[float]:
+    """`fit` as for every arm of the default run."""
+    return fit(parts, layers, seed, of.steps, of.rows, of.trained_on, of.trained_on // 4)
+
+
 # -- the jobs ----------------------------------------------------------------------------------------------
-def one(seed: int, weights: str, steps: int = STEPS) -> dict:
+def one(seed: int, weights: str, size: str = "cpu") -> dict:
     """The all-layer model of a seed, what its layers are worth, and what freezing costs the dense one.
 
     weights: file that the tuned all-layer weights are kept in, for looking into later.
     """
     from safetensors.torch import save_file
 
-    parts = stand_in(seed)
+    parts, of = stand_in(seed), SIZES[size]
     n_layers = parts.decoder.config.num_hidden_layers
     every = tuple(range(n_layers))
-    result = {"model": parts.source, "layers": n_layers, "dense": tested(parts, dense(parts)), "blind": blind(),
-              "frozen": {what: tested(parts, functools.partial(frozen_dense, parts.decoder, freeze=what))
+    result = {"model": parts.source, "layers": n_layers, "dense": tested(parts, dense(parts), of), "blind": blind(of),
+              "frozen": {what: tested(parts, functools.partial(frozen_dense, parts.decoder, freeze=what), of)
                          for what in ("ffn", "attention", "all")}}
-    result["dense, leave-one-out"] = worth(parts, every)[0]
-    result["loss"] = _tail(tuned(parts, every, seed, steps))
+    result["dense, leave-one-out"] = worth(parts, every, of)[0]
+    result["loss"] = _tail(tuned(parts, every, seed, of))
     Path(weights).parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in parts.decoder.state_dict().items() if k != "lm_head.weight"}, weights)
-    result["all layers"] = tested(parts, vica(parts, every))
-    single, kept, steps_taken = worth(parts, every, K)
+    result["all layers"] = tested(parts, vica(parts, every), of)
+    single, kept, steps_taken = worth(parts, every, of, K)
     result["leave-one-out"], result["greedy"] = single, {"kept": kept, "steps": steps_taken}
-    features, asked = (part[: TEST // 3] for part in test_set("test", TEST, EASY))
+    features, asked = (part[: of.test // 3] for part in test_set("test", of.test, of.easy))
     result["pairs"] = {}
     for pair in itertools.combinations(every, K):
-        hits = scores(asked, answer(parts, vica(parts, pair), features, asked)[0], TEST)
+        hits = scores(asked, answer(parts, vica(parts, pair), features, asked)[0], of.test)
         result["pairs"]["-".join(map(str, pair))] = {name: hits[name] for name in ("all", "open")}
     return result
 
 
-def worth(parts: Parts, layers: tuple[int, ...], count: int | None = None):
+def worth(parts: Parts, layers: tuple[int, ...], of: Size, count: int | None = None):
     """({layer: nats}, greedy set, greedy steps), measured on validation pictures with visual tokens frozen."""
-    features, asked = test_set("val", VALIDATION, 0)
+    features, asked = test_set("val", of.validation, 0)
 
     @functools.cache
     def answers(chosen: tuple[int, ...]) -> Tensor:
@@ -204,32 +209,32 @@ def worth(parts: Parts, layers: tuple[int, ...], count: int | None = None):
     return single, list(kept), [list(s) for s in steps]
 
 
-def two(seed: int, arm: str, layers: list[int] | None, steps: int = STEPS, drop: bool = False) -> dict:
+def two(seed: int, arm: str, layers: list[int] | None, size: str = "cpu", drop: bool = False) -> dict:
     """One arm: dense (layers None), the text alone ([]) or ViCA in `layers`; with drop, PyramidDrop on it as well."""
-    parts = stand_in(seed)
-    losses = tuned(parts, None if layers is None else tuple(layers), seed, steps)
+    parts, of = stand_in(seed), SIZES[size]
+    losses = tuned(parts, None if layers is None else tuple(layers), seed, of)
     way = dense(parts) if layers is None else vica(parts, tuple(layers))
-    result = {"arm": arm, "layers": layers, "loss": _tail(losses), "test": tested(parts, way)}
+    result = {"arm": arm, "layers": layers, "loss": _tail(losses), "test": tested(parts, way, of)}
     if layers is None:
-        result |= {"frozen": {what: tested(parts, functools.partial(frozen_dense, parts.decoder, freeze=what))
+        result |= {"frozen": {what: tested(parts, functools.partial(frozen_dense, parts.decoder, freeze=what), of)
                               for what in ("ffn", "attention", "all")}}
     for keep in KEEPS if drop else ():
-        result[f"PyramidDrop {keep}"] = dropped(parts, tuple(layers), keep)
+        result[f"PyramidDrop {keep}"] = dropped(parts, tuple(layers), keep, of)
     return result
 
 
-def dropped(parts: Parts, layers: tuple[int, ...], keep: float) -> dict:
+def dropped(parts: Parts, layers: tuple[int, ...], keep: float, of: Size) -> dict:
     """The arm with a mean share `keep` of visual tokens over its layers: ranked by attention, and by lot."""
     schedule = pruning.schedule(layers, keep)
     config = method.ViCAConfig(layers)
-    ranked = tested(parts, vica(parts, layers, lambda lay, vis: pruning.ranked(parts.decoder, config, lay, vis, schedule)), alone=True)
-    lot = tested(parts, vica(parts, layers, lambda lay, vis: pruning.by_lot(lay.visual_real, schedule, seed=0)), alone=True)
+    ranked = tested(parts, vica(parts, layers, lambda lay, vis: pruning.ranked(parts.decoder, config, lay, vis, schedule)), of, alone=True)
+    lot = tested(parts, vica(parts, layers, lambda lay, vis: pruning.by_lot(lay.visual_real, schedule, seed=0)), of, alone=True)
     return {"schedule": {str(k): v for k, v in schedule.items()}, "ranked": ranked, "random": lot}
 
 
-def pruned(seed: int) -> dict:
+def pruned(seed: int, size: str = "cpu") -> dict:
     """The dense stand-in on fewer visual tokens: as many as ViCA's visual FLOPs are worth, and more. Training-free."""
-    parts = stand_in(seed)
+    parts, of = stand_in(seed), SIZES[size]
     equal, decoder, ranking = equal_tokens(parts), parts.decoder, []
 
     def rank(layout: Layout, visual: Tensor) -> Tensor:
@@ -237,13 +242,14 @@ def pruned(seed: int) -> dict:
         return torch.zeros(*layout.ids.shape, visual.shape[-1])
 
     def cut(count: int, scored: list[Tensor]) -> dict:
-        of = iter(scored)
-        return tested(parts, lambda lay, vis: dense_hidden(decoder, *baselines.without(lay, vis, baselines.kept_by(next(of), count))), True)
+        score = iter(scored)
+        return tested(parts, lambda lay, vis: dense_hidden(decoder, *baselines.without(lay, vis, baselines.kept_by(next(score), count))),
+                      of, alone=True)
 
-    tested(parts, rank, alone=True)  # once: every count cuts the same order
+    tested(parts, rank, of, alone=True)  # once: every count cuts the same order
     lot = [baselines.random_scores(score, i) for i, score in enumerate(ranking)]
     return {"equivalent tokens": equal} | {str(count): {"attention": cut(count, ranking), "random": cut(count, lot)}
-                                           for count in sorted({equal, *COUNTS})}
+                                           for count in sorted({equal, *of.counts})}
 
 
 def equal_tokens(parts: Parts, n_text: int = 11) -> int:
@@ -255,7 +261,7 @@ def equal_tokens(parts: Parts, n_text: int = 11) -> int:
     return equivalent_tokens(ratio, parts.n_visual)
 
 
-def scratch(seed: int, layers: list[int]) -> dict:
+def scratch(seed: int, layers: list[int], size: str = "cpu") -> dict:
     """ViCA from nothing by the very recipe of the dense stand-in: same rows, steps and rates, both stages."""
 
     class Training(LlavaTraining):
@@ -263,12 +269,15 @@ def scratch(seed: int, layers: list[int]) -> dict:
             return method.hidden_states(self.decoder, method.ViCAConfig(tuple(layers)), self.decoder.get_input_embeddings()(layout.ids),
                                         layout.positions, layout.real, visual, layout.visual_positions, layout.visual_real, layout.segments)
 
-    model, losses = train(seed, "vica-" + "-".join(map(str, layers)), Training, progress=False,
+    of = SIZES[size]
+    stage_1, stage_2 = of.scratch_stages
+    model, losses = train(seed, "vica-" + "-".join(map(str, layers)), Training, stage_1, stage_2, progress=False,
                           sources=(method.__file__,))
     parts = parts_of(model)
     parts.decoder.set_attn_implementation("sdpa")
-    return {"layers": layers, "curve": [losses[i] for i in range(0, len(losses), 50)], "test": tested(parts, vica(parts, tuple(layers))),
-            "dense": tested(stand := stand_in(seed), dense(stand))}
+    return {"layers": layers, "curve": [losses[i] for i in range(0, len(losses), 50)],
+            "test": tested(parts, vica(parts, tuple(layers)), of),
+            "dense": tested(stand := stand_in(seed), dense(stand), of)}
 
 
 def parts_of(small: Llava) -> Parts:
@@ -278,26 +287,27 @@ def parts_of(small: Llava) -> Parts:
                  small.prefix)
 
 
-def patches(seed: int, arm: str, steps: int = PATCH_STEPS) -> dict:
+def patches(seed: int, arm: str, size: str = "cpu") -> dict:
     """From nothing on raw patches, as an encoder without a single layer gives them: a dense decoder can mix them itself."""
-    of = Pictures(TRAINED_ON, layers=(0,), easy=0)
-    small = build(seed, of.scene_features[:300], layers=(0,))
+    of = SIZES[size]
+    small = build(seed, Pictures(of.trained_on, layers=(0,), easy=0).scene_features[:300], layers=(0,))
     parts = parts_of(small)
     every = tuple(range(parts.decoder.config.num_hidden_layers))
-    losses = tuned(parts, None if arm == "dense" else every, seed, steps, rate=2e-3, layers_of_tower=(0,), easy=0, captions=0.2,
-                   rows=PATCH_ROWS)
-    held, draw = Pictures(TEST, layers=(0,), split="test", easy=0), np.random.default_rng([0, 11])
+    losses = fit(parts, None if arm == "dense" else every, seed, of.patch_steps, of.patch_rows, of.trained_on, 0, PATCH_RATE,
+                 captions=0.2, layers_of_tower=(0,))
+    held, draw = Pictures(of.test, layers=(0,), split="test", easy=0), np.random.default_rng([0, 11])
     asked = [scenes.one_of_each_kind(s, draw) for s in held.scenes]
     right, _ = answer(parts, dense(parts) if arm == "dense" else vica(parts, every), held.scene_features, asked)
-    return {"arm": arm, "loss": _tail(losses), "curve": [round(x, 3) for x in losses[::25]], "test": scores(asked, right, TEST)}
+    return {"arm": arm, "loss": _tail(losses), "curve": [round(x, 3) for x in losses[::25]], "test": scores(asked, right, of.test)}
 
 
 def _tail(losses: list[float]) -> float:
     return sum(losses[-10:]) / len(losses[-10:])
 
 
-def prepare(split: str) -> int:
+def prepare(split: str, size: str = "cpu") -> int:
     """Features of every picture of a split that the other jobs use, so that they only read them. How many."""
-    count, easy = {"train": (TRAINED_ON, TRAINED_ON // 4), "val": (VALIDATION, 0), "test": (TEST, EASY)}[split]
+    of = SIZES[size]
+    count, easy = {"train": (of.trained_on, of.trained_on // 4), "val": (of.validation, 0), "test": (of.test, of.easy)}[split]
     Pictures(count, split=split, easy=easy)
     return count + easy

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -10,7 +12,6 @@ import torch
 
 from common.multimodal import split, visibility
 from common.pictures import draw_all
-from common.standins import SEEDS
 
 from .analytic import Shape, visual_ratio
 
@@ -22,12 +23,13 @@ MARKS = {"greedy": ("ViCA, greedy 2", BLUE, "o"), "wide": ("ViCA, greedy 4", BLU
          "drawn": ("ViCA, drawn 2", GOLD, "v"), "text": ("the text alone", GREY, "x"), "dense": ("dense", "#222222", "*")}
 
 
-def draw(results: dict, folder: Path) -> list[Path]:
+def draw(results: dict, folder: Path, seeds: Sequence[int]) -> list[Path]:
     """Writes every picture whose jobs are there; returns the files. What `make scratch-vica` has left in the folder is drawn, too."""
     scratch = folder / "measurements.scratch.json"
     if scratch.is_file():
         results = results | json.loads(scratch.read_text())["results"]
-    return draw_all((who_sees_whom, trade_off, layers, pairs, time), results, folder)
+    of_seeds = [functools.wraps(picture)(functools.partial(picture, seeds=seeds)) for picture in (trade_off, layers, pairs)]
+    return draw_all((who_sees_whom, *of_seeds, time), results, folder)
 
 
 def who_sees_whom(plt, results):
@@ -54,7 +56,7 @@ def who_sees_whom(plt, results):
     return figure
 
 
-def visual_share(name: str, results: dict, seed: int = 0) -> float:
+def visual_share(name: str, results: dict, seed: int) -> float:
     """Visual FLOPs of an arm in % of dense, at the small model's dimensions."""
     if name == "dense":
         return 100.0
@@ -68,31 +70,31 @@ def token_share(count: int) -> float:
     return 100 * visual_flops(SMALL, count, TEXT).total / visual_flops(SMALL, 64, TEXT).total
 
 
-def trade_off(plt, results):
+def trade_off(plt, results, seeds):
     """Accuracy against visual FLOPs, a small mark a seed, a large one their mean; training-free methods are hollow."""
-    if "dense/seed0" not in results:
+    if f"dense/seed{seeds[0]}" not in results:
         return None
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), sharex=True)
     for axis, name in zip(axes, ("all", "open")):
         for arm, (label, color, mark) in MARKS.items():
             values = [100 * (results[f"{arm}/seed{s}"]["all layers"] if arm == "all layers" else results[f"{arm}/seed{s}"]["test"])[name]
-                      for s in SEEDS]
-            x = max(visual_share(arm, results), 0.4)
+                      for s in seeds]
+            x = max(visual_share(arm, results, seeds[0]), 0.4)
             axis.scatter([x] * len(values), values, color=color, marker=mark, s=9, alpha=0.5)
             axis.scatter([x], [fmean(values)], color=color, marker=mark, s=60, label=label)
-        counts = sorted((k for k in results["pruned/seed0"] if k.isdigit()), key=int)
+        counts = sorted((k for k in results[f"pruned/seed{seeds[0]}"] if k.isdigit()), key=int)
         for way, color, label in (("attention", RED, "dense, tokens by attention"), ("random", GREEN, "dense, random tokens")):
-            means = [100 * fmean(results[f"pruned/seed{s}"][c][way][name] for s in SEEDS) for c in counts]
+            means = [100 * fmean(results[f"pruned/seed{s}"][c][way][name] for s in seeds) for c in counts]
             axis.plot([token_share(int(c)) for c in counts], means, color=color, marker="o", mfc="white", lw=1, label=label)
-        if "scratch/seed0" in results:
-            values = [100 * results[f"scratch/seed{s}"]["test"][name] for s in SEEDS]
-            share = 100 * visual_ratio(SMALL, len(results["scratch/seed0"]["layers"]), 64, TEXT)
+        if f"scratch/seed{seeds[0]}" in results:
+            values = [100 * results[f"scratch/seed{s}"]["test"][name] for s in seeds]
+            share = 100 * visual_ratio(SMALL, len(results[f"scratch/seed{seeds[0]}"]["layers"]), 64, TEXT)
             axis.scatter([share], [fmean(values)], color=RED, marker="*", s=110, zorder=3, label="ViCA, 2 layers, from nothing")
         for keep in ("0.5", "0.35"):
-            values = [100 * results[f"wide/seed{s}"][f"PyramidDrop {keep}"]["ranked"][name] for s in SEEDS]
-            axis.scatter([visual_share("wide", results) * float(keep)], [fmean(values)], facecolors="white", edgecolors=BLUE, marker="s",
-                         s=45, label="ViCA, greedy 4 + PyramidDrop" if keep == "0.5" else None)
-        axis.axhline(100 * results["all layers/seed0"]["blind"][name], color=GREY, lw=0.8, ls=":")
+            values = [100 * results[f"wide/seed{s}"][f"PyramidDrop {keep}"]["ranked"][name] for s in seeds]
+            axis.scatter([visual_share("wide", results, seeds[0]) * float(keep)], [fmean(values)], facecolors="white", edgecolors=BLUE,
+                         marker="s", s=45, label="ViCA, greedy 4 + PyramidDrop" if keep == "0.5" else None)
+        axis.axhline(100 * results[f"all layers/seed{seeds[0]}"]["blind"][name], color=GREY, lw=0.8, ls=":")
         axis.set(xscale="log", xlabel="visual FLOPs, % of dense (the text alone: none)", title=f"{name} questions")
         axis.grid(lw=0.3)
     axes[0].set_ylabel("accuracy, %; dotted: best blind answers")
@@ -100,13 +102,13 @@ def trade_off(plt, results):
     return figure
 
 
-def layers(plt, results):
+def layers(plt, results, seeds):
     """What a layer's look at the picture is worth."""
-    if "all layers/seed0" not in results:
+    if f"all layers/seed{seeds[0]}" not in results:
         return None
     figure, axis = plt.subplots(figsize=(6.4, 3.0))
-    n = results["all layers/seed0"]["layers"]
-    for i, seed in enumerate(SEEDS):
+    n = results[f"all layers/seed{seeds[0]}"]["layers"]
+    for i, seed in enumerate(seeds):
         found = results[f"all layers/seed{seed}"]["leave-one-out"]
         axis.bar([k + 0.25 * (i - 1) for k in range(n)], [found[str(k)] for k in range(n)], width=0.22, label=f"seed {seed}",
                  color=(BLUE, GOLD, PURPLE)[i % 3])
@@ -116,12 +118,12 @@ def layers(plt, results):
     return figure
 
 
-def pairs(plt, results):
+def pairs(plt, results, seeds):
     """Every pair of layers without training: sum of the two scores against accuracy."""
-    if "all layers/seed0" not in results:
+    if f"all layers/seed{seeds[0]}" not in results:
         return None
     figure, axis = plt.subplots(figsize=(5.2, 3.6))
-    for i, seed in enumerate(SEEDS):
+    for i, seed in enumerate(seeds):
         found = results[f"all layers/seed{seed}"]
         worth = found["leave-one-out"]
         x = [sum(worth[k] for k in name.split("-")) for name in found["pairs"]]

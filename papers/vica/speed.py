@@ -77,6 +77,23 @@ class Case:
         return self.prefix + self.suffix
 
 
+@dataclass(frozen=True)
+class Size:
+    """What `measure_cpu` times: one case at a shape with these cross layers, at most `repeats` rounds."""
+
+    shape: Shape
+    layers: tuple[int, ...]
+    case: Case
+    repeats: int
+
+
+# cpu: the shape of SmolLM2-135M, 8 of its 30 layers, 35 + 576 + 27 tokens (spec 8.2, E4). smoke: every variant, in a second.
+SIZES = {
+    "smoke": Size(Shape("three small layers", 32, 64, 3, 4, 2, 8, 96), (0, 2), Case(1, 3, 2, visual=72, decode=(1, 2)), repeats=3),
+    "cpu": Size(analytic.SMOLLM2_135M, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], Case(1, 35, 27, decode=(1, 16)), repeats=20),
+}
+
+
 def _as_json(case: Case) -> dict[str, Any]:
     return asdict(case) | {"decode": list(case.decode)}
 
@@ -479,10 +496,11 @@ def config_of(shape: Shape) -> dict[str, Any]:
                 vocab_size=shape.vocabulary, tie_word_embeddings=False, max_position_embeddings=4096)
 
 
-def measure_cpu(time_limit: float = 60.0, out: Path | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """The shape of SmolLM2-135M in fp32, 8 of its 30 layers, 35 + 576 + 27 tokens (spec 8.2, E4)."""
-    return measure(analytic.SMOLLM2_135M, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], [Case(1, 35, 27, decode=(1, 16))],
-                   device="cpu", dtype="float32", repeats=20, time_limit=time_limit, out=out, say=say)
+def measure_cpu(time_limit: float = 60.0, out: Path | None = None, say: Callable[[str], None] = print, size: str = "cpu") -> dict[str, Any]:
+    """One case of SIZES in fp32."""
+    of = SIZES[size]
+    return measure(of.shape, of.layers, [of.case], device="cpu", dtype="float32", repeats=of.repeats, time_limit=time_limit, out=out,
+                   say=say)
 
 
 def measure_gpu(out: Path | None = None, say: Callable[[str], None] = print, time_limit: float = 540.0) -> dict[str, Any]:

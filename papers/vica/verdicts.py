@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
 from common.intervals import summarize
 from common.records import load_claims
 from common.reproduce import point
-from common.standins import SEEDS
 
 from . import analytic, checks, reported
 from .analytic import LLAVA_3B, LLAVA_7B, LLAVA_13B, PAPER, visual_flops, visual_ratio
@@ -76,11 +76,11 @@ def kept_worth(results: dict, seed: int) -> float:
                             [p["all"] for p in found["pairs"].values()])
 
 
-def small_claims(results: dict) -> dict[str, dict]:
+def small_claims(results: dict, seeds: Sequence[int]) -> dict[str, dict]:
     """Effects are positive in the claim's direction, one value a seed."""
     def effect(ours, theirs, share: float = 1.0, name: str = "all", plus: float = 0.0) -> dict:
-        values = [ours(seed, name) - share * theirs(seed, name) + plus for seed in SEEDS]
-        sides = {"ours": fmean(ours(s, name) for s in SEEDS), "theirs": fmean(theirs(s, name) for s in SEEDS)}
+        values = [ours(seed, name) - share * theirs(seed, name) + plus for seed in seeds]
+        sides = {"ours": fmean(ours(s, name) for s in seeds), "theirs": fmean(theirs(s, name) for s in seeds)}
         return summarize(values) | {"baselines": sides}
 
     def of(arm: str):
@@ -99,7 +99,7 @@ def small_claims(results: dict) -> dict[str, dict]:
         return lambda seed, name: results[f"wide/seed{seed}"]["PyramidDrop 0.5"][way][name]
 
     untrained = {which: (lambda seed, name, which=which: pair(results, seed, which, name)) for which in ("top", "bottom")}
-    frozen = {what: fmean(results[f"dense/seed{s}"]["frozen"][what]["all"] / score(results, "dense", s) for s in SEEDS)
+    frozen = {what: fmean(results[f"dense/seed{s}"]["frozen"][what]["all"] / score(results, "dense", s) for s in seeds)
               for what in ("ffn", "attention", "all")}
     found = {
         "C1s": effect(of("top"), of("dense"), 0.97),
@@ -111,29 +111,29 @@ def small_claims(results: dict) -> dict[str, dict]:
         "C7a": effect(of("top"), pruned("attention")),
         "C7b": effect(of("top"), pruned("random")),
         "C8a": effect(of("all layers"), of("dense"), 0.97),
-        "C8b": summarize([0.9 - results[f"dense/seed{s}"]["frozen"]["ffn"]["all"] / score(results, "dense", s) for s in SEEDS])
+        "C8b": summarize([0.9 - results[f"dense/seed{s}"]["frozen"]["ffn"]["all"] / score(results, "dense", s) for s in seeds])
         | {"baselines": {f"share kept, frozen: {what}": share for what, share in frozen.items()}},
         "C9a": effect(untrained["top"], untrained["bottom"]),
         "C9b": effect(untrained["top"], untrained["bottom"], name="open"),
-        "C9c": summarize([kept_worth(results, seed) for seed in SEEDS]),
+        "C9c": summarize([kept_worth(results, seed) for seed in seeds]),
         "C9d": effect(of("top"), of("bottom")),
         "C9e": effect(of("greedy"), of("top")),
     }
     for arm in ("last", "drawn"):
-        found["C9d"]["baselines"][arm] = fmean(score(results, arm, s) for s in SEEDS)
+        found["C9d"]["baselines"][arm] = fmean(score(results, arm, s) for s in seeds)
     return found
 
 
-def scratch_claims(results: dict) -> dict[str, dict]:
+def scratch_claims(results: dict, seeds: Sequence[int]) -> dict[str, dict]:
     """From nothing, by the dense model's recipe."""
-    both = {arm: [results[f"scratch/seed{s}"][arm]["all"] for s in SEEDS] for arm in ("dense", "test")}
+    both = {arm: [results[f"scratch/seed{s}"][arm]["all"] for s in seeds] for arm in ("dense", "test")}
     return {"C1r": summarize([v - 0.97 * d for d, v in zip(both["dense"], both["test"])]) |
             {"baselines": {"dense": fmean(both["dense"]), "ours": fmean(both["test"])}}}
 
 
-def patch_claims(results: dict) -> dict[str, dict]:
+def patch_claims(results: dict, seeds: Sequence[int]) -> dict[str, dict]:
     """How far ViCA with all layers stays below dense where the encoder has not mixed its patches."""
-    both = {arm: [results[f"patches/{arm}/seed{s}"]["test"]["all"] for s in SEEDS] for arm in ("dense", "vica")}
+    both = {arm: [results[f"patches/{arm}/seed{s}"]["test"]["all"] for s in seeds] for arm in ("dense", "vica")}
     return {"C8c": summarize([d - v for d, v in zip(both["dense"], both["vica"])]) |
             {"baselines": {arm: fmean(values) for arm, values in both.items()}}}
 

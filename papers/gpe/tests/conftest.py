@@ -2,6 +2,7 @@
 
 `decoder(family, attention)` gives the shared model, in eval mode: not to be changed by a test. What could go wrong is in them:
 grouped keys, a norm on each head (Qwen3), capped scores and sliding layers (Gemma-2), one matrix for q, k and v (Phi-3).
+A test that has one computes in double precision throughout (double.py).
 """
 
 import pytest
@@ -14,6 +15,7 @@ from ..data import toy_examples
 from ..decoding import Boundary
 from ..segments import Example
 from ..toy import TARGET_END, Language
+from .double import Double
 
 FAMILIES = ("llama", "qwen3", "gemma2", "phi3")
 
@@ -24,21 +26,28 @@ def language():
 
 
 @pytest.fixture(scope="session")
-def decoder(language, tmp_path_factory):
-    """decoder(family="llama", attention="sdpa", dtype=torch.float32)."""
+def decoders(language, tmp_path_factory):
+    """decoders(family, attention): a model in float64, made once."""
     folders, loaded = {}, {}
 
-    def get(family="llama", attention="sdpa", dtype=torch.float32):
+    def get(family="llama", attention="sdpa"):
         if family not in folders:
             folders[family] = tmp_path_factory.mktemp("checkpoints") / family
             wide = {"sliding_window": 512} if family in ("gemma2", "phi3") else {}
             load(tiny(family, vocab_size=len(language.pieces()), **wide)).model.save_pretrained(folders[family])
-        key = family, attention, dtype
-        if key not in loaded:
-            loaded[key] = AutoModelForCausalLM.from_pretrained(folders[family], attn_implementation=attention, dtype=dtype).eval()
-        return loaded[key]
+        if (family, attention) not in loaded:
+            model = AutoModelForCausalLM.from_pretrained(folders[family], attn_implementation=attention, dtype=torch.float32)
+            loaded[family, attention] = model.double().eval()
+        return loaded[family, attention]
 
     return get
+
+
+@pytest.fixture
+def decoder(decoders):
+    """decoder(family="llama", attention="sdpa"), and the test inside Double."""
+    with Double():
+        yield decoders
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import torch
 from common.models import load, tiny
 
 from ..method import keep, response_log_probs, right_padded, truncation_reward
+from .exact import truly_double
 
 END, LIMIT, G = 2, 8, 3
 PROMPTS = ([1, 5, 8, 7], [1, 6])
@@ -15,14 +16,6 @@ PROMPTS = ([1, 5, 8, 7], [1, 6])
 RESPONSES = (([9, 4, END], True), ([9, 9, 5, 4, 7, END], True), ([9, 5, 9, 5, 9, 5, 9, 4], True),
              ([11, END], True), ([12, 13, END], False), ([12, 11, 12, 11, END], True))
 KEPT = [0, 1, 3, 5]
-
-
-def truly_double(model):
-    """Stock norms compute in single precision whatever they are given."""
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            module.forward = lambda x, m=module: m.weight * x * (x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon).rsqrt()
-    return model.double()
 
 
 @pytest.fixture(scope="session")

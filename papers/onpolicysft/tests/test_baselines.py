@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from tests.numerics import close
+
 from ..baselines import (
     accuracy_and_length_reward,
     grpo_loss,
@@ -17,6 +19,7 @@ from ..baselines import (
 )
 from ..method import denominator, group_advantage, keep, sft_loss, surrogate_loss
 from .conftest import LIMIT, G, gradient, log_probs
+from .exact import f64
 
 
 # -- GRPO --------------------------------------------------------------------------------------------------
@@ -25,21 +28,21 @@ def test_clipping_by_hand():
     logp = torch.tensor([[1.5, 0.5], [1.5, 0.5]], dtype=torch.float64).log().requires_grad_()
     old, mask, gain = torch.zeros(2, 2, dtype=torch.float64), torch.ones(2, 2).bool(), torch.tensor([1.0, -1.0])
     loss = grpo_loss(logp, old, gain, mask)
-    assert loss.item() == pytest.approx((-(1.2 + 0.5) / 2 + (1.5 + 0.8) / 2) / 2)
+    close(loss, f64((-(1.2 + 0.5) / 2 + (1.5 + 0.8) / 2) / 2), rel=1e-12)
     loss.backward()
-    assert torch.allclose(logp.grad, torch.tensor([[0.0, -0.5 / 4], [1.5 / 4, 0.0]], dtype=torch.float64))
+    close(logp.grad, f64([[0.0, -0.5 / 4], [1.5 / 4, 0.0]]), rel=1e-12)
     higher = grpo_loss(logp, old, gain, mask, eps_low=0.1, eps_high=0.28)
-    assert higher.item() == pytest.approx((-(1.28 + 0.5) / 2 + (1.5 + 0.9) / 2) / 2)
+    close(higher, f64((-(1.28 + 0.5) / 2 + (1.5 + 0.9) / 2) / 2), rel=1e-12)
 
 
 def test_kl_by_hand():
-    logp = torch.tensor([[0.5, 0.25]]).log().requires_grad_()
-    ref = torch.tensor([[0.25, 0.25]]).log()
-    assert kl_to_reference(logp, ref).tolist()[0] == pytest.approx([0.5 + math.log(2) - 1, 0.0])
+    logp = torch.tensor([[0.5, 0.25]], dtype=torch.float64).log().requires_grad_()
+    ref = torch.tensor([[0.25, 0.25]], dtype=torch.float64).log()
+    close(kl_to_reference(logp, ref), f64([[0.5 + math.log(2) - 1, 0.0]]), rel=1e-12)
     loss = grpo_loss(logp, logp.detach(), torch.tensor([0.0]), torch.ones(1, 2).bool(), ref_logp=ref, beta=0.1)
-    assert loss.item() == pytest.approx(0.1 * (math.log(2) - 0.5) / 2)
+    close(loss, f64(0.1 * (math.log(2) - 0.5) / 2), rel=1e-12)
     loss.backward()
-    assert logp.grad.tolist()[0] == pytest.approx([0.1 * (1 - 0.5) / 2, 0.0])
+    close(logp.grad, f64([[0.1 * (1 - 0.5) / 2, 0.0]]), rel=1e-12)
     with pytest.raises(ValueError, match="no log-probabilities of a reference"):
         grpo_loss(logp, logp, torch.tensor([0.0]), torch.ones(1, 2).bool(), beta=0.1)
 
@@ -49,13 +52,14 @@ def test_kl_by_hand():
 def test_norms_by_hand_and_padding_may_hold_anything(norm, expected):
     """Lengths 1 and 3, advantages 1 and 2, ratio 1, limit 8."""
     mask = torch.tensor([[1, 0, 0], [1, 1, 1]]).bool()
-    logp = torch.tensor([[-1.0, float("nan"), float("-inf")], [-1.0, -2.0, -3.0]]).requires_grad_()
+    logp = torch.tensor([[-1.0, float("nan"), float("-inf")], [-1.0, -2.0, -3.0]], dtype=torch.float64).requires_grad_()
     loss = grpo_loss(logp, logp, torch.tensor([1.0, 2.0]), mask, length_norm=norm, limit=8, ref_logp=logp.detach(), beta=0.1)
-    assert loss.item() == pytest.approx(expected)
+    close(loss, f64(expected), rel=1e-12)
     loss.backward()
     assert logp.grad.isfinite().all() and not logp.grad[~mask].any()
 
 
+@pytest.mark.numerics
 def test_raw_rewards_on_policy_make_it_the_surrogate(double, rollouts):
     """Removing KL, centring and scaling from GRPO is all that lies between it and supervised fine-tuning."""
     logp, mask = log_probs(double, rollouts, range(6))
@@ -64,9 +68,10 @@ def test_raw_rewards_on_policy_make_it_the_surrogate(double, rollouts):
     a = gradient(double, grpo_loss(logp, logp, raw, mask, total, "const"))
     logp, mask = log_probs(double, rollouts, range(6))
     b = gradient(double, surrogate_loss(logp, logp, rollouts.rewards, mask, total))
-    assert (a - b).norm() < 1e-12 * b.norm()
+    close(a, b, rel=1e-12)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("center, scale, eps", [(True, False, 0.0), (True, True, 0.0), (True, True, 1e-4)])
 def test_a_group_that_is_all_right_teaches_grpo_nothing_and_us_something(double, rollouts, center, scale, eps):
     rows = [0, 1, 3]  # as one group: all right

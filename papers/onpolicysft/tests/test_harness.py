@@ -3,6 +3,8 @@
 import importlib
 import inspect
 import json
+import re
+from collections import Counter
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from common.data import chains
 from common.models import ModelSpec, load, tiny
 from common.records import load_claims, make_record, start_run
 
-from .. import checks, experiment, paper_scale, pictures, speed, tables, verdicts
+from .. import checks, experiment, paper_scale, pictures, speed, sums_experiment, tables, verdicts
 from .. import eval as harness
 from ..data import Chains
 from ..train import cli
@@ -31,11 +33,18 @@ def test_every_claim_is_measured_blocked_or_not_checkable():
     assert {*exact, *small} <= {claim["id"].partition("/")[2] for claim in CLAIMS}
 
 
+@pytest.mark.numerics
 def test_figures_that_the_papers_arithmetic_does_not_support_contradict():
-    """78.5 % is not 80; the missing reference is 11 % of the states, not half."""
+    """78.5 % is not 80; the missing reference is 11 % of the states, not half.
+
+    C15 counts what single precision rounds, which depends on the processor (0.07 to 0.63 of what it allows were seen); that
+    the two gradients are equal is held in double precision by test_method.py.
+    """
     exact = verdicts.analytic_claims()
-    assert {name for name in exact if word(name, exact, seeds=[]) == "contradicts"} == {"C1a", "C5a"}
-    assert {name for name in exact if word(name, exact, seeds=[]) == "matches"} == {"C2a", "C2b", "C5b", "C12a", "C13", "C15"}
+    words = {name: word(name, exact, seeds=[]) for name in exact}
+    assert exact["C15"]["value"] < 10 and words.pop("C15") in ("matches", "contradicts")
+    assert {name for name in words if words[name] == "contradicts"} == {"C1a", "C5a"}
+    assert {name for name in words if words[name] == "matches"} == {"C2a", "C2b", "C5b", "C12a", "C13"}
 
 
 # -- verdicts from results that we choose ------------------------------------------------------------------
@@ -95,8 +104,8 @@ def test_verdicts_follow_the_scores(claim, changes, expected):
 
 def test_updates_are_counted_to_the_first_probe_that_is_short_and_no_worse():
     run = {"curve": [[0, 0.8, 60.0], [5, 0.7, 20.0], [10, 0.8, 20.0], [15, 0.9, 10.0]]}
-    assert verdicts.updates_needed(run, {}) == 10
-    assert verdicts.updates_needed({"curve": [[0, 0.8, 60.0], [5, 0.9, 50.0]]}, {}) == experiment.UPDATES
+    assert verdicts.updates_needed(run, 40) == 10
+    assert verdicts.updates_needed({"curve": [[0, 0.8, 60.0], [5, 0.9, 50.0]]}, 40) == 40
 
 
 def test_tables_and_pictures_show_every_method(tmp_path):
@@ -114,34 +123,73 @@ def test_every_job_names_a_function_with_these_arguments():
     for job in jobs:
         module, name = job.function.split(":")
         inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
-        for source in job.sources:
-            assert open(source, "rb").read(1), source
-    assert len({(job.name, job.key()) for job in jobs}) == len(jobs) == 3 * (2 + len(experiment.ARMS))
+    assert len({job.name for job in jobs}) == len({named(job) for job in jobs}) == len(jobs) == 3 * (2 + len(experiment.ARMS))
+
+
+def named(job):
+    """What makes a job's key, beside files and versions, which all jobs of a function share."""
+    return job.function, json.dumps(job.arguments, sort_keys=True)
+
+
+def test_a_job_depends_on_what_computes_and_on_nothing_that_shows():
+    for job in {job.function: job for job in harness.every_job()}.values():
+        sources = job.sources()
+        names = {path.name for path in sources}
+        assert {"method.py", "module.py", "experiment.py", "rollouts.py"} <= names, job.name
+        assert not names & {"eval.py", "verdicts.py", "tables.py", "pictures.py", "analytic.py", "speed.py", "claims.yaml"}, job.name
+        assert any(path.match("standins-reasoner/seed0/model.safetensors") for path in sources)
+        assert ("adapter_model.safetensors" in names) == job.name.startswith("sums/")
+
+
+def test_smoke_walks_every_job_of_the_default_run_at_another_size():
+    def arms(size):
+        return {(job.name.rpartition("/seed")[0], job.function, *sorted(job.arguments.keys())) for job in harness.every_job(size)}
+
+    assert arms("smoke") == arms("cpu") and {job.arguments["seed"] for job in harness.every_job("smoke")} == {0}
+    assert not {named(job) for job in harness.every_job("smoke")} & {named(job) for job in harness.every_job("cpu")}
+    assert harness.jobs("smoke")[0].key() != harness.jobs("cpu")[0].key() == harness.jobs("cpu")[0].key()
+    for module in (experiment, sums_experiment):
+        tiny, full = module.SIZES["smoke"], module.SIZES["cpu"]
+        assert all(getattr(tiny, name) <= getattr(full, name) for name in vars(full) if name not in ("seeds", "device"))
+
+
+def test_the_default_sizes_are_those_that_the_claims_name():
+    """Seeds, responses a problem and limits are written in claims.yaml and in the README's deviations."""
+    small, real = experiment.SIZES["cpu"], sums_experiment.SIZES["cpu"]
+    for claim in CLAIMS:
+        if claim["rung"] == "cpu-small":
+            size = real if claim["id"].partition("/")[2] in verdicts.SUMS else small
+            assert tuple(claim["protocol"]["seeds"]) == size.seeds, claim["id"]
+            assert {int(n) for n in re.findall(r"Avg@(\d+)", claim["protocol"]["metric"])} <= {size.samples}, claim["id"]
+    page = (harness.HERE / "README.md").read_text()
+    assert f"{small.prompts} problems x {small.rollouts} rollouts, limit {experiment.TINY['max_new_tokens']}, " in page
+    assert f"AdamW 5e-4, {small.updates} updates" in page and experiment.TINY["lr"] == 5e-4
+    assert f"{real.updates} updates of {real.prompts} problems x {real.rollouts} rollouts" in page
 
 
 @pytest.fixture
 def small(monkeypatch):
-    for name, value in {"TEST": 6, "PROBE": 3, "EVERY": 1, "SAMPLES": 2}.items():
-        monkeypatch.setattr(experiment, name, value)
-    monkeypatch.setattr(experiment, "TINY", experiment.TINY | {"prompts_per_step": 2, "rollouts_per_prompt": 4})
+    size = experiment.Size(seeds=(0,), problems=64, updates=2, prompts=2, rollouts=4, every=1, probe=3, test=6, samples=2, compared=6)
+    monkeypatch.setitem(experiment.SIZES, "small", size)
 
 
 @pytest.mark.parametrize("arm", ["opsft", "grpo, length"])
 def test_a_job_trains_answers_and_repeats_itself(small, arm):
-    first = experiment.run(0, arm, updates=2)
+    first = experiment.run(0, arm, "small")
     assert [point[0] for point in first["curve"]] == [0, 1, 2] and len(first["history"]) == 2
-    again = experiment.run(0, arm, updates=2)
+    again = experiment.run(0, arm, "small")
     assert json.dumps({k: v for k, v in first.items() if k != "seconds"}) == json.dumps({k: v for k, v in again.items() if k != "seconds"})
     assert ("divergence" in first) == (arm == "opsft")
 
 
 def test_a_base_and_its_budgets(small):
-    found = experiment.base(1)
+    found = experiment.base(1, "small")
     assert found["test"]["cap"] == 170 and found["budgets"][-1][0] == 170
     assert [b for b, _ in found["budgets"]] == list(experiment.BUDGETS)
-    assert found["budgets"][-1][1] == pytest.approx(found["test"]["avg"])
+    assert found["budgets"][-1][1] == pytest.approx(found["test"]["avg"], rel=1e-12)  # one sampling, counted twice
 
 
+@pytest.mark.numerics
 def test_an_update_costs_less_than_grpos():
     assert 0 < checks.flops_ratio(0) < 0.75 and checks.other_models_and_passes() == 0
 
@@ -187,7 +235,10 @@ def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, tmp_pat
     (tmp_path / "results").mkdir()
     assert reproduce.main(tmp_path, harness.measure, ["--rung", "analytic"]) == 0
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert last["paper"] == "onpolicysft" and last["counts"]["matches"] == 6 and last["counts"]["contradicts"] == 2
+    exact = verdicts.analytic_claims()
+    words = Counter(word(name, exact, seeds=[]) for name in exact)
+    assert last["paper"] == "onpolicysft" and last["rung"] == "analytic" and last["stale"] == 0
+    assert {name: last["counts"][name] for name in words} == words  # this rung's alone: no record of another is there
 
 
 # -- configs -----------------------------------------------------------------------------------------------

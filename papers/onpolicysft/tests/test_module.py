@@ -66,7 +66,7 @@ def test_an_engine_samples_instead_is_kept_up_to_date_and_is_missed_in_a_line(tm
     fit(found, tmp_path, steps=2)
     assert len(set(engine.loaded)) == 2
     plain = fit(training(), tmp_path / "plain", steps=2)
-    assert difference(weights(found), weights(plain)) == 0
+    assert difference(weights(found), weights(plain)) < 1e-12
     with pytest.raises(SetupError, match="model.engine: VllmSampler needs vllm"):
         fit(training(engine={}), tmp_path / "none", steps=1)
 
@@ -78,7 +78,7 @@ def test_what_was_cut_is_not_kept_unless_the_authors_code_is_asked_for(tmp_path)
         fit(found, tmp_path / str(require), steps=1)
         kept.append(found.history[0]["kept"])
         assert found.history[0]["cut"] > 0.8
-    assert kept[0] < 0.2 < kept[1] == pytest.approx(found.history[0]["right"])
+    assert kept[0] < 0.2 < kept[1] == found.history[0]["right"]
 
 
 def test_fixed_data_come_from_the_start_and_other_selections_are_what_they_say(tmp_path):
@@ -87,24 +87,26 @@ def test_fixed_data_come_from_the_start_and_other_selections_are_what_they_say(t
     torch.manual_seed(0)
     start = training("FixedData")
     start.configure_model()
-    for a, b in zip(found.start[0].parameters(), start.model.parameters()):
+    for a, b in zip(found.start[0].parameters(), start.start[0].parameters()):
         assert torch.equal(a, b) and not a.requires_grad
-    assert difference(weights(found), {n: p.detach() for n, p in start.model.named_parameters()}) > 1e-3
+    assert difference(weights(found), weights(start)) > 1e-3
     lot, best = fit(training("ByLot"), tmp_path / "lot", steps=1), fit(training("BestOfN"), tmp_path / "best", steps=1)
     assert lot.history[0]["kept"] == lot.history[0]["right"] and best.history[0]["kept"] <= 4 / 16
 
 
 # -- equal by theory ---------------------------------------------------------------------------------------
+@pytest.mark.numerics
 @pytest.mark.parametrize("norm", ["max", "token", "const", "seq"])
 def test_micro_batches_do_not_matter(norm, tmp_path):
     runs = [fit(training(config={"micro_batch_size": size, "length_norm": norm}), tmp_path / f"{norm}{size}", steps=1)
             for size in (1, 2, 64)]
     for other in runs[:2]:
-        assert difference(weights(other), weights(runs[2])) < 1e-3  # AdamW magnifies the roundings
+        assert difference(weights(other), weights(runs[2])) < 1e-9
         for name in ("loss per token", "norm"):
-            assert other.history[0][name] == pytest.approx(runs[2].history[0][name], rel=1e-5)
+            assert other.history[0][name] == pytest.approx(runs[2].history[0][name], rel=1e-12)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("kind", ["OnPolicySFT", "GRPO"])
 def test_two_processes_equal_one(kind, one, tmp_path):
     """They sample what one would, keep different numbers, and divide by one number."""
@@ -112,11 +114,12 @@ def test_two_processes_equal_one(kind, one, tmp_path):
     codes, ranks = fit_in_processes(tmp_path / "two", world=2, strategy="ddp", kind=kind)
     assert codes == [0, 0]
     for rank in ranks:
-        for name in ("right", "length", "kept", "kept length"):
-            assert [row[name] for row in rank["history"]] == pytest.approx([row[name] for row in whole.history]), name
-        assert difference(rank["weights"], weights(whole)) < 1e-3
+        for name in ("right", "length", "kept", "kept length", "norm"):
+            assert [row[name] for row in rank["history"]] == pytest.approx([row[name] for row in whole.history], rel=1e-9), name
+        assert difference(rank["weights"], weights(whole)) < 1e-9
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("kind", ["OnPolicySFT", "GRPO"])
 def test_shards_equal_one_process_and_leave_a_whole_product(kind, one, tmp_path):
     """FSDP2: whole copies sample and shards learn, the reference of GRPO is whole; then one process goes on where two were killed."""
@@ -126,13 +129,13 @@ def test_shards_equal_one_process_and_leave_a_whole_product(kind, one, tmp_path)
     assert codes == [0, 0]
     for rank in ranks:
         assert [row["kept"] for row in rank["history"]] == [row["kept"] for row in whole.history]
-        assert [row["norm"] for row in rank["history"]] == pytest.approx([row["norm"] for row in whole.history], rel=1e-4)
-        assert difference(rank["weights"], weights(whole)) < 1e-3
-    saved = load(ModelSpec(str(folder / "model"))).model
-    assert difference({n: p.detach() for n, p in saved.named_parameters()}, ranks[0]["weights"]) == 0
+        assert [row["norm"] for row in rank["history"]] == pytest.approx([row["norm"] for row in whole.history], rel=1e-9)
+        assert difference(rank["weights"], weights(whole)) < 1e-9
+    saved = load(ModelSpec(str(folder / "model"))).model  # opened in single precision
+    assert difference({n: p.detach() for n, p in saved.named_parameters()}, {n: p.float() for n, p in ranks[0]["weights"].items()}) == 0
     resumed = training(kind, sample_dtype="float32")
     fit(resumed, tmp_path / "alone", resume=folder / "checkpoints" / "step=1.ckpt")
-    assert resumed.done == 2 and difference(weights(resumed), weights(whole)) < 1e-3
+    assert resumed.done == 2 and difference(weights(resumed), weights(whole)) < 1e-9
 
 
 def test_shards_without_anything_to_sample_by_are_refused():
@@ -142,13 +145,16 @@ def test_shards_without_anything_to_sample_by_are_refused():
         found.configure_model()
 
 
+@pytest.mark.numerics
 def test_a_copy_samples_as_the_model_does_and_is_never_stale(tmp_path, one):
     found = fit(training(sample_dtype="float32"), tmp_path)
-    assert difference(weights(found), weights(one)) == 0 and found.history == one.history
-    rounded = fit(training(sample_dtype="bfloat16"), tmp_path, precision="bf16-mixed")
-    before = training()
+    assert difference(weights(found), weights(one)) < 1e-12
+    assert [row["length"] for row in found.history] == [row["length"] for row in one.history]
+    rounded = fit(training(dtype="float32", sample_dtype="bfloat16"), tmp_path, precision="bf16-mixed")
+    before = training(dtype="float32")
     before.configure_model()
-    assert all(not torch.equal(p, weights(before)[n]) and p.dtype == torch.float32 for n, p in weights(rounded).items())
+    for name, value in weights(rounded).items():  # AdamW's first step moves each weight by about the rate, 0.01
+        assert value.dtype == torch.float32 and (value - weights(before)[name]).abs().max() > 1e-3, name
     assert next(rounded._copy[0].parameters()).dtype == torch.bfloat16 and not any("_copy" in n for n in rounded.state_dict())
 
 
@@ -158,15 +164,15 @@ def test_a_rank_that_keeps_nothing_does_not_stop_the_other(tmp_path, one):
     assert codes == [0, 0] and difference(ranks[0]["weights"], ranks[1]["weights"]) == 0
 
 
+@pytest.mark.numerics
 def test_a_killed_run_goes_on_as_if_unbroken(tmp_path):
     unbroken = fit(training(), tmp_path / "unbroken", steps=4, checkpoint_every=2)
     codes, saved = fit_in_processes(tmp_path / "killed", steps=4, checkpoint_every=2, kill_at=3)
     assert codes == [-9] and not saved
     checkpoint = tmp_path / "killed" / "checkpoints" / "step=2.ckpt"
     resumed = fit(training(), tmp_path / "killed", steps=4, checkpoint_every=2, resume=checkpoint)
-    for name, value in weights(resumed).items():
-        assert torch.equal(value, weights(unbroken)[name]), name
-    assert resumed.history == unbroken.history
+    assert difference(weights(resumed), weights(unbroken)) < 1e-12
+    assert [row["length"] for row in resumed.history] == [row["length"] for row in unbroken.history]
     with pytest.raises(SetupError, match="lr = 0.01; the config says 0.5"):
         fit(training(config={"lr": 0.5}), tmp_path / "other", steps=4, resume=checkpoint)
     assert (tmp_path / "unbroken" / "model" / "model.safetensors").is_file()
@@ -183,7 +189,8 @@ def test_groups_that_are_all_right_or_all_wrong(kind, right, moves, tmp_path):
     found.configure_model()
     before = weights(found)
     fit(found, tmp_path, steps=1 if moves else -1, data=data, max_epochs=1, limit_train_batches=1)
-    assert (difference(weights(found), before) > 0) == moves
+    moved = difference(weights(found), before)
+    assert moved > 1e-3 if moves else moved == 0
     assert found.skipped == (0 if moves else 1) and found.done == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.models import load, tiny
+from tests.numerics import close, far
 
 from ..baselines import TRL_LOSS_TYPES, grpo_loss
 from ..method import OnPolicySFTConfig, denominator, group_advantage, keep, sft_loss
@@ -22,12 +23,16 @@ from ..trl_backend import (
     truncation_reward_function,
 )
 from .conftest import END, LIMIT, RESPONSES, G, gradient, log_probs
+from .exact import truly_double
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are using 'rollout_func'")
 
 CONFIG = OnPolicySFTConfig(prompts_per_step=2, rollouts_per_prompt=G, max_new_tokens=LIMIT, length_norm="const", count="all",
                            micro_batch_size=2, lr=0.1, grad_clip=1e9, warmup_steps=0)
-MODEL = tiny("llama", initializer_range=0.05)  # in single precision 1e-7 is rounding at the usual tiny model's gradients
+MODEL = tiny("llama", initializer_range=0.05)
+# Model, responses and optimiser are in double precision, but trl takes log-probabilities from its own kernel, which keeps the
+# log of the normaliser in single precision: near 4.6 that rounds to 2.4e-7, and a probability is off by as much of itself.
+SINGLE = 2e-6
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +58,13 @@ def verify(text, gold):
 
 
 def trainer(folder, cls, arguments, rollouts):
-    """A trainer whose rollouts are the fixture's, two prompts of three; plain gradient descent."""
+    """A trainer whose rollouts are the fixture's, two prompts of three; plain gradient descent, in double precision."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = truly_double(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64))
     by_name = {f"w{i}": [r for j, r in enumerate(rollouts.responses) if j // G == i] for i in range(2)}
     prompt_of = {f"w{i}": rollouts.prompts[i * G] for i in range(2)}
 
@@ -96,7 +101,7 @@ def padded_rows(values, mask, longest):
 @pytest.fixture
 def ours():
     """The weights that trl starts from."""
-    return load(MODEL).model
+    return truly_double(load(MODEL).model)
 
 
 @pytest.fixture
@@ -105,6 +110,7 @@ def opsft(folder, rollouts):
 
 
 # -- the method --------------------------------------------------------------------------------------------
+@pytest.mark.numerics
 def test_gradient_of_its_loss_is_that_of_cross_entropy(opsft, ours, rollouts):
     """No training yet: one batch of all six by hand."""
     opsft.current_gradient_accumulation_steps = 1
@@ -114,10 +120,12 @@ def test_gradient_of_its_loss_is_that_of_cross_entropy(opsft, ours, rollouts):
     total = denominator([rollouts.lengths[i] for i in kept], "const", LIMIT, "all", 6)
     entropy = sft_loss(*log_probs(ours, rollouts, kept), total)
     expected = gradient(ours, entropy)
-    assert expected.abs().max() > 1e-2 and (found - expected).abs().max() <= 1e-7
-    assert abs((loss - entropy).item()) > 0.05  # of the gradients, not of the values
+    assert expected.abs().max() > 1e-2
+    close(found, expected, rel=SINGLE)
+    far(loss, entropy, rel=0.05)  # of the gradients, not of the values
 
 
+@pytest.mark.numerics
 def test_one_step_of_training_moves_the_weights_as_ours_does(opsft, ours, rollouts):
     """Its own rewards, slices, shuffling and three micro-batches, which a hand-made batch does not pass through."""
     before = torch.cat([p.detach().flatten().clone() for p in opsft.model.parameters()])
@@ -127,7 +135,8 @@ def test_one_step_of_training_moves_the_weights_as_ours_does(opsft, ours, rollou
     kept = keep(rollouts.rewards)
     total = denominator([rollouts.lengths[i] for i in kept], "const", LIMIT, "all", 6)
     expected = gradient(ours, sft_loss(*log_probs(ours, rollouts, kept), total))
-    assert (moved + 0.1 * expected).abs().max() < 1e-6 and (0.1 * expected).abs().max() > 1e-3
+    assert expected.abs().max() > 1e-2
+    close(moved, -0.1 * expected, rel=SINGLE)
     logged = next(entry for entry in opsft.state.log_history if "reward" in entry)
     assert logged["reward"] == pytest.approx(float(rollouts.rewards.mean()))
 
@@ -153,6 +162,7 @@ def test_it_samples_from_the_policy_itself(opsft):
 
 
 # -- GRPO --------------------------------------------------------------------------------------------------
+@pytest.mark.numerics
 @pytest.mark.parametrize("beta, by_ratio", [(0.0, False), (0.04, False), (0.04, True)])
 def test_grpo_is_trl_s(folder, ours, rollouts, beta, by_ratio):
     from trl import GRPOTrainer
@@ -162,7 +172,7 @@ def test_grpo_is_trl_s(folder, ours, rollouts, beta, by_ratio):
     theirs.args.use_bias_correction_kl = by_ratio
     theirs.current_gradient_accumulation_steps = theirs.args.steps_per_generation = 1
     logp, mask = log_probs(ours, rollouts, range(6))
-    noise = torch.randn(2, *logp.shape, generator=torch.Generator().manual_seed(0)) * 0.5
+    noise = torch.randn(2, *logp.shape, dtype=logp.dtype, generator=torch.Generator().manual_seed(0)) * 0.5
     old, ref = (logp.detach() + noise[0], logp.detach() + noise[1]) if beta else (logp.detach(), None)
     advantage = group_advantage(rollouts.rewards, G, eps=1e-4)
     inputs = as_inputs(rollouts) | dict(advantages=advantage)
@@ -175,10 +185,11 @@ def test_grpo_is_trl_s(folder, ours, rollouts, beta, by_ratio):
         theirs.loss_type = name
         found = theirs.compute_loss(theirs.model.train(), inputs)
         loss = grpo_loss(logp, old, advantage, mask, length_norm=norm, ref_logp=ref, beta=beta, limit=LIMIT, kl_by_ratio=by_ratio)
-        assert found.item() == pytest.approx(loss.item(), abs=2e-6), name
         expected = torch.autograd.grad(loss, list(ours.parameters()), retain_graph=True)
         expected = torch.cat([g.flatten() for g in expected])
-        assert (gradient(theirs.model, found) - expected).abs().max() <= 2e-7 and expected.abs().max() > 1e-2, name
+        assert expected.abs().max() > 1e-2, name
+        close(gradient(theirs.model, found), expected, rel=SINGLE)
+        assert abs(found.item() - loss.item()) < SINGLE * advantage.abs().max(), name  # terms of that size, which may cancel
 
 
 def test_advantages_are_trl_s(folder, rollouts):
@@ -190,7 +201,8 @@ def test_advantages_are_trl_s(folder, rollouts):
         theirs.model.train()
         out = theirs._generate_and_score_completions([{"prompt": f"w{i // G}", "gold": "gold"} for i in range(6)])
         ours = group_advantage(rollouts.rewards, G, eps=1e-4, scale=scale == "group")
-        assert torch.allclose(out["advantages"], ours, atol=1e-6)
+        # Both compute rewards in single precision and take some ten roundings of 6e-8 to get from them to an advantage.
+        close(out["advantages"], ours, rel=1e-6)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Tiny decoders of three families, with what could go wrong: grouped keys, several layers, a
 sliding window (Gemma-2), a norm on each head (Qwen3); written to and read from hub format once.
 
-`fresh(family, attention)` gives an unrouted copy in eval mode; `model` runs a test on all of them.
+`fresh(family, attention)` gives an unrouted copy in eval mode; `model` runs a test on all of them. `float64` and `float32`
+are the contexts of precision.py as fixtures; a file whose tests are all in float64 enters it for itself.
 """
 
 import copy
@@ -12,6 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from common.models import load, tiny
 
+from .precision import float32 as in_float32
+from .precision import float64 as in_float64
+
 FAMILIES = ("llama", "qwen3", "gemma2")
 # Gemma-2 caps its attention scores, which sdpa cannot; transformers refuses that pair itself.
 PAIRS = [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("qwen3", "eager"),
@@ -20,20 +24,22 @@ PAIRS = [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("qwen3", "ea
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """family -> folder in hub format."""
+    """family -> folder in hub format, weights in float64: the same draws, whichever test asks first."""
     folders = {}
     for family in FAMILIES:
         folders[family] = tmp_path_factory.mktemp("checkpoints") / family
-        load(tiny(family)).model.save_pretrained(folders[family])
+        with in_float64():
+            load(tiny(family)).model.save_pretrained(folders[family])
     return folders
 
 
 @pytest.fixture(scope="session")
 def fresh(checkpoints):
-    """fresh(family="llama", attention="sdpa", dtype=torch.float32): an unrouted model to use up."""
+    """fresh(family="llama", attention="sdpa", dtype=fp32, or what stands for it): an unrouted model to use up."""
     loaded = {}
 
-    def make(family="llama", attention="sdpa", dtype=torch.float32):
+    def make(family="llama", attention="sdpa", dtype=None):
+        dtype = dtype or torch.get_default_dtype()
         key = family, attention, dtype
         if key not in loaded:
             loaded[key] = AutoModelForCausalLM.from_pretrained(
@@ -48,3 +54,15 @@ def fresh(checkpoints):
 def model(request, fresh):
     """Each family with each attention that it can have, unrouted."""
     return fresh(*request.param)
+
+
+@pytest.fixture
+def float64():
+    with in_float64():
+        yield
+
+
+@pytest.fixture
+def float32():
+    with in_float32():
+        yield

@@ -22,6 +22,7 @@ from common.models import tiny
 from ..data import RaggedRows, StepData
 from ..method import SkipGPTConfig
 from ..module import RouterTuningModule
+from .precision import float64
 
 PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_llama",
            "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict"]
@@ -140,7 +141,7 @@ def _child(job, rank, world, port, arguments):
 
 
 def fit_in_processes(folder, world=1, strategy="auto", **options):
-    """`fit` of router_tuning() in `world` processes -> (exit codes, what each rank has saved)."""
+    """`fit` of router_tuning() in `world` processes, in float64 -> (exit codes, what each rank has saved)."""
     folder.mkdir(parents=True, exist_ok=True)
     codes = in_processes(_fit, world, (world, folder, strategy, options))
     saved = [torch.load(path, weights_only=True) for path in sorted(folder.glob("rank*.pt"))]
@@ -152,7 +153,8 @@ def _fit(rank, world, folder, strategy, options):
         from lightning.pytorch.strategies import ModelParallelStrategy
 
         strategy = ModelParallelStrategy(world, 1, save_distributed_checkpoint=False)
-    module, diary = fit(router_tuning(), folder, devices=world, strategy=strategy, **options)
+    with float64():
+        module, diary = fit(router_tuning(), folder, devices=world, strategy=strategy, **options)
     trained = {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
     torch.save({"parameters": trained, "steps": diary.steps}, folder / f"rank{rank}.pt")
 

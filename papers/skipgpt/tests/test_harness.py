@@ -1,22 +1,25 @@
 """The harness of the CPU run: the tuning loop, held budgets, the guard, and from results to verdicts."""
 
 import json
+import re
 
 import pytest
 import torch
 
 from common import reproduce
 from common.records import load_claims, make_record, start_run
+from tests.numerics import close
 
 from .. import eval as harness
-from .. import pictures, tables, tier_a, verdicts
+from .. import pictures, speed, tables, tier_a, tier_b, verdicts
 from ..method import SkipGPTConfig, apply_skipgpt
 from ..tier_b import BudgetMissed, check_budget
 from ..tuning import BudgetNotHeld, evaluate, hold_budget, shift_budget, tune
+from .precision import REL
 
 
 def small(seed=0, **config):
-    model = tier_a.new_base(seed)
+    model = tier_a.new_base(seed).to(torch.get_default_dtype())
     torch.manual_seed(seed)
     return model, apply_skipgpt(model, SkipGPTConfig(**config))
 
@@ -25,12 +28,18 @@ def rows(count, seed=0):
     return torch.randint(0, 37, (count, 16), generator=torch.Generator().manual_seed(seed))
 
 
+def flat(state):
+    return torch.cat([p.detach().flatten() for p in state.parameters()])
+
+
 def run(model, state, start=0, stop=6, optimiser=None):
     optimiser = optimiser or torch.optim.AdamW(state.parameters(), lr=1e-2)
     list(zip(range(stop - start), tune(model, lambda s: rows(4, s), optimiser, 6, start=start, state=state, seed=3)))
     return optimiser
 
 
+@pytest.mark.numerics
+@pytest.mark.usefixtures("float64")
 def test_tuning_taken_up_in_the_middle_gives_the_same_routers():
     whole, state = small()
     run(whole, state)
@@ -44,8 +53,7 @@ def test_tuning_taken_up_in_the_middle_gives_the_same_routers():
     fresh = torch.optim.AdamW(after.parameters(), lr=1e-2)
     fresh.load_state_dict(optimiser.state_dict())
     run(second, after, start=3, optimiser=fresh)
-    for a, b in zip(state.parameters(), after.parameters()):
-        assert torch.equal(a, b)
+    close(flat(after), flat(state), REL)
 
 
 def test_tuning_moves_the_routers_and_nothing_else():
@@ -56,30 +64,31 @@ def test_tuning_moves_the_routers_and_nothing_else():
     assert moved and all("router" in name for name in moved)
 
 
+@pytest.mark.numerics
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("wanted", [0.25, 0.6])
 def test_a_held_budget_is_realised_and_can_be_taken_back(wanted):
     model, state = small()
     for parameter in state.parameters():
         parameter.requires_grad_(False)
-    ids = rows(32)
-    before = [p.clone() for p in state.parameters()]
+    ids, before = rows(32), flat(state)
     shift = hold_budget(model, state, ids, wanted, tolerance=0.01)
     state.start_recording()
     evaluate(model, ids)
     assert abs(state.stats().sparsity - wanted) <= 0.02
     shift_budget(state, -shift)
-    for a, b in zip(state.parameters(), before):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    close(flat(state), before, REL)
 
 
+@pytest.mark.numerics
+@pytest.mark.usefixtures("float64")
 def test_a_budget_that_no_threshold_gives_is_refused():
     model, state = small()
-    before = [p.clone() for p in state.parameters()]
+    before = flat(state)
     state.policy = lambda layer, name, x, valid: valid.float()  # the routers are not asked
     with pytest.raises(BudgetNotHeld, match="no threshold skips 0.250 of the modules; the nearest is off by 0.250"):
         hold_budget(model, state, rows(4), 0.25)
-    for a, b in zip(state.parameters(), before):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+    close(flat(state), before, REL)
 
 
 def test_pitfall_15_a_score_off_its_budget_is_refused():
@@ -157,7 +166,7 @@ def test_tables_and_pictures_come_from_the_committed_measurements(tmp_path):
     results = json.loads((harness.HERE / "results" / "measurements.cpu-small.json").read_text())["results"]
     results |= json.loads((harness.HERE / "results" / "measurements.real-data.json").read_text())["results"]
     text = "\n".join(tables.cpu_tables(results))
-    for line in ("routers, T = 0.40 [trained]", "MoD-D, T = 0.40 [trained]", "greedy drop, 15 of 60 modules", "short training"):
+    for line in ("routers, T = 0.40 [trained]", "MoD-D, T = 0.40 [trained]", "greedy drop, 15 of 60 modules"):
         assert line in text
     assert text.count("+-") == 7 * 4  # seven methods on four real tasks
     figure = pictures.router_map(pictures_library(), results)
@@ -177,3 +186,51 @@ def test_publishing_from_a_changed_tree_is_refused(capsys, monkeypatch):
     monkeypatch.setattr(reproduce, "start_run", lambda command: {"dirty": True})
     assert harness.main(["--rung", "analytic", "--publish"]) == 2
     assert "commit first" in capsys.readouterr().err
+
+
+# -- the run at tiny sizes -------------------------------------------------------------------------
+def arms(size):
+    """What each job does, but for its size and its seed: {(name, function, other arguments)}."""
+    return {(re.sub(r"/seed\d$", "", job.name), job.function, json.dumps(
+        {key: value for key, value in job.arguments.items() if key not in ("size", "seed")}, sort_keys=True))
+        for job in harness.every_job(size)}
+
+
+def test_the_smoke_run_walks_every_job_of_the_default_run():
+    assert arms("smoke") == arms("cpu") and len(arms("cpu")) == 9 + 8 + 1
+    for size in ("smoke", "cpu"):
+        jobs = harness.every_job(size)
+        assert all(job.arguments["size"] == size for job in jobs)
+        assert len({job.name for job in jobs}) == len(jobs)
+        assert {after for job in jobs for after in job.after} <= {job.name for job in jobs}
+
+
+def test_no_smoke_result_is_taken_for_one_of_the_default_run():
+    done = {size: {(job.function, json.dumps(job.arguments, sort_keys=True)) for job in harness.every_job(size)}
+            for size in ("smoke", "cpu")}
+    assert not done["smoke"] & done["cpu"]
+    assert harness.speed_job("smoke").key() != harness.speed_job("cpu").key()
+    assert reproduce.work_folder("skipgpt", "smoke") != reproduce.work_folder("skipgpt", "cpu")
+
+
+def test_the_default_run_has_the_sizes_that_its_claims_name():
+    claims = load_claims(harness.HERE / "claims.yaml")
+    scratch, pretrained = tier_a.SIZES["cpu"], tier_b.SIZES["cpu"]
+    named = {tuple(claim["protocol"]["seeds"]) for claim in claims
+             if claim["rung"] == "cpu-small" and "from-scratch" in claim["paper"].get("setup", "")}
+    assert named == {scratch.seeds}
+    (windows, length), = {tuple(map(int, found)) for claim in claims
+                          for found in re.findall(r"(\d+) windows of (\d+)", claim["paper"].get("setup") or "")}
+    assert (windows, length) == (pretrained.long_windows, pretrained.long)
+    assert speed.SIZES["cpu"].shape == speed.analytic.SMOLLM2_135M
+    results = json.loads((harness.HERE / "results" / "measurements.cpu-small.json").read_text())["results"]
+    assert {job.name for job in [*harness.cpu_jobs(), harness.speed_job()]} == set(results) - {"tier_b/curves", "tier_b/short training"}
+    assert results["tier_b/routers at 0.25"]["skip"]["tokens"] == pretrained.test_windows * pretrained.length
+    assert len(results["tier_b/random at 0.25"]["matched"]) == len(pretrained.draws)
+    assert results["tier_b/dense"]["cloze"]["n"] == pretrained.cloze_items
+    assert len(results["tier_a/routers at 0.40/seed0"]["curve"]) == len(range(0, scratch.tune_steps, 20))
+
+
+def test_the_page_shows_every_picture_and_no_other():
+    assert reproduce.pictures_of(harness.HERE) == {f"{picture.__name__}.svg" for picture in (
+        pictures.tier_a_methods, pictures.sparsity_sweep, pictures.router_map, pictures.position, pictures.learning_curves)}

@@ -24,6 +24,15 @@ from ..method import (
 )
 from . import invariants as holds
 from .invariants import batch, decide, forced, gates_of, logits, route
+from .precision import float64
+
+pytestmark = pytest.mark.numerics
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_float64():
+    with float64():
+        yield
 
 
 # -- 1, 6, 10: what a forward pass is --------------------------------------------------------------
@@ -57,7 +66,7 @@ def test_mask_mode_is_the_papers_equations(fresh):
         y = x + g_attn[..., None] * attention
         x = y + g_mlp[..., None] * layer.mlp(layer.post_attention_layernorm(y))
         if layer is not stock.model.layers[-1]:  # the last of hidden_states is normed
-            holds.assert_close(after, x, 1e-6, "a layer's output")
+            holds.assert_close(after, x, "a layer's output")
 
 
 def test_gemma_gates_after_the_second_norm(fresh):
@@ -142,7 +151,7 @@ def test_pitfall_04_eviction_hides_a_key_from_others_only(fresh, attention):
     state.policy = forced(every)
     holds.assert_close(logits(model, **batch())[batch()["attention_mask"].bool()],
                        logits(dense, **batch())[batch()["attention_mask"].bool()],
-                       1e-5, "nothing evicted")
+                       "nothing evicted")
     state.policy = None
     holds.cached_decoding_is_the_full_forward(model, state, **batch())
     with pytest.raises(RuntimeError, match="did not fill"):  # as long as the last one, and another's
@@ -193,7 +202,7 @@ def test_pitfall_07_gumbel_gate_is_torchs_own():
         weight = torch.arange(14.0).view(2, 7)
         (gate * weight).sum().backward()
         (other * weight).sum().backward()
-        holds.assert_close(ours.grad, theirs.grad, 1e-6, "gradient")
+        holds.assert_close(ours.grad, theirs.grad, "gradient")
 
 
 def test_argmax_ties_execute():
@@ -211,8 +220,8 @@ def test_pitfall_09_budget_ignores_padding():
     valid = torch.tensor([[False, True, True]])
     pair = (torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]]))
     assert executed_fraction([pair], valid).item() == 0.25
-    assert executed_fraction([pair], valid, weights=(0.8, 0.2)).item() == pytest.approx(0.4)
-    assert sparsity_loss(executed_fraction([pair], valid), 0.25, 8.0).item() == pytest.approx(4.0)
+    holds.assert_close(executed_fraction([pair], valid, weights=(0.8, 0.2)), 0.4, "weighted")
+    holds.assert_close(sparsity_loss(executed_fraction([pair], valid), 0.25, 8.0), 4.0, "the loss")
 
 
 def router_gradient(model, called, inputs):
@@ -243,7 +252,7 @@ def test_pitfall_09_budget_reaches_routers_under_ddp_and_peft(fresh, tmp_path):
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])  # starts as no change
     wrapped = get_peft_model(inner, lora)
     assert routing_of(wrapped) is routing_of(inner)
-    holds.assert_close(router_gradient(inner, wrapped, batch()), expected, 1e-6, "under PEFT")
+    holds.assert_close(router_gradient(inner, wrapped, batch()), expected, "under PEFT")
 
     inner = fresh()
     route(inner).parameters()
@@ -254,7 +263,7 @@ def test_pitfall_09_budget_reaches_routers_under_ddp_and_peft(fresh, tmp_path):
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         wrapped = nn.parallel.DistributedDataParallel(inner)
-        holds.assert_close(router_gradient(inner, wrapped, batch()), expected, 1e-6, "under DDP")
+        holds.assert_close(router_gradient(inner, wrapped, batch()), expected, "under DDP")
     finally:
         torch.distributed.destroy_process_group()
 
@@ -318,7 +327,7 @@ def test_pitfall_11_gradient_checkpointing_changes_nothing(model):
     assert plain[2] == [1, 1, 1] and saving[2] == [2, 2, 2], "checkpointing was not active"
     assert plain[3] == saving[3] == 4  # embeddings and three layers
     assert torch.equal(plain[0], saving[0])
-    holds.assert_close(saving[1], plain[1], 1e-6, "router gradients")
+    holds.assert_close(saving[1], plain[1], "router gradients")
 
 
 def test_pitfall_11_checkpointing_refuses_noise_that_it_cannot_draw_again(fresh):
@@ -352,13 +361,10 @@ def test_statistics_by_hand(fresh):
         logits(model, input_ids=mask + 5, attention_mask=mask)
     stats = state.stats()
     assert stats.n_tokens == 9
-    assert stats.attn_skip == pytest.approx(4 / 27) and stats.mlp_skip == pytest.approx(3 / 27)
-    assert stats.sparsity == pytest.approx(7 / 54)
-    per_layer = [[4 / 9, 0], [0, 0], [0, 3 / 9]]
-    assert torch.allclose(stats.per_layer, torch.tensor(per_layer, dtype=torch.float64))
+    holds.assert_close([stats.attn_skip, stats.mlp_skip, stats.sparsity], [4 / 27, 3 / 27, 7 / 54], "rates")
+    holds.assert_close(stats.per_layer, [[4 / 9, 0], [0, 0], [0, 3 / 9]], "by layer")
     # Position 0: 3 real tokens x 3 layers; 1: 4 x 3; 2: 2 x 3.
-    by_position = [[2 / 9, 0], [1 / 12, 2 / 12], [1 / 6, 1 / 6]]
-    assert torch.allclose(stats.by_position, torch.tensor(by_position, dtype=torch.float64))
+    holds.assert_close(stats.by_position, [[2 / 9, 0], [1 / 12, 2 / 12], [1 / 6, 1 / 6]], "by position")
     state.start_recording()
     state.policy = forced(first)
     logits(model, input_ids=torch.full((2, 2), 5))
@@ -389,7 +395,7 @@ def test_a_4d_mask_means_the_same_as_the_2d_mask_it_was_made_of(fresh):
         got = logits(model, input_ids=inputs["input_ids"], attention_mask=mask,
                      position_ids=position)
         assert torch.equal(state.valid, valid)
-        holds.assert_close(got[real], wanted[real], 1e-6, "4-D mask")
+        holds.assert_close(got[real], wanted[real], "4-D mask")
 
 
 def test_budget_weights_by_parameters(fresh):
@@ -408,8 +414,8 @@ def test_router_shapes_and_norm(fresh):
     assert count(route(fresh(), router_hidden=8)) == 3 * 2 * (32 * 8 + 8 + 8 * 2 + 2)
     assert count(route(fresh(), coupled=True)) == 3 * (32 * 2 + 2)
     normed = method.TokenRouter(32, norm=True)
-    x = torch.randn(2, 5, 32)
-    holds.assert_close(normed(1000 * x), normed(x), 1e-4, "normed router")
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    holds.assert_close(normed(1000 * x), normed(x), "normed router", 2e-6)  # the norm adds 1e-6 to the mean square
 
 
 def test_coupled_layers_have_one_gate(fresh):
@@ -430,6 +436,7 @@ def test_initial_bias_sets_the_first_rate(fresh):
     assert 0.3 < rates[0] < 0.7 and rates[1] > rates[0] + 0.05
 
 
+@pytest.mark.usefixtures("float32")
 def test_routers_stay_in_fp32(fresh):
     """Under autocast, after model.to(bfloat16) and after half(): not rounded even once."""
     model = fresh()
@@ -510,7 +517,7 @@ def test_inputs_embeds_and_no_mask_are_the_same_forward(model):
     gates = gates_of(state)
     embeds = model.get_input_embeddings()(ids).detach()
     for inputs in ({"input_ids": ids}, {"inputs_embeds": embeds}):
-        holds.assert_close(logits(model, **inputs), wanted, 1e-6, "other inputs")
+        holds.assert_close(logits(model, **inputs), wanted, "other inputs")
         assert torch.equal(gates_of(state), gates) and state.valid.all()
 
 

@@ -109,6 +109,8 @@ def test_routers_belong_to_a_backbone_in_any_dtype_and_under_adapters(fresh, sav
         assert fingerprint(type(small)(small.config)) is None
 
 
+@pytest.mark.numerics
+@pytest.mark.usefixtures("float64")
 def test_pitfall_14_merged_adapter_equals_unmerged(fresh, saved):
     """Stage 2's adapter on a routed model, before and after W += (alpha / r) B A."""
     from peft import LoraConfig, get_peft_model
@@ -127,8 +129,8 @@ def test_pitfall_14_merged_adapter_equals_unmerged(fresh, saved):
         state.set_mode(mode)
         unmerged, gates = logits(adapted, **batch())[state.valid], gates_of(state)
         adapted.merge_adapter()
+        holds.assert_close(logits(adapted, **batch())[state.valid], unmerged, "merged")
         assert torch.equal(gates_of(state)[..., state.valid], gates[..., state.valid])
-        holds.assert_close(logits(adapted, **batch())[state.valid], unmerged, 1e-5, "merged")
         adapted.unmerge_adapter()
     merged = adapted.merge_and_unload()
     assert fingerprint(merged) != card_of(folder)["fingerprint"]  # another backbone from here on

@@ -11,11 +11,13 @@ from transformers import DynamicCache
 
 from common.flops import counted
 from common.models import load, tiny
+from tests.numerics import close
 
 from .. import gathering, skipping, speed, timed
 from ..analytic import LLAMA31_8B, Shape
 from ..method import RoutedLayerMixin, find_stack
 from ..timed import Case, DrawnRouting, Room, bounds, expected_flops, stock_and_routed
+from .precision import REL
 
 RATES = {"flops_per_s": 1e9, "bytes_per_s": 1e9}
 
@@ -41,6 +43,12 @@ def small(spec, **changes):
 
 @pytest.fixture(scope="module")
 def twins():
+    model = load(tiny("llama")).model
+    return Shape.from_config(model.config), stock_and_routed(model, seed=0)
+
+
+@pytest.fixture
+def exact_twins(float64):
     model = load(tiny("llama")).model
     return Shape.from_config(model.config), stock_and_routed(model, seed=0)
 
@@ -100,9 +108,10 @@ def test_drawn_routing_runs_the_routers_and_overrules_them(twins):
     assert torch.equal(drawn, half.gates[0])
 
 
+@pytest.mark.numerics
 @torch.no_grad()
-def test_room_is_the_stock_cache_without_the_copies(twins):
-    m, (stock, _, _) = twins
+def test_room_is_the_stock_cache_without_the_copies(exact_twins):
+    m, (stock, _, _) = exact_twins
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(m.V, (2, 9), generator=draw)
     cache = DynamicCache(config=stock.config)
@@ -116,20 +125,21 @@ def test_room_is_the_stock_cache_without_the_copies(twins):
     for _ in range(2):  # a second run starts where the first one did
         out = timed.decode(stock, ids[:, 6:], timed.Cache(layers=rooms))
         assert out.past_key_values.get_seq_length() == 9
-        torch.testing.assert_close(out.logits, expected[-1], rtol=0, atol=1e-6)
+        close(out.logits, expected[-1], REL)
 
 
+@pytest.mark.numerics
 @torch.no_grad()
-def test_reading_in_place_as_on_cuda(twins, monkeypatch):
+def test_reading_in_place_as_on_cuda(exact_twins, monkeypatch):
     """The other form of the attention read: equal results, and its FLOPs are as announced."""
-    m, (_, routed, state) = twins
+    m, (_, routed, state) = exact_twins
     case = Case("prefill", 3, 17)
     ids = torch.randint(m.V, (3, 17), generator=torch.Generator().manual_seed(0))
     state.set_mode("skip").policy = routing = DrawnRouting(state, case, 0.4, seed=0)
     packed = timed.prefill(routed, ids).logits
     monkeypatch.setattr(skipping, "_packs", lambda q, seq, mask: False)
     in_place = timed.prefill(routed, ids).logits
-    torch.testing.assert_close(in_place, packed, rtol=0, atol=1e-5)
+    close(in_place, packed, REL)
     executed = counted(lambda: timed.prefill(routed, ids)).total
     assert executed == expected_flops(m, case, routing.gates, "linear", packed=False)
     assert executed > expected_flops(m, case, routing.gates, "linear", packed=True)
@@ -311,9 +321,10 @@ def test_the_config_of_a_shape_has_that_shape():
 
 
 # -- what gathering is worth -----------------------------------------------------------------------
-def test_plain_skipping_computes_the_same(twins):
+@pytest.mark.numerics
+def test_plain_skipping_computes_the_same(exact_twins):
     """What the gathering is compared with is the same function, with padding and with a cache."""
-    _, (_, routed, state) = twins
+    _, (_, routed, state) = exact_twins
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 96, (3, 10), generator=generator)
     mask = torch.ones_like(ids)
@@ -332,7 +343,7 @@ def test_plain_skipping_computes_the_same(twins):
         return torch.cat([first.logits, rest.logits], 1)[mask.bool()]
 
     with torch.no_grad():
-        torch.testing.assert_close(gathering.plainly(logits), logits())
+        close(gathering.plainly(logits), logits(), REL)
 
 
 def test_gathering_is_compared_in_the_same_rounds():

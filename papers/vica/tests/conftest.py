@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 from common.models import load, tiny
 from common.multimodal import split
 
+from .runs import truly_double
+
 IMAGE = 95  # the id that stands for a visual token
 # Text alone; a short and a long prompt with a picture; two pictures; a picture first.
 PROMPTS = ([1, 5, 8, 7, 2], [1, 6] + [IMAGE] * 4 + [9, 4], [1, 5, 6, 7, 8, 9] + [IMAGE] * 4 + [7, 8, 9, 10, 11, 12],
@@ -37,12 +39,15 @@ def decoder(tmp_path_factory):
     return get
 
 
-def truly_double(model):
-    """Stock norms compute in single precision whatever they are given, and would hide or make differences of 1e-7."""
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            module.forward = lambda x, m=module: m.weight * x * (x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon).rsqrt()
-    return model
+@pytest.fixture(autouse=True)
+def double_softmax(monkeypatch):
+    """Stock eager attention asks for a softmax in single precision; of doubles it gets one in double precision."""
+    stock = torch.nn.functional.softmax
+
+    def softmax(input, dim=None, dtype=None, **more):
+        return stock(input, dim=dim, dtype=None if input.dtype == torch.float64 else dtype, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "softmax", softmax)
 
 
 def batch(prompts, side="right"):

@@ -1,4 +1,4 @@
-"""Small trainings that the tests compare, in this process or in ones of their own.
+"""Small trainings that the tests compare, in double precision, in this process or in ones of their own.
 
 Processes come from a fork server that has imported the libraries once; a child costs a fork, and has run no threads before.
 """
@@ -17,16 +17,45 @@ from common.standins import FOLDER
 
 from ..data import ScenePictures
 from ..module import ViCATraining
-from ..parts import LlavaSpec
+from ..parts import LlavaSpec, load_parts
 
 PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_llama"]
+
+
+def truly_double(model):
+    """Stock norms and rotary angles are computed in single precision whatever they are given, which hides or makes differences
+    of 1e-7: here in the precision that they are given."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = lambda x, m=module: m.weight * x * (x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon).rsqrt()
+        if type(module).__name__.endswith("RotaryEmbedding"):
+            module.forward = lambda x, position_ids, m=module: _rotations(m, x, position_ids)
+    return model
+
+
+def _rotations(rotary, x, position_ids):
+    """(cos, sin), each (B, T, hd), of plain rotary positions."""
+    angles = position_ids[..., None].to(x.dtype) * rotary.inv_freq.to(x.dtype)
+    angles = torch.cat([angles, angles], -1)
+    return angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
+
+
+class TrulyDouble(ViCATraining):
+    """All in double precision. Not by Lightning's "64-true", which FSDP2 does not take, and which norms would not keep."""
+
+    def configure_model(self):
+        if self.given is None:
+            self.given = load_parts(self.llava)
+            truly_double(self.given.decoder.double())
+            self.given.projector.double()
+        super().configure_model()
 
 
 def training(cross_layers=(0, 5), **options):
     """A training of the committed small LLaVA."""
     spec = LlavaSpec(stand_in=str(FOLDER / "seed0"))
     layers = None if cross_layers is None else list(cross_layers)
-    return ViCATraining(spec, layers, **(dict(learning_rate=1e-3, warmup=0, seed=5) | options))
+    return TrulyDouble(spec, layers, **(dict(learning_rate=1e-3, warmup=0, seed=5) | options))
 
 
 def scenes(batch_size=8, **options):

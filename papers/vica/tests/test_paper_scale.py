@@ -25,6 +25,7 @@ from common.vision import padded_pixels
 
 from .. import data, lmms, method, paper_scale, pruning, reference
 from ..train import cli
+from .runs import truly_double
 
 CUDA = sorted((Path(__file__).parent.parent / "configs" / "cuda").glob("*.yaml"))
 DECODER = {"3b": "MobileLLaMA-2.7B-Base", "7b": "vicuna-7b-v1.5", "13b": "vicuna-13b-v1.5"}
@@ -314,28 +315,40 @@ def opened(runs):
     return {name: paper_scale.open_run(runs / run / "model", "cpu") for name, run in (("vica", VICA), ("dense", DENSE))}
 
 
+@pytest.fixture(scope="module")
+def exact(runs):
+    """The same in double precision: which word is the best one must not hang on roundings."""
+    found = {name: paper_scale.open_run(runs / run / "model", "cpu") for name, run in (("vica", VICA), ("dense", DENSE))}
+    for parts, _ in found.values():
+        truly_double(parts.decoder.double())
+        parts.projector.double()
+    return found
+
+
 def shown():
     return [picture(200), None, Image.effect_noise((31, 17), 90).convert("RGB")]
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("which, schedule", [("vica", None), ("vica", pruning.PAPER_SCHEDULE), ("dense", None)])
-def test_a_batch_of_questions_is_its_questions_one_by_one(opened, which, schedule):
+def test_a_batch_of_questions_is_its_questions_one_by_one(exact, which, schedule):
     """Long and short, with and without picture; not all the same answer."""
-    parts, config = opened[which]
+    parts, config = exact[which]
     images = shown()
     together = paper_scale.answer(parts, config, QUESTIONS, images, 5, schedule=schedule)
     alone = [paper_scale.answer(parts, config, [q], [i], 5, schedule=schedule)[0] for q, i in zip(QUESTIONS, images)]
     assert together == alone and len(set(together)) == 3
 
 
+@pytest.mark.numerics
 @torch.no_grad()
-def test_answers_follow_from_the_definition(opened):
+def test_answers_follow_from_the_definition(exact):
     """The first five tokens, each the best one by the masked definition, and by the stock decoder on everything in order."""
     question, image = QUESTIONS[1], shown()[2]
     conversation = {"conversations": [{"from": "human", "value": f"<image>\n{question}"}]}
-    for which, (parts, config) in opened.items():
+    for which, (parts, config) in exact.items():
         ids, _ = data.encode_v1(parts.tokenizer, conversation, n_visual=4, image_token_id=parts.image_token_id, max_tokens=2048)
-        visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]))
+        visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]).double())
         said = []
         for _ in range(5):
             layout = split(torch.cat([ids, torch.tensor(said, dtype=torch.long)])[None], parts.image_token_id)
@@ -350,16 +363,17 @@ def test_answers_follow_from_the_definition(opened):
         assert paper_scale.answer(parts, config, [question], [image], 5) == [parts.tokenizer.decode(said, skip_special_tokens=True)], which
 
 
+@pytest.mark.numerics
 @torch.no_grad()
-def test_pyramid_drop_looks_at_what_it_keeps(opened):
+def test_pyramid_drop_looks_at_what_it_keeps(exact):
     """Everything kept is ViCA; of the paper's schedule each token is the best one by the definition with those masks."""
-    parts, config = opened["vica"]
+    parts, config = exact["vica"]
     image, whole = shown()[2], dict.fromkeys(config.cross_layers, 1.0)
     plain = paper_scale.answer(parts, config, QUESTIONS[:1], [image], 6)
     assert paper_scale.answer(parts, config, QUESTIONS[:1], [image], 6, schedule=whole) == plain
     ids, _ = data.encode_v1(parts.tokenizer, {"conversations": [{"from": "human", "value": f"<image>\n{QUESTIONS[0]}"}]}, n_visual=4,
                             image_token_id=parts.image_token_id, max_tokens=2048)
-    visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]))
+    visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]).double())
     prompt = split(ids[None], parts.image_token_id)
     keep = pruning.ranked(parts.decoder, config, prompt, visual, pruning.PAPER_SCHEDULE)
     assert [int(keep[layer].sum()) for layer in config.cross_layers] == [4, 4, 2, 2, 1, 1, 1, 1]

@@ -12,12 +12,15 @@ from transformers import AutoConfig
 
 from common.flops import counted, interleaved_timings
 from common.models import load, tiny
+from tests.numerics import close, far
 
 from .. import analytic, method, reference, speed
 from ..analytic import Shape
 from ..speed import Case, Inputs
+from .runs import truly_double
 
 LAYERS = (0, 2)
+EXACT = 1e-12  # of the largest logit, of models in double precision
 CASE = Case(2, 3, 5, visual=16)
 NAMES = {"dense", "vica", "vica warm", "vica frozen", "vica frozen warm", "text only", "masked", "dense 8", "dense 4"}
 
@@ -38,7 +41,7 @@ def small(monkeypatch):
 
 @pytest.fixture(scope="module")
 def models():
-    return speed.stock_and_ours(load(tiny("llama")).model)
+    return speed.stock_and_ours(truly_double(load(tiny("llama")).model.double()))
 
 
 def measured(cases=(CASE,), family="llama", **options):
@@ -49,6 +52,7 @@ def measured(cases=(CASE,), family="llama", **options):
 
 
 # -- what runs ---------------------------------------------------------------------------------------------
+@pytest.mark.numerics
 @pytest.mark.parametrize("family, dtype", [("llama", "float32"), ("qwen3", "float32"), ("llama", "bfloat16")])
 def test_every_variant_has_the_flops_and_bytes_it_claims(family, dtype):
     """Executed = closed form, and a KV cache of as many tokens as each keeps: no flag but those of a clock."""
@@ -56,7 +60,8 @@ def test_every_variant_has_the_flops_and_bytes_it_claims(family, dtype):
     assert not [f for f in document["flags"] if "FLOPs" in f or "definition differ" in f] and document["not_run"] == []
     (first, second) = document["cases"].values()
     assert (first["prefix"], second["prefix"]) == (1, 3), "the smaller case first"
-    assert max(first["difference"], second["difference"]) < (1e-5 if dtype == "float32" else 0.05)
+    # Of the largest logit. A unit in the last place is 6e-8 or 4e-3 of a value, and three layers gather a few.
+    assert max(first["difference"], second["difference"]) < (5e-6 if dtype == "float32" else 0.05)
     rows = second["variants"]
     assert set(rows) == NAMES
     for row in rows.values():
@@ -84,6 +89,7 @@ def test_bounds_are_those_of_the_specification():
     assert round(speed.bound(analytic.SMOLLM2_135M, Case(1, 35, 27), "dense", "vica", layers), 2) == 10.14
 
 
+@pytest.mark.numerics
 @torch.no_grad()
 def test_vica_is_the_masked_definition_and_dense_is_the_stock_model(models):
     stock, ours = models
@@ -93,29 +99,32 @@ def test_vica_is_the_masked_definition_and_dense_is_the_stock_model(models):
     x = Inputs(stock, CASE, seed=0)
     whole = stock(inputs_embeds=x.joined(16)).logits[:, -1:]
     text = stock(inputs_embeds=x.joined(0)).logits[:, -1:]
-    close = dict(rtol=0, atol=1e-5)
-    torch.testing.assert_close(fns["dense"]().logits, whole, **close)
-    torch.testing.assert_close(fns["text only"]().logits, text, **close)
+    close(fns["dense"]().logits, whole, EXACT)
+    close(fns["text only"]().logits, text, EXACT)
     for name, update in (("vica", "full"), ("vica frozen", "frozen")):
         expected = reference.masked_reference(stock, method.ViCAConfig(LAYERS, update), x.layout, x.visual)[:, -1:]
-        torch.testing.assert_close(fns[name]().logits, expected, **close)
-        torch.testing.assert_close(fns[f"{name} warm"]().logits, expected, **close)
-        assert (expected - whole).abs().max() > 0.1 and (expected - text).abs().max() > 0.1
-    torch.testing.assert_close(fns["masked"]()[:, -1:], fns["vica"]().logits, **close)
-    assert (fns["dense 8"]().logits - whole).abs().max() > 0.1
-    assert (fns["vica"]().logits - fns["vica frozen"]().logits).abs().max() > 1e-3
+        close(fns[name]().logits, expected, EXACT)
+        close(fns[f"{name} warm"]().logits, expected, EXACT)
+        far(expected, whole, 0.1)
+        far(expected, text, 0.1)
+    close(fns["masked"]()[:, -1:], fns["vica"]().logits, EXACT)
+    far(fns["dense 8"]().logits, whole, 0.1)
+    far(fns["vica"]().logits, fns["vica frozen"]().logits, 1e-2)
 
 
+@pytest.mark.numerics
 def test_agreement_is_of_ragged_rows_and_notices(monkeypatch):
-    """Short, long, without a picture; a different answer of the fast path shows."""
+    """Short, long, without a picture; a different answer of the fast path shows. In single precision, as where it is timed: shares
+    of the largest logit, a few units in the last place of 6e-8."""
     found = speed.agreement(tiny("llama").config, "cpu")
-    assert set(found) == {"full", "frozen"} and max(found.values()) < 1e-5
+    assert set(found) == {"full", "frozen"} and max(found.values()) < 5e-6
     real = method.forward
     monkeypatch.setattr(method, "forward", lambda model, config, text, positions, *rest, **more: real(
         model, config, text, positions + 1, *rest, **more))
     assert min(speed.agreement(tiny("llama").config, "cpu").values()) > 1e-2
 
 
+@pytest.mark.numerics
 @torch.no_grad()
 def test_room_is_the_stock_cache_without_the_copies(models):
     stock, _ = models
@@ -124,12 +133,13 @@ def test_room_is_the_stock_cache_without_the_copies(models):
     roomy.layers[:] = [speed.Room(layer, 3) for layer in roomy.layers]
     for i in range(6, 9):
         expected = stock(ids[:, i : i + 1], past_key_values=plain).logits
-        torch.testing.assert_close(stock(ids[:, i : i + 1], past_key_values=roomy).logits, expected, rtol=0, atol=1e-6)
+        close(stock(ids[:, i : i + 1], past_key_values=roomy).logits, expected, EXACT)
     assert roomy.get_seq_length() == 9 and speed.cache_bytes(roomy) == speed.cache_bytes(plain)
     assert roomy.layers[0].keys.data_ptr() == roomy.layers[0].room[0].data_ptr()
 
 
 # -- decoding ----------------------------------------------------------------------------------------------
+@pytest.mark.numerics
 def test_decoding_sees_the_picture_and_goes_on_where_it_should(models, monkeypatch):
     """Each step at the next position, in a row that grows by one; the last logits are those of a whole pass."""
     seen, real = [], method.forward
@@ -150,7 +160,7 @@ def test_decoding_sees_the_picture_and_goes_on_where_it_should(models, monkeypat
     text = torch.cat([x.text, x.next, x.next, x.next], 1)
     where = torch.cat([x.layout.positions, torch.tensor([[24, 25, 26]] * 2)], 1)
     whole = real(ours, method.ViCAConfig(LAYERS), text, where, None, x.visual, x.layout.visual_positions).logits[:, -1]
-    torch.testing.assert_close(steps[3][1], whole, rtol=0, atol=1e-5)
+    close(steps[3][1], whole, EXACT)
 
 
 def test_seconds_of_decoding_are_a_token(models, monkeypatch):
