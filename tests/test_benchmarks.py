@@ -17,7 +17,7 @@ from common.benchmarks.language import TaskError, evaluate, retain
 from common.benchmarks.perplexity import text_perplexity, token_perplexity
 from common.data.text import CLOZE, DataError, Text
 from common.models import SMOLLM2, load, tiny
-from tests.test_caches import Double
+from tests.numerics import float64
 
 # Made up; only the shape is that of the benchmarks.
 PIQA = [
@@ -60,7 +60,7 @@ def tokenizer():
 
 @pytest.fixture
 def model():
-    with Double():
+    with float64():
         yield load(tiny(vocab_size=257, hidden_size=16, num_hidden_layers=2)).model.double()
 
 
@@ -90,7 +90,7 @@ class Fixed(nn.Module):
 
 @pytest.mark.numerics
 def test_uniform_logits_have_the_vocabulary_as_perplexity():
-    with Double():
+    with float64():
         result = token_perplexity(Fixed(torch.zeros(50, 50)), torch.arange(40) % 50, window=7)
     assert result["ppl"] == pytest.approx(50, rel=1e-9)
     assert result["n_windows"] == 6 and result["n_tokens"] == 5 * 6 + 4  # the last window has 5
@@ -101,7 +101,7 @@ def test_uniform_logits_have_the_vocabulary_as_perplexity():
 def test_perplexity_by_hand():
     # After 0 comes 1 with probability 3/4; after 1 comes 0 with 1/4.
     table = torch.log(torch.tensor([[0.25, 0.75], [0.25, 0.75]], dtype=torch.float64))
-    with Double():
+    with float64():
         result = token_perplexity(Fixed(table), torch.tensor([0, 1, 1, 0, 1, 0]), window=3, n_words=2)
     first = -2 * math.log(0.75)  # 0 | 1 1
     second = -math.log(0.75) - math.log(0.25)  # 0 | 1 0
@@ -131,7 +131,7 @@ def test_a_nan_is_an_error_and_an_overflow_is_none():
 def test_batches_of_one_and_four_agree(model_type):
     model = load(tiny(model_type)).model.double()
     ids = torch.randint(1, 96, (53,), generator=torch.Generator().manual_seed(0))
-    with Double():
+    with float64():
         one, four = (token_perplexity(model, ids, 10, batch_size) for batch_size in (1, 4))
         cut = token_perplexity(model, ids[:50].view(5, 10), 10)
     assert four["window_nll"] == pytest.approx(one["window_nll"], rel=1e-9)  # the last is padded

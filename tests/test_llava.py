@@ -12,8 +12,7 @@ from common.data import easyvqa, scenes
 from common.llava import LAYERS, card, dense_hidden, load_llava, packed_questions, save, scored_loss
 from common.models import ModelError
 from common.standins import FOLDER, SEEDS, Rows, accuracy, by_kind, report
-from tests.numerics import close
-from tests.test_caches import Double
+from tests.numerics import close, float64
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +22,9 @@ def small():
 
 @pytest.fixture
 def double():
-    with Double():
-        found = load_llava(FOLDER / "seed0")
-        found.llava.double()
+    found = load_llava(FOLDER / "seed0")
+    found.llava.double()
+    with float64():
         yield found
 
 
@@ -45,8 +44,9 @@ def test_the_tower_is_the_packaged_onnx_graph():
     graph.graph.output.append(onnx.helper.make_tensor_value_info(last, 1, None))
     shown = vision.pixels([load_sample_image("china.jpg")[:224, :224]], 224)
     wanted = runtime.InferenceSession(graph.SerializeToString()).run([last], {"input_image": shown.numpy()})[0]
-    with torch.no_grad(), Double():
-        found = vision.dinov2().double()(shown.double()).last_hidden_state
+    tower = vision.dinov2().double()
+    with torch.no_grad(), float64():
+        found = tower(shown.double()).last_hidden_state
     close(found, wanted, 12 * 1536**0.5 * 6e-8)
     assert np.abs(wanted).mean() > 1
 

@@ -7,8 +7,7 @@ import torch
 
 from common import masks
 from common.models import load, tiny
-from tests.numerics import close, far
-from tests.test_caches import Double
+from tests.numerics import close, far, float64
 
 # StreamingThinker's worked example: source and target units, one target unit for each source unit, the last sees all.
 SOURCE, TARGET = (5, 4, 7, 3), (2, 6, 1, 9)
@@ -124,7 +123,7 @@ def test_flex_attention_gives_sdpas_logits(monkeypatch, tmp_path):
     one_more[0, 0, 19, 5] = True  # a single cell
     with torch.no_grad():
         got = flex(ids, attention_mask=masks.block_mask(visible, 19), position_ids=positions).logits
-        with Double():
+        with float64():
             expected, wrong = (plain.double()(ids, attention_mask=m, position_ids=positions).logits for m in (dense, one_more))
     # On a CPU torch compiles flex_attention for half and single precision only. Single loses 6e-8 a step, which over a sum of up to
     # 64 terms grows as its root, in each of some 20 matrices in a row: 1e-5. One cell too many moves its row by far more.
@@ -154,7 +153,7 @@ MODELS = [(family, attention) for family in ("llama", "qwen3") for attention in 
 
 @pytest.fixture(params=MODELS, ids="-".join)
 def model(request):
-    with Double():
+    with float64():
         yield load(tiny(request.param[0], attn_implementation=request.param[1])).model.double()
 
 

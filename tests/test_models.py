@@ -10,8 +10,7 @@ import torch
 
 from common import models
 from common.models import ModelError, ModelSpec, load, tiny
-from tests.numerics import close, far
-from tests.test_caches import Double
+from tests.numerics import close, far, float64
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2"]
 
@@ -30,7 +29,7 @@ def ids():
 
 def logits(model, ids):
     """In float64, for `close`: weights of a mapped file may lie otherwise in memory than drawn ones, and be added in another order."""
-    with torch.no_grad(), Double():
+    with torch.no_grad(), float64():
         return copy.deepcopy(model).double()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 

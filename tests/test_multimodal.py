@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from common.multimodal import IGNORED, joint, packed, split, visibility
-from tests.numerics import close
-from tests.test_caches import Double
+from tests.numerics import close, float64
 
 IMAGE = 9
 
@@ -66,7 +65,7 @@ def test_joint_is_the_stock_sequence():
     embeds, positions, mask, is_visual = joint(layout, model.get_input_embeddings()(layout.ids), visual)
     plain = model.get_input_embeddings()(ids)
     plain[0, 2:5] = visual[0]
-    with torch.no_grad(), Double():
+    with torch.no_grad(), float64():
         ours = model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits[0]
         stock = model(inputs_embeds=plain).logits[0]
     assert is_visual[0].tolist() == [True] * 3 + [False] * 4

@@ -179,7 +179,7 @@ def test_every_job_has_a_key_of_its_own(paper, size):
     """What a job depends on is there and can be read: one that names a folder ends a run in its first second."""
     jobs = importlib.import_module(f"papers.{paper}.eval").every_job(size)
     keys = {job.name: job.key() for job in jobs}
-    assert len(keys) == len(jobs) > 5 and len(set(keys.values())) == len(jobs)
+    assert len(keys) == len(jobs) > 0 and len(set(keys.values())) == len(jobs)
     for job in jobs:
         module, name = job.function.split(":")
         assert callable(getattr(importlib.import_module(module), name)), job.function

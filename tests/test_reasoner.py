@@ -7,8 +7,7 @@ import torch
 
 from common import reasoner
 from common.data import chains
-from tests.numerics import close
-from tests.test_caches import Double
+from tests.numerics import close, float64
 
 STAGES = ((3, 3e-3), (3, 1e-3))
 
@@ -37,7 +36,7 @@ def test_every_token_weighs_the_same_whatever_its_batch():
     training = reasoner.ReasonerTraining(model, rows.mean_length, STAGES)
     for step in (0, 1):
         ids, targets = rows[step]
-        with torch.no_grad(), Double():
+        with torch.no_grad(), float64():
             nll = -model(ids).logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0][targets[:, 1:] != -100].sum()
             close(training.training_step((ids, targets), step), nll / (4 * rows.mean_length))
 

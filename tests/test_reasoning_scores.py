@@ -8,7 +8,7 @@ import torch
 from common.benchmarks import reasoning
 from common.models import load, tiny
 from common.rollouts import Rollout
-from tests.test_caches import Double
+from tests.numerics import float64
 
 CORRECT = [[True, False, True, True], [False, False, False, False], [True, True, True, True]]
 LENGTHS = [[10, 20, 10, 20], [5, 5, 5, 5], [40, 20, 20, 40]]
@@ -57,10 +57,10 @@ def test_entropy_is_that_of_the_responses_tokens():
     total = 0.0
     for r in found:
         prompt = prompts[r.prompt]
-        with torch.no_grad(), Double():
+        with torch.no_grad(), float64():
             q = model(torch.tensor([[*prompt, *r.ids]])).logits[0].softmax(-1)[len(prompt) - 1 : -1]
         total += float(-(q * q.log()).sum())
-    with Double():
+    with float64():
         one_by_one, together = reasoning.entropy(model, prompts, found, batch=1), reasoning.entropy(model, prompts, found)
     assert one_by_one == pytest.approx(total / 5, rel=1e-9) and together == pytest.approx(total / 5, rel=1e-9)
 

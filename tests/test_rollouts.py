@@ -6,8 +6,7 @@ import torch
 from common import rollouts
 from common.models import load, tiny
 from common.rollouts import Rollout, VllmSampler, response_log_probs, sample
-from tests.numerics import close
-from tests.test_caches import Double
+from tests.numerics import close, float64
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
 MODELS = [(family, attention) for family in ("llama", "qwen3") for attention in ("sdpa", "eager")]
@@ -15,7 +14,7 @@ MODELS = [(family, attention) for family in ("llama", "qwen3") for attention in 
 
 @pytest.fixture(params=MODELS, ids="-".join)
 def model(request):
-    with Double():
+    with float64():
         yield load(tiny(request.param[0], attn_implementation=request.param[1], vocab_size=40)).model.double()
 
 

@@ -14,8 +14,7 @@ import torch
 
 from common.data import speech
 from common.data.text import DataError
-from tests.numerics import close
-from tests.test_caches import Double
+from tests.numerics import close, float64
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_espeak = pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is None, reason="espeakng-loader is not installed")
@@ -109,7 +108,7 @@ def test_features_of_what_was_heard_do_not_change_with_what_follows(rate):
         changed = speech.log_mel(other, rate)
         assert torch.equal(whole[:heard], changed[:heard])
         assert not torch.equal(whole[heard], changed[heard])
-        with Double():
+        with float64():
             close(speech.log_mel(samples[: heard * hop], rate), speech.log_mel(samples, rate)[:heard])
     assert speech.log_mel(samples[: hop - 1], rate).shape == (0, 40)
 

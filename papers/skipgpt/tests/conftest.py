@@ -2,7 +2,7 @@
 sliding window (Gemma-2), a norm on each head (Qwen3); written to and read from hub format once.
 
 `fresh(family, attention)` gives an unrouted copy in eval mode; `model` runs a test on all of them. `float64` and `float32`
-are the contexts of precision.py as fixtures; a file whose tests are all in float64 enters it for itself.
+are the contexts of tests/numerics.py as fixtures; a file whose tests are all in float64 enters it for itself.
 """
 
 import copy
@@ -12,9 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from common.models import load, tiny
-
-from .precision import float32 as in_float32
-from .precision import float64 as in_float64
+from tests.numerics import float32 as in_float32
+from tests.numerics import float64 as in_float64
 
 FAMILIES = ("llama", "qwen3", "gemma2")
 # Gemma-2 caps its attention scores, which sdpa cannot; transformers refuses that pair itself.

@@ -18,11 +18,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.models import tiny
+from tests.numerics import float64
 
 from ..data import RaggedRows, StepData
 from ..method import SkipGPTConfig
 from ..module import RouterTuningModule
-from .precision import float64
 
 PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_llama",
            "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict"]

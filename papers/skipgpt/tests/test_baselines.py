@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.models import load, tiny
-from tests.numerics import far
+from tests.numerics import far, float64
 
 from .. import analytic, baselines, method
 from ..baselines import StaticPlan
 from ..mixture_of_depths import MixtureOfDepths
 from . import invariants as holds
-from .invariants import batch, gates_of, logits, route
-from .precision import REL, float64
+from .invariants import REL, batch, gates_of, logits, route
 
 pytestmark = pytest.mark.numerics
 LAYERS, SILENT = 4, 2

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from common.models import load, tiny
+from tests.numerics import float64
 
 from .. import method
 from ..method import (
@@ -24,7 +25,6 @@ from ..method import (
 )
 from . import invariants as holds
 from .invariants import batch, decide, forced, gates_of, logits, route
-from .precision import float64
 
 pytestmark = pytest.mark.numerics
 
@@ -391,7 +391,7 @@ def test_a_4d_mask_means_the_same_as_the_2d_mask_it_was_made_of(fresh):
         real, valid = inputs["attention_mask"].bool(), state.valid
         mask = real[:, None, None, :] & torch.ones(20, 20, dtype=torch.bool).tril()
         if attention == "eager":
-            mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+            mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.get_default_dtype()).min)
         got = logits(model, input_ids=inputs["input_ids"], attention_mask=mask,
                      position_ids=position)
         assert torch.equal(state.valid, valid)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from transformers.models.llama import modeling_llama
 
+from tests.numerics import float64
+
 from .. import method, skipping
 from ..method import RoutingState, SkipGPTConfig, TokenRouter
 from . import invariants as holds
 from .invariants import batch, forced, random_gates, route
-from .precision import float64
 
 pytestmark = pytest.mark.numerics
 SEED = 2

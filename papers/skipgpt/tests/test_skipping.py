@@ -8,12 +8,12 @@ from transformers import StaticCache
 
 from common.flops import counted
 from common.models import load, tiny
+from tests.numerics import float64
 
 from ..analytic import Shape, executed_flops
 from ..skipping import skipping_attention, skipping_mlp
 from . import invariants as holds
-from .invariants import batch, forced, gates_of, logits, random_gates, route
-from .precision import REL, float64
+from .invariants import REL, batch, forced, gates_of, logits, random_gates, route
 
 pytestmark = pytest.mark.numerics
 

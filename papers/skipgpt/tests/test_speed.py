@@ -17,7 +17,7 @@ from .. import gathering, skipping, speed, timed
 from ..analytic import LLAMA31_8B, Shape
 from ..method import RoutedLayerMixin, find_stack
 from ..timed import Case, DrawnRouting, Room, bounds, expected_flops, stock_and_routed
-from .precision import REL
+from .invariants import REL
 
 RATES = {"flops_per_s": 1e9, "bytes_per_s": 1e9}
 

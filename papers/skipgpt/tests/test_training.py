@@ -8,7 +8,7 @@ import torch
 
 from common import steps
 from common.models import load, tiny
-from tests.numerics import close, far
+from tests.numerics import close, far, float64
 
 from ..data import RaggedRows, Rows, SetupError, StepBatches, TextWindows, TokenDifficulty, ValidationBatches, collate
 from ..difficulty import KINDS, seed_of, token_difficulty
@@ -18,7 +18,7 @@ from ..method import SkipGPTConfig, find_stack, routing_of
 from ..module import JointModule, LoraRecoveryModule, RouterTuningModule
 from ..router_files import load_routers
 from ..tuning import tune
-from .precision import REL, float64
+from .invariants import REL
 from .runs import Uneven, alone, fit, fit_in_processes, router_tuning
 
 pytestmark = pytest.mark.numerics
