@@ -20,7 +20,8 @@ FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "phi3", "mixtral", "qwen3_moe",
 
 def _difference(ours, reference) -> tuple[float, float]:
     """(largest difference, largest value of the reference). Infinite and NaN entries must agree in place and sign."""
-    a, b = (torch.as_tensor(x).detach().to("cpu", torch.float64) for x in (ours, reference))
+    # Plain numbers have double precision, which a tensor made of them without a dtype would round away.
+    a, b = (x.detach().to("cpu", torch.float64) if torch.is_tensor(x) else torch.tensor(x, dtype=torch.float64) for x in (ours, reference))
     assert a.shape == b.shape, f"shapes {tuple(a.shape)} and {tuple(b.shape)}"
     assert torch.equal(a.isnan(), b.isnan()) and torch.equal(a.isinf(), b.isinf()), "not finite in different places"
     assert torch.equal(a[a.isinf()], b[b.isinf()]), "infinities of different sign"
