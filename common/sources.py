@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,34 +25,52 @@ def imported_modules(path: Path, package: str) -> Iterator[str]:
     path: a Python file; package: dotted name of the package it is in. For `from a import b` both `a` and `a.b` are given,
     because only the file system knows whether b is a module.
     """
-    for node in ast.walk(_parsed(path, path.stat().st_mtime_ns)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            base = parts[: len(parts) - node.level + 1] if node.level else []
-            name = ".".join([*base, *([node.module] if node.module else [])])
-            yield name
-            yield from (f"{name}.{alias.name}" for alias in node.names)
+    for level, module, names in _looked_at(path).imports:
+        parts = package.split(".")
+        base = parts[: len(parts) - level + 1] if level else []
+        name = ".".join([*base, *([module] if module else [])])
+        yield name
+        yield from (f"{name}.{each}" for each in names)
 
 
 def named_data(path: Path) -> list[Path]:
     """Files and folders beside a Python file, no code, whose whole name is one of its string constants, or stands before the
     "/" of one: "tasks", "claims.schema.json"."""
-    words = {node.value for node in ast.walk(_parsed(path, path.stat().st_mtime_ns))
-             if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    words |= {word.partition("/")[0] for word in words}
+    words = _looked_at(path).words
 
     def is_data(beside: Path) -> bool:
-        code = any(beside.glob("*.py")) if beside.is_dir() else beside.suffix in (".py", ".pyc")
-        return beside.name in words and beside.name not in WRITTEN and not code
+        if beside.name not in words or beside.name in WRITTEN:
+            return False
+        return not (any(beside.glob("*.py")) if beside.is_dir() else beside.suffix in (".py", ".pyc"))
 
     return sorted(filter(is_data, path.parent.iterdir()))
 
 
-@functools.lru_cache(maxsize=1024)
-def _parsed(path: Path, changed: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+@dataclass(frozen=True)
+class Seen:
+    """What a file says: imports as (level, module, names), and its string constants, also cut at the first "/"."""
+
+    imports: tuple[tuple[int, str | None, tuple[str, ...]], ...]
+    words: frozenset[str]
+
+
+def _looked_at(path: Path) -> Seen:
+    """Once a file as it is: a run asks for the closures of dozens of jobs, which share nearly all of it."""
+    facts = path.stat()
+    return _look(path, facts.st_mtime_ns, facts.st_size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _look(path: Path, changed: int, size: int) -> Seen:
+    imports, words = [], set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            imports += [(0, alias.name, ()) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imports.append((node.level, node.module, tuple(alias.name for alias in node.names)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words |= {node.value, node.value.partition("/")[0]}
+    return Seen(tuple(imports), frozenset(words))
 
 
 def reached(start: Iterable[Path], root: Path = ROOT) -> set[Path]:

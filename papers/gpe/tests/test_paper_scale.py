@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from common.models import ModelSpec, load, tiny
 from tests.numerics import close, far
@@ -237,6 +238,8 @@ def test_a_run_opens_as_it_was_trained(hub, tmp_path, monkeypatch):
     """Base in its attention, adapter merged in: the logits of the trained model."""
     cli(rehearsal(CONFIGS / "cuda" / "gemma2-2b_en-fr_group_k5.yaml", hub))
     folder = tmp_path / "lightning_logs" / "gpe" / "gemma2-2b_en-fr_group_k5" / "model"
+    adapter = load_file(folder / "adapter_model.safetensors")  # two steps hardly move it: a hundred times as far
+    save_file({name: t * 100 if "lora_B" in name else t for name, t in adapter.items()}, folder / "adapter_model.safetensors")
     monkeypatch.chdir(hub)
     about = json.loads((folder / "gpe.json").read_text())
     model = paper_scale.open_run(folder, about, "cpu").model
@@ -251,7 +254,7 @@ def test_a_run_opens_as_it_was_trained(hub, tmp_path, monkeypatch):
         plain = method.forward(base, *run)
         expected = method.forward(PeftModel.from_pretrained(base, str(folder)).eval(), *run)
         close(method.forward(model, *run), expected, rel=1e-6)  # opened, W + B A was rounded to fp32, 6e-8 of a weight
-    far(expected, plain, rel=1e-4)
+    far(expected, plain, rel=1e-4)  # a hundred times the bound above
 
 
 @pytest.mark.numerics

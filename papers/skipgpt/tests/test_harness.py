@@ -224,7 +224,7 @@ def test_the_default_run_has_the_sizes_that_its_claims_name():
     assert (windows, length) == (pretrained.long_windows, pretrained.long)
     assert speed.SIZES["cpu"].shape == speed.analytic.SMOLLM2_135M
     results = json.loads((harness.HERE / "results" / "measurements.cpu-small.json").read_text())["results"]
-    assert {job.name for job in [*harness.cpu_jobs(), harness.speed_job()]} == set(results) - {"tier_b/curves", "tier_b/short training"}
+    assert {job.name for job in [*harness.cpu_jobs(), harness.speed_job()]} == set(results) - {"tier_b/curves"}
     assert results["tier_b/routers at 0.25"]["skip"]["tokens"] == pretrained.test_windows * pretrained.length
     assert len(results["tier_b/random at 0.25"]["matched"]) == len(pretrained.draws)
     assert results["tier_b/dense"]["cloze"]["n"] == pretrained.cloze_items
