@@ -96,7 +96,7 @@ def test_stopped_by_hand_it_says_what_is_not_done(tree):
 def test_the_records_of_this_tree_say_how_long_it_takes():
     for paper in reproduce_all.papers(ROOT):
         seconds = reproduce_all.recorded_seconds(ROOT, paper, "cpu")
-        assert seconds is None or 10 < seconds < 900, (paper, seconds)  # ten minutes are promised on two cores
+        assert seconds is None or 10 < seconds < 1200, (paper, seconds)  # eighteen minutes are promised on the slowest machine
     assert any(reproduce_all.recorded_seconds(ROOT, p, "cpu") for p in reproduce_all.papers(ROOT))
     assert make_command("a", "paper") == "make reproduce-a RUNG=paper"
 
