@@ -108,7 +108,7 @@ standin-skipgpt: $(ENVIRONMENT) ## train SkipGPT's three small base models anew 
 	@$(RUN) -m papers.skipgpt.tier_a --train-bases
 
 standin-gpe: $(ENVIRONMENT) ## train GPE's small translators and recognisers anew (about eight minutes of CPU)
-	@$(RUN) -m papers.gpe.text_experiment --train-bases
+	@$(RUN) -m papers.gpe.standins
 
 standin-llava: $(ENVIRONMENT) ## train the three small LLaVAs that ViCA and others start from anew (half an hour of CPU each)
 	@$(RUN) -m common.standins

@@ -6,6 +6,7 @@ and its environment, or, where Python's own switches are tried, the real one wit
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -311,3 +312,13 @@ def test_the_word_setup_in_a_python_of_ones_own_is_no_wish_for_an_environment(tr
     for name in ("my .venv/bin/python", ".venv/bin/python x", "./.venv/bin/python"):
         status, _, err = make(tree, "report", f"ENV_PYTHON={name}")
         assert status == 2 and f"{name} is no Python 3 that runs here" in err
+
+
+def test_every_module_that_a_target_runs_is_a_command():
+    """A module that lost its main ends at once with status 0, and the target has done nothing."""
+    modules = re.findall(r"\$\(RUN\) -m ([\w.]+)", (ROOT / "Makefile").read_text())
+    assert len(modules) > 10
+    for module in modules:
+        if module == "pytest" or not (path := ROOT.joinpath(*module.split(".")).with_suffix(".py")).is_file():
+            continue
+        assert '\nif __name__ == "__main__":\n' in path.read_text(), f"make runs {module}, which has no main"
