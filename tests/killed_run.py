@@ -88,9 +88,12 @@ def experiment(folder: str) -> int:
 
 
 def left(folder: Path) -> dict[str, str]:
-    """What a run leaves: every file, of JSON what does not vary. Of checkpoints the name: they hold the folder's own."""
+    """What a run leaves: every file, of JSON what does not vary. Of checkpoints the name: they hold the folder's own.
+
+    The speed of the machine is not of the run: a run that found all its jobs finished has learned none.
+    """
     found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "log"):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("log", "speed.json")):
         content = path.read_bytes()
         if path.suffix == ".json":
             document = json.loads(content)
