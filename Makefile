@@ -9,7 +9,7 @@ endif
 # What a user may set. A setting goes to Python through the environment, as it was typed: neither make nor a shell looks
 # into it ($$(value) does not expand, "override" reaches what is given on the command line). One that is not set is not
 # exported, so that a make below this one is not taken to have been given it.
-SETTINGS := DEST RUNG ONLY SEEDS MARK STRICT SCRATCH HUB NINEFOLD_DATA NINEFOLD_CACHE PYTHON ENV_PYTHON
+SETTINGS := DEST RUNG ONLY MARK STRICT SCRATCH HUB NINEFOLD_DATA NINEFOLD_CACHE PYTHON ENV_PYTHON
 GIVEN :=
 $(foreach name,$(SETTINGS),$(if $(filter-out undefined,$(origin $(name))),$(if $(value $(name)),\
   $(eval GIVEN += $(name))$(eval override $(name) := $$(value $(name)))$(eval export $(name)))))
@@ -25,6 +25,9 @@ export PYTHONUTF8 PYTHONIOENCODING
 PAPERS := $(sort $(patsubst papers/%/eval.py,%,$(wildcard papers/*/eval.py)))
 REPRODUCE := $(addprefix reproduce-,$(PAPERS))
 COPY := $(addprefix copy-,$(PAPERS))
+# Whoever has small models of its own: a paper, or common for several.
+STANDINS := $(addprefix standins-,$(sort $(patsubst papers/%/standins.py,%,$(wildcard papers/*/standins.py)) \
+  $(patsubst common/standins/%.py,%,$(filter-out %/__init__.py,$(wildcard common/standins/*.py)))))
 # The Python of a target is .venv's, which is set up before, or one that the user brings, which is only looked at.
 VENV_PYTHON := .venv/bin/python
 ENVIRONMENT := setup
@@ -42,16 +45,18 @@ MUST_RUN = case "$$version" in 3.*) ;; *) printf '%s\n' >&2 \
   exit 2 ;; esac
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor test lint lock reproduce report train-skipgpt-smollm2 standin-skipgpt standin-gpe standin-llava standin-reasoner speech-gpe multi30k-gpe scratch-vica patches-vica pretrained-vica sums-onpolicysft taught-onpolicysft clean $(REPRODUCE) $(COPY)
+.PHONY: help setup doctor test lint lock reproduce experiments report clean $(REPRODUCE) $(COPY) $(STANDINS)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
 	@for p in $(PAPERS); do \
 	  printf '  %-24s %s\n' "reproduce-$$p" "a verdict for every claim of $$p" \
 	    "copy-$$p" "DEST=folder: $$p and what it uses of common/, able to run alone"; done
+	@for s in $(STANDINS); do printf '  %-24s %s\n' "$$s" "train the committed small models of $${s#standins-} anew"; done
 	@echo 'Settings (make TARGET NAME=value):'
 	@printf '  %-24s %s\n' \
 	  RUNG 'smoke, cpu (default), gpu or paper: how large the runs are' \
+	  ONLY 'reproduce-<paper>: these experiments alone, e.g. ONLY=speech (names: make experiments)' \
 	  MARK 'make test: only the tests of this pytest mark, e.g. numerics (default: all)' \
 	  STRICT '1: exit non-zero also when a required claim is contradicted' \
 	  SCRATCH '1: the report also shows what ran on this machine (results/.scratch), marked as such' \
@@ -86,7 +91,7 @@ doctor: ## what this machine can run; HUB=1 also asks whether the model hub answ
 SHARED_OUT = import importlib.util as i, os; print(f"-n {min(os.cpu_count() or 1, 4)} --dist loadfile" if i.find_spec("xdist") else "")
 
 test: $(ENVIRONMENT) ## all tests, without network; MARK=numerics: those of that mark
-	@unset RUNG ONLY SEEDS STRICT; $(RUN) -m pytest $$($(RUN) -c '$(SHARED_OUT)') $${MARK:+-m "$$MARK"}
+	@unset RUNG ONLY STRICT; $(RUN) -m pytest $$($(RUN) -c '$(SHARED_OUT)') $${MARK:+-m "$$MARK"}
 
 lint: $(ENVIRONMENT) ## ruff over the tree
 	@$(RUN) -m ruff check .
@@ -95,47 +100,17 @@ lock: ## renew uv.lock after a change of pyproject.toml (needs a package index)
 	@python=$${PYTHON:-python3}; $(VERSION); $(MUST_RUN); "$$python" .ci/lock
 
 reproduce: $(ENVIRONMENT) ## every paper that is here, one after the other, past one that fails
-	@$(RUN) -m common.reproduce_all
+	@$(RUN) -m common.runs.reproduce_all
 
 $(REPRODUCE): reproduce-%: $(ENVIRONMENT)
 	@printf '%s\n' "$@: rung $${RUNG:-cpu}"
 	@$(RUN) -m papers.$*.eval
 
-train-skipgpt-smollm2: $(ENVIRONMENT) ## train SkipGPT's committed routers for SmolLM2-135M anew (about an hour of CPU)
-	@$(RUN) -m papers.skipgpt.train_smollm2
+experiments: $(ENVIRONMENT) ## every experiment of every paper: its minutes, what it needs, when it was last recorded
+	@$(RUN) -m common.runs.catalogue
 
-standin-skipgpt: $(ENVIRONMENT) ## train SkipGPT's three small base models anew (about two minutes of CPU each)
-	@$(RUN) -m papers.skipgpt.tier_a --train-bases
-
-standin-gpe: $(ENVIRONMENT) ## train GPE's small translators and recognisers anew (about eight minutes of CPU)
-	@$(RUN) -m papers.gpe.standins
-
-standin-llava: $(ENVIRONMENT) ## train the three small LLaVAs that ViCA and others start from anew (half an hour of CPU each)
-	@$(RUN) -m common.standins
-
-standin-reasoner: $(ENVIRONMENT) ## train the three small reasoners anew (about four minutes of CPU each)
-	@$(RUN) -m common.reasoner
-
-speech-gpe: $(ENVIRONMENT) ## GPE on spoken words (about six minutes; with NINEFOLD_DATA recorded digits, too)
-	@$(RUN) -m papers.gpe.eval --speech
-
-multi30k-gpe: $(ENVIRONMENT) ## GPE on real translations, Multi30k from NINEFOLD_DATA (about 40 minutes)
-	@$(RUN) -m papers.gpe.eval --multi30k
-
-scratch-vica: $(ENVIRONMENT) ## ViCA trained from nothing, as long as the dense stand-in was (half an hour)
-	@$(RUN) -m papers.vica.eval --scratch
-
-pretrained-vica: $(ENVIRONMENT) ## ViCA and dense on SmolLM2-135M with LoRA and a new projector (hours on two cores)
-	@$(RUN) -m papers.vica.pretrained
-
-patches-vica: $(ENVIRONMENT) ## ViCA on an encoder without layers, where it should fail (about twenty minutes)
-	@$(RUN) -m papers.vica.eval --patches
-
-sums-onpolicysft: $(ENVIRONMENT) ## On-Policy SFT on SmolLM2-135M that reasons in English (an hour)
-	@$(RUN) -m papers.onpolicysft.eval --sums
-
-taught-onpolicysft: $(ENVIRONMENT) ## teach SmolLM2-135M to reason at length anew (half an hour)
-	@$(RUN) -m papers.onpolicysft.taught
+$(STANDINS): standins-%: $(ENVIRONMENT)
+	@$(RUN) -m $(if $(wildcard papers/$*/standins.py),papers.$*.standins,common.standins.$*)
 
 report: $(ENVIRONMENT) ## report.html: every claim, record and figure on one page
 	@$(RUN) -m common.report $(if $(filter 1,$(SCRATCH)),--scratch)
@@ -151,3 +126,10 @@ clean: ## remove caches, finished work and the report (keeps .venv and committed
 # A misspelt or planned paper gets an answer, not "No rule to make target".
 reproduce-% copy-%:
 	@$(error $@: there is no such paper here yet; implemented: $(PAPERS))
+
+# What single experiments were called before they had names of their own; records still show it.
+speech-% multi30k-% scratch-% patches-% sums-%:
+	@$(error $@: an experiment is asked for by its name: make reproduce-$* ONLY=$(firstword $(subst -, ,$@)))
+
+standins-%:
+	@$(error $@: nothing of that name has small models; there is: $(STANDINS))

@@ -17,7 +17,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from .sources import ROOT, data_of, reached
+from .runs.sources import ROOT, data_of, reached
 
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "lightning_logs", ".*")
 

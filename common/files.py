@@ -2,8 +2,10 @@
 
     with replacing(path) as file: ...     takes its name when it is complete; the file that was there stays until then
     with building(path) as folder: ...    the same for a folder
+    write_atomic(path, text), write_json  the same for a text, for a document
     seal(file), sealed(path)              a cached file that says itself whether a byte of it has changed
     sweep(folder)                         removes what killed processes left behind
+    cache_dir()                           where what can be made again is kept
 
 What is being written is called .<name>.<random>.tmp, in the same folder (a rename is one step within a file system only),
 and is locked by its writer. The system drops the lock when the writer ends in any way, so that a lock is never stale, and
@@ -16,12 +18,15 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from .errors import FileError
 
 SEAL = hashlib.sha256().digest_size
 
@@ -53,6 +58,24 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(beside)
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Writes a text file so that a reader, or a run after a crash, sees the old or the new one.
+
+    Raises FileError, with what to do, when the folder is read-only or the disk full.
+    """
+    path = Path(path)
+    try:
+        with replacing(path) as file:
+            file.write(text.encode("utf-8"))
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {advice(error, path)}. What was there is intact.") from error
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes the whole document or nothing. Raises FileError as `write_atomic` does."""
+    write_atomic(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 @contextlib.contextmanager
@@ -129,3 +152,13 @@ def sealed(path: str | Path) -> bool:
             return left == 0 and file.read() == digest.digest()
     except OSError:
         return False
+
+
+def file_sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_dir() -> Path:
+    """Where derived files are kept: $NINEFOLD_CACHE, else ./.cache/ninefold. Safe to delete."""
+    return Path(os.environ.get("NINEFOLD_CACHE") or Path(".cache") / "ninefold")

@@ -19,11 +19,11 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,17 +34,14 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from .files import building, sweep
+from .errors import ModelError
+from .files import building, cache_dir, file_sha256, sweep
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SHARD = re.compile(r"[\w.-]+\.safetensors")  # of an index: a name, which leads to no other folder
 HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors"]  # no pickles, no code
-
-
-class ModelError(RuntimeError):
-    """A model that cannot or must not be loaded: which, why, and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +89,9 @@ def load(spec: ModelSpec | str) -> Loaded:
         raise ModelError(
             f"Model {spec.name!r}: dtype {spec.dtype!r} is none of {', '.join(DTYPES)}."
         )
+    if "/" in (spec.attn_implementation or ""):
+        raise ModelError(f"Model {spec.name!r}: attn_implementation {spec.attn_implementation!r} is a kernel of the hub, code that "
+                         "would be fetched and run; use one that is installed, e.g. sdpa.")
     if (spec.name == "random") != (spec.config is not None):
         raise ModelError(
             f"Model {spec.name!r}: 'config' belongs to the name 'random', and only to it."
@@ -149,16 +149,6 @@ def tiny(model_type: str = "llama", **overrides) -> ModelSpec:
     return ModelSpec("random", config=config | overrides, **of_spec)
 
 
-def cache_dir() -> Path:
-    """Where derived files are kept: $NINEFOLD_CACHE, else ./.cache/ninefold. Safe to delete."""
-    return Path(os.environ.get("NINEFOLD_CACHE") or Path(".cache") / "ninefold")
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 # --- random weights -------------------------------------------------------------------------------
 
 
@@ -195,6 +185,7 @@ def _random(spec: ModelSpec) -> Loaded:
 def _open_folder(folder: Path, facts: dict, spec: ModelSpec) -> Loaded:
     name = facts["name"]
     weights = _weight_files(folder, name)
+    _refuse_foreign(_json(folder / "config.json", name), name)
     safe = dict(trust_remote_code=False, local_files_only=True)
     try:
         with _bar_only_for_large(weights):
@@ -210,6 +201,11 @@ def _open_folder(folder: Path, facts: dict, spec: ModelSpec) -> Loaded:
         raise ModelError(
             f"Model {name!r}: weights damaged or cut short ({_line(error)}). Copy them again."
         ) from error
+    except RuntimeError as error:  # transformers prints which, and raises without
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ModelError(f"Model {name!r}: {_other_shape(folder, weights)}. Use the config.json that belongs to these weights.") from error
+    _check_weights(model, weights, name)
     wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if wrong:  # transformers would fill these with random numbers and go on
         raise ModelError(
@@ -222,6 +218,51 @@ def _open_folder(folder: Path, facts: dict, spec: ModelSpec) -> Loaded:
         tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
     source = facts | {"weights_sha256": _files_sha256(weights)}
     return Loaded(model.to(spec.device).eval(), tokenizer, source | _held(model, spec))
+
+
+def _refuse_foreign(config: dict, name: str) -> None:
+    """Raises ModelError for a config that would fetch a kernel from the hub, or whose weights are quantised."""
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for entry in ("_attn_implementation", "attn_implementation", "_attn_implementation_internal"):
+            if "/" in str(part.get(entry) or ""):
+                raise ModelError(f"Model {name!r}: {entry} {part[entry]!r} in config.json is a kernel of the hub, which is code that would "
+                                 "be fetched and run; remove the entry (the config of a run says attn_implementation).")
+        if part.get("quantization_config"):
+            raise ModelError(f"Model {name!r}: config.json has a quantization_config: its weights are quantised, and the methods here need "
+                             "plain ones. Dequantise it once (model.dequantize(), save_pretrained) and use that folder.")
+
+
+def _tensors(weights: list[Path]) -> Iterator[tuple[str, str, list[int], str]]:
+    """(file, tensor, shape, dtype) of everything in the files, from their headers alone."""
+    from safetensors import safe_open
+
+    for path in weights:
+        with safe_open(path, "pt") as file:
+            for tensor in file.keys():
+                part = file.get_slice(tensor)
+                yield path.name, tensor, part.get_shape(), part.get_dtype()
+
+
+def _other_shape(folder: Path, weights: list[Path]) -> str:
+    """The first tensor whose shape is not the config's."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    shapes = {tensor: list(value.shape) for tensor, value in model.state_dict().items()}
+    for file, tensor, shape, _ in _tensors(weights):
+        if shapes.get(tensor, shape) != shape:
+            return f"{tensor} in {file} is {tuple(shape)}, and its config says {tuple(shapes[tensor])}"
+    return "a weight has another shape than its config says"
+
+
+def _check_weights(model: nn.Module, weights: list[Path], name: str) -> None:
+    """Raises ModelError naming file and tensor: weights are floating-point numbers, and finite."""
+    for file, tensor, _, dtype in _tensors(weights):
+        if dtype not in ("F64", "F32", "F16", "BF16"):
+            raise ModelError(f"Model {name!r}: {tensor} in {file} is {dtype}, none of F64, F32, F16, BF16: quantised, or not a weight.")
+    for tensor, value in model.named_parameters():
+        if not value.isfinite().all():
+            file = next((file for file, other, *_ in _tensors(weights) if other == tensor), weights[0].name)
+            raise ModelError(f"Model {name!r}: {tensor} in {file} holds NaN or infinity: a training that diverged, or a damaged file.")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ over, elsewhere (a file, a batch system's log) a new line, less and less often a
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,3 +34,9 @@ def progress(items: Iterable[Item], what: str, total: int | None = None, stream=
         yield item
     if live and said is not None:
         print("\r\x1b[K", end="", file=stream, flush=True)
+
+
+def replace_unprintable() -> None:
+    """From here on, a sign that the output's encoding lacks is printed as "?": no run ends for want of an ellipsis."""
+    with contextlib.suppress(AttributeError):  # an output that is no text file, e.g. a notebook's
+        sys.stdout.reconfigure(errors="replace")

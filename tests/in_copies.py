@@ -65,8 +65,9 @@ def steps(paper: str):
     yield f"method.py imports {foreign or 'torch and transformers'}", not foreign and not any(m.startswith("common") for m in sys.modules)
     yield "tests", pytest.main(["-q", "-p", "no:cacheprovider", "-k", "test_analytic"]) == 0
     if Path(f"papers/{paper}/eval.py").is_file():
-        module = importlib.import_module(f"papers.{paper}.eval")
-        yield "the key of every job", all(job.key() for size in ("smoke", "cpu") for job in module.every_job(size))
+        every_job = importlib.import_module("common.runs.experiment").every_job
+        experiments = importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS
+        yield "the key of every job", all(job.key() for size in ("smoke", "cpu") for job in every_job(experiments, size))
         yield "analytic rung", command(f"papers.{paper}.eval", "--rung", "analytic") == 0 and any(
             Path(f"papers/{paper}/results/.scratch").glob("C*.analytic.json"))
     if Path(f"papers/{paper}/train.py").is_file():

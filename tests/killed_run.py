@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common.jobs import Job, run_jobs
-from common.records import VARIES
+from common.claims.records import VARIES
+from common.runs.jobs import Job, run_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS, STEPS = 4, 12
@@ -63,7 +63,7 @@ def train(folder: Path) -> Path:
     """The product. The command of a user who goes on after an interruption."""
     import lightning as L
 
-    from common import commands
+    from common.training import cli as commands
     from tests.killed_training import Numbers
 
     config = folder / "papers" / "demo" / "config.yaml"
@@ -72,14 +72,14 @@ def train(folder: Path) -> Path:
 
 
 def experiment(folder: str) -> int:
-    from common import reproduce
-    from common.intervals import summarize
-    from common.models import file_sha256
+    from common.claims.intervals import summarize
+    from common.files import file_sha256
+    from common.runs import reproduce
 
     here = Path(folder) / "papers" / "demo"
 
-    def measure(rung: str, say) -> reproduce.Outcome:
-        found = run_jobs(jobs(), Path(folder) / "cache", say=say)
+    def measure(rung: str, log) -> reproduce.Outcome:
+        found = run_jobs(jobs(), Path(folder) / "cache", log=log)
         product = file_sha256(train(Path(folder)))
         return reproduce.Outcome({"C1": summarize([r["value"] for r in found.values()]), "C2": reproduce.point(int(product[:6], 16))},
                                  documents={"jobs": found}, lines=[product])
@@ -109,7 +109,7 @@ def left(folder: Path) -> dict[str, str]:
 # -- the server --------------------------------------------------------------------------------------------
 def serve() -> None:
     """A line in: [function, arguments]; out: the process id of a fork that calls it. Then a line in: its status out."""
-    from common import checkpoints, commands, reproduce  # noqa: F401  (imported before the fork)
+    from common.runs import reproduce  # noqa: F401  (imported before the fork)
     from tests import killed_training, sample_records  # noqa: F401
 
     print("ready", flush=True)

@@ -1,4 +1,4 @@
-"""The training of tests/killed_run.py: twelve weights, the samples of common.steps, a product in safetensors."""
+"""The training of tests/killed_run.py: twelve weights, the samples of common.training.steps, a product in safetensors."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from common.steps import StepData
+from common.training.steps import StepData
 
 
 class Rows:

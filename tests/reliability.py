@@ -7,11 +7,11 @@ suite, and is counted here as lost. test_reliability.py holds the README equal t
 from collections import Counter
 from pathlib import Path
 
-from common.report import read_block, update_block
+from common.report.tables import read_block, update_block
+from tests.runs.test_survival import KILLS, MOMENTS
 from tests.test_faults import FAULTS
 from tests.test_foreign_code import ATTEMPTS
 from tests.test_fuzz import FUZZ
-from tests.test_survival import KILLS, MOMENTS
 
 README, BLOCK = Path(__file__).resolve().parent.parent / "README.md", "reliability"
 ENDS = {"error": "a clear error", "result": "the right result"}

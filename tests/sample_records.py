@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from common.records import load_claims, make_record, write_record
+from common.claims.records import load_claims, make_record, write_record
 
 RUN = {
     "started_at": "2026-11-22T10:00:00+00:00",

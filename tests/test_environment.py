@@ -270,10 +270,10 @@ def test_what_python_makes_and_removes_by_itself_is_no_fault(clone):
     installs(clone)
     (site,) = here.packages()
     for folder in (site / "__pycache__", site / "numpy" / "__pycache__", here.venv / "bin" / "__pycache__"):
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
     here.sign()
     for folder in (site / "__pycache__", site / "numpy" / "__pycache__", here.venv / "bin" / "__pycache__"):
-        folder.rmdir()
+        shutil.rmtree(folder)
     assert here.fault() is None
     here.forget_damaged()
     assert here.fault() is None

@@ -22,15 +22,18 @@ import numpy as np
 import pytest
 import torch
 
-from common import files, machine, reproduce, vision
-from common.checkpoints import WholeCheckpoints, read_checkpoint, resume_from
-from common.commands import check_checkpoint
+from common import files
+from common.claims import machine
+from common.claims.intervals import summarize
+from common.claims.records import load_claims, read_record, read_records, same_result, stale
 from common.data import prose, speech
-from common.intervals import summarize
-from common.jobs import Job, run_jobs
-from common.models import ModelError, load, tiny
-from common.records import RecordError, load_claims, read_record, read_records, same_result, stale
-from common.steps import SetupError
+from common.errors import FileError, ModelError, SetupError
+from common.models import load, tiny
+from common.runs import reproduce
+from common.runs.jobs import Job, run_jobs
+from common.training.checkpoints import WholeCheckpoints, read_checkpoint, resume_from
+from common.training.cli import check_checkpoint
+from common.vision import tower as vision
 from tests import killed_run
 from tests.sample_records import RUN, claim, claims_yaml
 
@@ -68,7 +71,7 @@ class Demo:
         monkeypatch.setattr(reproduce, "git_state", lambda: (RUN["commit"], RUN["dirty"]))
 
     def run(self, measure=None, *options: str) -> tuple[int, str]:
-        def plain(rung, say) -> reproduce.Outcome:
+        def plain(rung, log) -> reproduce.Outcome:
             self.measured += 1
             return self.outcome()
 
@@ -84,7 +87,7 @@ class Demo:
         """The same, measured by jobs in a worker. trouble: what happens to the second one, once."""
         extra = {"trouble": trouble, "once": str(self.cache.parent / "once")} if trouble else {}
         jobs = [Job(f"number/{i}", "tests.killed_run:number", {"seed": i} | (extra if i == 1 else {})) for i in range(3)]
-        return self.run(lambda rung, say: self.outcome(r["value"] for r in run_jobs(jobs, self.cache, workers=1, say=say).values()))
+        return self.run(lambda rung, log: self.outcome(r["value"] for r in run_jobs(jobs, self.cache, workers=1, log=log).values()))
 
     def fails(self, module, name: str, code: int, inside: Path | None = None) -> None:
         """From now on a call fails as the system would let it fail, where it concerns the folder `inside`."""
@@ -150,10 +153,10 @@ def _(demo):
         said = ""
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
         try:
-            from common.records import write_atomic
+            from common.files import write_atomic
 
             write_atomic(demo.scratch / "C1.cpu-small.json", "x" * 4000)
-        except RecordError as error:
+        except FileError as error:
             said = str(error)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -408,7 +411,7 @@ def _(demo):
 
 # -- what changes under a run ------------------------------------------------------------------------------
 def changing(demo, text: str) -> Callable:
-    def measure(rung, say):
+    def measure(rung, log):
         path = demo.here / "claims.yaml"
         path.write_text(text or path.read_text().replace("threshold: 0.1", "threshold: 0.0"))
         return demo.outcome()
@@ -431,7 +434,7 @@ for name, text in (("to a milder threshold", ""), ("to something that is no YAML
 
 @fault("code changed during the run", "whose records were to name a commit", "error")
 def _(demo):
-    def measure(rung, say):
+    def measure(rung, log):
         demo.monkeypatch.setattr(reproduce, "git_state", lambda: (RUN["commit"], True))
         return demo.outcome()
 

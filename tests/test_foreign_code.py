@@ -19,15 +19,15 @@ import pytest
 import torch
 import yaml
 
-from common import models, records
-from common.checkpoints import check_shards, read_checkpoint
-from common.commands import check_checkpoint
+from common import models
+from common.claims import records
+from common.claims.records import load_claims, record_path, write_record
 from common.data import chains
 from common.data.speech import fsdd_bank
-from common.data.text import DataError
-from common.models import ModelError, load, tiny
-from common.records import RecordError, load_claims, record_path, write_record
-from common.steps import SetupError
+from common.errors import DataError, ModelError, RecordError, SetupError
+from common.models import load, tiny
+from common.training.checkpoints import check_shards, read_checkpoint
+from common.training.cli import check_checkpoint
 from tests import killed_run
 from tests.sample_records import claim, claims_yaml, record
 

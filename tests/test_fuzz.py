@@ -18,14 +18,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common import records
 from common.benchmarks.maths import load_problems
-from common.checkpoints import WholeCheckpoints, read_checkpoint
+from common.claims import records
+from common.claims.records import load_claims, summarize
 from common.data.speech import fsdd_bank
-from common.data.text import ITEM_FILES, DataError, read_items, read_text
-from common.jobs import Job, read_result, run_jobs
-from common.records import RecordError, load_claims, summarize
-from common.steps import SetupError
+from common.data.text import ITEM_FILES, read_items, read_text
+from common.errors import DataError, RecordError, SetupError
+from common.runs.jobs import Job, read_result, run_jobs
+from common.training.checkpoints import WholeCheckpoints, read_checkpoint
 from papers.onpolicysft.data import read_problems
 from papers.onpolicysft.train import cli
 from tests.sample_records import claim, claims_yaml, record
@@ -288,7 +288,7 @@ def test_checkpoints(tmp_path):
 
 def test_cached_results(tmp_path, capsys):
     job = Job("number/3", "tests.killed_run:number", {"seed": 3})
-    right = run_jobs([job], tmp_path, workers=1, say=lambda text: None)["number/3"]
+    right = run_jobs([job], tmp_path, workers=1, log=lambda text: None)["number/3"]
     (path,) = tmp_path.glob("*.json")
 
     def check(data: bytes) -> None:

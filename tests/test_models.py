@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import models
-from common.models import ModelError, ModelSpec, load, tiny
+from common import files, models
+from common.errors import ModelError
+from common.models import ModelSpec, load, tiny
 from tests.numerics import close, far, float64
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2"]
@@ -83,7 +84,7 @@ def test_a_folder_round_trip_gives_the_same_model(folder, ids, dtype):
         close(logits(again.model, ids), logits(original.model, ids))
     assert again.source["config_sha256"] == original.source["config_sha256"]
     assert again.source["dtype"] == dtype
-    assert again.source["weights_sha256"] == models.file_sha256(folder / "model.safetensors")
+    assert again.source["weights_sha256"] == files.file_sha256(folder / "model.safetensors")
 
 
 def test_the_dtype_is_the_one_named_not_the_checkpoints(tmp_path):
@@ -227,7 +228,7 @@ def package(tmp_path, monkeypatch):
 
 
 def cached(suffix=""):
-    (found,) = models.cache_dir().glob(f"gguf-*{suffix}")
+    (found,) = files.cache_dir().glob(f"gguf-*{suffix}")
     return found
 
 
@@ -238,7 +239,7 @@ def test_a_package_is_dequantised_once_and_not_imported(package, ids):
     assert package == ["tiny.gguf"] and "tiny_gguf" not in sys.modules
     close(logits(first.model, ids), logits(second.model, ids))
     assert first.source == second.source
-    assert len(list(models.cache_dir().iterdir())) == 1  # no working folder is left
+    assert len(list(files.cache_dir().iterdir())) == 1  # no working folder is left
 
 
 @pytest.mark.numerics
@@ -264,7 +265,7 @@ def test_a_damaged_cache_is_built_again_and_one_line_says_so(package, damage, ca
     assert len(package) == 2
     assert after.source == before.source
     close(logits(after.model, ids), expected)
-    assert len(list(models.cache_dir().iterdir())) == 1
+    assert len(list(files.cache_dir().iterdir())) == 1
 
 
 def test_an_interrupted_build_leaves_nothing(package, monkeypatch):
@@ -275,7 +276,7 @@ def test_an_interrupted_build_leaves_nothing(package, monkeypatch):
     monkeypatch.setattr(models, "_dequantise", fail)
     with pytest.raises(KeyboardInterrupt):
         load("package:tiny_gguf/tiny.gguf")
-    assert list(models.cache_dir().iterdir()) == []
+    assert list(files.cache_dir().iterdir()) == []
 
 
 def test_another_version_of_the_file_is_another_cache_entry(package, tmp_path):
@@ -284,3 +285,52 @@ def test_another_version_of_the_file_is_another_cache_entry(package, tmp_path):
     second = load("package:tiny_gguf/tiny.gguf")
     assert len(package) == 2
     assert first.source["gguf_sha256"] != second.source["gguf_sha256"]
+
+
+# --- weights that are none ------------------------------------------------------------------------
+
+
+def changed_folder(tmp_path, change=None, **config):
+    """A tiny model's folder, its tensor T changed, or entries of its config."""
+    from safetensors.torch import load_file, save_file
+
+    load(tiny()).model.save_pretrained(tmp_path)
+    if change:
+        tensors = load_file(tmp_path / "model.safetensors")
+        tensors[T] = change(tensors[T]).contiguous()
+        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    told = json.loads((tmp_path / "config.json").read_text()) | config
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    return str(tmp_path)
+
+
+T = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (lambda t: t[:, :8], r"up_proj.weight in model.safetensors is \(64, 8\), and its config says \(64, 32\)"),
+    (lambda t: t.index_fill(0, torch.tensor([3]), float("nan")), "up_proj.weight in model.safetensors holds NaN or infinity"),
+    (lambda t: t.index_fill(0, torch.tensor([3]), float("inf")), "holds NaN or infinity"),
+    (lambda t: t.to(torch.int8), "up_proj.weight in model.safetensors is I8, none of"),
+    (lambda t: t.to(torch.float8_e4m3fn), "is F8_E4M3, none of"),
+])  # fmt: skip
+def test_wrong_weights_are_named_with_their_file(tmp_path, change, says):
+    with pytest.raises(ModelError, match=says):
+        load(changed_folder(tmp_path, change))
+
+
+@pytest.mark.parametrize(("config", "says"), [
+    ({"_attn_implementation": "org/kernel"}, "_attn_implementation 'org/kernel' in config.json is a kernel of the hub"),
+    ({"attn_implementation": "org/kernel@main"}, "is a kernel of the hub"),
+    ({"text_config": {"_attn_implementation_internal": "org/kernel"}}, "is a kernel of the hub"),
+    ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config: its weights are quantised"),
+    ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, "its weights are quantised"),
+])  # fmt: skip
+def test_a_config_that_fetches_code_or_is_quantised_is_refused_by_the_property(tmp_path, config, says):
+    with pytest.raises(ModelError, match=says):
+        load(changed_folder(tmp_path, **config))
+
+
+def test_a_kernel_of_the_hub_is_refused_where_a_run_asks_for_it():
+    with pytest.raises(ModelError, match="attn_implementation 'org/kernel' is a kernel of the hub"):
+        load(tiny(attn_implementation="org/kernel"))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from common import doctor, reproduce_all
-from common.rungs import make_command
+from common import doctor
+from common.claims.rungs import make_command
+from common.runs import reproduce_all
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,7 +41,9 @@ def tree(tmp_path):
     """Three papers that only say which they are; `b` fails, with an exit status of its own."""
     root = tmp_path / "a tree"
     (root / "common").mkdir(parents=True)
-    for name in ("Makefile", "common/__init__.py", "common/rungs.py", "common/reproduce_all.py"):
+    for name in ("Makefile", "common/__init__.py", "common/claims/__init__.py", "common/claims/rungs.py",
+                 "common/runs/__init__.py", "common/runs/reproduce_all.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     for paper, last in (("a", ""), ("b", "sys.exit(7)"), ("c", "")):
         (root / "papers" / paper / "results").mkdir(parents=True)
@@ -89,7 +92,7 @@ def test_stopped_by_hand_it_says_what_is_not_done(tree):
         return 0
 
     said = []
-    assert reproduce_all.reproduce_all(tree, say=said.append, run=stop) == 130
+    assert reproduce_all.reproduce_all(tree, log=said.append, run=stop) == 130
     assert "Not done: b, c. What is finished is kept" in said[-1]
 
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from common import copy_paper
+from common.runs.experiment import every_job
 from tests.in_copies import METHOD_MAY_IMPORT, imported_by_method
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,8 +164,6 @@ def test_rank_and_size_come_from_slurm(monkeypatch):
 
 
 def test_readme_tables_equal_the_records():
-    if not (ROOT / "common" / "report.py").exists():
-        pytest.skip("common/report.py does not exist yet")
     done = subprocess.run([sys.executable, "-m", "common.report", "--check"],
                           cwd=ROOT, capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -177,15 +176,16 @@ def test_readme_tables_equal_the_records():
 @pytest.mark.parametrize("size", ["smoke", "cpu"])
 def test_every_job_has_a_key_of_its_own(paper, size):
     """What a job depends on is there and can be read: one that names a folder ends a run in its first second."""
-    jobs = importlib.import_module(f"papers.{paper}.eval").every_job(size)
+    jobs = every_job(importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS, size)
     keys = {job.name: job.key() for job in jobs}
     assert len(keys) == len(jobs) > 0 and len(set(keys.values())) == len(jobs)
     for job in jobs:
         module, name = job.function.split(":")
         assert callable(getattr(importlib.import_module(module), name)), job.function
-        judging = [f"papers/{paper}/{file}.py" for file in ("eval", "verdicts", "tables", "pictures")]
+        judging = [f"papers/{paper}/{file}.py" for file in ("eval", "quantities", "tables", "pictures")]
         read = {str(path.relative_to(ROOT)) for path in job.sources()}
-        assert not read & {*judging, "common/report.py", "common/reproduce.py"}, f"{job.name} would be run again when only a table changes"
+        assert not read & {*judging, "common/report/tables.py", "common/runs/reproduce.py"}, (
+            f"{job.name} would be run again when only a table changes")
 
 
 # --- copy-out -------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_what_a_method_imports_is_seen(tmp_path, monkeypatch):
     folder = tmp_path / "papers" / "sample_of_imports"
     folder.mkdir(parents=True)
     (folder / "method.py").write_text("import math, torch\nfrom .other import x\n")
-    (folder / "other.py").write_text("import yaml\nfrom common import rungs\nx = 1\n")
+    (folder / "other.py").write_text("import yaml\nfrom common.claims import rungs\nx = 1\n")
     monkeypatch.setattr(papers, "__path__", [*papers.__path__, str(tmp_path / "papers")])
     assert imported_by_method("sample_of_imports") - METHOD_MAY_IMPORT == {"yaml", "common"}
 
@@ -268,11 +268,11 @@ def tree(tmp_path):
         "common/models.py": "",
         "common/unused.py": "",
         "common/data/__init__.py": "",
-        "common/data/prose.py": "from ..records import write\nTEXT = 'topics.txt'",
+        "common/data/prose.py": "from ..claims.records import write\nTEXT = 'topics.txt'",
         "common/data/unnamed.txt": "",
         "common/data/topics.txt": "",
         "common/data/images.py": "",
-        "common/records.py": "",
+        "common/claims/records.py": "",
         "tests/conftest.py": "",
         "tests/numerics.py": "",
         "LICENSE": "",
@@ -291,7 +291,7 @@ def test_copy_takes_what_is_imported_and_no_more(tree, tmp_path, monkeypatch):
     copied = {str(p.relative_to(dest)) for p in dest.rglob("*") if p.is_file()}
     assert {name for name in copied if name.startswith("common/")} == {
         "common/__init__.py", "common/flops.py", "common/timing.py", "common/models.py",
-        "common/records.py", "common/data/__init__.py", "common/data/prose.py",
+        "common/claims/records.py", "common/data/__init__.py", "common/data/prose.py",
         "common/data/topics.txt", "common/schema.json", "common/trained/seed0/config.json",
     }  # fmt: skip
     assert {name for name in copied if name.startswith("papers/")} == {

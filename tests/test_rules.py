@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.runs.sources import imported_modules
+
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"trl", "datasets", "lm_eval", "vllm", "matplotlib"}  # slow, or not on the GPU image
 METHOD_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}
@@ -193,20 +195,83 @@ def make_help_lists_every_target(root):
         yield f"Makefile: {target} is not in `make help`"
 
 
+# Names that experiments have in every paper.
+EXPERIMENTS = {"exact", "smollm2", "speed", "paper"}
+
+
 def papers_have_the_same_parts(root):
-    """Every paper that the Makefile offers (it has an eval.py) has the files of CONTRIBUTING.md."""
+    """Every paper that the Makefile offers (it has an eval.py) has the files of CONTRIBUTING.md, and its experiments stand in
+    experiments/: none beside the method, and none that reads what only judges or shows."""
     for paper in sorted(path.parent for path in (root / "papers").glob("*/eval.py")):
         for name in ("README.md", "claims.yaml", "method.py", "baselines.py", "analytic.py",
-                     "data.py", "module.py", "train.py", "configs", "tests"):  # fmt: skip
+                     "data.py", "module.py", "train.py", "configs", "tests", "eval.py", "quantities.py", "tables.py",
+                     "experiments"):  # fmt: skip
             if not (paper / name).exists():
                 yield f"papers/{paper.name}: has no {name}"
+        for name in sorted(path.stem for path in paper.glob("*.py") if path.stem in EXPERIMENTS or "experiment" in path.stem):
+            yield f"papers/{paper.name}/{name}.py: belongs into experiments/"
+        if len(text := (paper / "eval.py").read_text().splitlines()) > 60:
+            yield f"papers/{paper.name}/eval.py: {len(text)} lines; it says which experiments there are, and no more"
+        for path in sorted(paper.glob("experiments/*.py")):
+            for line, level, name, _ in imports(path):
+                if level == 2 and name.partition(".")[0] in ("eval", "quantities", "tables", "pictures"):
+                    yield f"{path.relative_to(root)}:{line}: imports {name}, so that a change of it would train again"
+
+
+def imports_within(root):
+    """{module: modules of common and papers that its file imports, in functions, too}; tests left out."""
+    files = [path for folder in ("common", "papers") for path in python_files(root, folder) if "tests" not in path.parts]
+    modules = {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+    graph = {}
+    for module, path in modules.items():
+        names = set(imported_modules(path, ".".join(path.relative_to(root).parent.parts)))
+        graph[module] = {name for name in names if name in modules and name != module and modules[name].name != "__init__.py"}
+    return graph
+
+
+def no_import_circles(root):
+    graph = imports_within(root)
+    done = set()
+    for start in sorted(graph):
+        stack, path = [(start, iter(sorted(graph[start])))], [start]
+        while stack and start not in done:
+            following = next(stack[-1][1], None)
+            if following in path:
+                yield f"{' -> '.join([*path[path.index(following) :], following])}: a circle"
+            elif following is not None and following not in done:
+                stack.append((following, iter(sorted(graph[following]))))
+                path.append(following)
+            elif following is None:
+                stack.pop()
+                done.add(path.pop())
+
+
+# From the ground up; a room may use those of lower floors. A file of common that stands in no room is its own.
+FLOORS = [{"errors", "seeds"}, {"files", "progress"}, {"pictures", "models", "flops"}, {"masks", "data", "claims"},
+          {"benchmarks", "training", "report"}, {"streaming", "vision", "reasoning", "runs"}, {"standins"}, {"doctor", "copy_paper"}]
+# What scores rollouts is a wrapper over the field's scorers and a part of the reasoning kit.
+OF_THE_KIT = {"common.benchmarks.sampled", "common.benchmarks.reasoning", "common.benchmarks.maths"}
+
+
+def rooms_import_downwards(root):
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    for module, others in sorted(imports_within(root).items()):
+        here = module.split(".")[1] if module.startswith("common.") else None
+        for other in sorted(others):
+            there = other.split(".")[1] if other.startswith("common.") else None
+            if here is None or there is None or here == there or (module in OF_THE_KIT and there == "reasoning"):
+                continue
+            if unknown := {here, there} - set(floor):
+                yield f"common/{sorted(unknown)[0]}: on no floor of tests/test_rules.py"
+            elif floor[there] >= floor[here]:
+                yield f"{module} imports {other}, which stands on the same floor or above"
 
 
 RULES = [
     papers_import_only_themselves, common_never_imports_papers, method_imports_alone,
     heavy_imports_inside_functions, no_utils, claims_have_sources, files_are_small,
     files_name_no_machine, lock_is_index_neutral, citation_names_every_paper,
-    make_help_lists_every_target, papers_have_the_same_parts,
+    make_help_lists_every_target, papers_have_the_same_parts, no_import_circles, rooms_import_downwards,
 ]  # fmt: skip
 
 
@@ -255,7 +320,17 @@ BAD_TREES = [  # rule, files of a tree that breaks it, how often
     (make_help_lists_every_target, {"Makefile": "L := c d\n.PHONY: help a $(L)\n"
                                     "help:\n\t@echo '  help  x'\n\t@echo '  c  y'\n"
                                     "a: ; @true\n$(L): ; @true\n"}, 2),  # fmt: skip
-    (papers_have_the_same_parts, {"papers/a/eval.py": "", "papers/b/method.py": ""}, 10),
+    (papers_have_the_same_parts, {"papers/a/eval.py": "", "papers/b/method.py": ""}, 13),
+    (papers_have_the_same_parts, {"papers/a/eval.py": "x\n" * 61, "papers/a/speed.py": "", "papers/a/text_experiment.py": "",
+                                  "papers/a/experiments/text.py": "from .. import tables\nfrom ..quantities import text"}, 17),
+    (no_import_circles, {"common/a.py": "from .b import x", "common/b.py": "def f():\n    from . import c",
+                         "common/c.py": "from common.a import y", "common/d.py": "from . import a"}, 1),
+    (no_import_circles, {"papers/a/x.py": "from .y import z", "papers/a/y.py": "from .x import z"}, 1),
+    (rooms_import_downwards, {"common/files.py": "from .models import load", "common/models.py": "from .cellar import x",
+                              "common/cellar.py": "", "common/runs/jobs.py": "from ..streaming.caches import x",
+                              "common/streaming/caches.py": "", "common/benchmarks/maths.py": "from ..reasoning.verifiers import x",
+                              "common/benchmarks/text.py": "from ..reasoning.verifiers import x",
+                              "common/reasoning/verifiers.py": "from .rollouts import x", "common/reasoning/rollouts.py": ""}, 4),
 ]  # fmt: skip
 
 

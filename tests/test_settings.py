@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from common import copy_paper, reproduce, reproduce_all
+from common import copy_paper
+from common.runs import reproduce, reproduce_all
 from tests.sample_records import claim, claims_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = ["DEST", "RUNG", "ONLY", "SEEDS", "MARK", "STRICT", "SCRATCH", "HUB", "NINEFOLD_DATA", "NINEFOLD_CACHE"]
+SETTINGS = ["DEST", "RUNG", "ONLY", "MARK", "STRICT", "SCRATCH", "HUB", "NINEFOLD_DATA", "NINEFOLD_CACHE"]
 PYTHONS = ["PYTHON", "ENV_PYTHON"]
-TARGETS = ["doctor", "lint", "test", "reproduce", "reproduce-demo", "copy-demo", "report", "standin-llava"]
-MODULES = ["doctor", "reproduce_all", "copy_paper", "report", "standins"]
+TARGETS = ["doctor", "lint", "test", "reproduce", "reproduce-demo", "copy-demo", "report", "standins-llava"]
+MODULES = ["doctor", "runs/reproduce_all", "copy_paper", "report", "standins/llava"]
 # Answers the questions after its version, and writes down the rest: arguments, nothing, the environment, nothing.
 WRITES_DOWN = """\
 #!/bin/sh
@@ -93,9 +94,9 @@ def test_a_setting_arrives_as_it_was_typed(tree, value, way):
     assert not list(tree.rglob("ran"))
     expected = {"ruff": ["check", "."], "common.copy_paper": ["demo"], "pytest": ["3.11", "-m", value]}
     found = written(tree)
-    assert set(found) == {"papers.demo.eval", "ruff", "pytest", *(f"common.{name}" for name in MODULES)}
+    assert set(found) == {"papers.demo.eval", "ruff", "pytest", *(f"common.{name}".replace("/", ".") for name in MODULES)}
     for module, (arguments, seen) in found.items():
-        runs = {"RUNG", "ONLY", "SEEDS", "STRICT"} if module == "pytest" else set()  # of a run, not of its tests
+        runs = {"RUNG", "ONLY", "STRICT"} if module == "pytest" else set()  # of a run, not of its tests
         assert {k: seen.get(k) for k in SETTINGS} == {k: None if k in runs else value for k in SETTINGS}, module
         assert arguments == expected.get(module, [])
 
@@ -274,7 +275,7 @@ def test_a_run_without_make_on_an_output_that_lacks_a_sign(monkeypatch, tmp_path
     ascii_only = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", ascii_only)
     outcome = reproduce.Outcome({"C1": reproduce.point(3.0)})
-    assert reproduce.main(here, lambda rung, say: outcome, ["--rung", "analytic"]) == 0
+    assert reproduce.main(here, lambda rung, log: outcome, ["--rung", "analytic"]) == 0
     ascii_only.flush()
     assert "too long for its?" in ascii_only.buffer.getvalue().decode("ascii")
 
@@ -316,9 +317,10 @@ def test_the_word_setup_in_a_python_of_ones_own_is_no_wish_for_an_environment(tr
 
 def test_every_module_that_a_target_runs_is_a_command():
     """A module that lost its main ends at once with status 0, and the target has done nothing."""
-    modules = re.findall(r"\$\(RUN\) -m ([\w.]+)", (ROOT / "Makefile").read_text())
-    assert len(modules) > 10
-    for module in modules:
-        if module == "pytest" or not (path := ROOT.joinpath(*module.split(".")).with_suffix(".py")).is_file():
-            continue
-        assert '\nif __name__ == "__main__":\n' in path.read_text(), f"make runs {module}, which has no main"
+    named = re.findall(r" -m (common[\w.]*\w)\b(?!\.)", (ROOT / "Makefile").read_text())
+    files = [next(f for f in (path.with_suffix(".py"), path / "__main__.py") if f.is_file())
+             for path in (ROOT.joinpath(*module.split(".")) for module in named)]
+    files += [*ROOT.glob("papers/*/eval.py"), *ROOT.glob("papers/*/standins.py"), *ROOT.glob("common/standins/[a-z]*.py")]
+    assert len(named) == 5 and len(files) > 12
+    for path in files:
+        assert '\nif __name__ == "__main__":\n' in path.read_text(), f"make runs {path.relative_to(ROOT)}, which has no main"

@@ -69,7 +69,7 @@ def test_the_page_makes_a_tenth_paper(tree):
     assert "**supports**" in (folder / "README.md").read_text() and "A Window Is Enough" in (tree / "README.md").read_text()
     copy = tree.parent / "my-window"
     assert (copy / "papers" / "window" / "method.py").is_file() and (copy / "common" / "progress.py").is_file()
-    assert "files in" in copied and not (copy / "common" / "llava.py").exists()
+    assert "files in" in copied and not (copy / "common" / "vision").exists()
     for rule in RULES:
         assert not list(rule(tree)), rule.__name__
 

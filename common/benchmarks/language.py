@@ -22,9 +22,10 @@ from typing import NamedTuple
 
 import torch
 
-from common.benchmarks.perplexity import eval_mode
-from common.data.text import CLOZE, items_file
-from common.models import file_sha256
+from ..data.text import CLOZE, items_file
+from ..errors import TaskError
+from ..files import file_sha256
+from .perplexity import eval_mode
 
 
 class Task(NamedTuple):
@@ -53,10 +54,6 @@ LOCAL_TASKS = {
     CLOZE: Task(0, "acc_norm"),
 }
 PER_ITEM = ("acc", "acc_norm")
-
-
-class TaskError(RuntimeError):
-    """A task that cannot be run as asked; the message says which and why."""
 
 
 def evaluate(

@@ -24,10 +24,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from common.benchmarks.language import TaskError
-from common.benchmarks.sampled import Response
-from common.data.text import DataError, is_text, lines
-from common.verifiers import MathVerifier, Verifier
+from ..data.text import is_text, lines
+from ..errors import DataError, TaskError
+from ..reasoning.verifiers import MathVerifier, Verifier
+from .sampled import Response
 
 CAP = 32768  # tokens of a response
 
@@ -238,7 +238,7 @@ def _verify(verifier: Verifier, pairs: Sequence[tuple[str, str]]) -> list[bool]:
 
 
 def _score(lm, name: str, samples: Sequence[dict], verifier, cap: int, require_end: bool, suffix: str) -> dict:
-    from common.benchmarks.reasoning import by_problem, score
+    from .reasoning import by_problem, score
 
     responses = [sample["resps"][0] for sample in samples]  # [problem][sample]; [0]: a problem is one request
     counted = [[_length(lm, response, cap) for response in row] for row in responses]

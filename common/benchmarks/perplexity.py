@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.text import Text, read_text
+from ..data.text import Text, read_text
 
 __all__ = ["Text", "eval_mode", "read_text", "text_perplexity", "token_perplexity"]
 

@@ -169,14 +169,14 @@ def macro_average(scored: Mapping[str, Scored]) -> dict[str, Any]:
 def entropy(model, prompts: Sequence[Sequence[int]], rollouts: Sequence, batch: int = 16) -> float:
     """Mean predictive entropy in nats, over all response tokens of all rollouts, the end token included.
 
-    rollouts: `common.rollouts.Rollout`s that the model itself sampled at temperature 1; `batch` are read at a time, by
+    rollouts: `common.reasoning.rollouts.Rollout`s that the model itself sampled at temperature 1; `batch` are read at a time, by
     teacher forcing, in eval mode. Spec decouplingkl 3.5: sum over tokens of sum_v -q_v log q_v / tokens, so a long
     response counts more than a short one. ValueError for no rollouts.
     """
     import torch
 
-    from common.benchmarks.perplexity import eval_mode
-    from common.rollouts import response_logits
+    from ..reasoning.rollouts import response_logits
+    from .perplexity import eval_mode
 
     if not rollouts or batch < 1:
         raise ValueError(f"entropy: {len(rollouts)} rollouts, {batch} at a time; one or more of both are needed")

@@ -1,4 +1,4 @@
-"""A model for lm-eval that samples by common.rollouts and knows what it sampled.
+"""A model for lm-eval that samples by common.reasoning.rollouts and knows what it sampled.
 
 lm-eval's own models hand on text. The text does not say how many tokens it was made of (it can be encoded in several
 ways), nor whether it ended or was cut. `sampling_lm` gives `Response`s, texts that know both.
@@ -10,8 +10,8 @@ import itertools
 import json
 from collections.abc import Mapping
 
-from common.benchmarks.language import TaskError
-from common.progress import progress
+from ..errors import TaskError
+from ..progress import progress
 
 
 class Response(str):
@@ -30,12 +30,12 @@ def sampling_lm(model, tokenizer, *, rows: int = 64, generator=None):
     """An lm_eval.api.model.LM around a transformers decoder; its texts are `Response`s.
 
     rows: sampled at a time. generator: torch's; None takes the global one, which lm-eval seeds. Special tokens stay in
-    the text, but for the end: </think> may be one. TaskError for what `common.rollouts.sample` does not do (top-p, top-k,
+    the text, but for the end: </think> may be one. TaskError for what `common.reasoning.rollouts.sample` does not do (top-p, top-k,
     stop strings, likelihoods) and for a prompt that leaves no room for its response.
     """
     from lm_eval.api.model import LM
 
-    from common.rollouts import sample
+    from ..reasoning.rollouts import sample
 
     of_model = getattr(model.generation_config, "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])} - {None}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from common.benchmarks.translation import difference, refuse_unpaired, resampled
+from .translation import difference, refuse_unpaired, resampled
 
 
 def normalise(text: str) -> str:

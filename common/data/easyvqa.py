@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import DataError
 from .scenes import Question
-from .text import DataError
 
 VALIDATION = 500
 

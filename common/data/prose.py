@@ -27,8 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.files import SEAL, replacing, seal, sealed
-from common.models import cache_dir
+from ..files import SEAL, cache_dir, replacing, seal, sealed
 
 SPLITS = ("train", "validation", "test")
 

@@ -30,9 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.text import DataError, data_file
-from common.files import replacing
-from common.models import cache_dir
+from ..errors import DataError
+from ..files import cache_dir, replacing
+from .text import data_file
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = (*DIGITS, "apple", "bread", "candle", "dog", "forest", "garden", "house", "island", "money", "orange", "river",

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.prose import text_hash, topics
-from common.files import replacing
-from common.models import cache_dir, file_sha256
+from ..errors import DataError
+from ..files import cache_dir, file_sha256, replacing
+from .prose import text_hash, topics
 
 # Entries of each JSON-lines file: name -> type
 ITEM_FILES = {
@@ -32,10 +32,6 @@ ITEM_FILES = {
 }
 CLOZE = "pydoc_cloze"
 CLOZE_ITEMS = 200
-
-
-class DataError(RuntimeError):
-    """A data file that is missing or not in the expected form; the message names it."""
 
 
 def data_file(name: str, data: str | Path | None = None) -> Path:

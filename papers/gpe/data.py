@@ -4,7 +4,7 @@
     TextPairs      two line-aligned text files, e.g. Multi30k, or a hub data set of translations, e.g. IWSLT-17
     SpokenWords    synthesised or recorded words: the source is audio
 All cut both sides into units (segments.py) and draw a wait-k for every example, a function of (seed, place in the
-stream): the same whatever the batch, the devices, or a restart. What comes of it: common/steps.py.
+stream): the same whatever the batch, the devices, or a restart. What comes of it: common/training/steps.py.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.data.text import DataError
-from common.steps import SetupError, StepData, seed_of
+from common.errors import DataError, SetupError
+from common.seeds import seed_of
+from common.training.steps import StepData
 
 from .segments import Batch, Example
 from .toy import SOURCE, SOURCE_END, TARGET, TARGET_END, Language, spell
 
 
 class Pairs:
-    """Examples as the rows of common/steps.py. collate: makes a micro-batch of them, see StreamData.
+    """Examples as the rows of common/training/steps.py. collate: makes a micro-batch of them, see StreamData.
 
     by_word: a row for every target word of every example, of which that word alone is scored (KV re-encoding, whose
     decoder sees another context at each word).

@@ -3,31 +3,28 @@
     TextPretraining     next-token loss on [source][target], all tokens, plain causal: plays the batch-trained LLM
     StreamingTraining   one arm of method.py: its mask and ids, loss on the target's words and end
 
-Losses are sums over tokens divided by the number of scored tokens of the whole optimiser step (`common/steps.py` knows it
+Losses are sums over tokens divided by the number of scored tokens of the whole optimiser step (`common/training/steps.py` knows it
 ahead), so accumulation and DDP change nothing; a run that was killed goes on as if it had not been.
 """
 
 from __future__ import annotations
 
-import inspect
-import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
-from common.jobs import write_json
+from common.errors import SetupError
+from common.files import write_json
 from common.models import Loaded, ModelSpec, load
-from common.steps import SetupError, seed_of
+from common.seeds import seed_of
+from common.training.module import StepTraining, gather_whole
 
 from . import method
 from .segments import Batch
 from .speech import AudioEncoder
-
-SETTINGS = {"learning_rate", "weight_decay", "warmup_steps", "schedule", "arm_name", "phi", "lora", "beta2"}
 
 
 @dataclass(frozen=True)
@@ -41,28 +38,27 @@ class LoraSpec:
     bias: str = "none"
 
 
-class GPETraining(L.LightningModule):
-    """What both have in common: loading, the optimiser, validation, checkpoints, the product.
+class GPETraining(StepTraining):
+    """What both have in common: loading, sharding, the product.
 
     base: the model to start from. lora: train adapters instead of all weights. schedule: after warmup_steps.
     features: size of an audio frame; gives the model a projector for them (speech).
     """
 
+    PAPER = "gpe"
+    SETTINGS = ("learning_rate", "weight_decay", "warmup_steps", "schedule", "arm_name", "phi", "lora", "beta2")
+
     def __init__(self, base: ModelSpec, learning_rate: float, weight_decay: float = 0.0, beta2: float = 0.999,
                  warmup_steps: int = 0, schedule: Literal["constant", "cosine", "linear"] = "linear",
                  lora: LoraSpec | None = None, features: int | None = None, gradient_checkpointing: bool = False,
                  seed: int = 1):
-        super().__init__()
-        self.base, self.seed, self.lora = base, seed, lora
-        self.learning_rate, self.weight_decay, self.beta2 = learning_rate, weight_decay, beta2
-        self.warmup_steps, self.schedule = warmup_steps, schedule
+        super().__init__(learning_rate, weight_decay, (0.9, beta2), warmup_steps, schedule, seed)
+        self.base, self.lora, self.beta2 = base, lora, beta2
         self.features, self.gradient_checkpointing = features, gradient_checkpointing
         self.model: nn.Module | None = None
         self.projector: nn.Module | None = None
         self.loaded: Loaded | None = None  # set it to train a model that is in memory already
-        self.source: dict[str, Any] = {}
         self.tokenizer = None
-        self._sum: Tensor | float = 0.0
 
     # -- building --------------------------------------------------------------------------------
     def configure_model(self) -> None:
@@ -71,9 +67,7 @@ class GPETraining(L.LightningModule):
             return
         loaded = self.loaded or load(self.base)
         self.source, self.tokenizer, model = loaded.source, loaded.tokenizer, loaded.model
-        if self.source.get("kind") == "hub" and self.base.revision is None:
-            warnings.warn(f"{self.source['name']}: no revision in the config. This run uses commit "
-                          f"{self.source['revision']}, which is recorded; pin it.", stacklevel=1)
+        self.warn_unpinned(self.base.revision)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of("init", self.seed))
             try:
@@ -119,119 +113,25 @@ class GPETraining(L.LightningModule):
             raise SetupError("the data has audio frames; set model.features to their size")
         return self.projector.join(batch, self.model.get_input_embeddings())
 
-    def training_step(self, micro: dict, batch_idx: int) -> Tensor:
-        torch.manual_seed(seed_of("dropout", self.seed, self.global_step, micro["sample_index"][0]))
-        loss, _ = self.loss_sum(micro["batch"])
-        loss = loss / self.step_tokens(micro)
-        self._sum = self._sum + loss.detach()
-        # Lightning divides by the accumulation, DDP by the world; the parts are shares of a sum.
-        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+    def losses(self, micro: dict) -> dict[str, Tensor]:
+        return {"loss": self.loss_sum(micro["batch"])[0] / self.step_tokens(micro)}
 
-    def on_before_optimizer_step(self, optimizer) -> None:
-        for parameter in self.parameters() if self.device_mesh is not None else ():
-            if parameter.grad is not None and not sharded(parameter):  # FSDP reduces its shards alone
-                torch.distributed.all_reduce(parameter.grad)
-                parameter.grad /= self.trainer.world_size  # as DDP does
-        total = self.trainer.strategy.reduce(torch.as_tensor(self._sum, device=self.device), reduce_op="sum")
-        self.log("train/loss", total, batch_size=1)
-        self._sum = 0.0
-
-    def configure_optimizers(self):
-        from transformers import get_scheduler
-
-        if self.trainer.max_steps < 1:
-            raise SetupError("trainer.max_steps is not set: the learning rate follows the number of optimiser steps")
-        trained = [p for p in self.parameters() if p.requires_grad]
-        # One group on any number of processes, or a checkpoint of two could not be resumed on one; AdamW must not take shards and
-        # whole parameters of a group in one go.
-        one_by_one = False if self.device_mesh is not None else None
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay,
-                                      betas=(0.9, self.beta2), foreach=one_by_one)
-        kind = "constant_with_warmup" if self.schedule == "constant" else self.schedule
-        scheduler = get_scheduler(kind, optimizer, self.warmup_steps, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        """The norm is that of all gradients; torch's own clipping does not take shards and whole ones together."""
-        if self.device_mesh is None or not gradient_clip_val:
-            return self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        found = [p.grad for p in self.parameters() if p.grad is not None]
-        square = torch.stack([g.new_zeros((), dtype=torch.float32) if not sharded(g) else g.to_local().float().pow(2).sum() for g in found])
-        square = self.trainer.strategy.reduce(square.sum(), reduce_op="sum")
-        square = square + sum(g.float().pow(2).sum() for g in found if not sharded(g))
-        factor = (gradient_clip_val / (square.sqrt() + 1e-6)).clamp(max=1.0)
-        for g in found:
-            (g.to_local() if sharded(g) else g).mul_(factor)
-        return None
-
-    # -- validation ------------------------------------------------------------------------------
-    def on_validation_start(self) -> None:
-        self._held_out = torch.zeros(2, dtype=torch.float64, device=self.device)
-
-    def validation_step(self, micro: dict, batch_idx: int) -> None:
-        loss, count = self.loss_sum(micro["batch"])
-        self._held_out += torch.stack([loss.double(), count.double()])
-
-    def on_validation_epoch_end(self) -> None:
-        loss, count = self.trainer.strategy.reduce(self._held_out.clone(), reduce_op="sum")
-        self.log("val/loss", (loss / count.clamp(min=1)).float(), prog_bar=True, batch_size=1)
+    def held_out(self, micro: dict) -> tuple[Tensor, Tensor]:
+        return self.loss_sum(micro["batch"])
 
     # -- files -----------------------------------------------------------------------------------
-    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
-        """Trained parameters only: with LoRA a checkpoint of an 8B model has megabytes."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in trained}
-
-    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
-        """Counterpart of `state_dict`. Raises SetupError naming the first tensor that differs."""
-        own = self.state_dict()
-        for name in sorted(own.keys() | state_dict.keys()):
-            shapes = [tuple(d[name].shape) if name in d else "absent" for d in (state_dict, own)]
-            if shapes[0] != shapes[1]:
-                raise SetupError(f"This checkpoint is of another training: {name} is {shapes[0]} in the file and "
-                                 f"{shapes[1]} here. Use the config that it was made with.")
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-    def _run(self) -> dict[str, Any]:
-        """What makes this run this run: a checkpoint of another one is not taken up."""
-        data, simple = self.trainer.datamodule, (str, int, float, bool, list, tuple, type(None))
-        run = {"module": type(self).__name__, "seed": self.seed, "max_steps": self.trainer.max_steps,
-               "samples per step": getattr(data, "batch_size", None),
-               "accumulate_grad_batches": self.trainer.accumulate_grad_batches,
-               "base": self.source.get("weights_sha256") or self.source.get("recipe_sha256")}
-        run |= {name: asdict(value) if isinstance(value, LoraSpec) else value
-                for name, value in vars(self).items() if name in SETTINGS}
-        ours = set(inspect.signature(type(data).__init__).parameters) - {"self", "num_workers"}
-        run |= {f"data.{name}": value for name, value in vars(data).items() if name in ours and isinstance(value, simple)}
-        return run
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["gpe"] = self._run()
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Refuses to go on with another run's checkpoint: it would not be the unbroken run."""
-        stored, here = checkpoint.get("gpe"), self._run()
-        if stored is None:
-            raise SetupError("This checkpoint was not written by a GPE training.")
-        for key, value in here.items() if self.trainer.state.fn == "fit" else ():
-            if stored.get(key) != value:
-                raise SetupError(f"This checkpoint was made with {key} = {stored.get(key)}; the config says {value}. "
-                                 "Resume with the old value, or start anew without --ckpt_path.")
-
     def on_train_end(self) -> None:
         """Writes the product to trainer.default_root_dir/model: weights or adapter, tokenizer, and how it was trained.
 
         Shards are gathered by all ranks, and one writes.
         """
-        if not (self.trainer.default_root_dir and self.trainer.checkpoint_callbacks):
+        if not self.keeps_product():
             return
-        for name, p in list(self.model.named_parameters()):
-            if sharded(p) and not self.lora:
-                owner, _, short = name.rpartition(".")
-                setattr(self.model.get_submodule(owner), short, nn.Parameter(p.detach().full_tensor().cpu(), p.requires_grad))
+        if not self.lora:  # adapters are whole already
+            gather_whole(self.model)
         if self.trainer.is_global_zero:
             save_product(Path(self.trainer.default_root_dir) / "model", self.model, self.tokenizer, self.projector,
-                         self._run() | {"steps": self.global_step, "trained_from": self.source.get("name"),
+                         self.run_facts() | {"steps": self.global_step, "trained_from": self.source.get("name"),
                                         "revision": self.source.get("revision"),
                                         "attn_implementation": self.base.attn_implementation})
 
@@ -286,11 +186,6 @@ class StreamingTraining(GPETraining):
     def loss_sum(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = method.forward(self.model, self.arm, self.source_inputs(batch), batch.target, batch.layout)
         return method.loss_sum(logits, batch.target, batch.scored), batch.scored.sum()
-
-
-def sharded(tensor: Tensor) -> bool:
-    """Whether FSDP2 keeps it in shards."""
-    return hasattr(tensor, "full_tensor")
 
 
 def whole_text(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

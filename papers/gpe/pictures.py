@@ -10,30 +10,39 @@ from common.masks import draw as draw_mask
 from common.masks import visible_tokens, wait_k
 from common.pictures import draw_all
 
-from . import speech_experiment, text_experiment
+from .experiments import speech as speech_experiment
+from .experiments import text as text_experiment
+from .experiments.text import KS, PHIS
 from .tables import LONG, SHORT, scores_of
-from .text_experiment import KS, PHIS
 
 GPE, RED, GREY, GREEN, PURPLE, BLACK = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#222222"
 SHOWN = {"group (GPE)": GPE, "interleaved": RED, "batch-streaming (frozen ids)": GREEN, "KV re-encoding, trained for it": PURPLE,
          "no positions": "#d9a441", "untuned, KV re-encoding": GREY, "untuned, frozen ids": BLACK}
 
 
-def draw(results: dict, folder: Path, size: str = "cpu") -> list[Path]:
-    """Writes every picture whose jobs are there; returns the files. size: that the results are of."""
-    def sized(picture):
-        return functools.wraps(picture)(lambda plt, results: picture(plt, results, size))
+def text(results: dict, size: str, folder: Path) -> list[Path]:
+    """Writes the pictures of the experiment; returns the files. The same for those below."""
+    return [*_draw((bleu_latency, ladder, offset), results, size, folder), who_sees_whom(folder / "who_sees_whom.svg")]
 
-    files = draw_all((*map(sized, (bleu_latency, ladder, offset, speech_latency)), stream_cost, multi30k), results, folder)
-    if "text/untuned/seed0" in results:
-        files.append(who_sees_whom(folder / "who_sees_whom.svg"))
-    return files
+
+def speed(results: dict, size: str, folder: Path) -> list[Path]:
+    return _draw((stream_cost,), results, size, folder)
+
+
+def speech(results: dict, size: str, folder: Path) -> list[Path]:
+    return _draw((speech_latency,), results, size, folder)
+
+
+def real(results: dict, size: str, folder: Path) -> list[Path]:
+    return _draw((multi30k,), results, size, folder)
+
+
+def _draw(pictures, results: dict, size: str, folder: Path) -> list[Path]:
+    return draw_all([functools.wraps(picture)(functools.partial(picture, size=size)) for picture in pictures], results, folder)
 
 
 def bleu_latency(plt, results, size):
     """BLEU against LAAL for the main arms, both budgets; a thin line a seed, a thick one their mean."""
-    if "text/untuned/seed0" not in results:
-        return None
     s = text_experiment.SIZES[size]
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.8), sharey=True)
     for axis, steps, rows, gpe in ((axes[0], s.short, SHORT, "group (GPE)"), (axes[1], s.long, LONG, "group, phi = 0")):
@@ -56,8 +65,6 @@ def bleu_latency(plt, results, size):
 
 def ladder(plt, results, size):
     """Every arm after the short tuning, mean of k = 3, 5, 7; one dot a seed."""
-    if "text/untuned/seed0" not in results:
-        return None
     s = text_experiment.SIZES[size]
     figure, axis = plt.subplots(figsize=(6.4, 0.24 * len(SHORT) + 1.0))
     for y, row in enumerate(reversed(SHORT)):
@@ -73,8 +80,6 @@ def ladder(plt, results, size):
 
 def offset(plt, results, size):
     """BLEU at each k over the target's first position."""
-    if "text/untuned/seed0" not in results:
-        return None
     s = text_experiment.SIZES[size]
     rows = {phi: scores_of(results, f"group, phi = {phi}", s.long, s.seeds) for phi in PHIS}
     figure, axis = plt.subplots(figsize=(4.6, 3.0))
@@ -89,10 +94,9 @@ def offset(plt, results, size):
     return figure
 
 
-def stream_cost(plt, results):
+def stream_cost(plt, results, size):
     """Time of each READ with its WRITE as the stream grows, longest sentence."""
-    if (document := results.get("speed")) is None:
-        return None
+    document = results["speed"]
     case = document["cases"][document["longest"]]
     figure, axis = plt.subplots(figsize=(5.4, 3.2))
     for mode, color in zip(case["modes"], (GPE, GREEN, RED, BLACK)):
@@ -106,8 +110,6 @@ def stream_cost(plt, results):
 
 def speech_latency(plt, results, size):
     """WER against latency in ms, one line a phi."""
-    if not any(name.startswith("speech/") for name in results):
-        return None
     figure, axis = plt.subplots(figsize=(4.6, 3.0))
     for phi, color in zip(speech_experiment.PHIS, (GPE, GREEN, PURPLE)):
         curves = [[(r["stream"][str(k)]["LAAL"], r["stream"][str(k)]["wer"]) for k in speech_experiment.KS]
@@ -120,11 +122,9 @@ def speech_latency(plt, results, size):
     return figure
 
 
-def multi30k(plt, results):
+def multi30k(plt, results, size):
     """BLEU against LAAL on real translations, one panel a pair of languages."""
     pairs = {name: result for name, result in results.items() if name.startswith("multi30k/")}
-    if not pairs:
-        return None
     figure, axes = plt.subplots(1, len(pairs), figsize=(4.3 * len(pairs), 3.6), squeeze=False)
     for axis, (name, result) in zip(axes[0], pairs.items()):
         curves = {"group (GPE)": result["group"]["stream"], "interleaved": result["interleaved"]["stream"],

@@ -1,6 +1,6 @@
 """One live stream: `read` a source unit when it comes, `write` a target word when the policy says so.
 
-The paper's decoding (spec 3.6) with a source cache and a target cache (`common/caches.py`): a READ encodes the new
+The paper's decoding (spec 3.6) with a source cache and a target cache (`common/streaming/caches.py`): a READ encodes the new
 source tokens against the source alone, a WRITE the new target tokens against both. After a READ the last target token
 is fed again, because what it predicts may now see more; nothing else is ever encoded twice. `counts` says what was done:
 
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from common.caches import TwoPartCache
+from common.streaming.caches import TwoPartCache
 
 from .decoding import Boundary
 from .method import Arm, check_model, inverse_frequencies, rotate, rotation

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 
+from common.errors import ModelError
 from common.masks import wait_k
-from common.models import ModelError, ModelSpec, load
+from common.models import ModelSpec, load
 
 from . import method
 from .decoding import Boundary

@@ -9,8 +9,11 @@ import numpy as np
 
 from common.benchmarks.translation import paired_bootstrap
 
-from . import speech_experiment, text_experiment
-from .text_experiment import KS, PHIS
+from .experiments import speech as speech_experiment
+from .experiments import text as text_experiment
+from .experiments.text import KS, PHIS
+
+PHIS_HEARD = speech_experiment.PHIS
 
 # Shown name -> (job, how its weights are streamed). "stream" is the arm's own way.
 ROWS = {
@@ -46,17 +49,23 @@ def scores_of(results: dict, row: str, steps: int, seeds: Sequence[int]) -> list
     return [results[f"text/{job.format(s=steps)}/seed{seed}"][decoding] for seed in seeds]
 
 
-def cpu_tables(results: dict, size: str = "cpu") -> Iterator[str]:
-    """size: that the results are of."""
-    if "text/untuned/seed0" in results:
-        s = text_experiment.SIZES[size]
-        yield from text_table(results, SHORT, "group (GPE)", s.short, s)
-        yield from text_table(results, LONG, "group, phi = 0", s.long, s)
-        yield from batch_table(results, s.long, s.seeds)
-    if any(name.startswith("speech/") for name in results):
-        yield from speech_table(results, speech_experiment.SIZES[size].seeds)
-    if "speed" in results:
-        yield from speed_table(results["speed"])
+def text(results: dict, size: str = "cpu") -> Iterator[str]:
+    s = text_experiment.SIZES[size]
+    yield from text_table(results, SHORT, "group (GPE)", s.short, s)
+    yield from text_table(results, LONG, "group, phi = 0", s.long, s)
+    yield from batch_table(results, s.long, s.seeds)
+
+
+def speed(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield from speed_table(results["speed"])
+
+
+def speech(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield from speech_table(results, "speech", PHIS_HEARD, speech_experiment.SIZES[size].seeds)
+
+
+def digits(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield from speech_table(results, "digits", PHIS_HEARD[:1], speech_experiment.SIZES[size].seeds)
 
 
 def text_table(results: dict, rows: Sequence[str], gpe: str, steps: int, size: text_experiment.Size) -> Iterator[str]:
@@ -90,7 +99,7 @@ def batch_table(results: dict, steps: int, seeds: Sequence[int]) -> Iterator[str
         f"GPE with batch among its k {mean(f'group with batch, {steps} steps'):.1f}"])
 
 
-def real_table(results: dict) -> Iterator[str]:
+def multi30k(results: dict, size: str = "cpu") -> Iterator[str]:
     """Multi30k: BLEU at AL and LAAL by k, and GPE minus the row, paired bootstrap over sentences."""
     for name, result in results.items():
         if not name.startswith("multi30k/"):
@@ -115,16 +124,13 @@ def real_table(results: dict) -> Iterator[str]:
                f"{result['group']['batch']['bleu']:.1f}")
 
 
-def speech_table(results: dict, seeds: Sequence[int]) -> Iterator[str]:
-    from .speech_experiment import KS, PHIS
-
+def speech_table(results: dict, kind: str, phis: Sequence[float], seeds: Sequence[int]) -> Iterator[str]:
     yield ""
-    yield f"Recognising spoken words: WER in % at LAAL in ms, mean of {len(seeds)} seeds"
-    yield f"{'':<18s}" + "".join(f"{'k = ' + str(k):>20s}" for k in KS) + f"{'batch':>10s}"
-    digits = [("digits", PHIS[0])] if any(name.startswith("digits/") for name in results) else []
-    for kind, phi in [("speech", phi) for phi in PHIS] + digits:
+    yield f"Recognising spoken {'words' if kind == 'speech' else kind}: WER in % at LAAL in ms, mean of {len(seeds)} seeds"
+    yield f"{'':<18s}" + "".join(f"{'k = ' + str(k):>20s}" for k in speech_experiment.KS) + f"{'batch':>10s}"
+    for phi in phis:
         rows = [results[f"{kind}/phi {phi}/seed{seed}"] for seed in seeds]
-        means = [[fmean(r["stream"][str(k)][name] for r in rows) for name in ("wer", "LAAL")] for k in KS]
+        means = [[fmean(r["stream"][str(k)][name] for r in rows) for name in ("wer", "LAAL")] for k in speech_experiment.KS]
         cells = "".join(f"{wer:9.1f} at {lag:6.0f}  " for wer, lag in means)
         yield f"{kind + ', phi = ' + str(phi):<18s}" + cells + f"{fmean(r['batch']['batch']['wer'] for r in rows):10.1f}"
 

@@ -27,6 +27,10 @@ NOUNS, ADJECTIVES, VERBS = 24, 16, 16
 CHAT = ("{% for turn in messages %}{% if turn['role'] == 'user' %}<source> {{ turn['content'] }} </source> "
         "{% elif turn['role'] == 'assistant' %}<target> {{ turn['content'] }} </target>{% endif %}{% endfor %}")
 TWO_CLAUSES, ADJECTIVE, NEGATION = 0.5, 0.5, 0.3  # probabilities
+# Of the small models that learn these languages, and of those that recognise spoken words.
+CONFIG = dict(model_type="llama", hidden_size=96, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
+              num_key_value_heads=4, tie_word_embeddings=True, max_position_embeddings=2048, bos_token_id=None,
+              eos_token_id=None, pad_token_id=None)
 SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 
 

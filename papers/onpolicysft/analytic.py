@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .method import group_advantage
+from common.reasoning.policy_gradient import group_advantage
+
 from .reported import Point
 
 FORWARD, TRAIN = 2, 6  # x N FLOPs a token

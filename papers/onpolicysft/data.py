@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.rollouts import Rollout
-from common.steps import SetupError, StepData
+from common.errors import SetupError
+from common.reasoning.rollouts import Rollout
+from common.training.steps import StepData
 
 
 class Problem(NamedTuple):
@@ -26,7 +27,7 @@ class Problem(NamedTuple):
 
 
 class Rows:
-    """Problems as common.steps takes them."""
+    """Problems as common.training.steps takes them."""
 
     def __init__(self, problems: list[Problem]):
         self.problems = problems
@@ -57,7 +58,7 @@ class Problems(StepData):
     def train_dataloader(self):
         from torch.utils.data import DataLoader
 
-        from common.steps import StepBatches
+        from common.training.steps import StepBatches
 
         share = self._share()
         done = self.trainer.lightning_module.done
@@ -70,7 +71,7 @@ class Problems(StepData):
     def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
         raise NotImplementedError
 
-    def asked(self, problem: Problem) -> str | list[dict]:
+    def question(self, problem: Problem) -> str | list[dict]:
         """The problem for programs that tokenise by themselves: a conversation, or text."""
         if problem.turns is not None:
             return list(problem.turns)
@@ -94,8 +95,8 @@ class Chains(Problems):
     def problem(self, number: int, split: str) -> Problem:
         from common.data import chains
 
-        found = chains.problem(number, split, 0)
-        return Problem(tuple(self.words.convert_tokens_to_ids(list(found.prompt))), found, found.k)
+        drawn = chains.problem(number, split, 0)
+        return Problem(tuple(self.words.convert_tokens_to_ids(list(drawn.prompt))), drawn, drawn.k)
 
     def sequences(self) -> tuple[Rows, Rows]:
         return (Rows([self.problem(i, "train") for i in range(self.count)]), Rows([self.problem(i, "val") for i in range(self.held_out)]))
@@ -109,13 +110,16 @@ class Chains(Problems):
 class Maths(Problems):
     """Mathematics with a final answer, graded by math-verify on the last box behind the thinking.
 
-    train, validation: JSON lines {"problem", "answer"} (DeepScaleR, written by its card's own command), or hub ids with
-    revision. max_prompt_tokens: longer problems are left out, and counted in a line on the screen.
+    train, validation: JSON lines {"problem", "answer"} (DeepScaleR, written by its card's own command). held_out: validation
+    problems; without a file of their own the last ones of `train`, which then are not trained on. max_prompt_tokens: longer
+    problems are left out, and counted in a line on the screen.
     """
 
     def __init__(self, train: str, validation: str | None = None, held_out: int = 64, max_prompt_tokens: int = 1024,
                  suffix: str = "", seconds: float = 5.0, seed: int = 1):
         super().__init__(seed)
+        if held_out < 1:
+            raise SetupError(f"data.held_out is {held_out}; a validation needs 1 problem or more")
         self.train, self.validation, self.held_out = train, validation, held_out
         self.max_prompt_tokens, self.suffix, self.seconds = max_prompt_tokens, suffix, seconds
         self._verifier = None
@@ -129,42 +133,48 @@ class Maths(Problems):
         ends = self.trainer.lightning_module.model.generation_config.eos_token_id
         self.end = tuple(sorted({words.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}))
         train = self._encoded(words, read_problems(Path(self.train)))
-        held = self._encoded(words, read_problems(Path(self.validation))) if self.validation else train[-self.held_out :]
-        return Rows(train if self.validation else train[: -self.held_out] or train), Rows(held[: self.held_out])
+        if self.validation:
+            return Rows(train), Rows(self._encoded(words, read_problems(Path(self.validation)))[: self.held_out])
+        if len(train) <= self.held_out:
+            raise SetupError(f"data.held_out {self.held_out}: {Path(self.train).name} has {len(train)} problems of at most "
+                             f"{self.max_prompt_tokens} tokens, and nothing would be left to train on; hold out fewer, or name "
+                             "data.validation")
+        return Rows(train[: -self.held_out]), Rows(train[-self.held_out :])
 
-    def _encoded(self, words, found: list[dict]) -> list[Problem]:
+    def _encoded(self, words, entries: list[dict]) -> list[Problem]:
         problems = []
-        for entry in found:
-            asked = [{"role": "user", "content": entry["problem"] + self.suffix}]
-            ids = words.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+        for entry in entries:
+            turns = [{"role": "user", "content": entry["problem"] + self.suffix}]
+            ids = words.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
             if len(ids) <= self.max_prompt_tokens:
-                problems.append(Problem(tuple(ids), entry["answer"], "maths", tuple(asked)))
-        if len(problems) < len(found):
-            print(f"{len(found) - len(problems)} of {len(found)} problems are longer than {self.max_prompt_tokens} tokens and left out")
+                problems.append(Problem(tuple(ids), entry["answer"], "maths", tuple(turns)))
+        if len(problems) < len(entries):
+            print(f"{len(entries) - len(problems)} of {len(entries)} problems are longer than {self.max_prompt_tokens} tokens and left out")
         if not problems:
             raise SetupError(f"data.max_prompt_tokens {self.max_prompt_tokens}: no problem is that short")
         return problems
 
     def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
-        from common.verifiers import MathVerifier
+        from common.reasoning.verifiers import MathVerifier
 
         if self._verifier is None:
             self._verifier = MathVerifier(seconds=self.seconds)
         words = self.tokenizer()
-        said = [words.decode(list(r.ids), skip_special_tokens=True) for r in rollouts]
-        return self._verifier.verify_many([(text, problems[r.prompt].gold) for text, r in zip(said, rollouts)])
+        texts = [words.decode(list(r.ids), skip_special_tokens=True) for r in rollouts]
+        return self._verifier.verify_many([(text, problems[r.prompt].gold) for text, r in zip(texts, rollouts)])
 
 
 def read_problems(path: Path) -> list[dict]:
     """JSON lines with "problem" and "answer". Raises SetupError naming file and line."""
     import json
 
-    from common.data.text import DataError, is_text, lines
+    from common.data.text import is_text, lines
+    from common.errors import DataError
 
     path = path.expanduser()
     if not path.is_file():
         raise SetupError(f"data: there is no file {path.name}; problems are JSON lines with \"problem\" and \"answer\"")
-    found = []
+    problems = []
     try:
         for number, line in lines(path):
             if not line.strip():
@@ -179,9 +189,9 @@ def read_problems(path: Path) -> list[dict]:
             if not isinstance(entry, dict) or not is_text(entry.get("problem")) or not is_text(answer):
                 raise SetupError(f"{path.name}, line {number}: needs \"problem\" (text) and \"answer\" (text or a number)")
             if entry["problem"].strip():
-                found.append({"problem": entry["problem"], "answer": answer})
+                problems.append({"problem": entry["problem"], "answer": answer})
     except DataError as error:  # of a line that is not UTF-8
         raise SetupError(str(error)) from error
-    if not found:
+    if not problems:
         raise SetupError(f"{path.name} holds no problem")
-    return found
+    return problems

@@ -135,8 +135,8 @@ def response_log_probs(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
                          "response begins behind its prompt (and logits_to_keep is one more than the response)")
     rows = logits[:, :-1][mask[:, first:]]
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    found = -F.cross_entropy(rows, ids[mask], reduction="none")
-    return found.new_zeros(ids.shape).masked_scatter(mask, found)
+    scored = -F.cross_entropy(rows, ids[mask], reduction="none")
+    return scored.new_zeros(ids.shape).masked_scatter(mask, scored)
 
 
 def denominator(lengths: Sequence[int], length_norm: LengthNorm = "max", limit: int | None = None, count: Count = "kept",
@@ -191,25 +191,6 @@ def _row_weight(mask: Tensor, length_norm: LengthNorm, dtype: torch.dtype) -> Te
 
 
 # -- what it was derived from ------------------------------------------------------------------------------
-def group_advantage(rewards: Tensor, group: int, ddof: int = 1, eps: float = 0.0, center: bool = True,
-                    scale: bool = True) -> Tensor:
-    """(B,) GRPO's advantages (Eq. 1): (R - mean) / (std + eps) among each `group` rewards in a row.
-
-    ddof: 1, the sample's standard deviation, or 0. center, scale: whether to subtract and to divide; neither is the raw
-    reward that On-Policy SFT uses. A group without spread has advantage 0 (raw if not centred). Raises ValueError for
-    groups that do not fit.
-    """
-    if len(rewards) % group or (scale and group <= ddof):
-        raise ValueError(f"group_advantage: {len(rewards)} rewards in groups of {group}, ddof {ddof}: every group must be "
-                         "full and have more than ddof members")
-    rows = rewards.view(-1, group)
-    flat = rows.amax(1, keepdim=True) == rows.amin(1, keepdim=True)  # rounding of the mean must not count as spread
-    out = (rows - rows.mean(1, keepdim=True)).masked_fill(flat, 0) if center else rows
-    if scale:
-        out = out / (rows.std(1, keepdim=True, correction=ddof) + eps).masked_fill(flat, 1)
-    return out.reshape(-1)
-
-
 def surrogate_loss(logp: Tensor, old_logp: Tensor, rewards: Tensor, mask: Tensor, denominator: float,
                    length_norm: LengthNorm = "max") -> Tensor:
     """- sum of reward x ratio over all sampled responses, wrong ones too: Eq. 2 without KL, clipping and normalisation.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, update_wrapper
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 from common.pictures import draw_all
 
-from . import experiment, sums_experiment
+from .experiments import chains as small
+from .experiments import sums as real
 from .tables import ARMS, SUMS
 
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
@@ -18,21 +19,25 @@ MARKS = {"base": (GREY, "*"), "opsft": (BLUE, "o"), "by lot": (GREY, "x"), "best
          "G 4": (BLUE, "v"), "L 24": (BLUE, "^"), "opsft, 1e-5": (GREEN, "o")}
 
 
-def draw(results: dict, folder: Path, size: str = "cpu") -> list[Path]:
-    """Writes every picture of runs of a size; returns the files."""
-    return draw_all([_of(picture, experiment.SIZES[size]) for picture in (plane, updates, budgets)], results, folder)
+def chains(results: dict, size: str, folder: Path) -> list[Path]:
+    """Writes the pictures of the experiment; returns the files."""
+    return _draw({"plane": plane, "updates": updates, "budgets": budgets}, results, small.SIZES[size], folder)
 
 
-def draw_sums(results: dict, folder: Path, size: str = "cpu") -> list[Path]:
-    return draw_all([_of(sums, sums_experiment.SIZES[size])], results, folder)
+def sums(results: dict, size: str, folder: Path) -> list[Path]:
+    return _draw({"sums": before_and_after}, results, real.SIZES[size], folder)
 
 
-def _of(picture: Callable, how) -> Callable:
-    """The picture of runs of that size, under its own name: `draw_all` names the file after it."""
-    return update_wrapper(partial(picture, how=how), picture)
+def _draw(pictures: dict[str, Callable], results: dict, how, folder: Path) -> list[Path]:
+    """pictures {name of the file: picture}. how: the size of the runs."""
+    ready = []
+    for name, picture in pictures.items():
+        ready.append(partial(picture, how=how))
+        ready[-1].__name__ = name
+    return draw_all(ready, results, folder)
 
 
-def sums(plt, results, how):
+def before_and_after(plt, results, how):
     """The real model: what is sampled in each update, and accuracy against tokens before and after."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2))
     for arm in (a for a in SUMS if a != "base"):

@@ -1,4 +1,4 @@
-"""Sums in natural language: reasoning_gym's chain_sum, and reasoning about them that says more than it needs to.
+"""Sums in natural language: reasoning_gym's chain_sum, and reasoning about them that is longer than it needs to be.
 
     problem    State the final answer to the following arithmetic problem: 98 + 93 - 77 =
     essential  98 + 93 = 191. 191 - 77 = 114. Answer: 114
@@ -16,8 +16,8 @@ import random
 import re
 from typing import NamedTuple
 
-from common.rollouts import Rollout
-from common.steps import SetupError
+from common.errors import SetupError
+from common.reasoning.rollouts import Rollout
 
 from .data import Problem, Problems, Rows
 
@@ -45,12 +45,12 @@ def steps(expression: str) -> list[Step]:
     """"98 + 93 - 77" as its additions and subtractions from left to right. ValueError for anything else."""
     if not re.fullmatch(r"-?\d+( [+-] -?\d+)+", expression):
         raise ValueError(f"sums: {expression!r} is no chain of additions and subtractions")
-    words, found = expression.split(), []
+    words, chain = expression.split(), []
     left = int(words[0])
     for operation, right in zip(words[1::2], words[2::2]):
-        found.append(Step(left, operation, int(right)))
-        left = found[-1].value
-    return found
+        chain.append(Step(left, operation, int(right)))
+        left = chain[-1].value
+    return chain
 
 
 def essential(expression: str) -> str:
@@ -60,9 +60,9 @@ def essential(expression: str) -> str:
 
 def trace(expression: str, draw: random.Random) -> str:
     """A trace with redundancy v drawn from 0.3 to 1."""
-    v, said, spent = draw.uniform(0.3, 1), [], 0
+    v, sentences, spent = draw.uniform(0.3, 1), [], 0
     if draw.random() < v:
-        said.append(draw.choice(OPENINGS))
+        sentences.append(draw.choice(OPENINGS))
     while True:
         value = None
         for step in steps(expression):
@@ -71,20 +71,20 @@ def trace(expression: str, draw: random.Random) -> str:
                 right_one = Step(left, step.operation, step.right).value
                 wrong = draw.random() < WRONG
                 value = right_one + draw.choice((-10, -1, 1, 10)) if wrong else right_one
-                said.append(f"{left} {step.operation} {step.right} = {value}.")
+                sentences.append(f"{left} {step.operation} {step.right} = {value}.")
                 if spent < LONGEST and draw.random() < (0.5 + 0.5 * v if wrong else 0.7 * v):
-                    said.append(draw.choice(CHECKS))
+                    sentences.append(draw.choice(CHECKS))
                     spent += 1
                 else:
                     break
         if spent < LONGEST and draw.random() < 0.5 * v:
-            said.append(draw.choice(RESTARTS))
+            sentences.append(draw.choice(RESTARTS))
             spent += 1
         else:
             break
     if draw.random() < v:
-        said.append(draw.choice(CLOSINGS).format(value))
-    return " ".join([*said, f"Answer: {value}"])
+        sentences.append(draw.choice(CLOSINGS).format(value))
+    return " ".join([*sentences, f"Answer: {value}"])
 
 
 def dataset(split: str, size: int):
@@ -130,12 +130,12 @@ class Sums(Problems):
         return Rows(self.problems("train", self.count)), Rows(self.problems("val", self.held_out))
 
     def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
-        from common.verifiers import GymVerifier
+        from common.reasoning.verifiers import GymVerifier
 
         verifier = GymVerifier(dataset("train", 1))  # the score is the task's, whatever the entry
-        return [verifier(self.said(r), problems[r.prompt].gold) for r in rollouts]
+        return [verifier(self.text(r), problems[r.prompt].gold) for r in rollouts]
 
-    def said(self, rollout: Rollout) -> str:
+    def text(self, rollout: Rollout) -> str:
         return self.words.decode(list(rollout.ids), skip_special_tokens=True)
 
     def needed(self, problem: Problem) -> int:

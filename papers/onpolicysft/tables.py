@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from statistics import fmean, stdev
 
-from . import sums_experiment
-from .experiment import SIZES
+from .experiments import chains as small
+from .experiments import sums as real
 
 ARMS = {"base": "the stand-in", "opsft": "On-Policy SFT", "by lot": "as many kept by lot",
         "best of n": "shortest right one of each problem",
@@ -24,8 +24,8 @@ def spread(values: Iterable[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0
 
 
-def cpu_tables(results: dict, size: str = "cpu") -> Iterator[str]:
-    how = SIZES[size]
+def chains(results: dict, size: str = "cpu") -> Iterator[str]:
+    how = small.SIZES[size]
     n, seeds = how.samples, how.seeds
     yield ""
     yield (f"After {how.updates} updates, mean of {len(seeds)} seeds (spread); accuracy and tokens at the stand-in's cap, right and wrong "
@@ -33,19 +33,19 @@ def cpu_tables(results: dict, size: str = "cpu") -> Iterator[str]:
     yield (f"{'':<36s}{f'Avg@{n}':>14s}{f'Pass@{n}':>8s}{'tokens':>14s}{'k=1':>6s}{'k=2':>6s}{'k=3':>6s}{'at cap':>8s}{'Eff':>7s}"
            f"{'std':>6s}{'nats':>7s}{'s':>6s}")
     for arm, name in ARMS.items():
-        found = [results[f"{arm}/seed{s}"] for s in seeds]
-        tests = [f["test"] for f in found]
+        runs = [results[f"{arm}/seed{s}"] for s in seeds]
+        tests = [run["test"] for run in runs]
 
         def mean(key: str, tests=tests) -> float:
             return fmean(t[key] for t in tests)
 
         kinds = [fmean(t["by_kind"][k]["tokens"] for t in tests) for k in sorted(tests[0]["by_kind"])]
-        last = [row["loss per token"] for f in found for row in f.get("history", [])[-5:] if "loss per token" in row]
+        last = [row["loss per token"] for run in runs for row in run.get("history", [])[-5:] if "loss per token" in row]
         yield (f"{name:<36s}{100 * mean('avg'):8.1f} +-{100 * spread(t['avg'] for t in tests):3.1f}"
                f"{100 * fmean(t['pass_at'][str(n)] for t in tests):8.1f}{mean('tokens'):8.1f} +-{spread(t['tokens'] for t in tests):3.1f}" +
                "".join(f"{k:6.1f}" for k in kinds) + f"{100 * mean('at_cap'):8.1f}{mean('efficiency'):7.0f}"
                f"{mean('normalised_length_std'):6.2f}" + (f"{fmean(last):7.2f}" if last else f"{'':7s}") +
-               (f"{fmean(f['seconds'] for f in found):6.0f}" if "seconds" in found[0] else ""))
+               (f"{fmean(run['seconds'] for run in runs):6.0f}" if "seconds" in runs[0] else ""))
     yield "Essential: 9, 16, 23 tokens for k = 1, 2, 3. nats: loss of a kept token in the last five updates. s: of training, one thread"
     yield ""
     yield f"Avg@{n} of responses cut at a budget, and over updates (accuracy / tokens on {how.probe} validation problems)"
@@ -61,25 +61,31 @@ def cpu_tables(results: dict, size: str = "cpu") -> Iterator[str]:
         f"{w} {m:.2f}" for w, m, _ in results["opsft/seed0"]["divergence"]["by word"][:8])
 
 
-def sums_tables(results: dict, size: str = "cpu") -> Iterator[str]:
+def sums(results: dict, size: str = "cpu") -> Iterator[str]:
     """The real model: scores, and a response before and after."""
-    how = sums_experiment.SIZES[size]
+    how = real.SIZES[size]
     yield ""
     yield (f"SmolLM2-135M on sums, {how.updates} updates of {how.prompts} x {how.rollouts} rollouts, mean of {len(how.seeds)} "
            f"seeds (spread); all responses, at the cap of {how.cap} tokens")
     yield f"{'':<28s}{'Avg':>14s}{'tokens':>14s}{'1 step':>8s}{'2 steps':>8s}{'at cap':>8s}{'std':>6s}{'s':>7s}"
-    for arm in ("base", *sums_experiment.ARMS):
-        found = [results[f"sums/{arm}/seed{s}"] for s in how.seeds]
-        tests = [f["test"] for f in found]
+    for arm in ("base", *real.ARMS):
+        runs = [results[f"sums/{arm}/seed{s}"] for s in how.seeds]
+        tests = [run["test"] for run in runs]
         kinds = [fmean(t["by_kind"][k]["tokens"] for t in tests) for k in sorted(tests[0]["by_kind"])]
         yield (f"{SUMS[arm]:<28s}{100 * fmean(t['avg'] for t in tests):8.1f} "
                f"+-{100 * spread(t['avg'] for t in tests):3.1f}{fmean(t['tokens'] for t in tests):8.1f} "
                f"+-{spread(t['tokens'] for t in tests):3.1f}" + "".join(f"{k:8.1f}" for k in kinds) +
                f"{100 * fmean(t['at_cap'] for t in tests):8.1f}{fmean(t['normalised_length_std'] for t in tests):6.2f}" +
-               (f"{fmean(f['seconds'] for f in found):7.0f}" if "seconds" in found[0] else ""))
+               (f"{fmean(run['seconds'] for run in runs):7.0f}" if "seconds" in runs[0] else ""))
     first, last = (results[f"sums/{arm}/seed0"]["test"] for arm in ("base", "opsft"))
     yield f"Every step and the answer alone take {first['needed']:.1f} tokens. The same problem, seed 0, before and after:"
     yield f"  {first['said'][0]}"
     yield f"  {last['said'][0]}"
     words = results["sums/opsft/seed0"]["divergence"]["by token, five or more times"]
     yield "Where the two differ most (nats, mean before each next token): " + ", ".join(f"{w!r} {m:.2f}" for w, m, _ in words[:10])
+
+
+def sums_gpu(results: dict, size: str = "gpu") -> Iterator[str]:
+    """The same of the larger run on a GPU, if its packages were there."""
+    if results["sums-gpu"]:
+        yield from sums(results["sums-gpu"], "cuda")

@@ -10,7 +10,7 @@ import os
 
 from lightning.pytorch.cli import LightningCLI
 
-from common import commands
+from common.training import cli as commands
 
 from .data import Problems
 from .module import OnPolicySFT

@@ -3,7 +3,7 @@
 The second back-end (trl_backend.py): model, data, method and steps are read from a config of train.py, and trl's trainer
 does the work, with its own vLLM (`--trl '{"use_vllm": true}'`), accelerate and checkpoints (`--resume` goes on from the last).
 model.class_path OnPolicySFT trains the method, GRPO the stock GRPOTrainer. trl's loss is the method's for length_norm
-const and count all: say so in the options, or be told. The product goes to trainer.default_root_dir/model, as train.py's.
+const and count all: set these in the options; others are refused. The product goes to trainer.default_root_dir/model, as train.py's.
 
     python -m papers.onpolicysft.train_trl --config papers/onpolicysft/configs/cpu/chains.yaml \\
         --model.init_args.config.length_norm const --model.init_args.config.count all
@@ -21,10 +21,9 @@ from types import SimpleNamespace
 
 import torch
 
-from common.jobs import write_json
-from common.models import ModelError
-from common.rollouts import Rollout
-from common.steps import SetupError
+from common.errors import ModelError, SetupError
+from common.files import write_json
+from common.reasoning.rollouts import Rollout
 
 from . import baselines, method
 from .module import GRPO, OnPolicySFT
@@ -34,7 +33,7 @@ from .trl_backend import CPU, grpo_arguments, opsft_arguments, trainer_class
 
 def rows(data, problems: Sequence) -> list[dict]:
     """trl's data: each prompt as the data module asks it, and its number. SetupError if trl would read other ids."""
-    return [{"prompt": data.asked(p), "number": i} for i, p in enumerate(problems)]
+    return [{"prompt": data.question(p), "number": i} for i, p in enumerate(problems)]
 
 
 def reward_function(training: OnPolicySFT, data, problems: Sequence):
@@ -65,6 +64,7 @@ def build(training: OnPolicySFT, data, steps: int, out: Path, options: dict):
     if training.tokenizer is None:
         raise SetupError("the model has no tokenizer, which trl needs to read prompts")
     data.trainer = SimpleNamespace(lightning_module=training)
+    data.setup()
     problems = data.sequences()[0].problems
     if training.tokenizer.pad_token is None:
         training.tokenizer.pad_token = training.tokenizer.eos_token
@@ -75,10 +75,10 @@ def build(training: OnPolicySFT, data, steps: int, out: Path, options: dict):
     args = trl.GRPOConfig(output_dir=str(out / "trl"), max_steps=steps, logging_steps=1, seed=training.seed, adam_beta1=training.betas[0],
                           adam_beta2=training.betas[1], save_strategy="steps", save_steps=10, save_total_limit=2,
                           **(arguments | {"weight_decay": training.weight_decay} | device | options))
-    found = (trl.GRPOTrainer if grpo else trainer_class())(
+    trainer = (trl.GRPOTrainer if grpo else trainer_class())(
         model=training.model, reward_funcs=reward_function(training, data, problems), args=args,
         train_dataset=Dataset.from_list(rows(data, problems)), processing_class=training.tokenizer)
-    return found, problems
+    return trainer, problems
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,20 +86,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--trl", type=json.loads, default={}, help="more of GRPOConfig, as JSON")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    said, others = parser.parse_known_args(argv)
+    options, others = parser.parse_known_args(argv)
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")  # ours, with two more options
-    read = cli(["--config", said.config, *others], run=False)
+    read = cli(["--config", options.config, *others], run=False)
     training, out = read.model, Path(read.trainer.default_root_dir)
+    training.trainer, read.trainer.datamodule = read.trainer, read.datamodule  # whose settings are facts of the run
     try:
-        trainer, _ = build(training, read.datamodule, read.trainer.max_steps, out, said.trl)
+        trainer, _ = build(training, read.datamodule, read.trainer.max_steps, out, options.trl)
     except (SetupError, ModelError, ValueError, TypeError, ImportError) as error:
         print(f"onpolicysft: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
-    trainer.train(resume_from_checkpoint=said.resume and any((out / "trl").glob("checkpoint-*")))
+    trainer.train(resume_from_checkpoint=options.resume and any((out / "trl").glob("checkpoint-*")))
     trainer.save_model(str(out / "model"))
     if trainer.is_world_process_zero():
-        write_json(out / "model" / "training.json", training._run() | {
-            "steps": trainer.state.global_step, "back-end": "trl", "trained_from": training.source.get("name")})
+        training.done = trainer.state.global_step
+        write_json(out / "model" / "training.json", training.run_facts() | training.product_facts() | {"back-end": "trl"})
     return 0
 
 

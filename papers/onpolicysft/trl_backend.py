@@ -44,7 +44,7 @@ def _shared(config: OnPolicySFTConfig, processes: int) -> dict:
 
 
 def opsft_arguments(config: OnPolicySFTConfig, processes: int = 1) -> dict:
-    """GRPOConfig's arguments for the method. Raises ValueError where trl cannot do what `config` says."""
+    """GRPOConfig's arguments for the method. Raises ValueError for a `config` that trl cannot do."""
     if (config.length_norm, config.count) != ("const", "all"):
         raise ValueError(f"trl: length_norm {config.length_norm}, count {config.count}; its dr_grpo loss is const and all. Set "
                          "these (for max and token the same direction, for kept the size at pass rate 1), or the other back-end")

@@ -1,13 +1,13 @@
 """What SkipGPT is compared with. Everything runs through the same gates: a baseline is a policy, or other routers.
 
 no-op, random            `no_op`, `random_uniform`, `random_matched`: nothing is learned
-static, training-free    `static_pruning.py`, re-exported here
+static, training-free    `static_pruning.py` and `laco.py`, re-exported here
 static, learned          `bias_only`: one learned decision per module, blind to the token
 coupled                  SkipGPTConfig(coupled=True): one gate per layer
 joint, D-LLM             `joint`, `d_llm`: routers and LoRA together from the first step
 MoD-D, MoD               `mod_d`: top-k tokens per sequence, weighted by the router's score
 
-`BASELINES` says the same as data, for tables. What trains is prepared here and trained by the harness: a `Prepared`
+`BASELINES` lists them as data, for tables. What trains is prepared here and trained by the harness: a `Prepared`
 has the model and the list of what to give the optimiser; everything else in the model is frozen.
 """
 
@@ -20,17 +20,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from .laco import MergedModel, laco  # noqa: F401  (part of this door)
 from .lora import JOINT_TARGETS, add_lora
 from .method import RoutingState, SkipGPTConfig, apply_skipgpt
 from .mixture_of_depths import MixtureOfDepths
 from .static_pruning import (  # noqa: F401  (part of this door)
-    MergedModel,
     StaticPlan,
     attention_drop,
     block_influence,
     greedy_drop,
     joint_layer_drop,
-    laco,
     mlp_drop,
     read_plan,
     shortened_ppl,

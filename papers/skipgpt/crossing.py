@@ -11,26 +11,28 @@ import argparse
 import os
 
 import torch
+from torch import Tensor
 
-from common.jobs import write_json
-from common.records import git_state
+from common.claims.machine import git_state
+from common.files import write_json
 
 from . import baselines
-from .tier_b import committed_costs, static_plans
-from .train_smollm2 import BATCH, CHOSEN, LENGTH, ROUTERS, prepare
-from .tuning import evaluate, hold_budget, shift_budget, tune
+from .experiments.smollm2 import LENGTH, TARGETS, static_plans
+from .router_files import ROUTERS
+from .routers_smollm2 import BATCH, CHOSEN, prepare
+from .tuning import hold_budget, shift_budget
 
 WINDOWS = 32  # of the validation split; the long runs watched the first 16 of them
 
 
-def crossing(target: float, steps: int, every: int, say=print) -> dict:
+def crossing(target: float, steps: int, every: int, log=print) -> dict:
     """{"static": {plan: nats}, "curve": [{"step", "tokens", "held", "matched", "sparsity"}]}, all on the same windows."""
     commit, dirty = git_state()
-    model, state, optimiser, sources, train, validation = prepare(CHOSEN, target, 0, say, committed_costs())
-    validation = validation[:WINDOWS]
+    tuning = prepare(CHOSEN, target, 0, log, committed_costs())
+    model, state = tuning.model, tuning.state
 
     def loss() -> float:
-        return evaluate(model, validation, 8).mean().item()
+        return tuning.validation_ce(WINDOWS)
 
     state.set_mode("dense")
     result = {"target": target, "dense": loss(), "static": {}, "curve": []}
@@ -39,35 +41,21 @@ def crossing(target: float, steps: int, every: int, say=print) -> dict:
         state.policy = plan.policy()
         result["static"][name] = loss()
     state.policy = None
-    say(f"dense {result['dense']:.3f}; " + ", ".join(f"{name} {ce:.3f}" for name, ce in result["static"].items()))
+    log(f"dense {result['dense']:.3f}; " + ", ".join(f"{name} {ce:.3f}" for name, ce in result["static"].items()))
 
     def stop_and_measure(step: int) -> None:
-        shift = hold_budget(model, state, train[-16:], target, tolerance=0.004, batch_size=16)
+        shift = hold_budget(model, state, tuning.train[-16:], target, tolerance=0.004, batch_size=16)
         state.start_recording()
         held, stats = loss(), state.stats()
         state.policy = baselines.random_matched(stats.per_layer, 0)
         matched, state.policy = loss(), None
         shift_budget(state, -shift)
-        row = {
-            "step": step,
-            "tokens": step * BATCH * LENGTH,
-            "held": held,
-            "matched": matched,
-            "sparsity": stats.sparsity,
-        }
-        result["curve"].append(row)
-        say(f"step {step:4d}/{steps}: held at {stats.sparsity:.3f} {held:.3f}, its rates at random {matched:.3f}")
+        result["curve"].append({"step": step, "tokens": step * BATCH * LENGTH, "held": held, "matched": matched,
+                                "sparsity": stats.sparsity})
+        log(f"step {step:4d}/{steps}: held at {stats.sparsity:.3f} {held:.3f}, its rates at random {matched:.3f}")
 
     stop_and_measure(0)
-    for row in tune(
-        model,
-        lambda step: train[step * BATCH : (step + 1) * BATCH],
-        optimiser,
-        steps,
-        state=state,
-        warmup=10,
-        decay=0.5,
-    ):
+    for row in tuning.steps(steps):
         if (row["step"] + 1) % every == 0:
             stop_and_measure(row["step"] + 1)
     return result | {
@@ -77,9 +65,16 @@ def crossing(target: float, steps: int, every: int, say=print) -> dict:
         "dirty": dirty,
         "machine": f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
         "recipe": CHOSEN,
-        "model": sources["model"]["name"],
+        "model": tuning.sources["model"]["name"],
         "windows": WINDOWS,
     }
+
+
+def committed_costs() -> Tensor:
+    """What skipping each module alone costs, (L, 2) in nats: the scores of the committed Shortened-PPL plan."""
+    scores = static_plans(TARGETS[0])["shortened-ppl"].scores
+    costs = torch.tensor([[scores[f"{layer} {name}"] for name in ("attn", "mlp")] for layer in range(len(scores) // 2)])
+    return costs - costs.min()
 
 
 def crossed(curve: list[dict], other) -> int | None:

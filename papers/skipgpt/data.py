@@ -1,4 +1,4 @@
-"""Training data: token sequences, as optimiser steps of common/steps.py.
+"""Training data: token sequences, as optimiser steps of common/training/steps.py.
 
 A micro-batch is a dict:
     input_ids, attention_mask   (B, S) int64, padded on the right
@@ -15,9 +15,6 @@ import fcntl
 import hashlib
 import itertools
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,14 +25,16 @@ import torch
 from torch import Tensor
 
 from common.data.prose import docstrings, tokenizer_sha256, topics, windows
-from common.models import cache_dir
-from common.steps import SetupError, StepBatches, StepData, ValidationBatches, seed_of  # noqa: F401  (part of this door)
+from common.errors import SetupError
+from common.files import building, cache_dir
+from common.seeds import seed_of
+from common.training.steps import StepData
 
 from .difficulty import token_difficulty
 
 
 class TokenRows:
-    """What both kinds of rows have in common: how they become a micro-batch (see common/steps.py)."""
+    """What both kinds of rows have in common: how they become a micro-batch (see common/training/steps.py)."""
 
     lengths: np.ndarray
 
@@ -152,12 +151,8 @@ class RedPajamaSample(StepData):
         with open(folder.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / "offsets.npy").exists():
-                work = Path(tempfile.mkdtemp(dir=folder.parent))
-                try:
+                with building(folder) as work:
                     self._write_tokens(tokenizer, texts(), work)
-                    os.replace(work, folder)
-                finally:
-                    shutil.rmtree(work, ignore_errors=True)
         ids = np.memmap(folder / "ids.int32", dtype=np.int32, mode="r")
         return ids, np.load(folder / "offsets.npy")
 

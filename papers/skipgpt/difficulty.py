@@ -1,4 +1,4 @@
-"""Tier A's language: sequences in which it is known what each token takes to predict.
+"""Tier A's language: sequences in which it is known what each token takes to predict; and the models that know it.
 
 Three kinds of segment: *cycle* tokens follow from the one before, so that
 attention is wasted on them; *recall* tokens are bound earlier in the sequence, so that without
@@ -8,19 +8,21 @@ that looks at tokens should treat them differently, and whether it does can be c
 
 from __future__ import annotations
 
-import hashlib
+import functools
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from common.seeds import seed_of
 
 KINDS = {"other": 0, "cycle": 1, "recall": 2, "recall_new": 3, "triple": 4}
 VOCABULARY = 37  # 16 cycle symbols, 8 keys, 8 values, 5 residues
-
-
-def seed_of(*parts) -> int:
-    """`common.steps.seed_of`, kept here too: with that file comes lightning, 8 s of CPU in every process of Tier A."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big")
+BASES = Path(__file__).parent / "standins"  # a model of six layers for each seed, trained by standins.py
+LENGTH = 64  # tokens of a sequence, in training and in tests
+FIRST = {"base": 0, "tune": 1_000_000, "recovery": 2_000_000, "calibration": 3_000_000, "test": 4_000_000}  # number of a split's first one
 
 
 def token_difficulty(count: int, length: int = 64, *, seed: int = 0,
@@ -33,7 +35,7 @@ def token_difficulty(count: int, length: int = 64, *, seed: int = 0,
       recall  (.27)              key, value. A key keeps its value within a sequence; one seen
                                  before is chosen with probability .8, else any of the 8
       triple  (.45)              x, y, x + y mod 5
-    kinds[n, t] says what it takes to predict token t: "cycle" for the second and later tokens of a
+    kinds[n, t] is what it takes to predict token t: "cycle" for the second and later tokens of a
     run, "recall" for the value of a key seen before, "recall_new" for that of a new key (a guess),
     "triple" for the sum, "other" for everything else and for position 0. Sequence i is a function
     of (seed, i) and of nothing else; a longer sequence begins with the shorter one.
@@ -77,3 +79,24 @@ def token_difficulty(count: int, length: int = 64, *, seed: int = 0,
         at += np.select([cycle, recall, triple], [run, 2, 3], 0)
     return (torch.from_numpy(ids[:, :length].copy()), torch.from_numpy(kinds[:, :length].copy()))
 
+
+@functools.lru_cache(maxsize=4)
+def sequences(split: str, seed: int, count: int, length: int = LENGTH) -> tuple[Tensor, Tensor]:
+    """Token ids and kinds, each (count, length). Splits are disjoint ranges of the seed's endless stream."""
+    return token_difficulty(count, length, seed=seed, first=FIRST[split])
+
+
+def batches(split: str, seed: int, steps: int, batch: int) -> Callable[[int], Tensor]:
+    """Optimiser step -> its token ids (batch, LENGTH)."""
+    ids, _ = sequences(split, seed, steps * batch)
+    return lambda step: ids[step * batch : (step + 1) * batch]
+
+
+def base_model(seed: int) -> nn.Module:
+    """The committed model of the seed, dense, in fp32."""
+    from common.models import ModelSpec, load
+
+    folder = BASES / f"seed{seed}"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder.name} of standins/ is missing: restore it or run `make standins-skipgpt`")
+    return load(ModelSpec(str(folder), attn_implementation="eager")).model

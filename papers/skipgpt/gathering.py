@@ -22,7 +22,7 @@ from common.flops import interleaved_timings, paired_ratio
 from common.models import ModelSpec, load
 
 from . import analytic, skipping
-from .speed import config_of
+from .experiments.speed import config_of
 from .timed import Case, stock_and_routed, variants
 
 
@@ -60,7 +60,7 @@ def plainly(fn):
         return fn()
 
 
-def compare(cases: Sequence[Case], sparsity: float, rounds: int, config: dict, say=print) -> list[dict]:
+def compare(cases: Sequence[Case], sparsity: float, rounds: int, config: dict, log=print) -> list[dict]:
     """Per case: median seconds of dense, and the median ratios dense/plain, dense/skip and plain/skip of its rounds."""
     model = load(ModelSpec("random", config=config)).model
     shape, models, rows = analytic.Shape.from_config(model.config), stock_and_routed(model, 0), []
@@ -74,8 +74,8 @@ def compare(cases: Sequence[Case], sparsity: float, rounds: int, config: dict, s
             for a, b in (("dense", "plain"), ("dense", "skip"), ("plain", "skip"))
         }
         rows.append({"case": case.name, "dense_seconds": timings["dense"]["median"] / case.steps, **ratio})
-        said = "  ".join(f"{name} {value:.2f}x" for name, value in ratio.items())
-        say(f"{case.name:<22s} dense {1000 * rows[-1]['dense_seconds']:7.1f} ms   {said}")
+        ratios = "  ".join(f"{name} {value:.2f}x" for name, value in ratio.items())
+        log(f"{case.name:<22s} dense {1000 * rows[-1]['dense_seconds']:7.1f} ms   {ratios}")
     return rows
 
 

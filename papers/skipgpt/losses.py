@@ -18,7 +18,7 @@ def sample_noise(rows: int, batch: dict, seed: int, step: int) -> Tensor:
     by position: neither its neighbours in the batch nor the length of the padding matter. Padding
     gets 0.
     """
-    from common.steps import seed_of  # imports lightning: 8 s of CPU, which what only needs the losses does without
+    from common.seeds import seed_of
 
     noise = torch.zeros(rows, *batch["input_ids"].shape, 2)
     generator = torch.Generator()

@@ -34,7 +34,7 @@ class SkipGPTConfig:
 
     target_sparsity: T, the fraction of (token, module) pairs to skip over the whole model (section 3.5).
     sparsity_unit: weigh attention and MLP equally ("module", the paper) or by parameters ("params").
-    alpha: weight of the budget term; the paper says 8, the released code 20.
+    alpha: weight of the budget term; 8 in the paper, 20 in the released code.
     tau_start, tau_end: Gumbel temperature, linear over the optimiser steps.
     router_hidden: None for the paper's linear router; a width for the released code's bottleneck.
     router_norm: route on the RMS-normalised state, not on the raw residual (later work of the group; not the paper).
@@ -360,6 +360,12 @@ class RoutedLayerMixin:
         state.record(index, g_attn, g_mlp)
         return out
 
+    def normed_mlp(self, y: Tensor) -> Tensor:
+        """MLP(LN2(y)), with the second norm of families that have one."""
+        if hasattr(self, "pre_feedforward_layernorm"):
+            return self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(y)))
+        return self.mlp(self.post_attention_layernorm(y))
+
 
 def attention_branch(layer: nn.Module, x: Tensor, gate: Tensor, **kwargs) -> Tensor:
     """y = x + g * Attn(LN1(x)), everything computed: the reference. x (B, S, d), gate (B, S)."""
@@ -371,17 +377,11 @@ def attention_branch(layer: nn.Module, x: Tensor, gate: Tensor, **kwargs) -> Ten
 
 def mlp_branch(layer: nn.Module, y: Tensor, gate: Tensor) -> Tensor:
     """y + g * MLP(LN2(y)), everything computed: the reference."""
-    return y + gate.unsqueeze(-1).to(y.dtype) * normed_mlp(layer, y)
-
-
-def normed_mlp(layer: nn.Module, y: Tensor) -> Tensor:
-    if hasattr(layer, "pre_feedforward_layernorm"):
-        return layer.post_feedforward_layernorm(layer.mlp(layer.pre_feedforward_layernorm(y)))
-    return layer.mlp(layer.post_attention_layernorm(y))
+    return y + gate.unsqueeze(-1).to(y.dtype) * layer.normed_mlp(y)
 
 
 def _valid_tokens(mask, batch: int, seq: int, cache, device) -> Tensor:
-    """(B, S), False for padding. A 2-D mask says it directly; in a 4-D one (`generate` makes it for static caches)
+    """(B, S), False for padding. A 2-D mask is that already; in a 4-D one (`generate` makes it for static caches)
     padding does not see itself. Without a mask every token counts."""
     if isinstance(mask, dict):  # one for each attention type of the model
         mask = mask.get("full_attention", next(iter(mask.values())))

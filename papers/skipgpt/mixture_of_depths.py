@@ -46,19 +46,11 @@ class MixtureOfDepths(nn.Module):
     decoupled: one router per module (MoD-D). False: one per layer, read at the layer's input, whose
         score multiplies both outputs (MoD at the same budget).
     official_strict: compare strictly with the k-th score, as released: k - 1 tokens run when k > 1.
-    The MLP's router reads what SkipGPTConfig.mlp_router_input says; the released one "layer_input".
+    The MLP's router reads what SkipGPTConfig.mlp_router_input names; the released one "layer_input".
     Raises ValueError for a rate that is no fraction, or that the inner layers cannot reach.
     """
 
-    def __init__(
-        self,
-        layers: int,
-        d: int,
-        skip: float,
-        decoupled: bool = True,
-        official_strict: bool = False,
-        spread: bool = True,
-    ):
+    def __init__(self, layers: int, d: int, skip: float, decoupled: bool = True, official_strict: bool = False, spread: bool = True):
         super().__init__()
         if layers < 3:
             raise ValueError(f"{layers} layers: the first and the last stay dense, none would be routed")

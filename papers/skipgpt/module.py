@@ -1,4 +1,4 @@
-"""The paper's trainings as LightningModules: losses, schedule, logging, checkpoints.
+"""The paper's trainings as LightningModules: what is trained, losses, temperature and noise, what is saved.
 
     RouterTuningModule   stage 1: backbone frozen, routers trained     LM + alpha |T - (1 - r)|
     LoraRecoveryModule   stage 2: routers loaded and frozen, LoRA      LM
@@ -10,22 +10,22 @@ optimiser step (`data.py` knows it ahead), so accumulation and DDP change nothin
 function of (seed, step, sample) and the temperature one of the step, so a run that was killed goes
 on as if it had not been. One term is not additive: |T - (1 - r)| is taken over one micro-batch of
 all ranks together (the official code: of each rank alone). While r is on the same side of the
-target in all micro-batches of a step this equals the term of the step; else it is larger.
+target in all micro-batches of a step this equals the term of the step; else it is larger. Optimiser,
+schedule, shards and checkpoints are those of `common/training/module.py`.
 """
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
+from common.errors import SetupError
 from common.models import Loaded, ModelSpec, load
-from common.steps import SetupError, seed_of
+from common.seeds import seed_of
+from common.training.module import StepTraining
 
 from .lora import JOINT_TARGETS, LORA_TARGETS, add_lora
 from .losses import distillation_loss, lm_loss, sample_noise, targets_of
@@ -39,35 +39,29 @@ from .method import (
 )
 from .router_files import load_routers, save_routers
 
-# Constructor arguments, of any of the three, that a resumed run must share with the first.
-SETTINGS = {"learning_rate", "weight_decay", "warmup_steps", "schedule", "bias_learning_rate", "distill_weight",
-            "lora_learning_rate", "routers", "sample_gates", "rank", "lora_alpha", "lora_dropout"}
+Schedule = Literal["constant", "cosine", "linear"]
 
 
-class SkipGPTTraining(L.LightningModule):
-    """What the three have in common: loading, step loss, optimiser, validation, checkpoints.
+class SkipGPTTraining(StepTraining):
+    """What the three have in common: loading, the budget, validation, the product.
 
     base: the backbone. seed: of router and LoRA initialisation, noise and dropout. Checkpoints hold
-    the trained parameters only; a resumed run loads the backbone from where `base` says.
+    the trained parameters only; a resumed run loads the backbone that `base` names.
     """
 
+    PAPER = "skipgpt"
+    SETTINGS = ("learning_rate", "weight_decay", "warmup_steps", "schedule", "bias_learning_rate", "distill_weight",
+                "lora_learning_rate", "routers", "sample_gates", "rank", "lora_alpha", "lora_dropout")  # of any of the three
     trains_routers = False  # else routers, if there are any, decide by argmax and stay as they are
 
-    def __init__(self, base: ModelSpec, learning_rate: float, weight_decay: float = 0.01,
-                 warmup_steps: int = 0,
-                 schedule: Literal["constant", "cosine", "linear"] = "constant",
-                 gradient_checkpointing: bool = False, seed: int = 43):
-        super().__init__()
-        self.base, self.seed = base, seed
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup_steps, self.schedule = warmup_steps, schedule
-        self.gradient_checkpointing = gradient_checkpointing
+    def __init__(self, base: ModelSpec, learning_rate: float, weight_decay: float = 0.01, warmup_steps: int = 0,
+                 schedule: Schedule = "constant", gradient_checkpointing: bool = False, seed: int = 43):
+        super().__init__(learning_rate, weight_decay, warmup_steps=warmup_steps, schedule=schedule, seed=seed)
+        self.base, self.gradient_checkpointing = base, gradient_checkpointing
         self.model: nn.Module | None = None
         self.state: RoutingState | None = None
         self.loaded: Loaded | None = None  # set it to train a model that is in memory already
-        self.source: dict[str, Any] = {}
         self.tokenizer = None
-        self._step_sums: dict[str, Tensor] = {}
 
     # -- building --------------------------------------------------------------------------------
     def build(self, model: nn.Module) -> nn.Module:
@@ -80,9 +74,7 @@ class SkipGPTTraining(L.LightningModule):
             return
         loaded = self.loaded or load(self.base)
         self.source, self.tokenizer = loaded.source, loaded.tokenizer
-        if self.source["kind"] == "hub" and self.base.revision is None:
-            warnings.warn(f"{self.source['name']}: no revision in the config. This run uses commit "
-                          f"{self.source['revision']}, which is recorded; pin it.", stacklevel=1)
+        self.warn_unpinned(self.base.revision)
         model = loaded.model.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of("init", self.seed))
@@ -112,12 +104,26 @@ class SkipGPTTraining(L.LightningModule):
         fully_shard(self.model, mesh=mesh, ignored_params=whole)
 
     # -- one micro-batch -------------------------------------------------------------------------
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
+        if self.state is not None:
+            self.route(batch, self.global_step)
+        return super().training_step(batch, batch_idx)
+
+    def route(self, batch: dict, step: int) -> None:
+        """Sets temperature and noise. tau follows the optimiser step, not a count of forwards."""
+        if self.trains_routers:
+            self.state.temperature = self.state.config.tau(step, self.trainer.max_steps)
+            self.state.noise = self.noise(batch, step)
+
+    def noise(self, batch: dict, step: int) -> Tensor:
+        noise = sample_noise(2 * len(self.state.layers), batch, self.seed, step)
+        return noise.to(batch["input_ids"].device, non_blocking=True)
+
     def logits(self, batch: dict) -> Tensor:
         return self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
                           use_cache=False).logits
 
     def losses(self, batch: dict) -> dict[str, Tensor]:
-        """Parts of the loss that this rank adds to the optimiser step; their sum is minimised."""
         return {"lm": lm_loss(self.logits(batch), batch) / batch["step_targets"]}
 
     def budget(self, batch: dict) -> tuple[Tensor, Tensor]:
@@ -133,146 +139,46 @@ class SkipGPTTraining(L.LightningModule):
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         r = (executed + (total[0] - executed.detach())) / total[1]
         term = sparsity_loss(r, state.config.target_sparsity, state.config.alpha)
-        # Every rank has the same value and its own gradient; values are summed over ranks below.
+        # Every rank has the same value and its own gradient; values are summed over ranks later.
         value = term * (total[1] / batch["step_tokens"])
         value = value - value.detach() * (1 - 1 / self.trainer.world_size)
         return value, executed.detach() / batch["step_tokens"]
 
-    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        step = self.global_step
-        # LoRA's dropout: the same after a resume. (Unlike the noise it depends on the micro-batch.)
-        torch.manual_seed(seed_of("dropout", self.seed, step, batch["sample_index"][0]))
-        if self.state is not None:
-            self.route(batch, step)
-        parts = self.losses(batch)
-        loss = sum(value for value in parts.values() if value.requires_grad)
-        for name, value in parts.items():
-            self._step_sums[name] = self._step_sums.get(name, 0.0) + value.detach()
-        # Lightning divides by the accumulation, DDP by the world; the parts are shares of a sum.
-        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
-
-    def route(self, batch: dict, step: int) -> None:
-        """Sets temperature and noise. tau follows the optimiser step, not a count of forwards."""
-        if self.trains_routers:
-            self.state.temperature = self.state.config.tau(step, self.trainer.max_steps)
-            self.state.noise = self.noise(batch, step)
-
-    def noise(self, batch: dict, step: int) -> Tensor:
-        noise = sample_noise(2 * len(self.state.layers), batch, self.seed, step)
-        return noise.to(batch["input_ids"].device, non_blocking=True)
-
     def on_before_optimizer_step(self, optimizer) -> None:
-        if self.device_mesh is not None:  # not sharded, so not reduced by FSDP either
-            for parameter in self.model.parameters():
-                if parameter.grad is not None:
-                    torch.distributed.all_reduce(parameter.grad)
-                    parameter.grad /= self.trainer.world_size  # as DDP does
-        names = sorted(self._step_sums)
-        sums = torch.stack([self._step_sums[name].float() for name in names])
-        sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        self.log_dict({f"train/{name}": value for name, value in zip(names, sums)}, batch_size=1)
+        super().on_before_optimizer_step(optimizer)
         if self.trains_routers:
             self.log("train/tau", self.state.temperature, batch_size=1)
-        self._step_sums = {}
-
-    # -- optimiser -------------------------------------------------------------------------------
-    def rate_of(self, name: str) -> float:
-        """Learning rate of the parameter `name`."""
-        return self.learning_rate
-
-    def configure_optimizers(self):
-        from transformers import get_scheduler
-
-        if self.trainer.max_steps < 1:
-            raise SetupError("trainer.max_steps is not set: the temperature and the learning rate "
-                             "follow the number of optimiser steps (the paper: 10,000).")
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault(self.rate_of(name), []).append(parameter)
-        optimizer = torch.optim.AdamW([{"params": p, "lr": rate} for rate, p in groups.items()],
-                                      weight_decay=self.weight_decay)
-        kind = "constant_with_warmup" if self.schedule == "constant" else self.schedule
-        scheduler = get_scheduler(kind, optimizer, self.warmup_steps, self.trainer.max_steps)
-        return {"optimizer": optimizer,
-                "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # -- validation ------------------------------------------------------------------------------
+    def held_out(self, batch: dict) -> tuple[Tensor, Tensor]:
+        return lm_loss(self.logits(batch), batch), (targets_of(batch) != -100).sum()
+
     def on_validation_start(self) -> None:
-        self._held_out = torch.zeros(2, dtype=torch.float64, device=self.device)
+        super().on_validation_start()
         if self.state is not None:
             self.state.noise, self.state.policy = None, None
             if self.state.config.eval_sampling:
                 self.state.generator = torch.Generator(self.device).manual_seed(self.seed)
             self.state.start_recording()
 
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
-        loss = lm_loss(self.logits(batch), batch).double()
-        self._held_out += torch.stack([loss, (targets_of(batch) != -100).sum()])
-
     def on_validation_epoch_end(self) -> None:
-        reduce = self.trainer.strategy.reduce
-        loss, count = reduce(self._held_out.clone(), reduce_op="sum")
-        values = {"val/loss": (loss / count).float()}
-        if self.state is not None:
-            self.state.generator = None
-            skipped = torch.zeros(3, dtype=torch.float64)
-            if self._held_out[1] > 0:  # this rank had a batch
-                stats = self.state.stats()
-                skipped += torch.tensor([stats.attn_skip, stats.mlp_skip, 1.0]) * stats.n_tokens
-            skipped = reduce(skipped.to(self.device), reduce_op="sum")
-            attn, mlp, _ = (skipped / skipped[2]).float()
-            values |= {"val/attn_skip": attn, "val/mlp_skip": mlp, "val/sparsity": (attn + mlp) / 2}
-        self.log_dict(values, prog_bar=True, batch_size=1)
+        """Beside the loss, what was skipped."""
+        super().on_validation_epoch_end()
+        if self.state is None:
+            return
+        self.state.generator = None
+        skipped = torch.zeros(3, dtype=torch.float64)
+        if self._held_out[1] > 0:  # this rank had a batch
+            stats = self.state.stats()
+            skipped += torch.tensor([stats.attn_skip, stats.mlp_skip, 1.0]) * stats.n_tokens
+        skipped = self.trainer.strategy.reduce(skipped.to(self.device), reduce_op="sum")
+        attn, mlp, _ = (skipped / skipped[2]).float()
+        self.log_dict({"val/attn_skip": attn, "val/mlp_skip": mlp, "val/sparsity": (attn + mlp) / 2}, prog_bar=True, batch_size=1)
 
     # -- files -----------------------------------------------------------------------------------
-    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
-        """Trained parameters only, so that a checkpoint of a 7B model has megabytes."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in trained}
-
-    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
-        """Counterpart of `state_dict`. Raises SetupError naming the first tensor that differs."""
-        own = self.state_dict()
-        for name in sorted(own.keys() | state_dict.keys()):
-            here, there = (d[name].shape if name in d else None for d in (own, state_dict))
-            if here != there:
-                words = ["absent" if s is None else str(tuple(s)) for s in (there, here)]
-                raise SetupError(f"This checkpoint is of another training: {name} is {words[0]} in "
-                                 f"the file and {words[1]} here. Use the config it was made with.")
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-    def _run(self) -> dict[str, Any]:
-        """What makes this run this run: a checkpoint of another one is not taken up."""
-        data, simple = self.trainer.datamodule, (str, int, float, bool, type(None))
-        run = {"module": type(self).__name__, "seed": self.seed,
-               "samples per step": getattr(data, "batch_size", None),
-               "accumulate_grad_batches": self.trainer.accumulate_grad_batches,
-               "max_steps": self.trainer.max_steps,
-               "base": self.source.get("weights_sha256") or self.source.get("recipe_sha256")}
-        if self.state is not None:
-            run |= {f"routing.{k}": v for k, v in self.state.config.to_dict().items()}
-        run |= {name: value for name, value in vars(self).items()
-                if name in SETTINGS and isinstance(value, simple)}
-        ours = set(inspect.signature(type(data).__init__).parameters) - {"self", "num_workers"}
-        run |= {f"data.{name}": value for name, value in vars(data).items()
-                if name in ours and isinstance(value, simple)}
-        return run
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["skipgpt"] = self._run()
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Refuses to go on with another run's checkpoint: it would not be the unbroken run."""
-        stored, here = checkpoint.get("skipgpt"), self._run()
-        if stored is None:
-            raise SetupError("This checkpoint was not written by a SkipGPT training.")
-        if self.trainer.state.fn == "fit":
-            for key, value in here.items():
-                if stored.get(key) != value:
-                    raise SetupError(f"This checkpoint was made with {key} = {stored.get(key)}; "
-                                     f"the config says {value}. Resume with the old value, or "
-                                     "start anew without --ckpt_path.")
+    def run_facts(self) -> dict[str, Any]:
+        routing = self.state.config.to_dict() if self.state is not None else {}
+        return super().run_facts() | {f"routing.{name}": value for name, value in routing.items()}
 
     def on_train_end(self) -> None:
         """Writes the product to trainer.default_root_dir: routers/ and, with LoRA, lora/."""
@@ -284,13 +190,13 @@ class SkipGPTTraining(L.LightningModule):
         folder = Path(self.trainer.default_root_dir)
         if self.state is not None:
             model = self.model
-            if self.device_mesh is not None:  # save_routers reads the backbone: not from shards
+            if self.device_mesh is not None:  # save_routers reads the backbone: not from shards, nor gathered by every rank
                 model = load(self.base).model
                 fresh = apply_skipgpt(model, self.state.config)
                 for new, trained in zip(fresh.parameters(), self.state.parameters()):
                     new.data.copy_(trained.data)
             save_routers(model, folder / "routers", base=self.source,
-                         extra=self._run() | {"steps": self.global_step})
+                         extra=self.run_facts() | {"steps": self.global_step})
         if hasattr(self.model, "peft_config"):
             self.model.save_pretrained(folder / "lora", save_embedding_layers=False)
 
@@ -306,12 +212,10 @@ class RouterTuningModule(SkipGPTTraining):
     trains_routers = True
 
     def __init__(self, base: ModelSpec, routing: SkipGPTConfig, learning_rate: float = 2e-3,
-                 bias_learning_rate: float | None = None, weight_decay: float = 0.01,
-                 warmup_steps: int = 0,
-                 schedule: Literal["constant", "cosine", "linear"] = "constant",
-                 distill_weight: float = 0.0, gradient_checkpointing: bool = False, seed: int = 43):
-        super().__init__(base, learning_rate, weight_decay, warmup_steps, schedule,
-                         gradient_checkpointing, seed)
+                 bias_learning_rate: float | None = None, weight_decay: float = 0.01, warmup_steps: int = 0,
+                 schedule: Schedule = "constant", distill_weight: float = 0.0, gradient_checkpointing: bool = False,
+                 seed: int = 43):
+        super().__init__(base, learning_rate, weight_decay, warmup_steps, schedule, gradient_checkpointing, seed)
         self.routing, self.distill_weight = routing, distill_weight
         self.bias_learning_rate = bias_learning_rate
 
@@ -350,11 +254,9 @@ class LoraRecoveryModule(SkipGPTTraining):
 
     def __init__(self, base: ModelSpec, routers: str | None, rank: int = 16, lora_alpha: int = 32,
                  lora_dropout: float = 0.1, sample_gates: bool = False, learning_rate: float = 2e-4,
-                 weight_decay: float = 0.01, warmup_steps: int = 0,
-                 schedule: Literal["constant", "cosine", "linear"] = "cosine",
+                 weight_decay: float = 0.01, warmup_steps: int = 0, schedule: Schedule = "cosine",
                  gradient_checkpointing: bool = False, seed: int = 43):
-        super().__init__(base, learning_rate, weight_decay, warmup_steps, schedule,
-                         gradient_checkpointing, seed)
+        super().__init__(base, learning_rate, weight_decay, warmup_steps, schedule, gradient_checkpointing, seed)
         self.routers, self.sample_gates = routers, sample_gates
         self.rank, self.lora_alpha, self.lora_dropout = rank, lora_alpha, lora_dropout
 
@@ -386,12 +288,9 @@ class JointModule(SkipGPTTraining):
 
     def __init__(self, base: ModelSpec, routing: SkipGPTConfig, rank: int = 16,
                  lora_alpha: int = 32, lora_dropout: float = 0.1, learning_rate: float = 2e-3,
-                 lora_learning_rate: float | None = None, weight_decay: float = 0.01,
-                 warmup_steps: int = 0,
-                 schedule: Literal["constant", "cosine", "linear"] = "constant",
-                 gradient_checkpointing: bool = False, seed: int = 43):
-        super().__init__(base, learning_rate, weight_decay, warmup_steps, schedule,
-                         gradient_checkpointing, seed)
+                 lora_learning_rate: float | None = None, weight_decay: float = 0.01, warmup_steps: int = 0,
+                 schedule: Schedule = "constant", gradient_checkpointing: bool = False, seed: int = 43):
+        super().__init__(base, learning_rate, weight_decay, warmup_steps, schedule, gradient_checkpointing, seed)
         self.routing, self.lora_learning_rate = routing, lora_learning_rate
         self.rank, self.lora_alpha, self.lora_dropout = rank, lora_alpha, lora_dropout
 

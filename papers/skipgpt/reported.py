@@ -26,7 +26,7 @@ TASKS = ("openbookqa", "piqa", "boolq", "arc_easy", "arc_challenge", "winogrande
 class Row:
     """Skipped percentage, scores in the order of TASKS (or none), average and retain, in percent.
 
-    The average is None where only retain is known; skipped is 25 where the source says just "25 %".
+    The average is None where only retain is known; skipped is 25 where the source has just "25 %".
     """
 
     model: str

@@ -28,6 +28,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from common.errors import UserError
+from common.files import replacing
+
 from .method import (
     RoutedLayerMixin,
     RoutingState,
@@ -38,6 +41,7 @@ from .method import (
     routing_of,
 )
 
+ROUTERS = Path(__file__).parent / "routers"  # of SmolLM2-135M-Instruct, with static plans at the same budgets: routers_smollm2.py
 WEIGHTS, CARD = "routers.safetensors", "skipgpt.json"
 FORMAT = 1
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
@@ -53,8 +57,13 @@ FORK_NAME = re.compile(
 )
 
 
-class RouterFileError(ValueError):
+class RouterFileError(UserError, ValueError):
     """Routers that cannot or must not be loaded: which file, what is wrong, what to do."""
+
+
+def committed(target: float) -> Path:
+    """Folder of the committed routers of SmolLM2-135M-Instruct that skip this share of the modules."""
+    return ROUTERS / f"smollm2-135m-instruct-t{round(100 * target)}"
 
 
 def save_routers(model: nn.Module, folder: str | os.PathLike, *, base: dict[str, Any],
@@ -79,8 +88,9 @@ def save_routers(model: nn.Module, folder: str | os.PathLike, *, base: dict[str,
                 sha256=hashlib.sha256(data).hexdigest(), extra=extra or {})
     text = json.dumps(card, indent=1, sort_keys=True) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS, data)
-    _write(folder / CARD, text.encode())
+    for name, content in ((WEIGHTS, data), (CARD, text.encode())):
+        with replacing(folder / name) as file:
+            file.write(content)
     return folder
 
 
@@ -176,13 +186,13 @@ def _read_card(folder: Path) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RouterFileError(f"{path}: not JSON ({error}): cut short or damaged") from error
-    found = set(card) if isinstance(card, dict) else set()
-    if found and card.get("format") != FORMAT:
+    keys = set(card) if isinstance(card, dict) else set()
+    if keys and card.get("format") != FORMAT:
         raise RouterFileError(f"{path}: format {card.get('format')!r}; this version reads {FORMAT}")
     known = {f.name for f in fields(SkipGPTConfig)}
-    inner = card.get("config") if found else None
+    inner = card.get("config") if keys else None
     inner = inner if isinstance(inner, dict) else {}
-    for what, wrong in (("unknown", found - CARD_KEYS), ("missing", CARD_KEYS - found),
+    for what, wrong in (("unknown", keys - CARD_KEYS), ("missing", CARD_KEYS - keys),
                         ("unknown in config:", set(inner) - known),
                         ("missing in config:", known - set(inner))):
         if wrong:
@@ -259,16 +269,3 @@ def _width(state: RoutingState) -> int:
 
 def _words(shape: torch.Size | None) -> str:
     return "absent" if shape is None else str(tuple(shape))
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of it under its name, or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

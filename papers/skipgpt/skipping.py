@@ -21,20 +21,10 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .method import normed_mlp
-
 
 @torch.no_grad()
-def skipping_attention(
-    layer: nn.Module,
-    x: Tensor,
-    gate: Tensor,
-    *,
-    attention_mask,
-    past_key_values,
-    position_embeddings,
-    **kwargs,
-) -> Tensor:
+def skipping_attention(layer: nn.Module, x: Tensor, gate: Tensor, *, attention_mask, past_key_values, position_embeddings,
+                       **kwargs) -> Tensor:
     """x (B, S, d) -> x + Attn on the executed tokens, a new tensor. gate (B, S) holds 0 and 1."""
     attn, (batch, seq, width) = layer.self_attn, x.shape
     h = layer.input_layernorm(x)
@@ -74,11 +64,11 @@ def skipping_mlp(layer: nn.Module, y: Tensor, gate: Tensor) -> Tensor:
     """y (B, S, d) -> y + MLP on the executed tokens. y belongs to this layer and may be reused."""
     _, flat = _executed(layer, gate)
     if len(flat) == gate.numel():
-        return y + normed_mlp(layer, y)
+        return y + layer.normed_mlp(y)
     if len(flat):
         rows = y.view(-1, y.shape[-1])
         picked = rows[flat]
-        out = normed_mlp(layer, picked[None])[0]  # mixtures of experts want (B, S, d)
+        out = layer.normed_mlp(picked[None])[0]  # mixtures of experts want (B, S, d)
         rows.index_copy_(0, flat, picked + out)
     return y
 

@@ -3,19 +3,18 @@
 All of these score units (blocks, attention modules, MLPs) and drop the cheapest; they differ in the score:
 ShortGPT by how little a block turns the residual stream (block influence), joint layer drop by the same of each
 module, Shortened-LLaMA by what removing the unit costs in calibration perplexity, or by first-order Taylor weight,
-and greedy elimination (ours: the strongest that we know) by measuring again after every removal. LaCo alone
-changes weights: it merges neighbouring layers into one.
+and greedy elimination (ours: the strongest that we know) by measuring again after every removal. (`laco.py` merges
+neighbouring layers instead.)
 
 A `StaticPlan` is a routing policy like any other, so that it runs, and skips, through the same code as the router.
 
 Everywhere: model is a stock model (no routers), left as it was; calibration holds token ids (N, S) and
-attention_mask (N, S), a tensor or None for all, says which of them are real. Padding counts nowhere. ValueError for text
+attention_mask (N, S), a tensor or None for all, marks those that are real. Padding counts nowhere. ValueError for text
 without anything to predict, or for more units than there are; RuntimeError for a model that has routers.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,9 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.files import write_json
+
 from .analytic import Shape, block_param_skip
-from .losses import lm_loss
-from .method import RoutedLayerMixin, SkipGPTConfig, apply_skipgpt, find_stack, remove_skipgpt
+from .calibration import Text, loss_sum, untouched
+from .method import SkipGPTConfig, apply_skipgpt, find_stack, remove_skipgpt
 
 Unit = tuple[int, str]  # (layer, "attn" | "mlp")
 MODULES = ("attn", "mlp")
@@ -61,7 +62,7 @@ class StaticPlan:
 
 def block_influence(model: nn.Module, calibration: Tensor, blocks: int, *, attention_mask=None) -> StaticPlan:
     """ShortGPT (arXiv 2403.03853): BI_l = 1 - E cos(x_l, x_{l+1}); the `blocks` lowest go, at once."""
-    text = _Text(calibration, attention_mask)
+    text = Text(calibration, attention_mask)
     return _blocks("ShortGPT", dict(enumerate(_turns(model, text)["block"])), blocks, text)
 
 
@@ -80,51 +81,39 @@ def mlp_drop(model: nn.Module, calibration: Tensor, modules: int, *, attention_m
     return _module_drop("MLP drop", ("mlp",), model, calibration, modules, attention_mask)
 
 
-def shortened_ppl(
-    model: nn.Module,
-    calibration: Tensor,
-    count: int,
-    units: Literal["blocks", "modules"] = "blocks",
-    *,
-    attention_mask=None,
-) -> StaticPlan:
+def shortened_ppl(model: nn.Module, calibration: Tensor, count: int, units: Literal["blocks", "modules"] = "blocks", *,
+                  attention_mask=None) -> StaticPlan:
     """Shortened-LLaMA, PPL (arXiv 2402.02834): calibration cross-entropy without one unit; the cheapest go, at once.
 
     Scores are those cross-entropies in nats; perplexity is monotone in them.
     """
     if units not in ("blocks", "modules"):
         raise ValueError(f"units is {units!r}: use 'blocks' or 'modules'")
-    text, layers = _Text(calibration, attention_mask), range(len(find_stack(model).layers))
+    text, layers = Text(calibration, attention_mask), range(len(find_stack(model).layers))
     with _trials(model, text) as loss:
         if units == "blocks":
             return _blocks("Shortened-PPL", {i: loss({(i, "attn"), (i, "mlp")}) for i in layers}, count, text)
         return _modules("Shortened-PPL, modules", {(i, n): loss({(i, n)}) for i in layers for n in MODULES}, count, text)
 
 
-def shortened_taylor(
-    model: nn.Module,
-    calibration: Tensor,
-    blocks: int,
-    keep: tuple[int, int] = (1, 1),
-    *,
-    attention_mask=None,
-) -> StaticPlan:
+def shortened_taylor(model: nn.Module, calibration: Tensor, blocks: int, keep: tuple[int, int] = (1, 1), *,
+                     attention_mask=None) -> StaticPlan:
     """Shortened-LLaMA, Taylor: sum |w dL/dw| over a block's weights, L the mean calibration cross-entropy.
 
     keep: so many first and last blocks are no candidates; (4, 2) is what its code calls the "+" heuristic.
     """
-    text, layers = _Text(calibration, attention_mask), find_stack(model).layers
+    text, layers = Text(calibration, attention_mask), find_stack(model).layers
     weights = [list(layer.parameters()) for layer in layers]
     flat = [w for block in weights for w in block]
     needed = [p.requires_grad for p in model.parameters()]
     total = [torch.zeros_like(w, dtype=torch.float32) for w in flat]
     try:
-        with _untouched(model), torch.enable_grad():
+        with untouched(model), torch.enable_grad():
             model.requires_grad_(False)
             for w in flat:
                 w.requires_grad_(True)
             for batch in text.batches(8, flat[0].device):
-                for sum_, g in zip(total, torch.autograd.grad(_loss_sum(model, batch), flat, allow_unused=True)):
+                for sum_, g in zip(total, torch.autograd.grad(loss_sum(model, batch), flat, allow_unused=True)):
                     if g is not None:
                         sum_ += g / text.targets
     finally:
@@ -135,16 +124,8 @@ def shortened_taylor(
     return _blocks("Shortened-Taylor", dict(list(enumerate(scores))[keep[0] : len(layers) - keep[1]]), blocks, text)
 
 
-def greedy_drop(
-    model: nn.Module,
-    calibration: Tensor,
-    modules: int,
-    shortlist: int | None = None,
-    say: Callable[[str], None] | None = None,
-    *,
-    max_rise: float | None = None,
-    attention_mask=None,
-) -> StaticPlan:
+def greedy_drop(model: nn.Module, calibration: Tensor, modules: int, shortlist: int | None = None,
+                log: Callable[[str], None] | None = None, *, max_rise: float | None = None, attention_mask=None) -> StaticPlan:
     """Removes, one after the other, the module whose removal costs least *given what is gone already*.
 
     modules: at most so many. shortlist: after the first round only so many of the candidates that were cheapest
@@ -156,7 +137,7 @@ def greedy_drop(
         raise ValueError(f"greedy drop: cannot drop {modules} of {len(units)} modules")
     if shortlist is not None and shortlist < 1:
         raise ValueError(f"shortlist is {shortlist}; at least one candidate must be measured")
-    text, gone, losses = _Text(calibration, attention_mask), [], {}
+    text, gone, losses = Text(calibration, attention_mask), [], {}
     with _trials(model, text) as loss:
         limit = float("inf") if max_rise is None else loss(set()) + max_rise
         last = dict.fromkeys(units, 0.0)
@@ -170,121 +151,16 @@ def greedy_drop(
                 break
             gone.append(best)
             losses[f"{best[0]} {best[1]}"] = last[best]
-            if say:
-                say(f"greedy: {len(gone)}/{modules} layer {best[0]} {best[1]}, loss {last[best]:.3f}")
+            if log:
+                log(f"greedy: {len(gone)}/{modules} layer {best[0]} {best[1]}, loss {last[best]:.3f}")
     return StaticPlan("greedy drop", tuple(gone), losses, text.tokens)
-
-
-# -- LaCo --------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class MergedModel:
-    """A shallower stock model. groups: the original layers in each of its layers; the first is the base.
-
-    similarity: its mean cosine with the original on the calibration windows.
-    """
-
-    model: nn.Module
-    groups: tuple[tuple[int, ...], ...]
-    similarity: float
-    label: str = "LaCo"
-    calibration_tokens: int = 0
-    trained: bool = False
-
-    def module_sparsity(self, layers: int) -> float:
-        return 1 - len(self.groups) / layers
-
-    def block_parameter_skip(self, shape: Shape) -> float:
-        return self.module_sparsity(shape.L)
-
-
-@torch.no_grad()
-def laco(
-    model: nn.Module,
-    calibration: Tensor,
-    threshold: float,
-    group: int = 4,
-    interval: int = 1,
-    blocks: int | None = None,
-    *,
-    attention_mask=None,
-) -> MergedModel:
-    """LaCo (arXiv 2402.11187): from the top down, layer l takes in the group - 1 layers that follow it,
-
-        theta_l <- theta_l + sum_k (theta_{l+k} - theta_l)      attention and MLP weights; l keeps its norms
-
-    and the merge stays if the mean cosine between the original's final state and the merged model's (each
-    window one vector) is above threshold; then l moves down by `interval`, else by 1. blocks: at most so many
-    layers vanish, to meet a budget. Returns a copy, with its own config; the model stays as it is.
-
-    The released notebook adds theta_{l+k} - theta_l with a theta_l that it has just changed, so that its sum
-    telescopes and only the last of the merged layers is left. This is the formula, not that.
-    """
-    if group < 2 or interval < 1:
-        raise ValueError(f"group is {group}, interval {interval}; a group has at least 2 layers, a step at least 1")
-    text = _Text(calibration, attention_mask)
-    with _untouched(model):
-        merged = copy.deepcopy(model).eval()
-        stack, device = find_stack(merged), next(model.parameters()).device
-        types = getattr(stack.config, "layer_types", None)
-
-        def final_states() -> Iterator[Tensor]:
-            for batch in text.batches(8, device):
-                x = stack(**batch, use_cache=False).last_hidden_state.float()
-                yield (x * batch["attention_mask"][..., None]).flatten(1).cpu()
-
-        def similarity() -> float:
-            cosines = [F.cosine_similarity(a, b) for a, b in zip(original, final_states(), strict=True)]
-            return torch.cat(cosines).mean().item()
-
-        def put(layers: list[nn.Module], groups: list[tuple[int, ...]]) -> None:
-            stack.layers = nn.ModuleList(layers)
-            stack.config.num_hidden_layers = len(layers)
-            if types is not None:
-                stack.config.layer_types = [types[g[0]] for g in groups]
-            for index, layer in enumerate(layers):
-                layer.self_attn.layer_idx = index
-
-        original = list(final_states())
-        layers, groups, found = list(stack.layers), [(i,) for i in range(len(stack.layers))], 1.0
-        at, left = max(0, len(layers) - 1 - group), len(layers) if blocks is None else blocks
-        while at >= 0 and left > 0:
-            end = at + 1 + min(group - 1, left, len(layers) - 1 - at)
-            trial = [*layers[:at], _take_in(layers[at], layers[at + 1 : end]), *layers[end:]]
-            joined = [*groups[:at], sum(groups[at:end], ()), *groups[end:]]
-            put(trial, joined)
-            if merges := end > at + 1 and (now := similarity()) > threshold:
-                left -= end - at - 1
-                layers, groups, found = trial, joined, now
-            at -= interval if merges else 1
-        put(layers, groups)
-    return MergedModel(merged, tuple(groups), found, calibration_tokens=text.tokens)
-
-
-def _take_in(base: nn.Module, following: list[nn.Module]) -> nn.Module:
-    """A new layer: base's norms, theta + sum (theta_k - theta) in attention and MLP."""
-    new = copy.deepcopy(base)
-    for name in ("self_attn", "mlp"):
-        others = [dict(getattr(layer, name).named_parameters()) for layer in following]
-        for key, weight in getattr(new, name).named_parameters():
-            weight += sum(other[key] - weight for other in others)
-    return new
 
 
 # -- plans as files ----------------------------------------------------------------------------------------
 def write_plan(plan: StaticPlan, path: Path, **facts) -> None:
-    """A plan that took long to find, as JSON with what found it."""
-    from common.jobs import write_json
-
-    write_json(
-        path,
-        {
-            "label": plan.label,
-            "dropped": [list(u) for u in plan.dropped],
-            "scores": plan.scores,
-            "calibration_tokens": plan.calibration_tokens,
-        }
-        | facts,
-    )
+    """A plan that took long to calibrate, as JSON with the command that did it."""
+    write_json(path, {"label": plan.label, "dropped": [list(u) for u in plan.dropped], "scores": plan.scores,
+                      "calibration_tokens": plan.calibration_tokens} | facts)
 
 
 def read_plan(path: Path) -> StaticPlan:
@@ -300,51 +176,10 @@ def read_plan(path: Path) -> StaticPlan:
 
 
 # -- how units are scored ----------------------------------------------------------------------------------
-class _Text:
-    """Calibration windows, checked. tokens: real ones; targets: those that the one before them predicts."""
-
-    def __init__(self, ids: Tensor, mask: Tensor | None):
-        if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
-            raise ValueError(f"calibration text is {_shape(ids)}; it must be token ids (N, S), integers")
-        mask = torch.ones_like(ids) if mask is None else mask
-        if mask.shape != ids.shape:
-            raise ValueError(f"attention_mask is {_shape(mask)}, calibration text {_shape(ids)}: they must agree")
-        self.ids, self.mask = ids, (mask != 0).long().to(ids.device)
-        self.tokens = int(self.mask.sum())
-        self.targets = int((self.mask[:, 1:] & self.mask[:, :-1]).sum())
-        if not self.targets:
-            raise ValueError(
-                f"calibration text {_shape(ids)} has {self.tokens} real tokens and none to predict; it needs "
-                "windows (N, S) with N >= 1 and at least two real tokens in a row"
-            )
-
-    def batches(self, size: int, device) -> Iterator[dict[str, Tensor]]:
-        for ids, mask in zip(self.ids.split(size), self.mask.split(size)):
-            yield {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-
-
-def _shape(value) -> str:
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
 @contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode afterwards. Refuses a model whose routers would decide too."""
-    if isinstance(find_stack(model).layers[0], RoutedLayerMixin):
-        raise RuntimeError("static pruning is calibrated on the stock model: call remove_skipgpt(model) first")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def _trials(model: nn.Module, text: _Text) -> Iterator[Callable[[set[Unit]], float]]:
+def _trials(model: nn.Module, text: Text) -> Iterator[Callable[[set[Unit]], float]]:
     """Mean calibration cross-entropy (nats) as a function of the modules that are left out."""
-    with _untouched(model):
+    with untouched(model):
         state = apply_skipgpt(model, SkipGPTConfig())
         state.set_mode("mask" if state.no_skip else "skip")
         device = next(model.parameters()).device
@@ -352,7 +187,7 @@ def _trials(model: nn.Module, text: _Text) -> Iterator[Callable[[set[Unit]], flo
         @torch.no_grad()
         def loss(off: set[Unit]) -> float:
             state.policy = StaticPlan("trial", tuple(off)).policy()
-            return sum(_loss_sum(model, batch).item() for batch in text.batches(8, device)) / text.targets
+            return sum(loss_sum(model, batch).item() for batch in text.batches(8, device)) / text.targets
 
         try:
             yield loss
@@ -360,12 +195,8 @@ def _trials(model: nn.Module, text: _Text) -> Iterator[Callable[[set[Unit]], flo
             remove_skipgpt(model)
 
 
-def _loss_sum(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    return lm_loss(model(**batch, use_cache=False).logits, batch)
-
-
 @torch.no_grad()
-def _turns(model: nn.Module, text: _Text) -> dict[str, list[float]]:
+def _turns(model: nn.Module, text: Text) -> dict[str, list[float]]:
     """1 - mean cosine between what enters and what leaves each block, attention and MLP; one pass, by hooks."""
     stack = find_stack(model)
     sums = {kind: torch.zeros(len(stack.layers), dtype=torch.float64) for kind in ("block", *MODULES)}
@@ -395,7 +226,7 @@ def _turns(model: nn.Module, text: _Text) -> dict[str, list[float]]:
         ]
 
     hooks = []
-    with _untouched(model):
+    with untouched(model):
         try:
             for index, layer in enumerate(stack.layers):
                 hooks += watch(index, layer)
@@ -409,7 +240,7 @@ def _turns(model: nn.Module, text: _Text) -> dict[str, list[float]]:
 
 
 def _module_drop(label, names, model, calibration, count, attention_mask) -> StaticPlan:
-    text = _Text(calibration, attention_mask)
+    text = Text(calibration, attention_mask)
     turns = _turns(model, text)
     scores = {(i, name): turn for name in names for i, turn in enumerate(turns[name])}
     return _modules(label, scores, count, text)
@@ -421,11 +252,11 @@ def _cheapest(label: str, scores: dict, count: int, what: str) -> list:
     return sorted(sorted(scores, key=scores.get)[:count])
 
 
-def _blocks(label: str, scores: dict[int, float], count: int, text: _Text) -> StaticPlan:
+def _blocks(label: str, scores: dict[int, float], count: int, text: Text) -> StaticPlan:
     dropped = tuple((i, name) for i in _cheapest(label, scores, count, "blocks") for name in MODULES)
     return StaticPlan(label, dropped, {str(i): s for i, s in scores.items()}, text.tokens)
 
 
-def _modules(label: str, scores: dict[Unit, float], count: int, text: _Text) -> StaticPlan:
+def _modules(label: str, scores: dict[Unit, float], count: int, text: Text) -> StaticPlan:
     dropped = tuple(_cheapest(label, scores, count, "modules"))
     return StaticPlan(label, dropped, {f"{i} {name}": s for (i, name), s in scores.items()}, text.tokens)

@@ -6,68 +6,65 @@ import math
 from collections.abc import Iterator
 from statistics import fmean
 
-from . import analytic, tier_a, tier_b
-from .tier_b import TARGETS
+from . import analytic
+from .experiments import scratch as scratch_experiment
+from .experiments import smollm2 as smollm2_experiment
+from .experiments.smollm2 import TARGETS
 
 
-def cpu_tables(results: dict, size: str = "cpu") -> Iterator[str]:
-    """size: of the run that gave the results, see tier_a.SIZES and tier_b.SIZES."""
-    yield from tier_a_table(results, tier_a.SIZES[size])
-    yield from tier_b_table(results, tier_b.SIZES[size])
-    if any(name.startswith("real/") for name in results):
-        yield from real_table(results, tier_b.SIZES[size])
+def scratch(results: dict, size: str = "cpu") -> Iterator[str]:
+    """Every method of Tier A. size: of the run that gave the results; the same for those below."""
+    n = scratch_experiment.SIZES[size]
+    yield ""
+    yield (f"Tier A: from-scratch Llama, 6 layers, mean of {len(n.seeds)} seeds (cross-entropy in nats; random baselines carry the "
+           "router's rates)")
+    yield f"{'method':<44s}{'CE':>8s}{'recall acc':>12s}{'attn skip':>11s}{'MLP skip':>10s}{'sparsity':>10s}"
+    for name, seeds in scratch_rows(results, n).items():
+        ce, attn, mlp, both = (fmean(row.get(key, 0.0) for row in seeds) for key in ("ce", "attn_skip", "mlp_skip", "sparsity"))
+        recall = fmean(row["accuracy"]["recall"] for row in seeds)
+        yield f"{name:<44s}{ce:8.3f}{recall:12.3f}{attn:11.3f}{mlp:10.3f}{both:10.3f}"
 
 
-def tier_a_rows(results: dict, n: tier_a.Size) -> dict[str, list[dict]]:
+def scratch_rows(results: dict, n: scratch_experiment.Size) -> dict[str, list[dict]]:
     """{method: one measurement a seed}, the static plans and everything trained."""
     rows: dict[str, list[dict]] = {}
     for seed in n.seeds:
-
-        def of(name: str) -> dict:
-            return results[f"tier_a/{name}/seed{seed}"]
-
-        tuned, coupled = of("routers at 0.40"), of("coupled")
-        found = {f"{name} [training-free]" if name != "dense" else name: row for name, row in of("static").items()}
-        found |= {
-            "routers, T = 0.40 [trained]": tuned["trained"],
-            "  the same, sampled gates": tuned["sampled"],
-            "  its rates at random, per module": tuned["trained random"]["matched"],
-            "  its mean rate at random": tuned["trained random"]["uniform"],
-            "  held at 5/12": tuned["held"],
-            "  held at 5/12, its rates at random": tuned["held random"]["matched"],
-            f"  then LoRA, {n.lora_steps} steps [trained]": tuned["lora"]["routed"],
-            "dense + the same LoRA [trained]": tuned["lora"]["dense"],
-            "one gate a layer, T = 0.40 [trained]": coupled["trained"],
-            "  held at 5/12 ": coupled["held"],
-            "token-blind routers, T = 0.40 [trained]": of("token-blind")["trained"],
-            "  held at 5/12  ": of("token-blind")["held"],
-            "joint with LoRA, T = 0.40 [trained]": of("joint")["trained"],
-            "  held at 0.40": of("joint")["held"],
-            "MoD-D, T = 0.40 [trained]": of("MoD-D"),
-        }
-        if seed == n.seeds[0]:
-            found |= {
-                "MoD-D + LoRA, T = 0.40 [trained, seed 0]": of("MoD-D with LoRA"),
-                "routers, T = 0.25 [trained, seed 0]": of("routers at 0.25")["trained"],
-                "  the same, sampled gates ": of("routers at 0.25")["sampled"],
-                "  the paper's rate 2e-3, as many steps": of("paper's learning rate")["trained"],
-            }
-        for name, row in found.items():
+        for name, row in _rows_of(results, n, seed).items():
             rows.setdefault(name, []).append(row)
     return rows
 
 
-def tier_a_table(results: dict, n: tier_a.Size) -> Iterator[str]:
-    yield ""
-    yield f"Tier A: from-scratch Llama, 6 layers, mean of {len(n.seeds)} seeds (cross-entropy in nats; random baselines carry the router's rates)"
-    yield f"{'method':<44s}{'CE':>8s}{'recall acc':>12s}{'attn skip':>11s}{'MLP skip':>10s}{'sparsity':>10s}"
-    for name, seeds in tier_a_rows(results, n).items():
+def _rows_of(results: dict, n: scratch_experiment.Size, seed: int) -> dict[str, dict]:
+    def of(name: str) -> dict:
+        return results[f"tier_a/{name}/seed{seed}"]
 
-        def mean(key: str, default: float = 0.0) -> float:
-            return fmean(row.get(key, default) for row in seeds)
-
-        recall = fmean(row["accuracy"]["recall"] for row in seeds)
-        yield f"{name:<44s}{mean('ce'):8.3f}{recall:12.3f}{mean('attn_skip'):11.3f}{mean('mlp_skip'):10.3f}{mean('sparsity'):10.3f}"
+    tuned, coupled = of("routers at 0.40"), of("coupled")
+    rows = {f"{name} [training-free]" if name != "dense" else name: row for name, row in of("static").items()}
+    rows |= {
+        "routers, T = 0.40 [trained]": tuned["trained"],
+        "  the same, sampled gates": tuned["sampled"],
+        "  its rates at random, per module": tuned["trained random"]["matched"],
+        "  its mean rate at random": tuned["trained random"]["uniform"],
+        "  held at 5/12": tuned["held"],
+        "  held at 5/12, its rates at random": tuned["held random"]["matched"],
+        f"  then LoRA, {n.lora_steps} steps [trained]": tuned["lora"]["routed"],
+        "dense + the same LoRA [trained]": tuned["lora"]["dense"],
+        "one gate a layer, T = 0.40 [trained]": coupled["trained"],
+        "  held at 5/12 ": coupled["held"],
+        "token-blind routers, T = 0.40 [trained]": of("token-blind")["trained"],
+        "  held at 5/12  ": of("token-blind")["held"],
+        "joint with LoRA, T = 0.40 [trained]": of("joint")["trained"],
+        "  held at 0.40": of("joint")["held"],
+        "MoD-D, T = 0.40 [trained]": of("MoD-D"),
+    }
+    if seed == n.seeds[0]:
+        rows |= {
+            "MoD-D + LoRA, T = 0.40 [trained, seed 0]": of("MoD-D with LoRA"),
+            "routers, T = 0.25 [trained, seed 0]": of("routers at 0.25")["trained"],
+            "  the same, sampled gates ": of("routers at 0.25")["sampled"],
+            "  the paper's rate 2e-3, as many steps": of("paper's learning rate")["trained"],
+        }
+    return rows
 
 
 def _ppl(ce: float) -> str:
@@ -78,18 +75,18 @@ def _ppl(ce: float) -> str:
 def definitions(s_a: float, s_m: float) -> str:
     """Module sparsity, and what it is in block parameters, all parameters, idle parameters and executed FLOPs."""
     m = analytic.SMOLLM2_135M
+    skips = (analytic.block_param_skip(m, s_a, s_m), analytic.total_param_skip(m, s_a, s_m), analytic.idle_param_skip(m, s_a, s_m))
     flops = 1 / analytic.prefill_speedup(m, 128, s_a, s_m)
-    return (
-        f"{analytic.module_sparsity(s_a, s_m):9.3f}{analytic.block_param_skip(m, s_a, s_m):8.3f}{analytic.total_param_skip(m, s_a, s_m):8.3f}"
-        f"{analytic.idle_param_skip(m, s_a, s_m):8.3f}{flops:8.3f}"
-    )
+    return f"{analytic.module_sparsity(s_a, s_m):9.3f}" + "".join(f"{share:8.3f}" for share in (*skips, flops))
 
 
-def tier_b_table(results: dict, n: tier_b.Size) -> Iterator[str]:
-    dense = results["tier_b/dense"]
+def smollm2(results: dict, size: str = "cpu") -> Iterator[str]:
+    n, dense = smollm2_experiment.SIZES[size], results["tier_b/dense"]
     yield ""
-    yield f"Tier B: SmolLM2-135M-Instruct (4-bit weights, fp32), held-out prose, {n.test_windows} windows of {n.length} tokens; cloze: lm-eval, acc_norm, {n.cloze_items} items"
-    yield f"{'method':<46s}{'CE':>7s}{'ppl':>8s}{'cloze':>7s}{'attn':>7s}{'MLP':>7s}{'modules':>9s}{'block p':>8s}{'all p':>8s}{'idle p':>8s}{'FLOPs':>8s}"
+    yield (f"Tier B: SmolLM2-135M-Instruct (4-bit weights, fp32), held-out prose, {n.test_windows} windows of {n.length} tokens; "
+           f"cloze: lm-eval, acc_norm, {n.cloze_items} items")
+    yield (f"{'method':<46s}{'CE':>7s}{'ppl':>8s}{'cloze':>7s}{'attn':>7s}{'MLP':>7s}{'modules':>9s}{'block p':>8s}{'all p':>8s}"
+           f"{'idle p':>8s}{'FLOPs':>8s}")
 
     def line(name: str, row: dict, cloze: dict | None = None) -> str:
         score = f"{cloze['metrics']['acc_norm']['value']:7.3f}" if cloze else " " * 7
@@ -102,32 +99,26 @@ def tier_b_table(results: dict, n: tier_b.Size) -> Iterator[str]:
         ours = results[f"tier_b/routers at {target:.2f}"]
         yield line(f"routers, T = {target:.2f} [trained]", ours["skip"], ours["cloze"])
         yield line("  the same, sampled gates", ours["sampled"])
+        random = results[f"tier_b/random at {target:.2f}"]
         for kind in ("matched", "uniform"):
-            random = results[f"tier_b/random at {target:.2f}"]
             mean = {key: fmean(row[key] for row in random[kind]) for key in ("ce", "attn_skip", "mlp_skip")}
-            yield line(f"  {kind} random, {len(random[kind])} draw{'s' * (len(random[kind]) > 1)}", mean, random["cloze"] if kind == "matched" else None)
+            draws = f"{len(random[kind])} draw{'s' * (len(random[kind]) > 1)}"
+            yield line(f"  {kind} random, {draws}", mean, random["cloze"] if kind == "matched" else None)
         for name, row in results[f"tier_b/static at {target:.2f}"].items():
             yield line(f"  {name} [training-free]", row)
-    least = ", ".join(repr(row[0]) for row in results["tier_b/routers at 0.25"]["tokens"]["least attention"][:8])
-    most = ", ".join(repr(row[0]) for row in results["tier_b/routers at 0.25"]["tokens"]["most attention"][-8:])
-    yield f"tokens that run attention least: {least}"
-    yield f"tokens that run attention most:  {most}"
+    tokens = results["tier_b/routers at 0.25"]["tokens"]
+    yield f"tokens that run attention least: {', '.join(repr(row[0]) for row in tokens['least attention'][:8])}"
+    yield f"tokens that run attention most:  {', '.join(repr(row[0]) for row in tokens['most attention'][-8:])}"
 
 
-def real_table(results: dict, n: tier_b.Size) -> Iterator[str]:
+def real(results: dict, size: str = "cpu") -> Iterator[str]:
+    n, tasks = smollm2_experiment.SIZES[size], ("piqa_local", "arc_easy_local", "winogrande_local", "lambada_openai_local")
     yield ""
-    tasks = ("piqa_local", "arc_easy_local", "winogrande_local", "lambada_openai_local")
     yield f"Real benchmarks from NINEFOLD_DATA (0-shot; perplexity per token, windows of {n.text}; first items only where n < all)"
-    yield (
-        f"{'method':<34s}{'wikitext2':>10s}{'ptb':>10s}"
-        + "".join(f"{t.removesuffix('_local'):>17s}" for t in tasks)
-        + f"{'modules':>9s}"
-    )
+    yield f"{'method':<34s}{'wikitext2':>10s}{'ptb':>10s}" + "".join(f"{t.removesuffix('_local'):>17s}" for t in tasks) + f"{'modules':>9s}"
     for name, row in results.items():
         if name.startswith("real/"):
-            scores = [row["tasks"]["tasks"][t] for t in tasks]
-            cells = "".join(f"{s['value']:8.3f} +-{s['stderr']:.3f} " for s in scores)
-            yield (
-                f"{name.removeprefix('real/'):<34s}{row['perplexity']['wikitext2']['ppl']:10.2f}{row['perplexity']['ptb']['ppl']:10.2f}{cells}"
-                f"{row.get('sparsity', 0.0):9.3f}"
-            )
+            ppl, scores = row["perplexity"], [row["tasks"]["tasks"][task] for task in tasks]
+            cells = "".join(f"{score['value']:8.3f} +-{score['stderr']:.3f} " for score in scores)
+            yield (f"{name.removeprefix('real/'):<34s}{ppl['wikitext2']['ppl']:10.2f}{ppl['ptb']['ppl']:10.2f}{cells}"
+                   f"{row.get('sparsity', 0.0):9.3f}")

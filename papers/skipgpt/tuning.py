@@ -8,6 +8,7 @@ the global generator, not sample by sample; with the same noise, a test holds th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -28,26 +29,25 @@ def token_losses(model: nn.Module, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
 
 
-def tune(
-    model: nn.Module,
-    batch: Batch,
-    optimiser: torch.optim.Optimizer,
-    steps: int,
-    *,
-    start: int = 0,
-    state: RoutingState | None = None,
-    budget: Callable[[], Tensor] | None = None,
-    distill: bool = False,
-    warmup: int = 0,
-    decay: float = 0.0,
-    clip: float = 1.0,
-    seed: int = 0,
-) -> Iterator[dict]:
+@dataclass(frozen=True)
+class Rate:
+    """Share of the learning rate at each step. warmup: steps; decay: the last fraction of the run in which the rate falls linearly
+    to zero (0 = constant, the paper's)."""
+
+    warmup: int = 0
+    decay: float = 0.0
+
+    def at(self, step: int, steps: int) -> float:
+        rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return rising * (min(1.0, (steps - step) / (self.decay * steps)) if self.decay else 1.0)
+
+
+def tune(model: nn.Module, batch: Batch, optimiser: torch.optim.Optimizer, steps: int, *, state: RoutingState | None = None,
+         start: int = 0, rate: Rate = Rate(), distill: bool = False, seed: int = 0) -> Iterator[dict]:
     """Trains the optimiser's parameters and nothing else; yields {"step", "ce", "executed"} after each step.
 
-    state: temperature follows its config. budget: the extra loss term (default: the paper's, if routers are trained).
-    distill: the target is the dense model's distribution instead of the text. warmup: steps; decay: the last fraction
-    of the run in which the rate falls linearly to zero (0 = constant, the paper's). All randomness of a step follows
+    state: of a routed model; its temperature follows its config, and the paper's budget is part of the loss if routers are
+    trained. distill: the target is the dense model's distribution instead of the text. All randomness of a step follows
     from (seed, step), so a run taken up at `start` with its optimiser goes on as if unbroken. Ends in eval mode.
     """
     trained = [p for group in optimiser.param_groups for p in group["params"]]
@@ -57,10 +57,8 @@ def tune(
     rates = [group.setdefault("initial_lr", group["lr"]) for group in optimiser.param_groups]
     routers_learn = state is not None and any(p.requires_grad for p in state.parameters())
     for step in range(start, steps):
-        scale = min(1.0, (step + 1) / warmup) if warmup else 1.0
-        scale *= min(1.0, (steps - step) / (decay * steps)) if decay else 1.0
-        for group, rate in zip(optimiser.param_groups, rates):
-            group["lr"] = rate * scale
+        for group, full in zip(optimiser.param_groups, rates):
+            group["lr"] = full * rate.at(step, steps)
         ids = batch(step)
         teacher = dense_distribution(model, state, ids) if distill else None
         torch.manual_seed(seed * 1_000_003 + step)
@@ -70,15 +68,13 @@ def tune(
         ce, divergence = losses_of(model, ids, teacher)
         loss = ce if divergence is None else divergence
         executed = float("nan")
-        if budget is not None:
-            loss = loss + budget()
-        elif routers_learn:
+        if routers_learn:
             fraction = state.executed_fraction()
             loss = loss + sparsity_loss(fraction, state.config.target_sparsity, state.config.alpha)
             executed = fraction.item()
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(trained, clip)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         yield {"step": step, "ce": ce.item(), "executed": executed}
     if state is not None:
@@ -121,21 +117,14 @@ def shift_budget(state: RoutingState, amount: float) -> None:
 
 
 @torch.no_grad()
-def hold_budget(
-    model: nn.Module,
-    state: RoutingState,
-    ids: Tensor,
-    sparsity: float,
-    *,
-    tolerance: float = 0.002,
-    batch_size: int = 64,
-) -> float:
+def hold_budget(model: nn.Module, state: RoutingState, ids: Tensor, sparsity: float, *, tolerance: float = 0.002,
+                batch_size: int = 64) -> float:
     """Shifts the global logit threshold until the realised module sparsity on `ids` (N, S) is `sparsity`.
 
     Sampled and argmax rates differ while logits are soft, so routers trained at T skip less than T when they decide
     by argmax; methods are compared at equal realised rates. Returns the shift: about five passes over `ids`, walking
     in doubling steps until the rate is bracketed, then between the bracket's ends. Rates may be stepwise (routers that
-    decide whole modules): then the nearest that was found stays. Raises BudgetNotHeld if that is two points off.
+    decide whole modules): then the nearest of them stays. Raises BudgetNotHeld if that is two points off.
     """
     best = (float("inf"), 0.0)  # (distance, shift)
     low, high, applied, step = (-40.0, 1.0 - sparsity), (40.0, -sparsity), 0.0, 0.5
@@ -144,10 +133,10 @@ def hold_budget(
         state.start_recording()
         evaluate(model, ids, batch_size)
         error = state.stats().sparsity - sparsity
-        best = min(best, (abs(error), applied), key=lambda found: found[0])
+        best = min(best, (abs(error), applied), key=lambda pair: pair[0])
         if abs(error) <= tolerance:
             break
-        bracketed = low[0] > -40.0 if error < 0 else high[0] < 40.0  # the other side was seen before
+        bracketed = low[0] > -40.0 if error < 0 else high[0] < 40.0  # a shift that errs to the other side is known
         low, high = ((applied, error), high) if error > 0 else (low, (applied, error))
         walking = walking and not bracketed
         if walking:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from common.multimodal import Layout, joint
+from common.vision.layout import Layout, joint
 
 
 def last_slots(layout: Layout) -> Tensor:

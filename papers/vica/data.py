@@ -1,6 +1,6 @@
 """What ViCA is trained on: pictures with questions made here, or conversations as LLaVA's files have them.
 
-Both give micro-batches as steps (common/steps.py): layout (common/multimodal.py), the pictures of the rows in order, and
+Both give micro-batches as steps (common/training/steps.py): layout (common/vision/layout.py), the pictures of the rows in order, and
 step_targets, the scored tokens of the whole optimiser step.
 
     ScenePictures   generated scenes and easy-VQA, features of the frozen tower computed once
@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.multimodal import IGNORED, Layout, packed, split
-from common.steps import SetupError, StepData
+from common.errors import SetupError
+from common.training.steps import StepData
+from common.vision.layout import IGNORED, Layout, packed, split
 
 SYSTEM_V1 = ("A chat between a curious user and an artificial intelligence assistant. "
              "The assistant gives helpful, detailed, and polite answers to the user's questions.")
@@ -84,8 +85,8 @@ class ScenePictures(VisualData):
 
     def _rows(self, split: str, count: int, n_scenes: int, n_easy: int) -> SceneRows:
         from common.data import easyvqa, scenes
-        from common.llava import caption_slots, question_slots
-        from common.standins import Pictures
+        from common.vision.llava import caption_slots, question_slots
+        from common.vision.pictures import Pictures
 
         words, of = self.tokenizer(), Pictures(n_scenes, layers=self.layers, split=split, easy=n_easy)
         draw, entries = np.random.default_rng([self.seed, 3, split == "train"]), []
@@ -184,7 +185,7 @@ class Conversations(VisualData):
         return self._rows(train), self._rows(held[: self.val_samples])
 
     def _rows(self, conversations: list[dict]) -> ConversationRows:
-        from common.vision import padded_pixels
+        from common.vision.tower import padded_pixels
 
         parts = self.trainer.lightning_module.parts
         encode = functools.partial(encode_plain if self.template == "plain" else encode_v1, parts.tokenizer,
@@ -207,19 +208,19 @@ def read_conversations(path: Path) -> list[dict]:
     if not path.is_file():
         raise SetupError(f"data: there is no file {path.name}; LLaVA's conversations are one JSON list")
     try:
-        found = json.loads(path.read_text())
+        conversations = json.loads(path.read_text())
     except ValueError as error:
         raise SetupError(f"{path.name} is no JSON: {error}") from error
-    if not isinstance(found, list) or not found:
+    if not isinstance(conversations, list) or not conversations:
         raise SetupError(f"{path.name}: expected a list of conversations")
-    for number, entry in enumerate(found):
+    for number, entry in enumerate(conversations):
         turns = entry.get("conversations") if isinstance(entry, dict) else None
         if not turns or any(t.get("from") not in ("human", "gpt") or not isinstance(t.get("value"), str) for t in turns):
             raise SetupError(f"{path.name}, entry {number}: 'conversations' must be turns of human and gpt with a text each")
         asked = sum(t["value"].count(IMAGE) for t in turns)
         if asked != ("image" in entry):
             raise SetupError(f"{path.name}, entry {number}: {asked} {IMAGE} in its text, {int('image' in entry)} picture")
-    return found
+    return conversations
 
 
 def encode_plain(tokenizer, conversation: dict, *, n_visual: int, image_token_id: int, max_tokens: int) -> tuple[Tensor, Tensor]:
@@ -227,9 +228,9 @@ def encode_plain(tokenizer, conversation: dict, *, n_visual: int, image_token_id
     caption = conversation["conversations"][-1]["value"].strip()
     bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     line = tokenizer("\n", add_special_tokens=False).input_ids
-    said = tokenizer(caption, add_special_tokens=False).input_ids + line
+    scored = tokenizer(caption, add_special_tokens=False).input_ids + line
     before = bos + ([image_token_id] * n_visual if "image" in conversation else []) + line
-    return _cut(before + said, [IGNORED] * len(before) + said, max_tokens)
+    return _cut(before + scored, [IGNORED] * len(before) + scored, max_tokens)
 
 
 def encode_v1(tokenizer, conversation: dict, *, n_visual: int, image_token_id: int, max_tokens: int) -> tuple[Tensor, Tensor]:
@@ -255,8 +256,8 @@ def encode_v1(tokenizer, conversation: dict, *, n_visual: int, image_token_id: i
             ids += [image_token_id] * n_visual
             labels += [IGNORED] * n_visual
             start += len(IMAGE)
-        found = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
-        for token, (_, stop) in zip(found.input_ids, found.offset_mapping):
+        pieces = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
+        for token, (_, stop) in zip(pieces.input_ids, pieces.offset_mapping):
             ids.append(token)
             labels.append(token if any(a < start + stop <= b for a, b in spans) else IGNORED)
         start += len(part)

@@ -1,7 +1,7 @@
 """The paper's nine benchmarks through lmms-eval, which asks the questions and scores the answers.
 
 lmms-eval (package `lmms_eval`) is no dependency of this project: it is imported when a benchmark is asked for, and a
-machine without it gets one line that says so. Nothing of it is changed; our model is one more of its models:
+machine without it gets one line about it. Nothing of it is changed; our model is one more of its models:
 
     ours = lmms.evaluate(answer, "GQA", out=folder)         # {"benchmark": "GQA", "value": 61.9, ...}
 
@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.errors import TaskError
 from common.progress import progress
 
 PACKAGE, NAME = "lmms_eval", "vica"
@@ -54,8 +55,8 @@ BENCHMARKS = {
 }
 
 
-class BenchmarkError(RuntimeError):
-    """A benchmark that cannot be run as asked; the message says which and why."""
+class BenchmarkError(TaskError):
+    """A benchmark that cannot be run as asked; the message names it and the reason."""
 
 
 # -- our model as one of lmms-eval's -----------------------------------------------------------------------
@@ -95,9 +96,9 @@ def model_class() -> type:
                 images = {i: asked[i].images() for i in now}  # opened now: those of a benchmark do not fit into memory
                 single = [i for i in now if len(images[i]) <= 1]
                 self.unanswered += len(now) - len(single)
-                found = self.answer([asked[i].prompt for i in single], [images[i][0] if images[i] else None for i in single],
-                                    asked[now[0]].new_tokens) if single else []
-                for i, text in zip(single, found, strict=True):
+                answers = self.answer([asked[i].prompt for i in single], [images[i][0] if images[i] else None for i in single],
+                                      asked[now[0]].new_tokens) if single else []
+                for i, text in zip(single, answers, strict=True):
                     texts[i] = until(text, asked[i].stops)
             return texts
 
@@ -153,12 +154,12 @@ def evaluate(answer: Answer, name: str, out: Path, *, limit: int | None = None, 
     out.mkdir(parents=True, exist_ok=True)
     # Some tasks read the command line's options, which a call from a program does not have otherwise.
     options = argparse.Namespace(output_path=str(out), process_with_media=False, model=NAME, tasks=benchmark.task, limit=limit)
-    found = simple_evaluate(model=model, tasks=[task], limit=limit, batch_size=batch_size, bootstrap_iters=0, log_samples=False,
-                            task_manager=TaskManager(model_name=NAME), cli_args=options)
-    metric, value = _metric(found["results"][benchmark.task], benchmark)
+    outcome = simple_evaluate(model=model, tasks=[task], limit=limit, batch_size=batch_size, bootstrap_iters=0, log_samples=False,
+                              task_manager=TaskManager(model_name=NAME), cli_args=options)
+    metric, value = _metric(outcome["results"][benchmark.task], benchmark)
     return {"benchmark": name, "task": benchmark.task, "metric": metric, "value": value,
-            "n": found.get("n-samples", {}).get(benchmark.task, {}).get("effective"), "unanswered": model.unanswered,
-            "version": str(found.get("versions", {}).get(benchmark.task))}
+            "n": outcome.get("n-samples", {}).get(benchmark.task, {}).get("effective"), "unanswered": model.unanswered,
+            "version": str(outcome.get("versions", {}).get(benchmark.task))}
 
 
 def _metric(row: dict[str, Any], benchmark: Benchmark) -> tuple[str, float]:

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -70,20 +71,20 @@ class ViCAConfig:
 
     @classmethod
     def load(cls, folder: Path | str) -> ViCAConfig:
-        """Raises ValueError if the folder does not say which layers look: there is no default."""
+        """Raises ValueError if the folder does not name the layers that look: there is no default."""
         path = Path(folder, FILE)
         if not path.is_file():
-            raise ValueError(f"{path.parent.name}: no {FILE}, which says the cross layers; a ViCA checkpoint has one")
+            raise ValueError(f"{path.parent.name}: no {FILE}, which names the cross layers; a ViCA checkpoint has one")
         try:
-            found = json.loads(path.read_text())
+            entries = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path.parent.name}/{FILE} is no JSON: {error}") from error
-        if not isinstance(found, dict) or not isinstance(found.get("cross_layers"), list):
+        if not isinstance(entries, dict) or not isinstance(entries.get("cross_layers"), list):
             raise ValueError(f"{path.parent.name}/{FILE}: cross_layers is missing or no list")
-        unknown = sorted(found.keys() - {"cross_layers", "prefix_update"})
+        unknown = sorted(entries.keys() - {"cross_layers", "prefix_update"})
         if unknown:
             raise ValueError(f"{path.parent.name}/{FILE}: unknown entry {unknown[0]!r}")
-        return cls(tuple(found["cross_layers"]), found.get("prefix_update", "full"))
+        return cls(tuple(entries["cross_layers"]), entries.get("prefix_update", "full"))
 
 
 def check_model(language_model: nn.Module, config: ViCAConfig | None = None) -> None:
@@ -157,8 +158,8 @@ def compute_visual_kv(language_model: nn.Module, visual: Tensor, positions: Tens
     """All at once, e.g. to keep for more questions on a picture. visual (B, N, d), positions, real (B, N)."""
     decoder = language_model.get_decoder()
     cos, sin = decoder.rotary_emb(visual, positions)
-    found = {k: layer_kv(decoder.layers[k], visual, cos, sin) for k in layers}
-    return VisualKV({k: v[0] for k, v in found.items()}, {k: v[1] for k, v in found.items()}, positions,
+    of_layer = {k: layer_kv(decoder.layers[k], visual, cos, sin) for k in layers}
+    return VisualKV({k: v[0] for k, v in of_layer.items()}, {k: v[1] for k, v in of_layer.items()}, positions,
                     torch.ones_like(positions, dtype=torch.bool) if real is None else real)
 
 
@@ -283,68 +284,110 @@ class ViCACache(DynamicCache):
         return self.positions, self.real, self.segments
 
 
-def hidden_states(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, positions: Tensor, real: Tensor | None = None,
-                  visual: Tensor | None = None, visual_positions: Tensor | None = None, visual_real: Tensor | None = None,
-                  segments: Tensor | None = None, past_key_values: ViCACache | None = None, visual_kv: VisualKV | None = None,
-                  keep: dict[int, Tensor] | None = None) -> Tensor:
+@dataclass
+class Places:
+    """Where the slots of a batch stand in the whole sequence, in which a picture has as many positions as visual tokens.
+
+    positions (B, T) of the text, visual_positions (B, N) of the picture; real (B, T), visual_real (B, N): False for padding, also
+    for all slots of a row without a picture; segments (B, T). None: none is padding, one segment. Anything with these fields
+    does as well, e.g. a common.vision.layout.Layout.
+    """
+
+    positions: Tensor
+    visual_positions: Tensor | None = None
+    real: Tensor | None = None
+    visual_real: Tensor | None = None
+    segments: Tensor | None = None
+
+
+def hidden_states(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, places: Places, visual: Tensor | VisualKV | None = None,
+                  past_key_values: ViCACache | None = None, keep: dict[int, Tensor] | None = None) -> Tensor:
     """Last hidden states (B, T, d) of the text; arguments as in `forward`."""
-    decoder = language_model.get_decoder()
-    rows, width = positions.shape
+    picture = _picture(language_model, config, places, visual, past_key_values)
+    call, mask = _plan(language_model, config, embeds, places, picture, past_key_values, keep)
+    looked_at = {} if picture is None or picture.embeds is None else {"vica_visual": picture.embeds}
+    with _attending(language_model, call, bool(looked_at)):
+        out = language_model.get_decoder()(inputs_embeds=embeds, attention_mask=mask, position_ids=places.positions,
+                                           past_key_values=past_key_values, use_cache=past_key_values is not None, vica=call, **looked_at)
+    return out.last_hidden_state
+
+
+@dataclass
+class _Picture:
+    """The visual tokens of a batch, where they stand, and what the layers of C look at: embeddings (B, N, d), or keys and values
+    that are at hand. Neither, where C is empty."""
+
+    positions: Tensor  # (B, N)
+    real: Tensor
+    embeds: Tensor | None = None
+    kv: VisualKV | None = None
+
+
+def _picture(language_model: nn.Module, config: ViCAConfig, places: Places, visual: Tensor | VisualKV | None,
+             cache: ViCACache | None) -> _Picture | None:
+    """None where no row has one. A cache gets the keys and values in its first call, and gives them in all others."""
+    if cache is not None and cache.visual is not None and not isinstance(visual, VisualKV):
+        visual = cache.visual
+    if isinstance(visual, VisualKV):
+        return _Picture(visual.positions, visual.real, kv=visual if config.cross_layers else None)
+    if visual is None or visual.shape[1] == 0:
+        return None
+    positions, real = places.visual_positions, places.visual_real
     real = torch.ones_like(positions, dtype=torch.bool) if real is None else real
-    whole = segments is None and visual_real is None and keep is None and past_key_values is None and bool(real.all())
-    segments = torch.zeros_like(positions) if segments is None else segments
-    if past_key_values is not None and visual_kv is None:
-        visual_kv = past_key_values.visual
-    if visual_kv is not None:
-        visual_positions, visual_real = visual_kv.positions, visual_kv.real
-    elif visual is not None and visual_real is None:
-        visual_real = torch.ones_like(visual_positions, dtype=torch.bool)
-    if (visual is None and visual_kv is None) or not config.cross_layers:
-        visual = visual_kv = None
-    if visual is not None and visual.shape[1] == 0:  # no row of this batch has a picture
-        visual = visual_positions = visual_real = None
-    keys = positions, real, segments
-    if past_key_values is not None:
-        if past_key_values.visual is None and visual is not None:
-            visual_kv = compute_visual_kv(language_model, visual, visual_positions, config.cross_layers, visual_real)
-            past_key_values.visual, visual = visual_kv, None
-        keys = past_key_values.extend(*keys)
+    if not config.cross_layers:
+        return _Picture(positions, real)
+    if cache is None:
+        return _Picture(positions, real, embeds=visual)
+    cache.visual = compute_visual_kv(language_model, visual, positions, config.cross_layers, real)
+    return _Picture(positions, real, kv=cache.visual)
+
+
+def _plan(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, places: Places, picture: _Picture | None,
+          cache: ViCACache | None, keep: dict[int, Tensor] | None) -> tuple[_Call, Tensor]:
+    """(what the layers of C need, the mask of all others). The cache learns where the new text stands."""
+    positions, width = places.positions, places.positions.shape[1]
+    real = torch.ones_like(positions, dtype=torch.bool) if places.real is None else places.real
+    segments = torch.zeros_like(positions) if places.segments is None else places.segments
+    keys = (positions, real, segments) if cache is None else cache.extend(positions, real, segments)
 
     base = language_model.config._attn_implementation.removeprefix(PREFIX)
-    call = _Call(frozenset(config.cross_layers if visual is not None or visual_kv is not None else ()), base, kv=visual_kv,
-                 keep=keep)
-    if visual is not None:
-        call.rotary = decoder.rotary_emb(visual, visual_positions)
-    if config.prefix_update == "frozen" and visual_positions is not None:
+    looks = picture is not None and (picture.embeds is not None or picture.kv is not None)
+    call = _Call(frozenset(config.cross_layers if looks else ()), base, kv=picture.kv if looks else None, keep=keep)
+    if looks and picture.embeds is not None:
+        call.rotary = language_model.get_decoder().rotary_emb(picture.embeds, picture.positions)
+    if config.prefix_update == "frozen" and picture is not None:
         far = torch.iinfo(positions.dtype).max
-        first = visual_positions.masked_fill(~visual_real, far).amin(1, keepdim=True)
-        has = visual_real.any(1, keepdim=True)
-        call.idle = has & (positions < first)
-    if whole and base == "sdpa" and (visual is not None or visual_kv is not None) and width > 1:
-        call.split = _uniform_split(positions, visual_positions, visual_real)
-    mask = None
-    if call.split is None:
-        mask = _visible(positions, segments, *keys)
-        own = torch.arange(width, device=mask.device)
-        mask[:, own, own + keys[0].shape[1] - width] = True  # padding sees itself: its softmax stays finite
-        if call.layers:
-            look = visual_real[:, None, :] & (visual_positions[:, None, :] <= positions[:, :, None])
-            call.joint_mask = _form(torch.cat([look, mask], 2)[:, None], base, embeds)
-        mask = _form(mask[:, None], base, embeds)
-    else:  # a mask must be given all the same: without one transformers reads the gap in the positions as a new text
-        mask = embeds.new_zeros(1, 1, 1, 1, dtype=torch.bool)
-    before = language_model.config._attn_implementation
+        first = picture.positions.masked_fill(~picture.real, far).amin(1, keepdim=True)
+        call.idle = picture.real.any(1, keepdim=True) & (positions < first)
+
+    plain = places.segments is None and places.visual_real is None and keep is None and cache is None and bool(real.all())
+    if plain and base == "sdpa" and looks and width > 1:
+        call.split = _uniform_split(positions, picture.positions, picture.real)
+    if call.split is not None:  # a mask must be given all the same: without one transformers reads the gap in the positions as a new text
+        return call, embeds.new_zeros(1, 1, 1, 1, dtype=torch.bool)
+    mask = _visible(positions, segments, *keys)
+    own = torch.arange(width, device=mask.device)
+    mask[:, own, own + keys[0].shape[1] - width] = True  # padding sees itself: its softmax stays finite
+    if looks:
+        look = picture.real[:, None, :] & (picture.positions[:, None, :] <= positions[:, :, None])
+        call.joint_mask = _form(torch.cat([look, mask], 2)[:, None], base, embeds)
+    return call, _form(mask[:, None], base, embeds)
+
+
+@contextmanager
+def _attending(language_model: nn.Module, call: _Call, makes_kv: bool) -> Iterator[None]:
+    """The decoder runs by our attention function; makes_kv: layers of C make the picture's keys and values before they run."""
+    decoder, before = language_model.get_decoder(), language_model.config._attn_implementation
     if not before.startswith(PREFIX):
-        language_model.set_attn_implementation(PREFIX + base)
-    again = decoder.training and getattr(decoder, "is_gradient_checkpointing", False)
+        language_model.set_attn_implementation(PREFIX + before)
+    runs_again = decoder.training and getattr(decoder, "is_gradient_checkpointing", False)
     kept: dict[int, Any] = decoder.__dict__.setdefault("_vica_hooks", {})  # of calls whose layers the backward pass runs again
     hooks = {k: decoder.layers[k].register_forward_pre_hook(_make_kv, with_kwargs=True)
-             for k in call.layers if visual is not None and k not in kept}
+             for k in call.layers if makes_kv and k not in kept}
     try:
-        out = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=past_key_values,
-                      use_cache=past_key_values is not None, vica=call, **({} if visual is None else {"vica_visual": visual}))
+        yield
     finally:
-        if again:  # the backward pass needs both; one hook a layer serves every call, for a call brings its own data
+        if runs_again:  # the backward pass needs both; one hook a layer serves every call, for a call brings its own data
             kept.update(hooks)
         else:
             for hook in (*hooks.values(), *kept.values()):
@@ -352,7 +395,6 @@ def hidden_states(language_model: nn.Module, config: ViCAConfig, embeds: Tensor,
             kept.clear()
             if not before.startswith(PREFIX):
                 language_model.set_attn_implementation(before)
-    return out.last_hidden_state
 
 
 def _visible(positions: Tensor, segments: Tensor, key_positions: Tensor, key_real: Tensor, key_segments: Tensor) -> Tensor:
@@ -378,55 +420,51 @@ def _uniform_split(positions: Tensor, visual_positions: Tensor, visual_real: Ten
     return p if rising and (p == positions.shape[1] or int(positions[0, p]) > last) and p < positions.shape[1] else None
 
 
-def forward(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, positions: Tensor, real: Tensor | None = None,
-            visual: Tensor | None = None, visual_positions: Tensor | None = None, visual_real: Tensor | None = None,
-            segments: Tensor | None = None, past_key_values: ViCACache | None = None, visual_kv: VisualKV | None = None,
-            logits_to_keep: int = 0, keep: dict[int, Tensor] | None = None) -> CausalLMOutputWithPast:
+def forward(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, places: Places, visual: Tensor | VisualKV | None = None,
+            past_key_values: ViCACache | None = None, logits_to_keep: int = 0,
+            keep: dict[int, Tensor] | None = None) -> CausalLMOutputWithPast:
     """Logits (B, T, V) of a stock *ForCausalLM over text slots, ViCA inside; check_model says which models.
 
-    embeds (B, T, d): of text tokens only; positions, real, segments (B, T). visual (B, N, d), visual_positions, visual_real
-    (B, N); real False for padding, also for all slots of a row without a picture. past_key_values: a ViCACache, filled by
-    the first call and then given again with one or more new tokens; the picture is not given again. visual_kv: instead of
-    visual, for a picture that was seen before. keep {layer: (B, N) bool}: visual keys that a layer still looks at; others are
-    gone (PyramidDrop). logits_to_keep: of the last slots only; 0 for all.
+    embeds (B, T, d): of text tokens only. visual: the picture's embeddings (B, N, d), or the keys and values of one that was seen
+    before (`compute_visual_kv`). past_key_values: a ViCACache, filled by the first call and then given again with one or more new
+    tokens; the picture is not given again. keep {layer: (B, N) bool}: visual keys that a layer still looks at; others are gone
+    (PyramidDrop). logits_to_keep: of the last slots only; 0 for all.
     Raises TypeError, ValueError as check_model; ValueError for visual embeddings without positions.
     """
     check_model(language_model, config)
-    if visual is not None and visual_positions is None:
+    if isinstance(visual, Tensor) and places.visual_positions is None:
         raise ValueError("visual embeddings need visual_positions: where the picture stands in the whole sequence")
-    hidden = hidden_states(language_model, config, embeds, positions, real, visual, visual_positions, visual_real, segments,
-                           past_key_values, visual_kv, keep)
+    hidden = hidden_states(language_model, config, embeds, places, visual, past_key_values, keep)
     return CausalLMOutputWithPast(logits=language_model.lm_head(hidden[:, -logits_to_keep:]), past_key_values=past_key_values)
 
 
 @torch.no_grad()
 def generate(language_model: nn.Module, config: ViCAConfig, layout: Any, visual: Tensor | None, max_new_tokens: int,
              eos_token_id: int | None = None) -> list[list[int]]:
-    """Greedy continuation of each row. layout: ids, positions, real, visual_positions, visual_real (common/multimodal.py).
+    """Greedy continuation of each row. layout: `Places` with all fields and the text's ids (B, T) (common/vision/layout.py).
 
     Every new token sees the picture in the layers of C; padding may stand left or right.
     """
     embed, cache = language_model.get_input_embeddings(), ViCACache()
     slots = torch.arange(layout.real.shape[1], device=layout.real.device)
     last = (layout.real.long() * (slots + 1)).argmax(1)
-    out = hidden_states(language_model, config, embed(layout.ids), layout.positions, layout.real, visual, layout.visual_positions,
-                        layout.visual_real, past_key_values=cache)
+    out = hidden_states(language_model, config, embed(layout.ids), layout, visual, cache)
     rows = torch.arange(len(last), device=last.device)
     ends = torch.where(layout.visual_real, layout.visual_positions, -1).amax(1) if layout.visual_positions.shape[1] else -1
     position = torch.maximum(layout.positions[rows, last], torch.as_tensor(ends, device=last.device))
     token = language_model.lm_head(out[rows, last]).argmax(-1)
-    said, done = [[] for _ in rows], torch.zeros_like(last, dtype=torch.bool)
+    written, done = [[] for _ in rows], torch.zeros_like(last, dtype=torch.bool)
     for _ in range(max_new_tokens):
         for row in (~done).nonzero()[:, 0].tolist():
-            said[row].append(int(token[row]))
+            written[row].append(int(token[row]))
         if eos_token_id is not None:
             done |= token == eos_token_id
-        if bool(done.all()) or max(map(len, said)) >= max_new_tokens:
+        if bool(done.all()) or max(map(len, written)) >= max_new_tokens:
             break
         position = position + 1
-        out = hidden_states(language_model, config, embed(token[:, None]), position[:, None], past_key_values=cache)
+        out = hidden_states(language_model, config, embed(token[:, None]), Places(position[:, None]), past_key_values=cache)
         token = language_model.lm_head(out[:, -1]).argmax(-1)
-    return said
+    return written
 
 
 def loss_sum(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

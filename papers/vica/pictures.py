@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
 import torch
 
-from common.multimodal import split, visibility
 from common.pictures import draw_all
+from common.vision.layout import split, visibility
 
-from .analytic import Shape, visual_ratio
+from .analytic import Shape, visual_flops, visual_ratio
+from .experiments import llava as small
 
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
 SMALL = Shape("the small LLaVA", 96, 256, 8, 4, 4, 24, 66)
@@ -23,13 +23,19 @@ MARKS = {"greedy": ("ViCA, greedy 2", BLUE, "o"), "wide": ("ViCA, greedy 4", BLU
          "drawn": ("ViCA, drawn 2", GOLD, "v"), "text": ("the text alone", GREY, "x"), "dense": ("dense", "#222222", "*")}
 
 
-def draw(results: dict, folder: Path, seeds: Sequence[int]) -> list[Path]:
-    """Writes every picture whose jobs are there; returns the files. What `make scratch-vica` has left in the folder is drawn, too."""
+def llava(results: dict, size: str, folder: Path) -> list[Path]:
+    """Writes the pictures of the experiment; returns the files. What `make reproduce-vica ONLY=scratch` has left in the folder is
+    drawn, too. The same for those below."""
     scratch = folder / "measurements.scratch.json"
     if scratch.is_file():
         results = results | json.loads(scratch.read_text())["results"]
+    seeds = small.SIZES[size].seeds
     of_seeds = [functools.wraps(picture)(functools.partial(picture, seeds=seeds)) for picture in (trade_off, layers, pairs)]
-    return draw_all((who_sees_whom, *of_seeds, time), results, folder)
+    return draw_all((who_sees_whom, *of_seeds), results, folder)
+
+
+def speed(results: dict, size: str, folder: Path) -> list[Path]:
+    return draw_all((time,), results, folder)
 
 
 def who_sees_whom(plt, results):
@@ -65,15 +71,11 @@ def visual_share(name: str, results: dict, seed: int) -> float:
 
 
 def token_share(count: int) -> float:
-    from .analytic import visual_flops
-
     return 100 * visual_flops(SMALL, count, TEXT).total / visual_flops(SMALL, 64, TEXT).total
 
 
 def trade_off(plt, results, seeds):
     """Accuracy against visual FLOPs, a small mark a seed, a large one their mean; training-free methods are hollow."""
-    if f"dense/seed{seeds[0]}" not in results:
-        return None
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), sharex=True)
     for axis, name in zip(axes, ("all", "open")):
         for arm, (label, color, mark) in MARKS.items():
@@ -104,13 +106,11 @@ def trade_off(plt, results, seeds):
 
 def layers(plt, results, seeds):
     """What a layer's look at the picture is worth."""
-    if f"all layers/seed{seeds[0]}" not in results:
-        return None
     figure, axis = plt.subplots(figsize=(6.4, 3.0))
     n = results[f"all layers/seed{seeds[0]}"]["layers"]
     for i, seed in enumerate(seeds):
-        found = results[f"all layers/seed{seed}"]["leave-one-out"]
-        axis.bar([k + 0.25 * (i - 1) for k in range(n)], [found[str(k)] for k in range(n)], width=0.22, label=f"seed {seed}",
+        nats = results[f"all layers/seed{seed}"]["leave-one-out"]
+        axis.bar([k + 0.25 * (i - 1) for k in range(n)], [nats[str(k)] for k in range(n)], width=0.22, label=f"seed {seed}",
                  color=(BLUE, GOLD, PURPLE)[i % 3])
     axis.set(xlabel="layer", ylabel="nats at the answer without its look")
     axis.set_xticks(range(n))
@@ -120,18 +120,16 @@ def layers(plt, results, seeds):
 
 def pairs(plt, results, seeds):
     """Every pair of layers without training: sum of the two scores against accuracy."""
-    if f"all layers/seed{seeds[0]}" not in results:
-        return None
     figure, axis = plt.subplots(figsize=(5.2, 3.6))
     for i, seed in enumerate(seeds):
-        found = results[f"all layers/seed{seed}"]
-        worth = found["leave-one-out"]
-        x = [sum(worth[k] for k in name.split("-")) for name in found["pairs"]]
-        y = [100 * p["all"] for p in found["pairs"].values()]
+        of = results[f"all layers/seed{seed}"]
+        nats = of["leave-one-out"]
+        x = [sum(nats[k] for k in name.split("-")) for name in of["pairs"]]
+        y = [100 * p["all"] for p in of["pairs"].values()]
         axis.scatter(x, y, s=14, color=(BLUE, GOLD, PURPLE)[i % 3], label=f"seed {seed}")
-        kept = "-".join(map(str, sorted(found["greedy"]["kept"])))
-        if kept in found["pairs"]:
-            axis.scatter([sum(worth[k] for k in kept.split("-"))], [100 * found["pairs"][kept]["all"]], s=70, facecolors="none",
+        kept = "-".join(map(str, sorted(of["greedy"]["kept"])))
+        if kept in of["pairs"]:
+            axis.scatter([sum(nats[k] for k in kept.split("-"))], [100 * of["pairs"][kept]["all"]], s=70, facecolors="none",
                          edgecolors=(BLUE, GOLD, PURPLE)[i % 3])
     axis.set(xlabel="sum of the two layers' leave-one-out nats", ylabel="accuracy without training, %", title="28 pairs; ringed: greedy")
     axis.grid(lw=0.3)
@@ -141,8 +139,6 @@ def pairs(plt, results, seeds):
 
 def time(plt, results):
     """Speed-ups that were measured, beside what FLOPs allow."""
-    if "speed" not in results:
-        return None
     case = next(iter(results["speed"]["cases"].values()))
     shown = [p for p in case["ratios"] if p.startswith("dense")]
     figure, axis = plt.subplots(figsize=(6.4, 0.4 * len(shown) + 1.2))

@@ -8,7 +8,6 @@ kept stays at its positions. The paper's schedule is not known; its 0.16 TFLOPs 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +77,7 @@ def last_attention(decoder: nn.Module, config: method.ViCAConfig, layout, visual
     decoder.set_attn_implementation("eager")  # the only one that gives its maps
     hook = decoder.get_decoder().layers[layer].self_attn.register_forward_hook(catch)
     try:
-        method.hidden_states(decoder, replace(config), decoder.get_input_embeddings()(layout.ids), layout.positions, layout.real,
-                             visual, layout.visual_positions, layout.visual_real, layout.segments, keep=keep)
+        method.hidden_states(decoder, config, decoder.get_input_embeddings()(layout.ids), layout, visual, keep=keep)
     finally:
         hook.remove()
         decoder.set_attn_implementation(before)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from common.multimodal import Layout, joint
+from common.vision.layout import Layout, joint
 
 from .method import ViCAConfig
 

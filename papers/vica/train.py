@@ -11,7 +11,7 @@ import os
 
 from lightning.pytorch.cli import LightningCLI
 
-from common import commands
+from common.training import cli as commands
 
 from .data import VisualData
 from .module import ViCATraining

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from common.records import load_claims
+from common.claims.records import load_claims
 
 from .. import analytic, reported
 from ..analytic import (

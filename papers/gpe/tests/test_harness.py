@@ -9,23 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from common import reproduce
-from common.jobs import Job, run_jobs
-from common.records import load_claims, make_record, start_run
-from common.sources import closure
+from common.claims.records import load_claims, make_record, start_run
+from common.runs import experiment, reproduce
+from common.runs.jobs import Job, run_jobs
+from common.runs.sources import closure
 
-from .. import analytic, baselines, checks, method, pictures, speed, tables, verdicts
+from .. import analytic, baselines, method, pictures, quantities, tables
 from .. import eval as harness
-from .. import speech_experiment as speech
-from .. import text_experiment as text
 from ..data import toy_examples
+from ..experiments import exact as checks
+from ..experiments import speech, speed, text
+from ..scoring import text_scores
 from ..toy import Language
+from ..translators import translator
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
 
 
 def test_every_claim_of_a_rung_is_measured_blocked_or_not_checkable():
-    exact = verdicts.analytic_claims()
+    exact = quantities.exact({}, "analytic")
     facts = start_run("test") | {"seconds": 0.0}
     for claim in CLAIMS:
         name = claim["id"].partition("/")[2]
@@ -45,7 +47,7 @@ def results(**changes):
                 for k in ("1", "3", "5", "7", "batch")}
 
     found = {}
-    for job in harness.text_jobs():
+    for job in text.jobs():
         name, _, seed = job.name.removeprefix("text/").rpartition("/")
         value = changes.get(name, 90.0) + 0.01 * int(seed[-1])
         entry = {way: scores(value) for way in ("stream", "batch", "kv_reencoding", "contiguous ids", "frozen ids")}
@@ -58,7 +60,7 @@ def results(**changes):
 
 def word(name, found):
     claim = CLAIMS.find(name)
-    measured = verdicts.text_claims(found)[name]
+    measured = quantities.text(found)[name]
     return make_record(claim, CLAIMS.sha256, measured, start_run("test") | {"seconds": 0.0}, seeds=[0, 1, 2])["verdict"]["word"]
 
 
@@ -88,15 +90,15 @@ def test_verdicts_follow_the_scores(claim, changes, expected):
 
 def test_tables_and_pictures_show_every_arm_and_budget(tmp_path):
     found = results(**{"interleaved, 60 steps": 50.0})
-    shown = "\n".join(tables.cpu_tables(found))
+    shown = "\n".join(tables.text(found))
     for row in tables.ROWS:
         assert row.strip() in shown
     assert "50.0 at  3.0" in shown and "other sentences' references 3.0" in shown
-    drawn = {path.name for path in pictures.draw(found, tmp_path)}
+    drawn = {path.name for path in pictures.text(found, "cpu", tmp_path)}
     assert drawn == {"bleu_latency.svg", "ladder.svg", "offset.svg", "who_sees_whom.svg"}
     assert "GPE" in (tmp_path / "who_sees_whom.svg").read_text()
     del found["text/no_positions, 60 steps/seed1"]
-    for show in (lambda: list(tables.cpu_tables(found)), lambda: pictures.draw(found, tmp_path)):
+    for show in (lambda: list(tables.text(found)), lambda: pictures.text(found, "cpu", tmp_path)):
         with pytest.raises(KeyError, match="no_positions, 60 steps/seed1"):  # a row that is missing is no shorter table
             show()
 
@@ -105,14 +107,15 @@ def test_tables_and_pictures_show_every_arm_and_budget(tmp_path):
 def work(size):
     """[(function, arguments)] of all jobs, without what a size decides."""
     return [(job.function, {name: value for name, value in sorted(job.arguments.items()) if name not in ("seed", "size")})
-            for job in harness.every_job(size)]
+            for job in experiment.every_job(harness.EXPERIMENTS, size)]
 
 
 def test_the_smoke_run_does_what_the_default_run_does_and_shares_no_result():
     smoke, cpu = work("smoke"), work("cpu")
     assert {str(done) for done in smoke} == {str(done) for done in cpu} and len(smoke) == len({str(done) for done in cpu})
-    both = [{(job.function, json.dumps(job.arguments, sort_keys=True)) for job in harness.every_job(size)} for size in ("smoke", "cpu")]
-    assert not both[0] & both[1] and (len(both[0]), len(both[1])) == (27, 77)  # a job's key is a hash of these
+    both = [{(job.function, json.dumps(job.arguments, sort_keys=True)) for job in experiment.every_job(harness.EXPERIMENTS, size)}
+            for size in ("smoke", "cpu")]
+    assert not both[0] & both[1] and (len(both[0]), len(both[1])) == (28, 78)  # a job's key is a hash of these
 
 
 def test_the_default_size_is_what_the_criteria_name():
@@ -128,9 +131,9 @@ def test_the_default_size_is_what_the_criteria_name():
 
 def test_what_only_shows_or_judges_is_no_part_of_a_jobs_name():
     """Else another title of a picture would train everything again; nor does text wait for what speech is made of."""
-    for module in {job.function.partition(":")[0] for job in harness.every_job()}:
+    for module in {job.function.partition(":")[0] for job in experiment.every_job(harness.EXPERIMENTS)}:
         names = {path.name for path in closure(module) if path.parent == harness.HERE}
-        assert not names & {"eval.py", "verdicts.py", "tables.py", "pictures.py", "reported.py", "claims.yaml"}, module
+        assert not names & {"eval.py", "quantities.py", "tables.py", "pictures.py", "reported.py", "claims.yaml"}, module
     written, spoken = ({path.parent.parent.name for path in closure(module.__name__)} for module in (text, speech))
     assert "standins" in written - spoken and "standins-speech" in spoken - written
 
@@ -140,9 +143,9 @@ def test_digits_and_captions_are_jobs_where_the_data_is(tmp_path, monkeypatch):
                                       for side in ("en", "de", "fr"))):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    without = harness.every_job("smoke")
+    without = experiment.every_job(harness.EXPERIMENTS, "smoke")
     monkeypatch.setenv("NINEFOLD_DATA", str(tmp_path))
-    more = harness.every_job("smoke")[len(without) :]
+    more = experiment.every_job(harness.EXPERIMENTS, "smoke")[len(without) :]
     assert [job.name for job in more] == ["digits/phi 0/seed0", "multi30k/en-de", "multi30k/en-fr"]
     assert all(tmp_path in path.parents for job in more for path in job.sources()[-1:])
 
@@ -158,22 +161,22 @@ def test_a_job_trains_streams_and_gives_the_same_twice():
 
 
 def test_every_job_names_a_function_with_these_arguments():
-    for job in harness.every_job():
+    for job in experiment.every_job(harness.EXPERIMENTS):
         module, name = job.function.split(":")
         inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
 
 
 def test_jobs_survive_a_kill_and_reuse_what_is_done(tmp_path):
-    small = Job("small", "papers.gpe.checks:growth", {"mode": "group", "words": 8})
+    small = Job("small", "papers.gpe.experiments.exact:growth", {"mode": "group", "words": 8})
     said = []
-    assert run_jobs([small], tmp_path, workers=1, say=said.append) == run_jobs([small], tmp_path, workers=1, say=said.append)
+    assert run_jobs([small], tmp_path, workers=1, log=said.append) == run_jobs([small], tmp_path, workers=1, log=said.append)
     assert any("reusing 1 of 1" in line for line in said)
 
 
 def test_the_committed_translators_translate_and_the_batch_model_fails_in_streaming():
-    model = text.base_model(0).model
-    whole = text.measure(model, method.arm("contiguous"), 0, 32, (None,))["batch"]
-    early = text.measure(model, method.arm("batch_streaming"), 0, 32, (1,))["1"]
+    model = translator(0).model
+    whole = text_scores(model, method.arm("contiguous"), 0, 32, (None,))["batch"]
+    early = text_scores(model, method.arm("batch_streaming"), 0, 32, (1,))["1"]
     assert whole["exact"] > 0.95 and early["bleu"] < 70
 
 
@@ -192,7 +195,7 @@ def test_the_named_baselines_are_arms():
 # -- timings, rehearsed on a tiny model --------------------------------------------------------------------
 def test_timings_count_the_same_work_in_every_mode():
     tiny = analytic.Shape("tiny", 16, 2, 2, 1, 8, 32, 8)
-    document = speed.measure(tiny, device="cpu", dtype="float32", factors=(1, 2), time_limit=1.0, say=lambda text: None)
+    document = speed.measure(tiny, device="cpu", dtype="float32", factors=(1, 2), time_limit=1.0, log=lambda text: None)
     assert list(document["cases"]) == ["20 words", "40 words"] and document["longest"] == "40 words"
     case = document["cases"]["40 words"]
     assert len(case["modes"]["kv"]["seconds"]) >= speed.FEWEST
@@ -200,10 +203,10 @@ def test_timings_count_the_same_work_in_every_mode():
     sentence = analytic.EXAMPLE.times(2)
     caches = {mode: m["cache_bytes"] for mode, m in case["modes"].items()}
     assert set(caches.values()) == {(sentence.S + sentence.T) * 2 * 2 * 1 * 8 * 4}  # every token once, in every mode
-    measured, timings = verdicts.speed_claims(document)
-    assert set(measured) == {"C15a", "C15b"} == set(timings) and measured["C15a"]["n_runs"] >= 3
-    assert "C15" in verdicts.gpu_claims(document)[0]
-    assert list(tables.speed_table(document)) and pictures.stream_cost(library(), {"speed": document}).axes
+    measured = quantities.speed({"speed": document})
+    assert set(measured) == {"C15a", "C15b"} and all("timing" in each for each in measured.values()) and measured["C15a"]["n_runs"] >= 3
+    assert "C15" in quantities.gpu({"gpu": document})
+    assert list(tables.speed({"speed": document})) and pictures.stream_cost(library(), {"speed": document}, "cpu").axes
 
 
 def library():
@@ -216,12 +219,11 @@ def library():
 
 
 # -- commands ----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("argv, said", [(["--rung", "gpu"], "CUDA"), (["--multi30k"], "NINEFOLD_DATA")])
+@pytest.mark.parametrize("argv, said", [(["--rung", "gpu"], "CUDA"), (["--only", "multi30k"], "NINEFOLD_DATA")])
 def test_what_the_machine_cannot_run_is_answered_in_a_line(argv, said, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("NINEFOLD_DATA", raising=False)
-    assert reproduce.main(harness.HERE, harness.measure, argv,
-                          parts={"speech": harness.measure_speech, "multi30k": harness.measure_multi30k}) == 2
+    assert experiment.main(harness.HERE, harness.EXPERIMENTS, argv) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.strip().splitlines()) == 1
 
@@ -230,7 +232,7 @@ def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, tmp_pat
     for name in ("claims.yaml", "eval.py"):
         (tmp_path / name).write_bytes((harness.HERE / name).read_bytes())
     (tmp_path / "results").mkdir()
-    assert reproduce.main(tmp_path, harness.measure, ["--rung", "analytic"]) == 0
+    assert experiment.main(tmp_path, harness.EXPERIMENTS, ["--rung", "analytic"]) == 0
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert last["paper"] == "gpe" and last["rung"] == "analytic" and isinstance(last["dirty"], bool)
     assert last["counts"]["matches"] == 10 and last["counts"]["contradicts"] == 0  # whatever state the tree is in
@@ -241,18 +243,18 @@ def test_claims_of_another_command_keep_their_committed_records(capsys, tmp_path
         (tmp_path / name).write_bytes((harness.HERE / name).read_bytes())
     claim = CLAIMS.find("C7b")
     measured = {"value": 3.0, "n_runs": 3, "per_seed": [2.9, 3.0, 3.1], "stderr": 0.06, "stderr_kind": "across-seeds", "ci95": [2.75, 3.25]}
-    facts = start_run("make speech-gpe") | {"seconds": 1.0, "dirty": False}
+    facts = start_run("make reproduce-gpe ONLY=speech") | {"seconds": 1.0, "dirty": False}
     record = make_record(claim, CLAIMS.sha256, measured, facts, seeds=[0, 1, 2])
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "C7b.cpu-small.json").write_text(json.dumps(record))
 
-    def measure(rung, say):
-        others = dict.fromkeys(verdicts.names("cpu-small"), "make speech-gpe")
-        return reproduce.Outcome(measured=verdicts.analytic_claims(), elsewhere=others)
+    def measure(rung, log):
+        others = {c["id"].partition("/")[2]: "make reproduce-gpe ONLY=speech" for c in CLAIMS if c["rung"] == "cpu-small"}
+        return reproduce.Outcome(measured=quantities.exact({}, rung), elsewhere=others)
 
     assert reproduce.main(tmp_path, measure, ["--rung", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert "gpe/C7b: measured by `make speech-gpe`" in printed
+    assert "gpe/C7b: measured by `make reproduce-gpe ONLY=speech`" in printed
     assert json.loads(printed.strip().splitlines()[-1])["counts"]["supports"] == 1
     assert not (tmp_path / "results" / ".scratch" / "C7b.cpu-small.json").exists()
 

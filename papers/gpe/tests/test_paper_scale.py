@@ -19,14 +19,14 @@ from safetensors.torch import load_file, save_file
 from common.models import ModelSpec, load, tiny
 from tests.numerics import close, far
 
-from .. import data, method, paper_scale, verdicts
+from .. import data, method, quantities
 from ..decoding import Boundary, stream
+from ..experiments import paper as paper_scale
 from ..segments import Batch
-from ..small import BASE_CONFIG
 from ..template import Template
-from ..text_experiment import STANDINS
-from ..toy import Language, spell
+from ..toy import CONFIG, Language, spell
 from ..train import cli
+from ..translators import TRANSLATORS
 from .double import Double
 from .runs import ENGLISH, FRENCH, cli_in_processes, stub_of_datasets, tokenizer
 
@@ -141,16 +141,16 @@ def test_no_config_is_missing():
     expected |= {f"gemma2-2b_en-fr_{arm}_k3" for arm in ("group", "no_source_positions", "no_target_positions", "no_positions")}
     assert {path.stem for path in CUDA} == expected
     some = {"k": 1, "stream": {"bleu": 30.0}}
-    assert {"C1", "C3", "C6"} <= set(verdicts.paper_claims(dict.fromkeys(expected, some)))
+    assert {"C1", "C3", "C6"} <= set(quantities.paper({"paper": dict.fromkeys(expected, some)}))
 
 
 def test_cpu_configs_are_the_experiments_own():
     assert [path.stem for path in CPU] == ["rehearsal", "toy_group", "toy_pretrain"]
     read = {path.stem: yaml.safe_load(path.read_text()) for path in CPU}
     base = read["toy_pretrain"]["model"]["init_args"]["base"]["config"]
-    assert base == BASE_CONFIG | {"vocab_size": len(Language.draw(0).pieces())}
+    assert base == CONFIG | {"vocab_size": len(Language.draw(0).pieces())}
     standin = read["toy_group"]["model"]["init_args"]["base"]["name"]
-    assert standin == "papers/gpe/standins/seed0" and (STANDINS / "seed0").is_dir()
+    assert standin == "papers/gpe/standins/seed0" and (TRANSLATORS / "seed0").is_dir()
 
 
 def test_cpu_rehearsal_and_its_resumption():
@@ -261,7 +261,7 @@ def test_a_run_opens_as_it_was_trained(hub, tmp_path, monkeypatch):
 @pytest.mark.parametrize("arm, k", [("group", 3), ("kv_reencoding", 3), ("kv_reencoding", None)])
 def test_translations_keep_their_order(arm, k, monkeypatch):
     """Sorted into batches, or sentence by sentence: the streams of decoding.stream, each at its own place."""
-    loaded = load(ModelSpec(str(STANDINS / "seed0")))
+    loaded = load(ModelSpec(str(TRANSLATORS / "seed0")))
     template = Template.of(loaded.tokenizer, "")
     boundary = Boundary.of_tokenizer(loaded.tokenizer, template.stop)
     found = [template.example(*map(spell, Language.draw(0).sentence(n))) for n in range(5)]

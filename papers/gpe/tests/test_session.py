@@ -15,9 +15,9 @@ from common.models import load, tiny
 
 from .. import method
 from ..analytic import EXAMPLE, Sentence, cost
-from ..checks import forced_session, forced_stream
 from ..data import toy_examples
 from ..decoding import Boundary, stream
+from ..experiments.exact import forced_session, forced_stream
 from ..session import Session, run
 from ..stream import main
 from ..template import Template

@@ -13,15 +13,15 @@ from .. import method, simuleval_agent
 from ..decoding import Boundary
 from ..session import Session, run
 from ..template import Template
-from ..text_experiment import STANDINS
 from ..toy import Language, spell
+from ..translators import TRANSLATORS
 
 SENTENCES = [spell(Language.draw(0).sentence(n)[0]).split() for n in range(3)]
 
 
 @pytest.fixture(scope="module")
 def standin():
-    return load(ModelSpec(str(STANDINS / "seed0")))
+    return load(ModelSpec(str(TRANSLATORS / "seed0")))
 
 
 def stub():
@@ -62,7 +62,7 @@ def made(*options):
     found = simuleval_agent.GPEAgent
     parser = argparse.ArgumentParser()
     found.add_args(parser)
-    return found(parser.parse_args(["--checkpoint", str(STANDINS / "seed0"), *options]))
+    return found(parser.parse_args(["--checkpoint", str(TRANSLATORS / "seed0"), *options]))
 
 
 def expected(loaded, words, k, arm="group"):

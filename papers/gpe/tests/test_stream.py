@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.models import ModelError, load, tiny
+from common.errors import ModelError
+from common.models import load, tiny
 from tests.numerics import close, far
 
 from .. import method, stream

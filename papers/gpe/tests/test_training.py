@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import SetupError
 from common.models import load, tiny
-from common.steps import SetupError
 from tests.numerics import close, far
 
 from .. import data, method
@@ -128,7 +128,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
     stored = torch.load(path, weights_only=True)
     del stored["gpe"]
     torch.save(stored, strange)
-    with pytest.raises(SetupError, match="not written by a GPE training"):
+    with pytest.raises(SetupError, match="not written by a training of papers/gpe"):
         fit(streaming(), tmp_path, steps=2, resume=strange)
     adapted = streaming(lora=LoraSpec(rank=4))
     adapted.configure_model()

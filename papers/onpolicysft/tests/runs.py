@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.data import chains
 from common.models import ModelSpec, load, tiny
-from common.rollouts import full
+from common.reasoning.rollouts import full
 
 from .. import module
 from ..data import Chains

@@ -1,62 +1,21 @@
-"""GRPO by hand and where it teaches nothing; what the other choices keep."""
-
-import math
+"""GRPO beside the method, and where it teaches nothing; what the other choices keep."""
 
 import pytest
 import torch
 
+from common.reasoning.policy_gradient import ClippedLoss, group_advantage, grpo_loss
 from tests.numerics import close
 
-from ..baselines import (
-    accuracy_and_length_reward,
-    grpo_loss,
-    keep_all,
-    keep_none,
-    keep_random,
-    keep_shortest,
-    kl_to_reference,
-    off_policy_steps,
-)
-from ..method import denominator, group_advantage, keep, sft_loss, surrogate_loss
+from ..baselines import accuracy_and_length_reward, keep_all, keep_none, keep_random, keep_shortest, off_policy_steps
+from ..method import denominator, keep, sft_loss, surrogate_loss
 from .conftest import LIMIT, G, gradient, log_probs
-from .exact import f64
 
 
 # -- GRPO --------------------------------------------------------------------------------------------------
-def test_clipping_by_hand():
-    """Ratios 1.5 and 0.5 with advantages 1 and -1: clipped where the step would go on, kept where it would go back."""
-    logp = torch.tensor([[1.5, 0.5], [1.5, 0.5]], dtype=torch.float64).log().requires_grad_()
-    old, mask, gain = torch.zeros(2, 2, dtype=torch.float64), torch.ones(2, 2).bool(), torch.tensor([1.0, -1.0])
-    loss = grpo_loss(logp, old, gain, mask)
-    close(loss, f64((-(1.2 + 0.5) / 2 + (1.5 + 0.8) / 2) / 2), rel=1e-12)
-    loss.backward()
-    close(logp.grad, f64([[0.0, -0.5 / 4], [1.5 / 4, 0.0]]), rel=1e-12)
-    higher = grpo_loss(logp, old, gain, mask, eps_low=0.1, eps_high=0.28)
-    close(higher, f64((-(1.28 + 0.5) / 2 + (1.5 + 0.9) / 2) / 2), rel=1e-12)
-
-
-def test_kl_by_hand():
-    logp = torch.tensor([[0.5, 0.25]], dtype=torch.float64).log().requires_grad_()
-    ref = torch.tensor([[0.25, 0.25]], dtype=torch.float64).log()
-    close(kl_to_reference(logp, ref), f64([[0.5 + math.log(2) - 1, 0.0]]), rel=1e-12)
-    loss = grpo_loss(logp, logp.detach(), torch.tensor([0.0]), torch.ones(1, 2).bool(), ref_logp=ref, beta=0.1)
-    close(loss, f64(0.1 * (math.log(2) - 0.5) / 2), rel=1e-12)
-    loss.backward()
-    close(logp.grad, f64([[0.1 * (1 - 0.5) / 2, 0.0]]), rel=1e-12)
-    with pytest.raises(ValueError, match="no log-probabilities of a reference"):
-        grpo_loss(logp, logp, torch.tensor([0.0]), torch.ones(1, 2).bool(), beta=0.1)
-
-
-@pytest.mark.parametrize("norm, expected", [("seq", -(1 + 2) / 2), ("token", -(1 * 1 + 2 * 3) / 4), ("const", -(1 * 1 + 2 * 3) / 16),
-                                            ("max", -(1 * 1 + 2 * 3) / 6)])
-def test_norms_by_hand_and_padding_may_hold_anything(norm, expected):
-    """Lengths 1 and 3, advantages 1 and 2, ratio 1, limit 8."""
-    mask = torch.tensor([[1, 0, 0], [1, 1, 1]]).bool()
-    logp = torch.tensor([[-1.0, float("nan"), float("-inf")], [-1.0, -2.0, -3.0]], dtype=torch.float64).requires_grad_()
-    loss = grpo_loss(logp, logp, torch.tensor([1.0, 2.0]), mask, length_norm=norm, limit=8, ref_logp=logp.detach(), beta=0.1)
-    close(loss, f64(expected), rel=1e-12)
-    loss.backward()
-    assert logp.grad.isfinite().all() and not logp.grad[~mask].any()
+@pytest.mark.parametrize("norm, total", [("seq", 2), ("token", 4), ("const", 16), ("max", 6)])
+def test_the_norms_of_the_method_are_totals_of_its_loss(norm, total):
+    """Lengths 1 and 3, limit 8; test_policy_gradient.py has their losses by hand."""
+    assert denominator([1, 3], norm, 8) == total
 
 
 @pytest.mark.numerics
@@ -65,7 +24,7 @@ def test_raw_rewards_on_policy_make_it_the_surrogate(double, rollouts):
     logp, mask = log_probs(double, rollouts, range(6))
     raw = group_advantage(rollouts.rewards, G, center=False, scale=False)
     total = denominator(rollouts.lengths, "const", LIMIT)
-    a = gradient(double, grpo_loss(logp, logp, raw, mask, total, "const"))
+    a = gradient(double, grpo_loss(logp, logp, raw, mask, total, ClippedLoss(own_length=False)))
     logp, mask = log_probs(double, rollouts, range(6))
     b = gradient(double, surrogate_loss(logp, logp, rollouts.rewards, mask, total))
     close(a, b, rel=1e-12)
@@ -80,7 +39,8 @@ def test_a_group_that_is_all_right_teaches_grpo_nothing_and_us_something(double,
 
     def of(rewards):
         advantage = group_advantage(torch.tensor(rewards), 3, eps=eps, center=center, scale=scale)
-        found = torch.autograd.grad(grpo_loss(logp, logp, advantage, mask, total, "max"), logp, retain_graph=True)[0]
+        loss = grpo_loss(logp, logp, advantage, mask, total, ClippedLoss(own_length=False))
+        found = torch.autograd.grad(loss, logp, retain_graph=True)[0]
         raw = torch.autograd.grad(surrogate_loss(logp, logp, torch.tensor(rewards), mask, total), logp, retain_graph=True)[0]
         return bool(found.any()), bool(raw.any())
 

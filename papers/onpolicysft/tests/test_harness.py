@@ -9,28 +9,33 @@ from collections import Counter
 import pytest
 import torch
 
-from common import reproduce
+from common.claims.records import load_claims, make_record, start_run
 from common.data import chains
 from common.models import ModelSpec, load, tiny
-from common.records import load_claims, make_record, start_run
+from common.runs.experiment import every_job, main
 
-from .. import checks, experiment, paper_scale, pictures, speed, sums_experiment, tables, verdicts
 from .. import eval as harness
+from .. import pictures, quantities, tables
 from ..data import Chains
+from ..experiments import chains as experiment
+from ..experiments import exact, speed
+from ..experiments import paper as paper_scale
+from ..experiments import sums as sums_experiment
 from ..train import cli
 from .runs import byte_words
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
+ASKED = {claim for experiment in harness.EXPERIMENTS if experiment.asked for claim in experiment.claims}
 
 
 def test_every_claim_is_measured_blocked_or_not_checkable():
-    exact, small = verdicts.analytic_claims(), {*verdicts.small_claims(results()), *verdicts.SUMS}
+    counted, small = quantities.exact({}, "analytic"), {*quantities.chains(results()), *ASKED}
     for claim in CLAIMS:
         name = claim["id"].partition("/")[2]
         if claim.get("status") == "not-checkable":
             continue
-        assert name in {"analytic": exact, "cpu-small": small}.get(claim["rung"], ()) or claim.get("blocked_by"), name
-    assert {*exact, *small} <= {claim["id"].partition("/")[2] for claim in CLAIMS}
+        assert name in {"analytic": counted, "cpu-small": small}.get(claim["rung"], ()) or claim.get("blocked_by"), name
+    assert {*counted, *small} <= {claim["id"].partition("/")[2] for claim in CLAIMS}
 
 
 @pytest.mark.numerics
@@ -40,9 +45,9 @@ def test_figures_that_the_papers_arithmetic_does_not_support_contradict():
     C15 counts what single precision rounds, which depends on the processor (0.07 to 0.63 of what it allows were seen); that
     the two gradients are equal is held in double precision by test_method.py.
     """
-    exact = verdicts.analytic_claims()
-    words = {name: word(name, exact, seeds=[]) for name in exact}
-    assert exact["C15"]["value"] < 10 and words.pop("C15") in ("matches", "contradicts")
+    counted = quantities.exact({}, "analytic")
+    words = {name: word(name, counted, seeds=[]) for name in counted}
+    assert counted["C15"]["value"] < 10 and words.pop("C15") in ("matches", "contradicts")
     assert {name for name in words if words[name] == "contradicts"} == {"C1a", "C5a"}
     assert {name for name in words if words[name] == "matches"} == {"C2a", "C2b", "C5b", "C12a", "C13"}
 
@@ -60,7 +65,7 @@ test_scores.__test__ = False
 def results(**changes):
     """Results as the jobs give them. changes {arm: (accuracy, tokens)}; base .85 and 60, others .95 and 18 unless said."""
     found = {}
-    for job in harness.jobs():
+    for job in experiment.jobs():
         arm, _, seed = job.name.partition("/seed")
         avg, tokens = changes.get(arm.replace(" ", "_").replace(",", "").replace(".", ""), (0.85, 60.0) if arm == "base" else (0.95, 18.0))
         shift = 0.001 * int(seed)
@@ -99,27 +104,27 @@ def word(name, measured, seeds=(0, 1, 2)):
     ("C14a", {}, "supports"),
 ])  # fmt: skip
 def test_verdicts_follow_the_scores(claim, changes, expected):
-    assert word(claim, verdicts.small_claims(results(**changes))) == expected
+    assert word(claim, quantities.chains(results(**changes))) == expected
 
 
 def test_updates_are_counted_to_the_first_probe_that_is_short_and_no_worse():
     run = {"curve": [[0, 0.8, 60.0], [5, 0.7, 20.0], [10, 0.8, 20.0], [15, 0.9, 10.0]]}
-    assert verdicts.updates_needed(run, 40) == 10
-    assert verdicts.updates_needed({"curve": [[0, 0.8, 60.0], [5, 0.9, 50.0]]}, 40) == 40
+    assert quantities.updates_needed(run, 40) == 10
+    assert quantities.updates_needed({"curve": [[0, 0.8, 60.0], [5, 0.9, 50.0]]}, 40) == 40
 
 
 def test_tables_and_pictures_show_every_method(tmp_path):
     found = results()
-    text = "\n".join(tables.cpu_tables(found))
+    text = "\n".join(tables.chains(found))
     for name in tables.ARMS.values():
         assert name in text, name
-    drawn = {path.name for path in pictures.draw(found, tmp_path)}
+    drawn = {path.name for path in pictures.chains(found, "cpu", tmp_path)}
     assert drawn == {"plane.svg", "updates.svg", "budgets.svg"} and "On-Policy SFT" in (tmp_path / "plane.svg").read_text()
 
 
 # -- the jobs, in the small --------------------------------------------------------------------------------
 def test_every_job_names_a_function_with_these_arguments():
-    jobs = harness.jobs()
+    jobs = experiment.jobs()
     for job in jobs:
         module, name = job.function.split(":")
         inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
@@ -132,22 +137,25 @@ def named(job):
 
 
 def test_a_job_depends_on_what_computes_and_on_nothing_that_shows():
-    for job in {job.function: job for job in harness.every_job()}.values():
+    for job in {job.function: job for job in every_job(harness.EXPERIMENTS)}.values():
         sources = job.sources()
         names = {path.name for path in sources}
-        assert {"method.py", "module.py", "experiment.py", "rollouts.py"} <= names, job.name
-        assert not names & {"eval.py", "verdicts.py", "tables.py", "pictures.py", "analytic.py", "speed.py", "claims.yaml"}, job.name
-        assert any(path.match("standins-reasoner/seed0/model.safetensors") for path in sources)
-        assert ("adapter_model.safetensors" in names) == job.name.startswith("sums/")
+        assert {"method.py", "module.py", "sampled.py", "policy_gradient.py", "rollouts.py"} <= names, job.name
+        assert not names & {"eval.py", "quantities.py", "tables.py", "pictures.py", "analytic.py", "speed.py", "claims.yaml"}, job.name
+        of_sums = job.name.startswith("sums/")
+        assert any(path.match("reasoner-weights/seed0/model.safetensors") for path in sources) != of_sums
+        assert ("adapter_model.safetensors" in names) == of_sums
+        assert any(path.match("experiments/chains.py") for path in sources) != of_sums  # an arm more there retrains nothing here
 
 
 def test_smoke_walks_every_job_of_the_default_run_at_another_size():
-    def arms(size):
-        return {(job.name.rpartition("/seed")[0], job.function, *sorted(job.arguments.keys())) for job in harness.every_job(size)}
+    def arms(jobs):
+        return {(job.name.rpartition("/seed")[0], job.function, *sorted(job.arguments.keys())) for job in jobs}
 
-    assert arms("smoke") == arms("cpu") and {job.arguments["seed"] for job in harness.every_job("smoke")} == {0}
-    assert not {named(job) for job in harness.every_job("smoke")} & {named(job) for job in harness.every_job("cpu")}
-    assert harness.jobs("smoke")[0].key() != harness.jobs("cpu")[0].key() == harness.jobs("cpu")[0].key()
+    smoke, cpu = every_job(harness.EXPERIMENTS, "smoke"), every_job(harness.EXPERIMENTS, "cpu")
+    assert arms(smoke) == arms(cpu) and {job.arguments["seed"] for job in smoke} == {0}
+    assert not {named(job) for job in smoke} & {named(job) for job in cpu}
+    assert smoke[0].key() != cpu[0].key() == experiment.jobs("cpu")[0].key()
     for module in (experiment, sums_experiment):
         tiny, full = module.SIZES["smoke"], module.SIZES["cpu"]
         assert all(getattr(tiny, name) <= getattr(full, name) for name in vars(full) if name not in ("seeds", "device"))
@@ -158,7 +166,7 @@ def test_the_default_sizes_are_those_that_the_claims_name():
     small, real = experiment.SIZES["cpu"], sums_experiment.SIZES["cpu"]
     for claim in CLAIMS:
         if claim["rung"] == "cpu-small":
-            size = real if claim["id"].partition("/")[2] in verdicts.SUMS else small
+            size = real if claim["id"].partition("/")[2] in ASKED else small
             assert tuple(claim["protocol"]["seeds"]) == size.seeds, claim["id"]
             assert {int(n) for n in re.findall(r"Avg@(\d+)", claim["protocol"]["metric"])} <= {size.samples}, claim["id"]
     page = (harness.HERE / "README.md").read_text()
@@ -169,7 +177,8 @@ def test_the_default_sizes_are_those_that_the_claims_name():
 
 @pytest.fixture
 def small(monkeypatch):
-    size = experiment.Size(seeds=(0,), problems=64, updates=2, prompts=2, rollouts=4, every=1, probe=3, test=6, samples=2, compared=6)
+    size = experiment.Size(seeds=(0,), problems=64, updates=2, prompts=2, rollouts=4, every=1, probe=3, test=6, samples=2, compared=6,
+                           job_seconds=1)
     monkeypatch.setitem(experiment.SIZES, "small", size)
 
 
@@ -191,7 +200,7 @@ def test_a_base_and_its_budgets(small):
 
 @pytest.mark.numerics
 def test_an_update_costs_less_than_grpos():
-    assert 0 < checks.flops_ratio(0) < 0.75 and checks.other_models_and_passes() == 0
+    assert 0 < exact.flops_ratio(0) < 0.75 and exact.other_models_and_passes() == 0
 
 
 def test_the_grader_and_the_essential_length_agree():
@@ -199,7 +208,7 @@ def test_the_grader_and_the_essential_length_agree():
     problem = data.problem(3, "test")
     words = chains.essential(problem.gold)
     ids = tuple(data.words.convert_tokens_to_ids(list(words)))
-    from common.rollouts import Rollout
+    from common.reasoning.rollouts import Rollout
 
     assert data.grade([problem], [Rollout(0, ids, True), Rollout(0, ids[:-1], False)]) == [True, False]
     rows = [{"kind": problem.kind, "correct": [True, True], "lengths": [len(ids), len(ids) - 1]}]
@@ -209,13 +218,13 @@ def test_the_grader_and_the_essential_length_agree():
 # -- memory and time, rehearsed ----------------------------------------------------------------------------
 def test_both_updates_run_in_processes_of_their_own():
     config = dict(tiny().config, vocab_size=96)
-    said = []
-    found = speed.measure(config, (6,), "cpu", say=said.append, responses=4, micro=2, repeats=1)
+    logged = []
+    found = speed.measure(config, (6,), "cpu", log=logged.append, responses=4, micro=2, repeats=1)
     case = found["cases"]["6"]
     tokens = 6 + speed.PROMPT
     assert case["opsft"]["forward_tokens"] == 2 * tokens and case["grpo"]["forward_tokens"] == 3 * 4 * tokens
-    assert len(said) == 2 and "GRPO with reference" in speed.table(found)
-    assert "C5" in verdicts.gpu_claims(found["cases"]["6"])
+    assert len(logged) == 2 and "GRPO with reference" in speed.table(found)
+    assert "C5" in quantities.gpu({"gpu": found["cases"]["6"]})
     with pytest.raises(ValueError, match="none of opsft, grpo"):
         speed.update("ppo", config, 6)
 
@@ -224,7 +233,7 @@ def test_both_updates_run_in_processes_of_their_own():
 @pytest.mark.parametrize("rung", ["gpu", "paper"])
 def test_what_the_machine_cannot_run_is_answered_in_a_line(rung, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert reproduce.main(harness.HERE, harness.measure, ["--rung", rung]) == 2
+    assert main(harness.HERE, harness.EXPERIMENTS, ["--rung", rung]) == 2
     error = capsys.readouterr().err
     assert "GPU" in error and len(error.strip().splitlines()) == 1
 
@@ -233,10 +242,10 @@ def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, tmp_pat
     for name in ("claims.yaml", "eval.py"):
         (tmp_path / name).write_bytes((harness.HERE / name).read_bytes())
     (tmp_path / "results").mkdir()
-    assert reproduce.main(tmp_path, harness.measure, ["--rung", "analytic"]) == 0
+    assert main(tmp_path, harness.EXPERIMENTS, ["--rung", "analytic"]) == 0
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    exact = verdicts.analytic_claims()
-    words = Counter(word(name, exact, seeds=[]) for name in exact)
+    counted = quantities.exact({}, "analytic")
+    words = Counter(word(name, counted, seeds=[]) for name in counted)
     assert last["paper"] == "onpolicysft" and last["rung"] == "analytic" and last["stale"] == 0
     assert {name: last["counts"][name] for name in words} == words  # this rung's alone: no record of another is there
 
@@ -285,7 +294,8 @@ def test_the_papers_configs_train_a_tiny_qwen2_and_their_table_is_filled(size, t
     (folder / "aime24.jsonl").write_text(json.dumps({"problem": "1 + 1", "answer": "2"}) + "\n")
     (run / "model" / "training.json").write_text(json.dumps(about | {"trained_from": str(tmp_path / "tiny")}))
     monkeypatch.setenv("OPSFT_RUNS", str(tmp_path / "runs"))
-    found = paper_scale.measure_paper(lambda text: None, "cpu", ["aime24"], data=tmp_path / "data", repeats=2, max_tokens=6)
+    means = paper_scale.measure_paper(lambda text: None, "cpu", ["aime24"], data=tmp_path / "data", repeats=2, max_tokens=6)
+    found = quantities.paper({"paper": means})
     assert set(found) == ({"C1", "C2"} if size == "1.5b" else {"C3"})
     assert next(iter(found.values()))["value"] is not None and len(found) <= 2
     assert len(list((run / "benchmarks").iterdir())) == 2

@@ -13,7 +13,6 @@ from ..method import (
     OnPolicySFTConfig,
     denominator,
     divergence_by_token,
-    group_advantage,
     keep,
     mean_by_type,
     response_log_probs,
@@ -249,18 +248,6 @@ def test_after_one_update_it_is_so_no_more(double, rollouts):
     stale, fresh = both()
     far(stale, fresh, rel=0.05)
     assert cosine(stale, fresh) < 0.999
-
-
-def test_group_advantage():
-    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
-    close(group_advantage(rewards, 3), f64([2 / 3**0.5, *[-1 / 3**0.5] * 2, -2 / 3**0.5, *[1 / 3**0.5] * 2]), rel=1e-12)
-    close(group_advantage(rewards, 3, scale=False), f64([2 / 3, -1 / 3, -1 / 3, -2 / 3, 1 / 3, 1 / 3]), rel=1e-12)
-    assert torch.equal(group_advantage(rewards, 3, center=False, scale=False), rewards)
-    flat = group_advantage(torch.tensor([1.7] * 3 + [0.0] * 3), 3)  # the mean of three 1.7 is not 1.7
-    assert torch.equal(flat, torch.zeros(6))
-    for wrong in (4, 1):
-        with pytest.raises(ValueError, match="groups"):
-            group_advantage(rewards, wrong)
 
 
 # -- where the two models differ ---------------------------------------------------------------------------

@@ -1,15 +1,19 @@
 """Training: on policy means that policy, one number divides a step's loss, and what is equal by theory is equal by number."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from common.errors import SetupError
 from common.models import ModelSpec, load
-from common.steps import SetupError
+from common.reasoning.rollouts import sample
 
 from .. import method
-from ..data import Problem, Rows, read_problems
-from .runs import Coin, difference, fit, fit_in_processes, training, weights
+from ..data import Maths, Problem, Rows, read_problems
+from .runs import Coin, byte_words, difference, fit, fit_in_processes, training, weights
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +32,7 @@ def one(tmp_path_factory):
 
 # -- on policy ---------------------------------------------------------------------------------------------
 def test_every_update_has_fresh_rollouts_of_the_weights_that_it_updates(tmp_path, monkeypatch):
-    from .. import module
+    from common.reasoning import sampled
 
     seen = []
 
@@ -36,8 +40,8 @@ def test_every_update_has_fresh_rollouts_of_the_weights_that_it_updates(tmp_path
         seen.append((float(sum(p.detach().double().sum() for p in model.parameters())), kwargs["temperature"]))
         return original(model, *args, **kwargs)
 
-    original = module.sample
-    monkeypatch.setattr(module, "sample", watched)
+    original = sampled.sample
+    monkeypatch.setattr(sampled, "sample", watched)
     found = training()
     fit(found, tmp_path, steps=3)
     assert len(seen) == found.done == 3 and len({weight for weight, _ in seen}) == 3
@@ -45,22 +49,21 @@ def test_every_update_has_fresh_rollouts_of_the_weights_that_it_updates(tmp_path
     assert not training(config={"updates_per_rollout": 2}).config.on_policy
 
 
+class Engine:
+    """What VllmSampler is to a training: it is given the weights before every sampling."""
+
+    def __init__(self):
+        self.loaded = []
+
+    def load(self, model):
+        self.loaded.append(float(sum(p.detach().double().sum() for p in model.parameters())))
+        self.model = model
+
+    def sample(self, prompts, n, limit, **how):
+        return sample(self.model, prompts, n, limit, **how)
+
+
 def test_an_engine_samples_instead_is_kept_up_to_date_and_is_missed_in_a_line(tmp_path):
-    class Engine:
-        """What VllmSampler is to a training: it is given the weights before every sampling."""
-
-        def __init__(self):
-            self.loaded = []
-
-        def load(self, model):
-            self.loaded.append(float(sum(p.detach().double().sum() for p in model.parameters())))
-            self.model = model
-
-        def sample(self, prompts, n, limit, **how):
-            from common.rollouts import sample
-
-            return sample(self.model, prompts, n, limit, **how)
-
     found = training()
     found.sampler = engine = Engine()
     fit(found, tmp_path, steps=2)
@@ -89,6 +92,10 @@ def test_fixed_data_come_from_the_start_and_other_selections_are_what_they_say(t
     start.configure_model()
     for a, b in zip(found.start[0].parameters(), start.start[0].parameters()):
         assert torch.equal(a, b) and not a.requires_grad
+    by_engine = training("FixedData", {"lr": 0.1})
+    by_engine.sampler = Engine()  # which is not given what was learnt
+    fit(by_engine, tmp_path / "engine", steps=3)
+    assert len(by_engine.sampler.loaded) == 3 and len(set(by_engine.sampler.loaded)) == 1
     assert difference(weights(found), weights(start)) > 1e-3
     lot, best = fit(training("ByLot"), tmp_path / "lot", steps=1), fit(training("BestOfN"), tmp_path / "best", steps=1)
     assert lot.history[0]["kept"] == lot.history[0]["right"] and best.history[0]["kept"] <= 4 / 16
@@ -175,6 +182,12 @@ def test_a_killed_run_goes_on_as_if_unbroken(tmp_path):
     assert [row["length"] for row in resumed.history] == [row["length"] for row in unbroken.history]
     with pytest.raises(SetupError, match="lr = 0.01; the config says 0.5"):
         fit(training(config={"lr": 0.5}), tmp_path / "other", steps=4, resume=checkpoint)
+    with pytest.raises(SetupError, match="data.count = 16; the config says 8"):
+        fit(training(), tmp_path / "other", steps=4, resume=checkpoint, data=Coin(count=8, seed=5))
+    with pytest.raises(SetupError, match="module = OnPolicySFT; the config says GRPO"):
+        fit(training("GRPO"), tmp_path / "other", steps=4, resume=checkpoint)
+    longer = fit(training(), tmp_path / "longer", steps=5, resume=checkpoint)  # the rate does not depend on the number of steps
+    assert longer.done == 5
     assert (tmp_path / "unbroken" / "model" / "model.safetensors").is_file()
 
 
@@ -218,6 +231,28 @@ def test_problem_files_are_refused_by_name_and_line(text, says, tmp_path):
         read_problems(path)
     with pytest.raises(SetupError, match="no file nothing.jsonl"):
         read_problems(tmp_path / "nothing.jsonl")
+
+
+def test_what_is_held_out_is_never_trained_on(tmp_path):
+    """With as many problems as are held out validation would be training: refused, as is no validation at all."""
+    path, one = tmp_path / "train.jsonl", {"problem": "1 + 1", "answer": "2"}
+
+    def rows(count, **options):
+        path.write_text("".join(json.dumps(one | {"problem": f"{i} + 1"}) + "\n" for i in range(count)))
+        data = Maths(str(path), **options)
+        data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(
+            tokenizer=byte_words(), model=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=1))))
+        return [[problem.prompt for problem in part.problems] for part in data.sequences()]
+
+    train, held_out = rows(4, held_out=3)
+    assert (len(train), len(held_out)) == (1, 3) and not set(train) & set(held_out)
+    for count in (1, 3):
+        with pytest.raises(SetupError, match=f"held_out 3: train.jsonl has {count} problems"):
+            rows(count, held_out=3)
+    with pytest.raises(SetupError, match="held_out is 0"):
+        rows(4, held_out=0)
+    train, held_out = rows(2, held_out=3, validation=str(path))  # a file of its own, which the user chose
+    assert len(train) == len(held_out) == 2
 
 
 def test_the_place_in_a_step_is_counted_from_its_beginning():

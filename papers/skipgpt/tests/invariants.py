@@ -37,7 +37,7 @@ def route(model, *, mode="mask", seed=0, **config):
 
 
 def decide(state, logit):
-    """Every router says `logit` in favour of executing, whatever it reads."""
+    """Every router answers `logit` in favour of executing, whatever it reads."""
     for router in state.routers().values():
         nn.init.zeros_(router.layers[-1].weight)
         router.layers[-1].bias.data = torch.tensor([logit / 2, -logit / 2])
@@ -255,15 +255,15 @@ def padding_does_not_count(model, state, **inputs):
 def sample_ignores_temperature():
     """Same noise, same sample; tau only scales the gradient, pi (1 - pi) / tau."""
     draw = torch.Generator().manual_seed(0)
-    said = 3 * torch.randn(4000, 1, 2, generator=draw)
-    noise = method.gumbel_noise(said.shape, draw)
+    given = 3 * torch.randn(4000, 1, 2, generator=draw)
+    noise = method.gumbel_noise(given.shape, draw)
     samples = []
     for tau in (5.0, 1.0, 0.3):
-        leaf = said.clone().requires_grad_()
+        leaf = given.clone().requires_grad_()
         gate = method.straight_through_gate(leaf, tau, noise)
         samples.append(gate.detach())
         gate.sum().backward()
-        pi = torch.softmax((said + noise) / tau, -1)[..., 0]
+        pi = torch.softmax((given + noise) / tau, -1)[..., 0]
         slope = pi * (1 - pi) / tau
         assert_close(leaf.grad[..., 0], slope, f"d gate / d logit 0 at tau {tau}")
         assert_close(leaf.grad[..., 1], -slope, f"d gate / d logit 1 at tau {tau}")
@@ -276,8 +276,8 @@ def samples_follow_the_router():
     """P(execute) = sigmoid(l0 - l1), within 4 standard errors."""
     draw, n = torch.Generator().manual_seed(1), 20000
     for gap in (-3.0, -0.5, 0.0, 1.0, 4.0):
-        said = torch.tensor([0.7 + gap, 0.7]).expand(n, 1, 2)
-        rate = method.straight_through_gate(said, 2.0, method.gumbel_noise(said.shape, draw)).mean()
+        given = torch.tensor([0.7 + gap, 0.7]).expand(n, 1, 2)
+        rate = method.straight_through_gate(given, 2.0, method.gumbel_noise(given.shape, draw)).mean()
         p = torch.sigmoid(torch.tensor(gap))
         assert abs(rate - p) < 4 * (p * (1 - p) / n).sqrt(), f"rate {rate:.4f}, probability {p:.4f}"
 

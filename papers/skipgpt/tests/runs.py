@@ -18,9 +18,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.models import tiny
+from common.training.steps import StepData
 from tests.numerics import float64
 
-from ..data import RaggedRows, StepData
+from ..data import RaggedRows
 from ..method import SkipGPTConfig
 from ..module import RouterTuningModule
 

@@ -32,10 +32,10 @@ from ..analytic import (
     skip_for_total,
     static_depth_speedup,
     static_drop_fraction,
-    tables,
     total_param_skip,
     training_cost,
 )
+from ..figures import tables
 from ..reported import REPORTED, TASKS, dense_row, ratio_of_means, retain
 
 
@@ -285,7 +285,7 @@ def test_tables_are_rectangular():
 
 
 def test_command_prints_the_tables_without_torch():
-    module = f"{__package__.rpartition('.')[0]}.analytic"
+    module = f"{__package__.rpartition('.')[0]}.figures"
     code = ("import runpy, sys; sys.modules['torch'] = sys.modules['transformers'] = None; "
             f"runpy.run_module({module!r}, run_name='__main__')")
     root = Path(__file__).resolve().parents[__package__.count(".") + 1]

@@ -1,4 +1,4 @@
-"""Baselines do what their papers say, and count what they claim to count.
+"""Baselines do what their papers describe, and count what they claim to count.
 
 The static ones are asked to find what cannot be missed: a block that does nothing. For those that
 measure cross-entropy the calibration text is drawn from the model itself, so that nothing beats the
@@ -332,9 +332,9 @@ def test_more_than_there_is_cannot_be_dropped(originals, call, match):
 @pytest.mark.parametrize("shortlist", [None, 3])
 def test_greedy_finds_the_two_silent_modules(stock, shortlist):
     silence(stock, (0, "mlp"), (3, "attn"))
-    ids, said = own_text(stock), []
-    plan = baselines.greedy_drop(stock, ids, 2, shortlist, said.append)
-    assert set(plan.dropped) == {(0, "mlp"), (3, "attn")} and len(said) == 2
+    ids, logged = own_text(stock), []
+    plan = baselines.greedy_drop(stock, ids, 2, shortlist, logged.append)
+    assert set(plan.dropped) == {(0, "mlp"), (3, "attn")} and len(logged) == 2
     with torch.no_grad():
         dense = stock(input_ids=ids, labels=ids).loss.item()
     holds.assert_close(list(plan.scores.values()), [dense, dense], "losses without what is silent")

@@ -1,25 +1,33 @@
 """The harness of the CPU run: the tuning loop, held budgets, the guard, and from results to verdicts."""
 
+import importlib
+import inspect
 import json
 import re
 
 import pytest
 import torch
 
-from common import reproduce
-from common.records import load_claims, make_record, start_run
+from common.claims.records import load_claims, make_record, start_run
+from common.runs import reproduce
+from common.runs.experiment import every_job, main
+from common.runs.sources import closure
 from tests.numerics import close
 
+from .. import crossing, pictures, quantities, standins, tables
 from .. import eval as harness
-from .. import pictures, speed, tables, tier_a, tier_b, verdicts
+from ..difficulty import base_model
+from ..experiments import scratch, smollm2, speed
+from ..experiments.smollm2 import BudgetMissed, check_budget
 from ..method import SkipGPTConfig, apply_skipgpt
-from ..tier_b import BudgetMissed, check_budget
 from ..tuning import BudgetNotHeld, evaluate, hold_budget, shift_budget, tune
 from .invariants import REL
 
+CLAIMS = load_claims(harness.HERE / "claims.yaml")
+
 
 def small(seed=0, **config):
-    model = tier_a.new_base(seed).to(torch.get_default_dtype())
+    model = standins.new_base(seed).to(torch.get_default_dtype())
     torch.manual_seed(seed)
     return model, apply_skipgpt(model, SkipGPTConfig(**config))
 
@@ -98,19 +106,18 @@ def test_pitfall_15_a_score_off_its_budget_is_refused():
 
 
 def test_every_analytic_claim_gets_the_verdict_that_its_figures_give():
-    claims = load_claims(harness.HERE / "claims.yaml")
-    measured, facts = verdicts.analytic_claims(), start_run("test") | {"seconds": 0.0}
-    analytic = [claim for claim in claims if claim["rung"] == "analytic"]
+    measured, facts = quantities.exact({}), start_run("test") | {"seconds": 0.0}
+    analytic = [claim for claim in CLAIMS if claim["rung"] == "analytic"]
     assert {claim["id"].partition("/")[2] for claim in analytic} == set(measured)
     words = {}
     for claim in analytic:
         name = claim["id"].partition("/")[2]
-        words[name] = make_record(claim, claims.sha256, measured[name], facts, seeds=[])["verdict"]["word"]
+        words[name] = make_record(claim, CLAIMS.sha256, measured[name], facts, seeds=[])["verdict"]["word"]
     assert words.pop("C10") == "contradicts"  # 10,000 x 16 samples need 111 % of the card's four-hour peak
     assert set(words.values()) == {"matches"}
 
 
-def tier_b_results(ours=3.0, random=3.4, static=3.3):
+def smollm2_results(ours=3.0, random=3.4, static=3.3):
     """Results as the jobs give them, with losses that we choose."""
     windows = [[value + 0.01 * (i % 3) for i in range(40)] for value in (ours, random, static)]
     mean = [sum(w) / len(w) for w in windows]
@@ -127,50 +134,54 @@ def tier_b_results(ours=3.0, random=3.4, static=3.3):
 
 
 def verdict_of(results, claim):
-    claims = load_claims(harness.HERE / "claims.yaml")
-    measured = verdicts.tier_b_claims(results)[claim]
-    return make_record(claims.find(claim), claims.sha256, measured, start_run("test") | {"seconds": 0.0}, seeds=[0, 1, 2])
+    measured = quantities.smollm2(results)[claim]
+    return make_record(CLAIMS.find(claim), CLAIMS.sha256, measured, start_run("test") | {"seconds": 0.0}, seeds=[0, 1, 2])
 
 
 def test_a_router_that_beats_its_baselines_is_supported_and_the_no_op_swap_is_not():
-    assert verdict_of(tier_b_results(), "C2c")["verdict"]["word"] == "supports"
-    assert verdict_of(tier_b_results(), "C2d")["measured"]["value"] == pytest.approx(0.3)
+    assert verdict_of(smollm2_results(), "C2c")["verdict"]["word"] == "supports"
+    assert verdict_of(smollm2_results(), "C2d")["measured"]["value"] == pytest.approx(0.3)
     # Swap the method for its own rates at random: the same losses, so nothing may be supported.
-    swapped = verdict_of(tier_b_results(ours=3.4), "C2c")
+    swapped = verdict_of(smollm2_results(ours=3.4), "C2c")
     assert swapped["measured"]["value"] == pytest.approx(0.0) and swapped["verdict"]["word"] != "supports"
-    assert verdict_of(tier_b_results(ours=3.5), "C2d")["verdict"]["word"] == "contradicts"
-    assert verdict_of(tier_b_results(), "C2e")["verdict"]["word"] == "contradicts"  # 0.4 nats, a whole nat is asked for
+    assert verdict_of(smollm2_results(ours=3.5), "C2d")["verdict"]["word"] == "contradicts"
+    assert verdict_of(smollm2_results(), "C2e")["verdict"]["word"] == "contradicts"  # 0.4 nats, a whole nat is asked for
 
 
-@pytest.mark.parametrize("argv, said", [(["--rung", "gpu"], "CUDA"), (["--rung", "paper"], "GPU")])
-def test_a_rung_that_the_machine_cannot_run_is_answered_in_a_line(argv, said, capsys, monkeypatch):
+@pytest.mark.parametrize("argv, reason", [(["--rung", "gpu"], "CUDA"), (["--rung", "paper"], "GPU"), (["--only", "real"], "NINEFOLD_DATA")])
+def test_what_the_machine_cannot_run_is_answered_in_a_line(argv, reason, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert harness.main(argv) == 2
+    monkeypatch.delenv("NINEFOLD_DATA", raising=False)
+    assert main(harness.HERE, harness.EXPERIMENTS, argv) == 2
     error = capsys.readouterr().err
-    assert said in error and len(error.strip().splitlines()) == 1
+    assert reason in error and len(error.strip().splitlines()) == 1
 
 
-def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, monkeypatch, tmp_path):
+def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "claims.yaml").write_bytes((harness.HERE / "claims.yaml").read_bytes())
     (tmp_path / "eval.py").write_bytes((harness.HERE / "eval.py").read_bytes())
-    monkeypatch.setattr(harness, "HERE", tmp_path)
-    assert harness.main(["--rung", "analytic"]) == 0
+    assert main(tmp_path, harness.EXPERIMENTS, ["--rung", "analytic"]) == 0
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert last["paper"] == "skipgpt" and last["counts"]["matches"] == 7 and last["counts"]["contradicts"] == 1
     assert len(list((tmp_path / "results" / ".scratch").glob("C*.json"))) == 8 + sum(
-        claim["rung"] == "paper-scale" for claim in load_claims(tmp_path / "claims.yaml"))
+        claim["rung"] == "paper-scale" for claim in CLAIMS)
 
 
-def test_tables_and_pictures_come_from_the_committed_measurements(tmp_path):
-    results = json.loads((harness.HERE / "results" / "measurements.cpu-small.json").read_text())["results"]
-    results |= json.loads((harness.HERE / "results" / "measurements.real-data.json").read_text())["results"]
-    text = "\n".join(tables.cpu_tables(results))
+def test_tables_and_pictures_come_from_the_committed_measurements():
+    results = committed_measurements("cpu-small") | committed_measurements("real-data")
+    text = "\n".join([*tables.scratch(results), *tables.smollm2(results), *tables.real(results)])
     for line in ("routers, T = 0.40 [trained]", "MoD-D, T = 0.40 [trained]", "greedy drop, 15 of 60 modules"):
         assert line in text
     assert text.count("+-") == 7 * 4  # seven methods on four real tasks
     figure = pictures.router_map(pictures_library(), results)
     assert len(figure.axes) == 2 and len(figure.axes[0].patches) == 60
+    figure = pictures.learning_curves(pictures_library(), results)
+    assert len(figure.axes[0].lines) == 2 * 2 + 3  # two targets, in training and in validation; the run that was stopped often
+
+
+def committed_measurements(name):
+    return json.loads((harness.HERE / "results" / f"measurements.{name}.json").read_text())["results"]
 
 
 def pictures_library():
@@ -184,53 +195,105 @@ def pictures_library():
 
 def test_publishing_from_a_changed_tree_is_refused(capsys, monkeypatch):
     monkeypatch.setattr(reproduce, "start_run", lambda command: {"dirty": True})
-    assert harness.main(["--rung", "analytic", "--publish"]) == 2
+    assert main(harness.HERE, harness.EXPERIMENTS, ["--rung", "analytic", "--publish"]) == 2
     assert "commit first" in capsys.readouterr().err
 
 
 # -- the run at tiny sizes -------------------------------------------------------------------------
-def arms(size):
+@pytest.fixture
+def jobs(monkeypatch):
+    """jobs(size): those of every experiment that needs no data."""
+    monkeypatch.delenv("NINEFOLD_DATA", raising=False)
+    return lambda size: every_job(harness.EXPERIMENTS, size)
+
+
+def arms(jobs):
     """What each job does, but for its size and its seed: {(name, function, other arguments)}."""
     return {(re.sub(r"/seed\d$", "", job.name), job.function, json.dumps(
-        {key: value for key, value in job.arguments.items() if key not in ("size", "seed")}, sort_keys=True))
-        for job in harness.every_job(size)}
+        {key: value for key, value in job.arguments.items() if key not in ("size", "seed")}, sort_keys=True)) for job in jobs}
 
 
-def test_the_smoke_run_walks_every_job_of_the_default_run():
-    assert arms("smoke") == arms("cpu") and len(arms("cpu")) == 9 + 7 + 1
+def test_the_smoke_run_walks_every_job_of_the_default_run(jobs):
+    assert arms(jobs("smoke")) == arms(jobs("cpu")) and len(arms(jobs("cpu"))) == 9 + 7 + 1
     for size in ("smoke", "cpu"):
-        jobs = harness.every_job(size)
-        assert all(job.arguments["size"] == size for job in jobs)
-        assert len({job.name for job in jobs}) == len(jobs)
-        assert {after for job in jobs for after in job.after} <= {job.name for job in jobs}
+        listed = jobs(size)
+        assert all(job.arguments["size"] == size for job in listed)
+        assert len({job.name for job in listed}) == len(listed)
+        assert {after for job in listed for after in job.after} <= {job.name for job in listed}
 
 
-def test_no_smoke_result_is_taken_for_one_of_the_default_run():
-    done = {size: {(job.function, json.dumps(job.arguments, sort_keys=True)) for job in harness.every_job(size)}
-            for size in ("smoke", "cpu")}
-    assert not done["smoke"] & done["cpu"]
-    assert harness.speed_job("smoke").key() != harness.speed_job("cpu").key()
+def test_no_smoke_result_is_taken_for_one_of_the_default_run(jobs):
+    asked = {size: {(job.function, json.dumps(job.arguments, sort_keys=True)) for job in jobs(size)} for size in ("smoke", "cpu")}
+    assert not asked["smoke"] & asked["cpu"]
+    assert speed.jobs("smoke")[0].key() != speed.jobs("cpu")[0].key()
     assert reproduce.work_folder("skipgpt", "smoke") != reproduce.work_folder("skipgpt", "cpu")
 
 
-def test_the_default_run_has_the_sizes_that_its_claims_name():
-    claims = load_claims(harness.HERE / "claims.yaml")
-    scratch, pretrained = tier_a.SIZES["cpu"], tier_b.SIZES["cpu"]
-    named = {tuple(claim["protocol"]["seeds"]) for claim in claims
+def test_every_job_names_a_function_with_these_arguments(jobs):
+    for job in jobs("cpu"):
+        module, name = job.function.split(":")
+        inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
+
+
+def test_what_only_shows_judges_or_trained_is_no_part_of_a_jobs_name(jobs):
+    """Else another title of a picture would train everything again; nor does one model's result wait for another's weights."""
+    for module in {job.function.partition(":")[0] for job in jobs("cpu")}:
+        names = {path.name for path in closure(module) if path.parent == harness.HERE}
+        assert not names & {"eval.py", "quantities.py", "tables.py", "pictures.py", "claims.yaml", "standins.py", "routers_smollm2.py",
+                            "crossing.py", "gathering.py", "module.py", "data.py"}, module
+    weights = {module: {path.relative_to(harness.HERE).parts[0] for path in closure(module.__name__) if path.suffix == ".safetensors"}
+               for module in (scratch, smollm2, speed)}
+    assert weights == {scratch: {"standins"}, smollm2: {"routers"}, speed: set()}
+
+
+def test_real_benchmarks_are_jobs_where_the_data_is(jobs, tmp_path, monkeypatch):
+    without = jobs("smoke")
+    (tmp_path / "text").mkdir()
+    for name in smollm2.REAL_FILES:
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setenv("NINEFOLD_DATA", str(tmp_path))
+    more = jobs("smoke")[len(without) :]
+    assert [job.name for job in more] == ["real/dense", *(
+        f"real/{method} at {target}" for target in ("0.25", "0.40") for method in ("routers", "matched random", "static"))]
+    assert all({tmp_path / name for name in smollm2.REAL_FILES} <= set(job.sources()) for job in more)
+
+
+def test_the_default_run_has_the_sizes_that_its_claims_name(jobs):
+    small, pretrained = scratch.SIZES["cpu"], smollm2.SIZES["cpu"]
+    named = {tuple(claim["protocol"]["seeds"]) for claim in CLAIMS
              if claim["rung"] == "cpu-small" and "from-scratch" in claim["paper"].get("setup", "")}
-    assert named == {scratch.seeds}
-    (windows, length), = {tuple(map(int, found)) for claim in claims
-                          for found in re.findall(r"(\d+) windows of (\d+)", claim["paper"].get("setup") or "")}
+    assert named == {small.seeds}
+    (windows, length), = {tuple(map(int, numbers)) for claim in CLAIMS
+                          for numbers in re.findall(r"(\d+) windows of (\d+)", claim["paper"].get("setup") or "")}
     assert (windows, length) == (pretrained.long_windows, pretrained.long)
     assert speed.SIZES["cpu"].shape == speed.analytic.SMOLLM2_135M
-    results = json.loads((harness.HERE / "results" / "measurements.cpu-small.json").read_text())["results"]
-    assert {job.name for job in [*harness.cpu_jobs(), harness.speed_job()]} == set(results) - {"tier_b/curves"}
+    results = committed_measurements("cpu-small")
+    assert {job.name for job in jobs("cpu")} == set(results) - {"tier_b/curves"}  # which earlier runs copied there
     assert results["tier_b/routers at 0.25"]["skip"]["tokens"] == pretrained.test_windows * pretrained.length
     assert len(results["tier_b/random at 0.25"]["matched"]) == len(pretrained.draws)
     assert results["tier_b/dense"]["cloze"]["n"] == pretrained.cloze_items
-    assert len(results["tier_a/routers at 0.40/seed0"]["curve"]) == len(range(0, scratch.tune_steps, 20))
+    assert len(results["tier_a/routers at 0.40/seed0"]["curve"]) == len(range(0, small.tune_steps, 20))
 
 
 def test_the_page_shows_every_picture_and_no_other():
     assert reproduce.pictures_of(harness.HERE) == {f"{picture.__name__}.svg" for picture in (
         pictures.tier_a_methods, pictures.sparsity_sweep, pictures.router_map, pictures.position, pictures.learning_curves)}
+
+
+# -- the committed models --------------------------------------------------------------------------
+def test_a_base_is_trained_and_saved_as_those_that_are_committed(tmp_path):
+    result = standins.train_base(0, steps=2, folder=tmp_path)
+    committed = standins.BASES / "seed0"
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in committed.iterdir()}
+    assert json.loads((tmp_path / "training.json").read_text()) == result
+    assert result.keys() == json.loads((committed / "training.json").read_text()).keys() and result["test_ce"] > 3
+    shapes = [{name: p.shape for name, p in model.named_parameters()} for model in (standins.new_base(0), base_model(0))]
+    assert shapes[0] == shapes[1]
+
+
+def test_where_routers_cross_a_baseline_is_the_first_stop_from_which_they_stay_below():
+    curve = [{"tokens": n, "held": held, "best": 3.0} for n, held in ((0, 4.0), (10, 2.9), (20, 3.1), (30, 2.8), (40, 2.7))]
+    assert crossing.crossed(curve, lambda row: row["best"]) == 30
+    assert crossing.crossed(curve[:3], lambda row: row["best"]) is None
+    costs = crossing.committed_costs()  # of 30 layers, from the committed plan: the cheapest is the zero of the scale
+    assert costs.shape == (30, 2) and costs.min() == 0

@@ -191,11 +191,11 @@ def test_pitfall_07_gumbel_samples_follow_the_router():
 
 def test_pitfall_07_gumbel_gate_is_torchs_own():
     """`torch.nn.functional.gumbel_softmax(hard=True)[..., 0]`: value and gradient."""
-    said = torch.randn(2, 7, 2, generator=torch.Generator().manual_seed(3))
+    answers = torch.randn(2, 7, 2, generator=torch.Generator().manual_seed(3))
     for tau in (5.0, 1.0):
-        ours, theirs = said.clone().requires_grad_(), said.clone().requires_grad_()
+        ours, theirs = answers.clone().requires_grad_(), answers.clone().requires_grad_()
         torch.manual_seed(9)
-        gate = straight_through_gate(ours, tau, gumbel_noise(said.shape))
+        gate = straight_through_gate(ours, tau, gumbel_noise(answers.shape))
         torch.manual_seed(9)
         other = nn.functional.gumbel_softmax(theirs, tau, hard=True)[..., 0]
         assert torch.equal(gate, other.round())
@@ -206,8 +206,8 @@ def test_pitfall_07_gumbel_gate_is_torchs_own():
 
 
 def test_argmax_ties_execute():
-    said = torch.tensor([[[1.0, 1.0], [0.0, 1e-6], [1e-6, 0.0]]])
-    assert straight_through_gate(said, 1.0).tolist() == [[1.0, 0.0, 1.0]]
+    answers = torch.tensor([[[1.0, 1.0], [0.0, 1e-6], [1e-6, 0.0]]])
+    assert straight_through_gate(answers, 1.0).tolist() == [[1.0, 0.0, 1.0]]
 
 
 @pytest.mark.parametrize("T, alpha", [(0.25, 8.0), (0.4, 20.0)])
@@ -443,8 +443,8 @@ def test_routers_stay_in_fp32(fresh):
     state = route(model)
     before = [p.clone() for p in state.parameters()]
     with torch.autocast("cpu", torch.bfloat16):
-        said = state.layers[0].router_attn(torch.randn(1, 2, 32))
-    assert said.dtype == torch.float32
+        answers = state.layers[0].router_attn(torch.randn(1, 2, 32))
+    assert answers.dtype == torch.float32
     model.to(torch.bfloat16)
     assert model.lm_head.weight.dtype == torch.bfloat16
     assert all(torch.equal(a, b) for a, b in zip(before, state.parameters()))

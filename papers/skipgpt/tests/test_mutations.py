@@ -28,7 +28,7 @@ def in_float64():
 
 
 def mutation_router_ignored(patch):
-    """Every third token executes, whatever the router says."""
+    """Every third token executes, whatever the router answers."""
     def gate(self, index, name, router, x):
         router(x)
         return (torch.arange(x.shape[1]) % 3 == 0).float().expand(x.shape[:2])
@@ -207,11 +207,11 @@ def mutation_attention_reads_the_raw_residual(patch):
 def mutation_gate_applied_to_the_residual(patch):
     """g (x + f(x)) instead of x + g f(x)."""
     patch.setattr(method, "mlp_branch", lambda layer, y, gate: gate[..., None] * (
-        y + method.normed_mlp(layer, y)))
+        y + layer.normed_mlp(y)))
 
 
 def mutation_mlp_without_gate(patch):
-    patch.setattr(method, "mlp_branch", lambda layer, y, gate: y + method.normed_mlp(layer, y))
+    patch.setattr(method, "mlp_branch", lambda layer, y, gate: y + layer.normed_mlp(y))
 
 
 # -- what must notice ------------------------------------------------------------------------------

@@ -14,13 +14,16 @@ import pytest
 import torch
 import yaml
 
+from common.errors import SetupError
 from common.models import ModelSpec, load
+from common.training.cli import check_checkpoint
 
-from .. import paper_scale, verdicts
-from ..data import RedPajamaSample, SetupError
+from .. import quantities
+from ..data import RedPajamaSample
+from ..experiments import paper
 from ..method import SkipGPTConfig, apply_skipgpt
 from ..router_files import load_routers, save_routers
-from ..train import check_checkpoint, cli
+from ..train import cli
 from .runs import cli_in_processes
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*/*.yaml"))
@@ -134,19 +137,19 @@ def test_the_papers_table_is_filled_from_what_training_wrote(hub, tmp_path, monk
     cli(rehearsal(config, hub))
     monkeypatch.setenv("SKIPGPT_RUNS", str(tmp_path / "lightning_logs" / "skipgpt"))
     monkeypatch.chdir(hub)  # the routers' card names the base: there a hub id, here a folder
-    said = []
-    arguments = dict(say=said.append, device="cpu", tasks=("pydoc_cloze",), limit=4)
+    logged = []
+    arguments = dict(log=logged.append, device="cpu", tasks=("pydoc_cloze",), limit=4)
 
     def missed(realised, requested, what):
-        raise paper_scale.BudgetMissed(f"{what}: planned")
+        raise paper.BudgetMissed(f"{what}: planned")
 
-    monkeypatch.setattr(paper_scale, "check_budget", missed)
-    assert set(paper_scale.measure_paper(**arguments)["7B"]) == {"dense"}
-    assert "routers at 0.25: no score. 7B, rt_25: planned" in said[-1]
-    monkeypatch.setattr(paper_scale, "check_budget", lambda realised, requested, what: None)
-    scores = paper_scale.measure_paper(**arguments)
+    monkeypatch.setattr(paper, "check_budget", missed)
+    assert set(paper.measure_paper(**arguments)["7B"]) == {"dense"}
+    assert "routers at 0.25: no score. 7B, rt_25: planned" in logged[-1]
+    monkeypatch.setattr(paper, "check_budget", lambda realised, requested, what: None)
+    scores = paper.measure_paper(**arguments)
     assert set(scores) == {"7B"} and set(scores["7B"]) == {"dense", "routers at 0.25"}
-    assert set(verdicts.paper_claims({"7B": {run: {"a": 0.5} for run in scores["7B"]}})) == {"C2"}
+    assert set(quantities.paper({"paper": {"7B": {run: {"a": 0.5} for run in scores["7B"]}}})) == {"C2"}
 
 
 def test_no_config_is_missing():
@@ -214,7 +217,7 @@ def complaint(capsys, *arguments):
 def test_bad_input_is_answered_in_a_line(hub, capsys, tmp_path):
     config = next(c for c in CUDA if c.stem == "llama2-7b_rt_25")
     good = rehearsal(config, hub)
-    for extra, says in (
+    for extra, complains in (
         (["--model.init_args.learning_ratte=1"], "'learning_ratte' is not accepted"),
         (["--trainer.max_stepz=3"], "max_stepz"),
         (["--trainer.max_steps=two"], "trainer.max_steps"),
@@ -225,7 +228,7 @@ def test_bad_input_is_answered_in_a_line(hub, capsys, tmp_path):
         (["--data.init_args.batch_size=5"], "batch_size 5 is not a multiple of 2 x 1"),
         (["--ckpt_path=absent.ckpt"], "there is no file absent.ckpt"),
     ):
-        assert says in complaint(capsys, *good, *extra), extra
+        assert complains in complaint(capsys, *good, *extra), extra
     assert "File does not exist" in complaint(capsys, "fit", "--config", "absent.yaml")
     assert "subcommand" in complaint(capsys)
 
@@ -243,8 +246,8 @@ def test_bad_input_is_answered_in_a_line(hub, capsys, tmp_path):
 
     gpt2 = ModelSpec("random", config=dict(model_type="gpt2", n_embd=32, n_layer=2, n_head=2))
     load(gpt2).model.save_pretrained(tmp_path / "gpt2")
-    says = complaint(capsys, *good, f"--model.init_args.base.name={tmp_path / 'gpt2'}")
-    assert "GPT2LMHeadModel has no `layers`" in says
+    line = complaint(capsys, *good, f"--model.init_args.base.name={tmp_path / 'gpt2'}")
+    assert "GPT2LMHeadModel has no `layers`" in line
 
 
 def test_damaged_checkpoints_are_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Routers come back from disk as they were, or loading says what is wrong and changes nothing."""
+"""Routers come back from disk as they were, or loading names what is wrong and changes nothing."""
 
 import copy
 import json
@@ -286,7 +286,7 @@ def test_saving_needs_routers_and_a_base(fresh, tmp_path):
 
 @pytest.mark.parametrize("fails_at", [0, 1])
 def test_a_save_that_breaks_off_leaves_no_wrong_pair(fresh, saved, monkeypatch, fails_at):
-    """Killed before the first rename, the old pair stands; between the two, loading says so."""
+    """Killed before the first rename, the old pair stands; between the two, loading refuses it."""
     folder, _ = saved
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     model = fresh()

@@ -1,4 +1,4 @@
-"""Mode "skip" says the same as mode "mask", logits, caches and generations, and computes less."""
+"""Mode "skip" gives the same as mode "mask", logits, caches and generations, and computes less."""
 
 import copy
 

@@ -3,6 +3,7 @@
 No test here looks at a real clock. Where time matters, the clock is a number that the test moves.
 """
 
+import dataclasses
 import json
 
 import pytest
@@ -13,8 +14,9 @@ from common.flops import counted
 from common.models import load, tiny
 from tests.numerics import close
 
-from .. import gathering, skipping, speed, timed
+from .. import gathering, skipping, timed
 from ..analytic import LLAMA31_8B, Shape
+from ..experiments import speed
 from ..method import RoutedLayerMixin, find_stack
 from ..timed import Case, DrawnRouting, Room, bounds, expected_flops, stock_and_routed
 from .invariants import REL
@@ -35,10 +37,10 @@ def quiet(text):
 
 
 def small(spec, **changes):
-    """`measure` on one tiny prefill and one tiny decode."""
-    asked = dict(batches=(1,), prompt_lengths=(7,), contexts=(9,), steps=2, repeats=2, rates=RATES,
-                 say=quiet)
-    return speed.measure(spec, **asked | changes)
+    """`measure` on one tiny prefill and one tiny decode. changes: of the plan, or options of `measure`."""
+    plan = dict(batches=(1,), prompt_lengths=(7,), contexts=(9,), steps=2, repeats=2)
+    plan |= {name: changes.pop(name) for name in list(changes) if name in speed.Plan.__dataclass_fields__}
+    return speed.measure(spec, speed.Plan(**plan), **dict(rates=RATES, log=quiet) | changes)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +217,7 @@ def test_a_wrong_flop_count_and_a_smaller_cache_are_flagged():
 # -- time and files --------------------------------------------------------------------------------
 @pytest.fixture
 def planned(monkeypatch):
-    """`measure` with cases that take exactly what the roofline says, on a clock of ours."""
+    """`measure` with cases that take exactly what the roofline gives, on a clock of ours."""
     clock, ran = Clock(), []
 
     def run_case(models, m, case, sparsities, repeats, warmup, seed, seconds, clock):
@@ -295,19 +297,19 @@ def test_rehearsal_of_the_gpu_rung(monkeypatch, tmp_path, capsys):
     """Both models, at the sizes of the specification, one file each; here with a tiny stand-in."""
     asked, real = [], speed.measure
 
-    def measure(spec, **arguments):
-        asked.append((spec["num_key_value_heads"], arguments))
-        arguments |= dict(device="cpu", prompt_lengths=(5,), contexts=(5,), batches=(1,),
-                          decode_batches=(2,), repeats=2, warmup=1, steps=2, rates=RATES)
-        return real(tiny("llama").config, **arguments)
+    def measure(spec, plan, **options):
+        asked.append((spec["num_key_value_heads"], plan, options))
+        plan = dataclasses.replace(plan, prompt_lengths=(5,), contexts=(5,), batches=(1,), decode_batches=(2,), repeats=2, warmup=1,
+                                   steps=2)
+        return real(tiny("llama").config, plan, **options | dict(device="cpu", rates=RATES))
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(speed, "measure", measure)
     assert speed.main(["--device", "cuda", "--out", str(tmp_path), "--time-limit", "100"]) == 0
-    assert [kv for kv, _ in asked] == [8, 32]
-    assert asked[0][1]["time_limit"] <= 50 and asked[1][1]["time_limit"] > 50
-    assert asked[0][1]["dtype"] == "bfloat16"
+    assert [kv for kv, *_ in asked] == [8, 32]
+    assert asked[0][1].time_limit <= 50 < asked[1][1].time_limit and asked[0][1].decode_batches == (1, 8, 32)
+    assert asked[0][2]["dtype"] == "bfloat16"
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(last) == {"8B", "7B"} and len(last["8B"]["speedups"]) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["speed-7B.json", "speed-8B.json"]
@@ -347,7 +349,7 @@ def test_plain_skipping_computes_the_same(exact_twins):
 
 
 def test_gathering_is_compared_in_the_same_rounds():
-    said = []
-    rows = gathering.compare([Case("prefill", 2, 8), Case("decode", 2, 8, 2)], 0.4, 2, tiny("llama").config, said.append)
-    assert [row["case"] for row in rows] == ["prefill B=2 S=8", "decode B=2 ctx=8"] and len(said) == 2
+    logged = []
+    rows = gathering.compare([Case("prefill", 2, 8), Case("decode", 2, 8, 2)], 0.4, 2, tiny("llama").config, logged.append)
+    assert [row["case"] for row in rows] == ["prefill B=2 S=8", "decode B=2 ctx=8"] and len(logged) == 2
     assert all(row[name] > 0 for row in rows for name in ("dense / plain", "dense / skip", "plain / skip"))

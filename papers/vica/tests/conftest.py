@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from common.models import load, tiny
-from common.multimodal import split
+from common.vision.layout import split
 
 from .runs import truly_double
 

@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from common.standins import FOLDER
+from common.standins.llava import FOLDER
 
 from ..data import ScenePictures
 from ..module import ViCATraining

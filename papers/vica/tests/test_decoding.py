@@ -7,7 +7,7 @@ from tests.numerics import close
 
 from .. import method, pruning
 from ..baselines import attention_to_pictures, kept_by, last_layers, last_slots, random_layers, uniform_layers, without
-from ..method import ViCACache, ViCAConfig
+from ..method import Places, ViCACache, ViCAConfig
 from ..reference import masked_reference
 from .conftest import IMAGE, PROMPTS, batch, pictures
 
@@ -17,8 +17,7 @@ EXACT = 1e-12  # of the largest logit: models are in double precision
 def whole(model, config, layout, visual):
     embeds = model.get_input_embeddings()(layout.ids)
     with torch.no_grad():
-        return method.forward(model, config, embeds, layout.positions, layout.real, visual, layout.visual_positions,
-                              layout.visual_real).logits
+        return method.forward(model, config, embeds, layout, visual).logits
 
 
 @pytest.mark.numerics
@@ -33,10 +32,9 @@ def test_decoding_is_prefill_at_every_split(decoder, family, attention, update):
     for first in range(behind, layout.ids.shape[1]):
         cache, out = ViCACache(), []
         for start, stop in [(0, first), *((i, i + 1) for i in range(first, layout.ids.shape[1]))]:
-            image = (visual, layout.visual_positions) if start == 0 else (None, None)
+            places = Places(layout.positions[:, start:stop], layout.visual_positions if start == 0 else None)
             with torch.no_grad():
-                out.append(method.forward(model, config, embeds[:, start:stop], layout.positions[:, start:stop], None, *image,
-                                          past_key_values=cache).logits)
+                out.append(method.forward(model, config, embeds[:, start:stop], places, None if start else visual, cache).logits)
         close(torch.cat(out, 1), wanted, EXACT)
         assert cache.get_seq_length() == layout.ids.shape[1] and cache.visual.keys[0].shape[2] == 4
         assert set(cache.visual.keys) == {0, 2}
@@ -77,10 +75,9 @@ def test_a_picture_that_is_last_can_be_answered(decoder):
     said = method.generate(model, config, layout, visual, 2)[0]
     cache = ViCACache()
     with torch.no_grad():
-        out = method.forward(model, config, embed(layout.ids), layout.positions, None, visual, layout.visual_positions,
-                             past_key_values=cache)
+        out = method.forward(model, config, embed(layout.ids), Places(layout.positions, layout.visual_positions), visual, cache)
         assert said[0] == int(out.logits[0, -1].argmax())
-        out = method.forward(model, config, embed(torch.tensor([said[:1]])), torch.tensor([[6]]), past_key_values=cache)
+        out = method.forward(model, config, embed(torch.tensor([said[:1]])), Places(torch.tensor([[6]])), past_key_values=cache)
     assert said[1] == int(out.logits[0, -1].argmax())
 
 
@@ -90,11 +87,11 @@ def test_visual_keys_can_be_kept_for_the_next_question_and_follow_beams(decoder)
     layout, *_ = batch([PROMPTS[1], PROMPTS[2]])
     visual, embeds = pictures(layout), model.get_input_embeddings()(layout.ids)
     kv = method.compute_visual_kv(model, visual, layout.visual_positions, config.cross_layers, layout.visual_real)
-    again = method.forward(model, config, embeds, layout.positions, layout.real, visual_kv=kv).logits
+    again = method.forward(model, config, embeds, Places(layout.positions, real=layout.real), kv).logits
     close(again[layout.real], whole(model, config, layout, visual)[layout.real], EXACT)
     assert kv.bytes() == 2 * 2 * 2 * 2 * 4 * 8 * 8  # keys and values, layers, rows, heads, tokens, head size, bytes
     order = torch.tensor([1, 0, 1])
-    beams = method.forward(model, config, embeds[order], layout.positions[order], layout.real[order], visual_kv=kv.select(order)).logits
+    beams = method.forward(model, config, embeds[order], layout.rows(order), kv.select(order)).logits
     close(beams[layout.real[order]], again[order][layout.real[order]], EXACT)
 
 
@@ -140,7 +137,7 @@ def test_random_drop_keeps_as_many_and_nests(decoder):
 
 
 def test_pruned_dense_is_dense_without_those_tokens(decoder):
-    from common.llava import dense_hidden
+    from common.vision.llava import dense_hidden
 
     model, config = decoder(), ViCAConfig((0, 1, 2))
     layout, *_ = batch([PROMPTS[1]])

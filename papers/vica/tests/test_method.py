@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from common.models import load, tiny
-from common.multimodal import packed
+from common.vision.layout import packed
 from tests.numerics import close, far
 
 from .. import method
-from ..checks import differing_logits, uncounted_flops
-from ..method import ViCAConfig, check_model
+from ..experiments.exact import differing_logits, uncounted_flops
+from ..method import Places, ViCAConfig, check_model
 from ..reference import frozen_dense, masked_reference
 from .conftest import IMAGE, PROMPTS, batch, pictures
 from .runs import truly_double
@@ -26,8 +26,7 @@ EXACT = 1e-12  # of the largest value: models are in double precision
 def run(model, config, layout, visual, **more):
     embeds = model.get_input_embeddings()(layout.ids)
     with torch.no_grad():
-        return method.forward(model, config, embeds, layout.positions, layout.real, visual.to(embeds.dtype), layout.visual_positions,
-                              layout.visual_real, **more).logits
+        return method.forward(model, config, embeds, layout, visual.to(embeds.dtype), **more).logits
 
 
 def one(model, config, prompt, **more):
@@ -36,8 +35,9 @@ def one(model, config, prompt, **more):
     visual = pictures(layout, dtype=model.dtype)
     embeds = model.get_input_embeddings()(layout.ids)
     with torch.no_grad():
-        image = (visual, layout.visual_positions) if layout.visual_positions.shape[1] else (None, None)
-        return method.forward(model, config, embeds, layout.positions, None, *image, **more).logits[0]
+        shown = bool(layout.visual_positions.shape[1])
+        places = Places(layout.positions, layout.visual_positions if shown else None)
+        return method.forward(model, config, embeds, places, visual if shown else None, **more).logits[0]
 
 
 # -- the definition ----------------------------------------------------------------------------------------
@@ -114,8 +114,8 @@ def test_a_batch_in_which_no_row_has_a_picture_is_the_stock_model(decoder, updat
     cache = method.ViCACache()
     with torch.no_grad():
         embeds = model.get_input_embeddings()(layout.ids[:1])
-        method.forward(model, ViCAConfig((0, 2), update), embeds, layout.positions[:1], None, none[:1], layout.visual_positions[:1],
-                       past_key_values=cache)
+        places = Places(layout.positions[:1], layout.visual_positions[:1])
+        method.forward(model, ViCAConfig((0, 2), update), embeds, places, none[:1], cache)
     assert cache.visual is None and cache.get_seq_length() == 5
 
 
@@ -124,7 +124,7 @@ def test_questions_that_share_a_picture_are_questions_alone(decoder):
     questions = [[6, 7, 8], [9], [10, 11, 12, 13]]
     rows = packed(prefix, [[(q, [-100] * len(q)) for q in questions]], 4)
     visual = pictures(rows)
-    together = run(model, config, rows, visual, segments=rows.segments)[0]
+    together = run(model, config, rows, visual)[0]
     start = len(prefix)
     for question in questions:
         alone = one(model, config, [*prefix, *[IMAGE] * 4, *question])
@@ -224,8 +224,7 @@ def gradients(model, config, layout, visual):
     model.zero_grad()
     visual = visual.clone().requires_grad_(True)
     embeds = model.get_input_embeddings()(layout.ids)
-    logits = method.forward(model, config, embeds, layout.positions, layout.real, visual, layout.visual_positions,
-                            layout.visual_real).logits
+    logits = method.forward(model, config, embeds, layout, visual).logits
     targets = layout.ids.masked_fill(~layout.real, -100)
     loss, count = method.loss_sum(logits, targets)
     loss.backward()
@@ -312,4 +311,4 @@ def test_frozen_prefix_needs_an_output_projection_without_bias():
 
 def test_a_picture_without_positions_is_refused(decoder):
     with pytest.raises(ValueError, match="visual_positions"):
-        method.forward(decoder(), ViCAConfig((0,)), torch.zeros(1, 2, 32).double(), torch.tensor([[0, 1]]), visual=torch.zeros(1, 4, 32))
+        method.forward(decoder(), ViCAConfig((0,)), torch.zeros(1, 2, 32).double(), Places(torch.tensor([[0, 1]])), torch.zeros(1, 4, 32))

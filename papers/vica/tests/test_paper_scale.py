@@ -20,10 +20,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from common.models import load, tiny
-from common.multimodal import split
-from common.vision import padded_pixels
+from common.vision.layout import split
+from common.vision.tower import padded_pixels
 
-from .. import data, lmms, method, paper_scale, pruning, reference
+from .. import data, lmms, method, pruning, reference
+from ..experiments import paper as paper_scale
 from ..train import cli
 from .runs import truly_double
 
@@ -301,7 +302,7 @@ def test_what_is_missing_is_said(runs, tmp_path, monkeypatch):
         paper_scale.open_run(tmp_path / "bare" / "model", "cpu")
     shutil.copytree(runs / VICA, tmp_path / "unsaid")
     (tmp_path / "unsaid" / "model" / "vica.json").unlink()
-    with pytest.raises(ValueError, match="no vica.json, which says the cross layers"):
+    with pytest.raises(ValueError, match="no vica.json, which names the cross layers"):
         paper_scale.open_run(tmp_path / "unsaid" / "model", "cpu")
 
 

@@ -5,6 +5,7 @@ No test here looks at a real clock. Where time matters, the clock is a number th
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from common.flops import counted, interleaved_timings
 from common.models import load, tiny
 from tests.numerics import close, far
 
-from .. import analytic, method, reference, speed
+from .. import analytic, method, reference, tables, timed
 from ..analytic import Shape
-from ..speed import Case, Inputs
+from ..experiments import speed
+from ..timed import Case, Inputs, Run
 from .runs import truly_double
 
 LAYERS = (0, 2)
@@ -35,20 +37,21 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(speed, "PRUNED", (8, 4, 16))  # 16 is the whole picture here: no variant of its own
-    monkeypatch.setattr(speed, "PAIRS", [(a, b.replace("64", "8").replace("32", "4")) for a, b in speed.PAIRS])
+    monkeypatch.setattr(timed, "PRUNED", (8, 4, 16))  # 16 is the whole picture here: no variant of its own
+    monkeypatch.setattr(timed, "PAIRS", [(a, b.replace("64", "8").replace("32", "4")) for a, b in timed.PAIRS])
 
 
 @pytest.fixture(scope="module")
 def models():
-    return speed.stock_and_ours(truly_double(load(tiny("llama")).model.double()))
+    return timed.stock_and_ours(truly_double(load(tiny("llama")).model.double()))
 
 
 def measured(cases=(CASE,), family="llama", **options):
     config = tiny(family).config
     shape = Shape.of(AutoConfig.for_model(**config))
-    asked = dict(device="cpu", dtype="float32", repeats=3, time_limit=1e6, say=lambda text: None)
-    return speed.measure(shape, LAYERS, cases, config=config, **(asked | options))
+    kept = {name: options.pop(name) for name in ("out", "clock") if name in options}
+    run = Run(**(dict(device="cpu", dtype="float32", repeats=3, time_limit=1e6) | options))
+    return speed.measure(shape, LAYERS, cases, run, config=config, log=lambda text: None, **kept)
 
 
 # -- what runs ---------------------------------------------------------------------------------------------
@@ -80,13 +83,13 @@ def test_bounds_are_those_of_the_specification():
     """7.2: 35 + 27 tokens around 576, and one where the paper's claim of 10x has a chance."""
     shape, layers = analytic.LLAVA_7B, method.PAPER_CROSS_LAYERS["llava-1.5-7b"]
     case, short = Case(8, 35, 27), Case(8, 1, 29)
-    assert speed.expected_flops(shape, case, "dense", layers) // 8 == 8_476_791_144_448 + 2 * 4096 * 32000
-    found = {pair: round(speed.bound(shape, case, *pair, layers), 2) for pair in
+    assert timed.expected_flops(shape, case, "dense", layers) // 8 == 8_476_791_144_448 + 2 * 4096 * 32000
+    found = {pair: round(timed.bound(shape, case, *pair, layers), 2) for pair in
              [("dense", "vica"), ("dense", "vica frozen"), ("dense", "text only"), ("vica", "text only"), ("masked", "vica")]}
     assert found == {("dense", "vica"): 7.58, ("dense", "vica frozen"): 8.15, ("dense", "text only"): 10.53,
                      ("vica", "text only"): 1.39, ("masked", "vica"): 7.58}
-    assert round(speed.bound(shape, short, "dense", "vica", layers), 2) == 11.48
-    assert round(speed.bound(analytic.SMOLLM2_135M, Case(1, 35, 27), "dense", "vica", layers), 2) == 10.14
+    assert round(timed.bound(shape, short, "dense", "vica", layers), 2) == 11.48
+    assert round(timed.bound(analytic.SMOLLM2_135M, Case(1, 35, 27), "dense", "vica", layers), 2) == 10.14
 
 
 @pytest.mark.numerics
@@ -95,7 +98,7 @@ def test_vica_is_the_masked_definition_and_dense_is_the_stock_model(models):
     stock, ours = models
     assert (stock.config._attn_implementation, ours.config._attn_implementation) == ("sdpa", "vica_sdpa")
     assert all(a is b for a, b in zip(stock.parameters(), ours.parameters(), strict=True))
-    fns, _ = speed.variants(models, CASE, LAYERS, seed=0)
+    fns, _ = timed.variants(models, CASE, LAYERS, seed=0)
     x = Inputs(stock, CASE, seed=0)
     whole = stock(inputs_embeds=x.joined(16)).logits[:, -1:]
     text = stock(inputs_embeds=x.joined(0)).logits[:, -1:]
@@ -116,12 +119,12 @@ def test_vica_is_the_masked_definition_and_dense_is_the_stock_model(models):
 def test_agreement_is_of_ragged_rows_and_notices(monkeypatch):
     """Short, long, without a picture; a different answer of the fast path shows. In single precision, as where it is timed: shares
     of the largest logit, a few units in the last place of 6e-8."""
-    found = speed.agreement(tiny("llama").config, "cpu")
+    found = timed.agreement(tiny("llama").config, "cpu")
     assert set(found) == {"full", "frozen"} and max(found.values()) < 5e-6
     real = method.forward
-    monkeypatch.setattr(method, "forward", lambda model, config, text, positions, *rest, **more: real(
-        model, config, text, positions + 1, *rest, **more))
-    assert min(speed.agreement(tiny("llama").config, "cpu").values()) > 1e-2
+    monkeypatch.setattr(method, "forward", lambda model, config, text, places, *rest, **more: real(
+        model, config, text, replace(places, positions=places.positions + 1), *rest, **more))
+    assert min(timed.agreement(tiny("llama").config, "cpu").values()) > 1e-2
 
 
 @pytest.mark.numerics
@@ -130,11 +133,11 @@ def test_room_is_the_stock_cache_without_the_copies(models):
     stock, _ = models
     ids = torch.randint(5, 96, (2, 9), generator=torch.Generator().manual_seed(0))
     plain, roomy = (stock(ids[:, :6], use_cache=True).past_key_values for _ in range(2))
-    roomy.layers[:] = [speed.Room(layer, 3) for layer in roomy.layers]
+    roomy.layers[:] = [timed.Room(layer, 3) for layer in roomy.layers]
     for i in range(6, 9):
         expected = stock(ids[:, i : i + 1], past_key_values=plain).logits
         close(stock(ids[:, i : i + 1], past_key_values=roomy).logits, expected, EXACT)
-    assert roomy.get_seq_length() == 9 and speed.cache_bytes(roomy) == speed.cache_bytes(plain)
+    assert roomy.get_seq_length() == 9 and timed.cache_bytes(roomy) == timed.cache_bytes(plain)
     assert roomy.layers[0].keys.data_ptr() == roomy.layers[0].room[0].data_ptr()
 
 
@@ -144,13 +147,13 @@ def test_decoding_sees_the_picture_and_goes_on_where_it_should(models, monkeypat
     """Each step at the next position, in a row that grows by one; the last logits are those of a whole pass."""
     seen, real = [], method.forward
 
-    def forward(model, config, text, positions, *rest, **more):
-        out = real(model, config, text, positions, *rest, **more)
-        seen.append((positions[0].tolist(), out.logits[:, -1]))
+    def forward(model, config, text, places, *rest, **more):
+        out = real(model, config, text, places, *rest, **more)
+        seen.append((places.positions[0].tolist(), out.logits[:, -1]))
         return out
 
     monkeypatch.setattr(method, "forward", forward)
-    found = speed.decoding(models, Case(2, 3, 5, visual=16, decode=(1, 3)), LAYERS, 0, Clock(), rounds=2)
+    found = timed.decoding(models, Case(2, 3, 5, visual=16, decode=(1, 3)), LAYERS, 0, Clock(), rounds=2)
     assert {n: len(t["times"]) for n, t in found["vica"].items()} == {"1": 2, "3": 2}
     assert [positions for positions, _ in seen[:2]] == [[0, 1, 2, 19, 20, 21, 22, 23], [24]], "warms up with one step"
     steps = seen[2:6]
@@ -159,7 +162,7 @@ def test_decoding_sees_the_picture_and_goes_on_where_it_should(models, monkeypat
     x = Inputs(stock, CASE, seed=0)
     text = torch.cat([x.text, x.next, x.next, x.next], 1)
     where = torch.cat([x.layout.positions, torch.tensor([[24, 25, 26]] * 2)], 1)
-    whole = real(ours, method.ViCAConfig(LAYERS), text, where, None, x.visual, x.layout.visual_positions).logits[:, -1]
+    whole = real(ours, method.ViCAConfig(LAYERS), text, method.Places(where, x.layout.visual_positions), x.visual).logits[:, -1]
     close(steps[3][1], whole, EXACT)
 
 
@@ -176,7 +179,7 @@ def test_seconds_of_decoding_are_a_token(models, monkeypatch):
     handle = stock.register_forward_pre_hook(lambda module, args, kwargs: setattr(
         clock, "now", clock.now + (3.0 if kwargs["inputs_embeds"].shape[1] == 1 else 100.0)), with_kwargs=True)
     try:
-        found = speed.decoding(models, Case(2, 3, 5, visual=16, decode=(1, 4)), LAYERS, 0, clock, rounds=3)
+        found = timed.decoding(models, Case(2, 3, 5, visual=16, decode=(1, 4)), LAYERS, 0, clock, rounds=3)
     finally:
         handle.remove()
     assert {name: [t["median"] for t in by_length.values()] for name, by_length in found.items()} == {
@@ -233,7 +236,7 @@ def test_ratios_are_paired_by_round_and_mode():
         clock.now += takes[name]
 
     timings = interleaved_timings({name: lambda name=name: step(name) for name in takes}, 0, 3, "cpu", 0, clock)
-    found = {pair: (variants, ratio["ratios"]) for pair, variants, ratio in speed.ratios(timings)}
+    found = {pair: (variants, ratio["ratios"]) for pair, variants, ratio in timed.ratios(timings)}
     assert found == {"dense / vica": (("dense", "vica"), [4.0] * 3), "dense / text only": (("dense", "text only"), [8.0] * 3),
                      "vica / text only": (("vica", "text only"), [2.0] * 3), "dense / vica, graph": (("dense", "vica"), [6.0] * 3)}
 
@@ -242,7 +245,7 @@ def test_the_table_says_times_bounds_bytes_and_what_is_missing():
     document = measured([Case(1, 3, 5, visual=16, decode=(1, 2))])
     document["not_run"] = [{"case": "B=8 P=3 Q=5", "reason": "out of device memory"}]
     document["cases"]["B=1 P=3 Q=5"]["no_graph"] = {"vica": "capture failed"}
-    text = "\n".join(speed.table(document))
+    text = "\n".join(tables.gpu({"gpu": document}))
     ratio = document["cases"]["B=1 P=3 Q=5"]["ratios"]["dense / vica"]
     assert f"dense / vica {ratio['median']:.2f} ({ratio['bound']:.2f})" in text
     for part in ("B=1 P=3 N=16 Q=5, 3 rounds, ms: dense ", "KV cache, MiB: dense 0.0", "decoding, ms a token: dense ", " over 2",
@@ -259,11 +262,11 @@ def planned(monkeypatch):
     """`measure` with cases that take as long as their dense FLOPs say, on a clock of ours."""
     clock, ran = Clock(), []
 
-    def run_case(models, shape, case, layers, *, repeats, warmup, seed, seconds, vision, clock):
-        a_round = speed.expected_flops(shape, case, "dense", layers) / 1e6
+    def run_case(models, shape, case, layers, run, seconds, clock):
+        a_round = timed.expected_flops(shape, case, "dense", layers) / 1e6
         ran.append((case.name, seconds))
         clock.now += 9 * a_round
-        return speed._as_json(case) | {
+        return case.as_json() | {
             "variants": {}, "difference": 0.0, "ratios": {"dense / vica": {"median": 1.0, "bound": 2.0}}, "rounds": 5,
             "seconds": 9 * a_round, "round_seconds": a_round, "text": case.text}
 
@@ -278,7 +281,7 @@ def planned(monkeypatch):
 
 def test_the_largest_cases_are_dropped_and_named(planned):
     shape = Shape.of(AutoConfig.for_model(**tiny("llama").config))
-    a_round = [speed.expected_flops(shape, case, "dense", LAYERS) / 1e6 for case in CASES]
+    a_round = [timed.expected_flops(shape, case, "dense", LAYERS) / 1e6 for case in CASES]
     document, ran = planned(cases=CASES[::-1], time_limit=9 * sum(a_round[:2]) + 7 * a_round[2] - 0.1)
     assert ran == ["B=1 P=3 Q=5", "B=1 P=3 Q=9"]
     assert [entry["case"] for entry in document["not_run"]] == ["B=1 P=3 Q=200", "B=1 P=3 Q=40"]
@@ -332,9 +335,9 @@ def test_saved_after_each_case_and_continued(planned, tmp_path, monkeypatch):
 def test_rounds_fit_into_the_seconds(models):
     """At least FEWEST; never more than asked."""
     shape = Shape.of(models[0].config)
-    for seconds, repeats, rounds in ((0.0, 50, speed.FEWEST), (1e6, 7, 7)):
-        result = speed.run_case(models, shape, CASE, LAYERS, repeats=repeats, warmup=0, seed=0, seconds=seconds, vision=None,
-                                clock=time.perf_counter)
+    for seconds, repeats, rounds in ((0.0, 50, timed.FEWEST), (1e6, 7, 7)):
+        run = Run("cpu", "float32", repeats=repeats, warmup=0)
+        result = timed.run_case(models, shape, CASE, LAYERS, run, seconds, time.perf_counter)
         assert result["rounds"] == rounds
 
 
@@ -350,21 +353,21 @@ def test_rehearsal_of_the_gpu_rung(monkeypatch, tmp_path, capsys):
     """The shape, layers and grid of the specification, and the tower beside it; here with a tiny stand-in."""
     asked, real = [], speed.measure
 
-    def measure(shape, layers, cases, **options):
-        asked.append((shape, layers, cases, dict(options)))
+    def measure(shape, layers, cases, run, **options):
+        asked.append((shape, layers, cases, run))
         small = tiny("llama").config
-        options |= dict(device="cpu", dtype="float32", repeats=2, warmup=1, config=small, vision=False)
-        return real(Shape.of(AutoConfig.for_model(**small)), LAYERS, [Case(1, 1, 2, visual=4, decode=(1,))], **options)
+        run = replace(run, device="cpu", dtype="float32", repeats=2, warmup=1, vision=False)
+        return real(Shape.of(AutoConfig.for_model(**small)), LAYERS, [Case(1, 1, 2, visual=4, decode=(1,))], run, config=small, **options)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(speed, "measure", measure)
     assert speed.main(["--device", "cuda", "--out", str(tmp_path), "--time-limit", "100"]) == 0
-    ((shape, layers, cases, options),) = asked
+    ((shape, layers, cases, run),) = asked
     assert shape == analytic.LLAVA_7B and layers == method.PAPER_CROSS_LAYERS["llava-1.5-7b"]
     assert {(c.prefix, c.suffix) for c in cases} == {(1, 29), (35, 27), (35, 65), (35, 262)} and {c.visual for c in cases} == {576}
     assert sorted({c.batch for c in cases}) == [1, 8, 16, 32] and len(cases) == 16
     assert {c.decode for c in cases if c.suffix == 27} == {(1, 16, 128)} and {c.decode for c in cases if c.suffix != 27} == {()}
-    assert options.items() >= dict(device="cuda", dtype="bfloat16", time_limit=100.0, repeats=50, warmup=10, vision=True).items()
+    assert run == Run("cuda", "bfloat16", repeats=50, warmup=10, time_limit=100.0, vision=True)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(last["speedups"]) == ["B=1 P=1 Q=2"] == list(last["bounds"])
     assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
@@ -374,7 +377,7 @@ def test_the_tower_is_clips_without_its_last_layer(models, monkeypatch):
     """Spec 7.1: 23 layers of ViT-L/14-336 are 0.366 TFLOP a picture; 20,979,712 parameters in the projector of 7B."""
     stock = torch.nn.Linear(1, 1, device="meta")
     stock.config, stock.device, stock.dtype = AutoConfig.for_model("llama", hidden_size=4096), torch.device("meta"), torch.bfloat16
-    found = speed.tower(2, stock)
+    found = timed.tower(2, stock)
     assert list(found) == ["vision tower", "projector"]
     assert counted(found["vision tower"]).total == 2 * analytic.clip_tower_flops(23)
     assert counted(found["projector"]).total == 2 * analytic.projector_flops(4096)
@@ -384,5 +387,5 @@ def test_the_tower_is_clips_without_its_last_layer(models, monkeypatch):
 
 def test_the_config_of_a_shape_has_that_shape():
     for shape in (analytic.LLAVA_7B, analytic.SMOLLM2_135M):
-        found = Shape.of(AutoConfig.for_model(**speed.config_of(shape)))
+        found = Shape.of(AutoConfig.for_model(**timed.config_of(shape)))
         assert {**vars(found), "name": shape.name} == vars(shape)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from common.records import load_claims
+from common.claims.records import load_claims
 
 from .. import analytic, reported
 from ..analytic import LLAVA_3B, LLAVA_7B, LLAVA_13B, SMOLLM2_135M, Shape, prefill_flops, visual_flops, visual_ratio

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.models import ModelError, ModelSpec, tiny
-from common.multimodal import IGNORED, split
-from common.standins import FOLDER
-from common.steps import SetupError
+from common.errors import ModelError, SetupError
+from common.models import ModelSpec, tiny
+from common.standins.llava import FOLDER
+from common.vision.layout import IGNORED, split
 from tests.numerics import close
 
 from .. import method
@@ -19,10 +19,9 @@ from ..module import ViCATraining
 from ..parts import LlavaSpec, load_parts
 from .runs import difference, fit, fit_in_processes, scenes, trained, training, truly_double
 
-# Trainings are in double precision, except for what their losses are added up and logged in: single precision, whose unit in the
-# last place is 6e-8 of a term, of some dozens here. Adam magnifies roundings. In shards the norm that gradients are clipped by
-# is taken in single precision, too; Adam's own scaling leaves little of it.
-LOSSES, GRADIENTS, PARAMETERS, CLIPPED = 1e-6, 1e-12, 1e-11, 1e-9
+# Trainings are in double precision, except for what their losses are logged in: single precision, whose unit in the last place is
+# 6e-8 of a term, of some dozens here. Adam magnifies roundings.
+LOSSES, GRADIENTS, PARAMETERS = 1e-6, 1e-12, 1e-11
 
 
 @pytest.fixture(autouse=True)
@@ -81,12 +80,23 @@ def test_fsdp2_equals_one_process(layers, again, one_batch, tmp_path):
     assert codes == [0, 0]
     for rank in ranks:
         close(rank["losses"], whole.losses, LOSSES)
-        assert difference(rank["parameters"], trained(module)) < CLIPPED
+        assert difference(rank["parameters"], trained(module)) < PARAMETERS
     if not again:
-        goes_on(tmp_path / "two" / "checkpoints" / "step=2.ckpt", layers, (module, whole), tmp_path / "resumed", CLIPPED)
+        goes_on(tmp_path / "two" / "checkpoints" / "step=2.ckpt", layers, (module, whole), tmp_path / "resumed", PARAMETERS)
     saved = load_file(tmp_path / "two" / "model" / "decoder" / "model.safetensors")
     last = trained(module)["decoder.model.layers.5.self_attn.k_proj.weight"]
-    close(saved["model.layers.5.self_attn.k_proj.weight"], last, CLIPPED)
+    close(saved["model.layers.5.self_attn.k_proj.weight"], last, PARAMETERS)
+
+
+@pytest.mark.numerics
+def test_fsdp2_of_stage_1_clips_where_no_shard_has_a_gradient(tmp_path):
+    """The decoder's blocks are in shards and frozen; all that is trained stays whole."""
+    module, whole = fit(training(stage="pretrain"), tmp_path / "one")
+    codes, ranks = fit_in_processes(tmp_path / "two", world=2, strategy="fsdp2", module={"stage": "pretrain"})
+    assert codes == [0, 0]
+    for rank in ranks:
+        close(rank["losses"], whole.losses, LOSSES)
+        assert difference(rank["parameters"], trained(module)) < PARAMETERS
 
 
 @pytest.mark.numerics
@@ -125,7 +135,7 @@ def test_a_killed_run_goes_on_as_if_unbroken(tmp_path):
 
 @pytest.mark.numerics
 def test_vica_with_all_layers_trains_on_the_frozen_dense_loss_and_dense_on_the_dense_one(tmp_path):
-    from common.llava import dense_hidden
+    from common.vision.llava import dense_hidden
 
     from ..reference import frozen_dense
 
@@ -136,7 +146,7 @@ def test_vica_with_all_layers_trains_on_the_frozen_dense_loss_and_dense_on_the_d
     data = scenes()
     data.trainer = SimpleNamespace(lightning_module=module)
     rows, parts = data.rows(0), load_parts(LlavaSpec(stand_in=str(FOLDER / "seed0")))
-    from common.steps import StepBatches
+    from common.training.steps import StepBatches
 
     step = next(iter(StepBatches(rows, batch_size=8, micro_batch=8, seed=5)))
     truly_double(parts.decoder.double())
@@ -221,7 +231,7 @@ def test_answers_and_their_ends_are_scored_and_nothing_else():
 
 def test_in_stage_1_the_first_word_of_a_caption_is_predicted_behind_the_picture():
     """Pitfall 12: the slot before a picture cannot see it, and must not be trained on the caption."""
-    from common.multimodal import split
+    from common.vision.layout import split
 
     caption = {"image": "a.png", "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "A cat."}]}
     ids, labels = encode_plain(words(), caption, n_visual=3, image_token_id=9000, max_tokens=99)
@@ -246,7 +256,7 @@ def test_malformed_conversations_name_the_entry(tmp_path):
 @pytest.mark.numerics
 def test_a_text_only_row_takes_no_picture_and_no_gradient_from_one():
     parts = load_parts(LlavaSpec(stand_in=str(FOLDER / "seed0")))
-    from common.multimodal import split
+    from common.vision.layout import split
 
     ids = torch.tensor([[1, 5, *[parts.image_token_id] * 64, 7], [1, 5, 6, *[0] * 64]])
     real = torch.tensor([[1] * 67, [1] * 3 + [0] * 64])

@@ -1,0 +1,1 @@
+"""From claims.yaml to a record with its verdict."""

@@ -1,0 +1,62 @@
+"""The command line of the report.
+
+    python -m common.report             writes report.html (--scratch: with the runs of this machine, marked)
+    python -m common.report --readme    rewrites the blocks between <!-- ninefold:... --> markers
+    python -m common.report --check     fails if a block differs from what the records give
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..claims.machine import ROOT
+from ..errors import UserError
+from ..files import write_atomic
+from ..progress import replace_unprintable
+from .page import page
+from .rows import read_papers
+from .tables import blocks, check, update_block
+
+
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser("python -m common.report", description="Records to tables.")
+    parser.add_argument("--out", type=Path, default=root / "report.html", help="report.html")
+    parser.add_argument("--scratch", action="store_true", help="with records of results/.scratch/, marked as such")
+    parser.add_argument("--readme", action="store_true", help="rewrite the README blocks instead")
+    parser.add_argument("--check", action="store_true", help="compare the README blocks instead")
+    options = parser.parse_args(argv)
+    if options.scratch and (options.readme or options.check):
+        parser.error("--scratch is for the page: tables in READMEs are made of committed records")
+    replace_unprintable()
+    began = time.monotonic()
+    papers = read_papers(root, options.scratch)
+    problems = [problem for paper in papers for problem in paper.problems]
+    for problem in problems:
+        print(f"invalid: {problem}", file=sys.stderr)
+    try:
+        if options.check:
+            different = check(root, papers)
+            for path in different:
+                print(f"{path.relative_to(root)}: its table is not what the records give; run "
+                      "`python -m common.report --readme`", file=sys.stderr)  # fmt: skip
+            return int(bool(different or problems))
+        if options.readme:
+            for path, name, text in blocks(root, papers):
+                changed = update_block(path, name, text)
+                print(f"{path.relative_to(root)}: {'rewritten' if changed else 'unchanged'}")
+            return int(bool(problems))
+        write_atomic(options.out, page(papers))
+        size, seconds = options.out.stat().st_size / 1000, time.monotonic() - began
+        print(f"wrote {options.out.name} ({size:,.0f} kB, {seconds:.1f} s)")
+        return int(bool(problems))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

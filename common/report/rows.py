@@ -1,0 +1,266 @@
+"""What a report is made of: a `Row` per claim and rung, a `Paper` per folder.
+
+Gathering never raises for what is wrong in a folder: an invalid file becomes a row that says so.
+Beside its rows a paper has what explains them: the deviations of its README by id, its pictures with
+the README's words for them, and its timings.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..claims.intervals import interval
+from ..claims.machine import ROOT
+from ..claims.records import Claims, claim_order, load_claims, read_record, record_files, stale
+from ..claims.verdict import number, verdict
+from ..errors import RecordError
+from .timings import Case, timed_cases
+
+PLANNED = {  # in the order of the root README
+    "skipgpt": "SkipGPT: each token skips its own modules",
+    "gpe": "LLM as Effective Streaming Processor: group position encoding",
+    "streamingthinker": "StreamingThinker: thinking while reading",
+    "proactivellm": "ProactiveLLM: learning when to interact",
+    "vica": "ViCA: vision-only cross-attention",
+    "layerfusion": "Multi-Layer Visual Feature Fusion",
+    "visipruner": "VisiPruner: pruning visual tokens by layer",
+    "onpolicysft": "On-Policy SFT for efficient reasoning",
+    "decouplingkl": "Decoupling KL and Trajectories",
+}
+RUNGS = ("analytic", "cpu-small", "gpu-random-weights", "paper-scale")
+RUNG_OPTION = {"gpu-random-weights": " RUNG=gpu", "paper-scale": " RUNG=paper"}
+PICTURE = re.compile(r"!\[([^\]]+)\]\(results/([\w.-]+)\)")
+DEVIATIONS = re.compile(r"^## Deviations\b.*?$(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+# A row of a table, "| D1 | what | why |", or an entry of a list, "- **D1 Title.** What", with its further lines.
+DEVIATION = re.compile(r"^(?:\| *(D\d+) *\|(.*)\|$|- \*\*(D\d+)\b(.*(?:\n +\S.*)*))", re.MULTILINE)
+
+
+@dataclass
+class Row:
+    """One claim at one rung: its entry in claims.yaml, its record, or both.
+
+    flag: "" for a row to believe, else "stale", "scratch", "invalid" or "unlisted", with `problem` saying why.
+    """
+
+    id: str
+    rung: str
+    claim: dict | None = None
+    record: dict | None = None
+    flag: str = ""
+    problem: str = ""
+
+    @property
+    def short(self) -> str:
+        return self.id.rpartition("/")[2]
+
+    @property
+    def shown(self) -> dict:
+        """What the record, or else the claim, says: statement, paper, protocol, ..."""
+        if self.record:
+            return {**self.record["claim"], **self.record}
+        empty = {"paper": {"value": None, "unit": "", "source": ""}, "protocol": {}}
+        return self.claim or {**empty, "statement": self.problem, "kind": "", "where": ""}
+
+    @property
+    def word(self) -> str:
+        return self._said()[0]
+
+    @property
+    def reason(self) -> str:
+        return self._said()[1]
+
+    def _said(self) -> tuple[str, str]:
+        if self.record:
+            return self.record["verdict"]["word"], self.record["verdict"]["reason"]
+        if self.claim is None:
+            return "not-run", self.problem
+        if self.claim.get("status") or self.claim.get("blocked_by"):
+            return verdict(self.claim, None)[:2]
+        return "not-run", f"No record yet; `{self.command}` makes it."
+
+    @property
+    def command(self) -> str:
+        """What made the record, or would make one."""
+        if self.record and self.record["measured"]["value"] is not None:
+            return self.record["run"]["command"]
+        return f"make reproduce-{self.id.partition('/')[0]}{RUNG_OPTION.get(self.rung, '')}"
+
+
+@dataclass
+class Paper:
+    """One row of the matrix. `here` is false for a paper that is planned only."""
+
+    key: str
+    title: str
+    here: bool = False
+    about: dict = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)  # of pictures, by file name
+    deviations: dict[str, str] = field(default_factory=dict)  # by id
+    timings: list[Case] = field(default_factory=list)
+
+    def counts(self) -> Counter:
+        """Rows per word; a flagged row counts under its flag."""
+        return Counter(row.flag or row.word for row in self.rows)
+
+
+def rows_of(claims: Claims | None, records: Sequence[dict]) -> list[Row]:
+    """One row per claim and rung, in the order of claims.yaml; records of no claim come last."""
+    found = {(r["claim"]["id"], r["claim"]["rung"]): r for r in records}
+    rows = []
+    for claim in claims or ():
+        listed = {c["rung"] for c in claims if c["id"] == claim["id"]}
+        more = [rung for rung in RUNGS if rung not in listed and (claim["id"], rung) in found]
+        for rung in (claim["rung"], *more):
+            record = found.pop((claim["id"], rung), None)
+            row = Row(claim["id"], rung, claim, record)
+            if record and record["run"]["dirty"]:
+                row.flag = "scratch"
+                row.problem = "This record is of a tree with uncommitted changes; commit, and run it again."
+            elif record and stale(record, claims):
+                row.flag = "stale"
+                row.problem = "claims.yaml was changed after this record was made; run it again."
+            rows.append(row)
+    why = "claims.yaml has no such claim." if claims else "claims.yaml is missing or invalid."
+    for (claim_id, rung), record in sorted(found.items(), key=lambda item: claim_order(item[0][0])):
+        rows.append(Row(claim_id, rung, None, record, "unlisted", why))
+    return rows
+
+
+def anchors(rows: Sequence[Row]) -> list[str]:
+    """What a link names each row by: the claim's id for its first row, "skipgpt/C9", else id/rung[/flag]."""
+    made = []
+    for row in rows:
+        names = (row.id, f"{row.id}/{row.rung}", f"{row.id}/{row.rung}/{row.flag}")
+        made.append(next(name for name in names if name not in made))
+    return made
+
+
+def read_paper(folder: Path, scratch: bool = False) -> Paper:
+    """A paper as its folder has it; nothing that is wrong in the folder raises.
+
+    scratch: also the records of results/.scratch/, each after the committed one.
+    """
+    key = folder.name
+    paper = Paper(key, PLANNED.get(key, key), here=(folder / "claims.yaml").exists())
+    if not paper.here:
+        return paper
+
+    def said(error: RecordError) -> str:
+        return str(error).replace(f"{folder.parent.parent}/", "")  # no path of this machine
+
+    claims = None
+    try:
+        claims = load_claims(folder / "claims.yaml")
+        paper.about, paper.title = claims.paper, claims.paper["title"]
+    except RecordError as error:
+        paper.problems.append(said(error))
+    records, invalid = [], []
+    for path in record_files(folder / "results"):
+        try:
+            records.append(read_record(path))
+        except RecordError as error:
+            name, rung = path.name.split(".")[:2]
+            invalid.append(Row(f"{key}/{name}", rung, None, None, "invalid", said(error)))
+            paper.problems.append(said(error))
+    broken = {(row.id, row.rung): row for row in invalid}
+    for row in rows_of(claims, records):
+        bad = broken.pop((row.id, row.rung), None)
+        if bad:
+            row.flag, row.problem = bad.flag, bad.problem
+        paper.rows.append(row)
+    paper.rows += broken.values()
+    if scratch:
+        _add_scratch(paper, claims, folder / "results" / ".scratch", said)
+    paper.pictures, strange = _pictures(folder / "results")
+    paper.problems += [f"papers/{key}/results/{problem}" for problem in strange]
+    readme = folder / "README.md"
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.exists() else ""
+    paper.captions = {name: words for words, name in PICTURE.findall(text)}
+    paper.deviations = dict(_deviations(text))
+    paper.timings, unread = timed_cases(folder / "results")
+    paper.problems += [f"papers/{key}/results/{problem}" for problem in unread]
+    return paper
+
+
+def _add_scratch(paper: Paper, claims: Claims | None, folder: Path, said) -> None:
+    for path in record_files(folder):
+        try:
+            record = read_record(path)
+        except RecordError as error:
+            paper.problems.append(said(error))
+            continue
+        claim_id, rung = record["claim"]["id"], record["claim"]["rung"]
+        why = "From results/.scratch/: a run on this machine, not a committed record."
+        row = Row(claim_id, rung, claims.find(claim_id, rung) if claims else None, record, "scratch", why)
+        same = [i for i, other in enumerate(paper.rows) if (other.id, other.rung) == (claim_id, rung)]
+        paper.rows.insert(same[-1] + 1 if same else len(paper.rows), row)
+
+
+def _pictures(results: Path) -> tuple[list[Path], list[str]]:
+    """(SVG and PNG files; of two with one name, the SVG), (what is wrong with the others).
+
+    A link could lead out of the tree, and what it leads to would stand in the report; a pipe would never end.
+    """
+    found, problems = {}, []
+    for suffix in ("*.png", "*.svg"):
+        for path in sorted(results.glob(suffix)):
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                found[path.stem] = path
+            else:
+                kind = "a symbolic link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "no ordinary file"
+                problems.append(f"{path.name}: is {kind}, where a picture's own file belongs; it is left out of the report")
+    return [found[stem] for stem in sorted(found)], problems
+
+
+def _deviations(readme: str) -> Iterator[tuple[str, str]]:
+    """(id, sentences without Markdown) of the section "Deviations"."""
+    section = DEVIATIONS.search(readme)
+    for match in DEVIATION.finditer(section[1] if section else ""):
+        text = match[2] if match[1] else match[4]
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("**", "").replace("`", "")
+        cells = [" ".join(cell.split()) for cell in text.split("|")]
+        yield match[1] or match[3], " · ".join(cell for cell in cells if cell)
+
+
+def read_papers(root: Path = ROOT, scratch: bool = False) -> list[Paper]:
+    """The nine, and any further folder with a claims.yaml after them."""
+    more = sorted(p.parent.name for p in (root / "papers").glob("*/claims.yaml"))
+    return [read_paper(root / "papers" / key, scratch) for key in dict.fromkeys([*PLANNED, *more])]
+
+
+# ------------------------------------------------------------------- numbers in a table's cell
+
+
+def paper_text(paper: dict) -> str:
+    if paper.get("value") is None:
+        return "-"
+    unit = paper["unit"]
+    value = f"{number(paper['value'])} {unit}".rstrip()
+    return f"{value} ({paper['source']})" if paper["source"] in ("secondary", "derived") else value
+
+
+def ours_text(record: dict | None) -> str:
+    if record is None or record["measured"]["value"] is None:
+        return "-"
+    value, span = record["measured"]["value"], interval(record["measured"])
+    return f"{value:.4g} [{span[0]:.4g}, {span[1]:.4g}]" if span else number(value)
+
+
+def sample_text(record: dict | None) -> str:
+    if record is None or record["measured"]["value"] is None:
+        return "-"
+    measured = record["measured"]
+    runs, items = measured["n_runs"], measured.get("n_items")
+    parts = [f"{runs} run{'' if runs == 1 else 's'}", f"{items:,} items" if items else ""]
+    if measured.get("stderr") is not None:
+        parts.append(f"SE {measured['stderr']:.3g}")
+    return ", ".join(part for part in parts if part)

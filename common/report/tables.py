@@ -1,0 +1,189 @@
+"""Records -> the tables that people read: those of READMEs, between their markers, and the last lines of a run.
+
+Everything comes from papers/*/claims.yaml and papers/*/results/C*.json, so that the same records
+give the same bytes. A claim without a record keeps its row; a record whose claims.yaml changed
+since is *stale*, one that does not validate is *invalid*, one of a tree with changes or of
+results/.scratch/ is *scratch*, and none counts as its word.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..claims.machine import BLOCK, ROOT
+from ..claims.records import Claims
+from ..claims.verdict import WORDS, number, rule_text
+from ..errors import RecordError
+from ..files import write_atomic
+from .rows import Paper, Row, ours_text, paper_text, read_papers, rows_of, sample_text
+
+# Flags that a run marks in its own table; that a row was measured in a changed tree is not one: it is what the run is.
+MARKED = {"stale": "claims.yaml changed after this record was made", "unlisted": "claims.yaml has no such claim"}
+
+# -------------------------------------------------------------------------------------- Markdown
+
+
+def markdown_table(rows: Iterable[Row]) -> str:
+    """The claims table of one paper's README."""
+    lines = ["| claim | paper | ours | rule | rung | verdict | n, SE | command |", "|---" * 8 + "|"]
+    for row in rows:
+        shown = row.shown
+        cells = (
+            f"**{row.short}** {_cell(shown['statement'])}",
+            _cell(paper_text(shown["paper"])),
+            _cell(ours_text(row.record)),
+            _cell(rule_text(shown["protocol"].get("rule"))),
+            row.rung,
+            f"**{row.word}**" + (f" ({row.flag})" if row.flag else ""),
+            _cell(sample_text(row.record)),
+            f"`{row.command.replace('|', chr(92) + '|')}`",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def root_table(papers: Iterable[Paper]) -> str:
+    """The root README's table: papers x counts of the six words x command."""
+    papers = list(papers)
+    flagged = any(row.flag for paper in papers for row in paper.rows)
+    columns = [*WORDS, *(["stale or invalid"] if flagged else [])]
+    lines = [f"| paper | {' | '.join(columns)} | command |"]
+    lines.append("|---" + "|--:" * len(columns) + "|---|")
+    for paper in papers:
+        counts = paper.counts()
+        numbers = [str(counts[word] or "·") for word in WORDS]
+        if flagged:
+            numbers.append(str(sum(1 for row in paper.rows if row.flag) or "·"))
+        name = f"[{_cell(paper.title)}](papers/{paper.key}/README.md)"
+        command = f"`make reproduce-{paper.key}`"
+        if not paper.here:
+            numbers, name, command = [""] * len(columns), _cell(paper.title), "planned"
+        lines.append(f"| {name} | {' | '.join(numbers)} | {command} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a Markdown table cell, or bring HTML into it."""
+    text = " ".join(str(text).split()).replace("\\", "\\\\")
+    for char, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
+        text = text.replace(char, safe)
+    return text.replace("`", "'").replace("*", "\\*").replace("_", "\\_")
+
+
+# --------------------------------------------------------------------------------- README blocks
+
+
+def read_block(path: Path, name: str) -> str:
+    """The text of one block. Raises RecordError if the file has not exactly one such block."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror}") from None
+    found = [match["text"] for match in BLOCK.finditer(text) if match["name"] == name]
+    if len(found) != 1:
+        raise RecordError(
+            f"{path}: has {len(found)} blocks called {name}, and needs one: a line "
+            f"<!-- ninefold:{name} -->, and below it a line <!-- /ninefold:{name} -->"
+        )
+    return found[0]
+
+
+def update_block(path: Path, name: str, text: str) -> bool:
+    """Puts `text` between the markers of block `name`; whether the file changed."""
+    wanted = text.rstrip("\n") + "\n"
+    if "<!-- ninefold:" in wanted or "<!-- /ninefold:" in wanted:
+        raise RecordError(f"{path}: the new text of block {name} holds a marker itself")
+    if read_block(path, name) == wanted:
+        return False
+
+    def put(match):
+        new = wanted if match["name"] == name else match["text"]
+        return match["open"] + new + match["close"]
+
+    write_atomic(path, BLOCK.sub(put, path.read_text(encoding="utf-8")))
+    return True
+
+
+def blocks(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[tuple[Path, str, str]]:
+    """(file, block, text) for the root README, the tree in CONTRIBUTING.md, and the README of every paper that is there."""
+    papers = read_papers(root) if papers is None else papers
+    made = [(root / "README.md", "papers", root_table(papers) + "\n")]
+    if (root / "CONTRIBUTING.md").is_file():
+        made.append((root / "CONTRIBUTING.md", "common", tree(root / "common") + "\n"))
+    for paper in papers:
+        if paper.here:
+            readme = root / "papers" / paper.key / "README.md"
+            made.append((readme, "claims", markdown_table(paper.rows) + "\n"))
+    return made
+
+
+def tree(folder: Path) -> str:
+    """The Python files of common, each with the sentence that it begins with, and the rooms with theirs."""
+    lines = ["```"]
+    for path in sorted(folder.rglob("*.py"), key=lambda path: (path.parent != folder, path.parent, path.name != "__init__.py", path.name)):
+        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        about = " ".join(about.split("\n\n")[0].split())
+        place = path.relative_to(folder.parent)
+        room = path.name == "__init__.py"
+        name = f"{place.parent}/" if room else f"{'  ' * (len(place.parts) - 1)}{path.name}"
+        lines.append(f"{name:<24s}  {_sentence(about)}")
+    return "\n".join([*lines, "```"])
+
+
+def _sentence(text: str, width: int = 110) -> str:
+    """Its beginning, cut between words."""
+    return text if len(text) <= width else text[: text.rindex(" ", 0, width)].rstrip(",;:") + " ..."
+
+
+def check(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[Path]:
+    """The files whose block differs from what the records give, or which have no such block."""
+    different = []
+    for path, name, text in blocks(root, papers):
+        try:
+            if read_block(path, name) != text:
+                different.append(path)
+        except RecordError:
+            different.append(path)
+    return different
+
+
+# -------------------------------------------------------------------------- the end of a run
+
+
+def terminal_table(claims: Claims, records: Sequence[dict]) -> str:
+    """All claims with their verdicts, in at most 120 columns."""
+    rows = rows_of(claims, records)
+    form = "{:<6}{:<19}{:<16}{:>13}  {:<26}{}"
+    lines = [form.format("claim", "rung", "verdict", "paper", "ours", "statement"), "-" * 119]
+    for row in rows:
+        shown = row.shown
+        word = f"{row.word} *" if row.flag in MARKED else row.word
+        paper = number(shown["paper"]["value"])
+        ours = textwrap.shorten(ours_text(row.record), 25, placeholder="…")
+        statement = textwrap.shorten(shown["statement"], 38, placeholder="…")
+        lines.append(form.format(row.short, row.rung, word, paper, ours, statement).rstrip())
+    flags = sorted({row.flag for row in rows} & set(MARKED))
+    return "\n".join(lines + [f"* {flag}: {MARKED[flag]}" for flag in flags])
+
+
+def json_line(claims: Claims, records: Sequence[dict], *, rung: str, seconds: float, commit: str, dirty: bool = False) -> str:
+    """One line of JSON for programs: counts of the six words as the table shows them, what flags stand beside them, seconds,
+    commit, whether the tree had changes that the commit does not hold, rung."""
+    rows = rows_of(claims, records)
+    words, flags = Counter(row.word for row in rows), Counter(row.flag for row in rows)
+    return json.dumps(
+        {
+            "paper": claims.paper["key"],
+            "rung": rung,
+            "seconds": round(seconds, 1),
+            "commit": commit,
+            "dirty": dirty,
+            "counts": {word: words[word] for word in WORDS},
+            "stale": flags["stale"],
+        }
+    )

@@ -1,0 +1,1 @@
+"""A paper's run: jobs, what they depend on, and what becomes of their results."""

@@ -1,0 +1,1 @@
+"""Small models, really trained, that stand in for weights of a hub."""

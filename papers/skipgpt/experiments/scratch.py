@@ -1,0 +1,260 @@
+"""Tier A: the mechanism from scratch, where it is known which tokens are hard.
+
+A six-layer Llama has learned a language of three kinds of token (`difficulty.py`): *cycle* tokens follow from the one before,
+*recall* tokens need attention to the place where a key was bound, the rest is noise. Then routers are tuned on the
+frozen model, and everything that the paper compares with is tuned or calibrated on the same sequences for the same
+number of steps. `jobs` lists what is run, by functions that are one job each: arguments in, JSON out
+(`common/runs/jobs.py`). `SIZES`: how much of each is measured, in the default run and in the smallest that walks through
+all of it.
+
+The three base models are committed (`standins/`, 0.6 MB each); `make standins-skipgpt` trains them again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.runs.jobs import Job
+
+from .. import baselines
+from ..difficulty import KINDS, base_model, batches, sequences
+from ..method import RoutingState, SkipGPTConfig, apply_skipgpt, remove_skipgpt
+from ..tuning import evaluate, hold_budget, shift_budget, tune
+
+BUDGET = 5 / 12  # compared at this module sparsity: what dropping 5 of 12 modules gives; T = 0.40 is tuned for
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained and measured. Sequences have 64 tokens, those of the position curve `positions`."""
+
+    seeds: tuple[int, ...]
+    batch: int
+    tune_steps: int
+    lora_steps: int
+    test_sequences: int
+    calibration_sequences: int  # in the default run the paper's, for static pruning
+    sweep_sequences: int
+    position_samples: int
+    positions: int
+    share: float  # of the seconds that a job takes in the default run
+
+
+SIZES = {
+    "cpu": Size(seeds=(0, 1, 2), batch=32, tune_steps=300, lora_steps=100, test_sequences=512, calibration_sequences=100,
+                sweep_sequences=128, position_samples=50, positions=256, share=1.0),
+    "smoke": Size(seeds=(0,), batch=8, tune_steps=3, lora_steps=2, test_sequences=8, calibration_sequences=8,
+                  sweep_sequences=8, position_samples=2, positions=80, share=0.03),
+}
+
+
+def jobs(size: str = "cpu") -> list[Job]:
+    """Seconds are for one core of a 2024 server, and only order the work and estimate the rest."""
+    n, listed = SIZES[size], []
+
+    def job(name: str, function: str, seconds: float, seeds=n.seeds, **arguments) -> None:
+        listed.extend(Job(f"tier_a/{name}/seed{seed}", f"{__name__}:{function}", {"seed": seed, "size": size, **arguments},
+                          seconds=seconds * n.share) for seed in seeds)
+
+    first = n.seeds[:1]
+    job("static", "dense_and_static", 16)
+    job("routers at 0.40", "router_tuning", 68, target=0.40, budget=BUDGET, stage_2=True)
+    job("routers at 0.25", "router_tuning", 28, first, target=0.25)
+    job("coupled", "router_tuning", 27, target=0.40, budget=BUDGET, coupled=True)
+    job("token-blind", "router_tuning", 27, target=0.40, budget=BUDGET, token_blind=True)
+    job("joint", "joint", 36, target=0.40)
+    job("MoD-D", "mixture_of_depths", 26, target=0.40)
+    job("MoD-D with LoRA", "mixture_of_depths", 36, first, target=0.40, rank=8)
+    job("paper's learning rate", "router_tuning", 26, first, target=0.25, learning_rate=2e-3)
+    return listed
+
+
+# -- data --------------------------------------------------------------------------------------------------
+def measured_on(seed: int, n: Size) -> tuple[Tensor, Tensor, Tensor]:
+    """Test sequences and their kinds, and the sequences on which budgets are held and plans calibrated."""
+    return *sequences("test", seed, n.test_sequences), sequences("calibration", seed, n.calibration_sequences)[0]
+
+
+def adamw(parameters, learning_rate: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(list(parameters), lr=learning_rate, weight_decay=0.01)
+
+
+# -- what is measured --------------------------------------------------------------------------------------
+@torch.no_grad()
+def measure(model: nn.Module, state: RoutingState | None, ids: Tensor, kinds: Tensor) -> dict:
+    """Cross-entropy, accuracy by kind of target, realised rates, and execution rates by kind of target."""
+    model.eval()
+    if state is not None:
+        state.start_recording()
+    losses, correct, gates = [], [], []
+    for rows in ids.split(128):
+        logits = model(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False).logits[:, :-1]
+        losses.append(nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none"))
+        correct.append(logits.argmax(-1) == rows[:, 1:])
+        if state is not None and state.gates:
+            gates.append(torch.stack([torch.stack(pair) for pair in state.gates])[..., :-1].mean(0))  # (2, B, S-1)
+    correct, target = torch.cat(correct), kinds[:, 1:]
+    of_kind = {name: target == k for name, k in KINDS.items() if (target == k).any()}
+    result = {"ce": torch.cat(losses).mean().item(),
+              "accuracy": {name: correct[here].float().mean().item() for name, here in of_kind.items()}}
+    if gates:
+        executed, stats = torch.cat(gates, 1), state.stats()
+        result |= {"attn_skip": stats.attn_skip, "mlp_skip": stats.mlp_skip, "sparsity": stats.sparsity,
+                   "per_layer": stats.per_layer.tolist(),
+                   "executed_by_kind": {name: {"attn": executed[0][here].mean().item(), "mlp": executed[1][here].mean().item()}
+                                        for name, here in of_kind.items()}}
+    return result
+
+
+def matched_random(model: nn.Module, state: RoutingState, routed: dict, ids: Tensor, kinds: Tensor, seed: int) -> dict:
+    """The same rates, drawn per token: with the router's rate of each module, and with one rate for all."""
+    results = {}
+    for name, policy in (("matched", baselines.random_matched(torch.tensor(routed["per_layer"]), seed)),
+                         ("uniform", baselines.random_uniform(routed["sparsity"], seed))):
+        state.policy = policy
+        results[name] = measure(model, state, ids, kinds)
+    state.policy = None
+    return results
+
+
+# -- the jobs ----------------------------------------------------------------------------------------------
+def dense_and_static(seed: int, size: str = "cpu") -> dict:
+    """The dense model and every training-free baseline."""
+    model = base_model(seed)
+    ids, kinds, calibration = measured_on(seed, SIZES[size])
+    result = {"dense": measure(model, None, ids, kinds)}
+    plans = {
+        "ShortGPT, 2 of 6 blocks": baselines.block_influence(model, calibration, 2),
+        "Shortened-PPL, 2 of 6 blocks": baselines.shortened_ppl(model, calibration, 2, units="blocks"),
+        "module drop, 3 of 12": baselines.joint_layer_drop(model, calibration, 3),
+        "module drop, 5 of 12": baselines.joint_layer_drop(model, calibration, 5),
+        "greedy drop, 3 of 12": baselines.greedy_drop(model, calibration, 3),
+        "greedy drop, 5 of 12": baselines.greedy_drop(model, calibration, 5),
+        "attention drop, 5 of 6": baselines.attention_drop(model, calibration, 5),
+        "MLP drop, 5 of 6": baselines.mlp_drop(model, calibration, 5),
+    }
+    for name, plan in plans.items():
+        state = apply_skipgpt(model, SkipGPTConfig())
+        state.policy = plan.policy()
+        result[name] = measure(model, state, ids, kinds)
+        remove_skipgpt(model)
+    return result
+
+
+def router_tuning(seed: int, target: float, budget: float | None = None, learning_rate: float = 2e-2, coupled: bool = False,
+                  token_blind: bool = False, stage_2: bool = False, size: str = "cpu") -> dict:
+    """Stage 1 on the frozen base; measured as trained, sampled, held to `budget`, and against random routing.
+
+    coupled: one gate per layer (vertical ablation). token_blind: biases only (horizontal ablation). stage_2 adds LoRA,
+    and the same LoRA steps without routers as its control.
+    """
+    model, n = base_model(seed), SIZES[size]
+    ids, kinds, held_out = measured_on(seed, n)
+    torch.manual_seed(seed)
+    state = apply_skipgpt(model, SkipGPTConfig(target_sparsity=target, coupled=coupled))
+    parameters = baselines.bias_only(state) if token_blind else state.parameters()
+    curve = list(tune(model, batches("tune", seed, n.tune_steps, n.batch), adamw(parameters, learning_rate), n.tune_steps,
+                      state=state, seed=seed))
+    for parameter in state.parameters():
+        parameter.requires_grad_(False)
+    result = {"curve": [[row["step"], round(row["ce"], 4), round(row["executed"], 4)] for row in curve[::20]],
+              "trained": measure(model, state, ids, kinds),
+              "sampled": sampled(model, state, ids, kinds, seed)}
+    ablated = coupled or token_blind
+    if not ablated:
+        result["trained random"] = matched_random(model, state, result["trained"], ids, kinds, seed)
+    if budget is not None:
+        shift = hold_budget(model, state, held_out, budget)
+        result["held"] = measure(model, state, ids, kinds) | {"shift": shift}
+        if not ablated:
+            result["held random"] = matched_random(model, state, result["held"], ids, kinds, seed)
+        shift_budget(state, -shift)
+        if not ablated:
+            result["sweep"] = sweep(model, state, seed, n)
+            result["position"] = position_curve(model, state, seed, n)
+    if stage_2:
+        result["lora"] = lora(model, state, seed, n)
+    return result
+
+
+def sampled(model: nn.Module, state: RoutingState, ids: Tensor, kinds: Tensor, seed: int) -> dict:
+    """The same with gates drawn in evaluation, as the official code does, instead of decided by argmax."""
+    plain, state.config = state.config, SkipGPTConfig(**{**state.config.to_dict(), "eval_sampling": True})
+    state.generator = torch.Generator().manual_seed(seed)
+    result = measure(model, state, ids, kinds)
+    state.config, state.generator = plain, None
+    return result
+
+
+def sweep(model: nn.Module, state: RoutingState, seed: int, n: Size) -> list[dict]:
+    """Cross-entropy against realised sparsity by moving the one threshold; no retraining (claim C13)."""
+    ids, kinds = sequences("test", seed, n.sweep_sequences)
+    rows, applied = [], 0.0
+    for sparsity in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8):
+        applied += hold_budget(model, state, ids, sparsity, tolerance=0.01)
+        routed = measure(model, state, ids, kinds)
+        random = matched_random(model, state, routed, ids, kinds, seed)
+        rows.append({name: routed[name] for name in ("sparsity", "ce", "attn_skip", "mlp_skip")}
+                    | {name: random[name]["ce"] for name in ("matched", "uniform")})
+    shift_budget(state, -applied)
+    return rows
+
+
+def position_curve(model: nn.Module, state: RoutingState, seed: int, n: Size) -> dict:
+    """Execution rate along the sequence (claim C12). The base saw 64 positions; this looks beyond them."""
+    ids, _ = sequences("test", seed, n.position_samples, n.positions)
+    state.start_recording()
+    evaluate(model, ids, 50)
+    by_position = 1 - state.stats().by_position  # (S, 2)
+    return {"attn": by_position[:, 0].tolist(), "mlp": by_position[:, 1].tolist()}
+
+
+def lora(model: nn.Module, state: RoutingState, seed: int, n: Size) -> dict:
+    """Stage 2 (section 3.6): routers frozen, LoRA r=8 on q, v, gate; and the control, the same LoRA on the dense model."""
+    from peft import LoraConfig, get_peft_model
+
+    ids, kinds = sequences("test", seed, n.test_sequences)
+    result = {}
+    for kind, mode in (("routed", "mask"), ("dense", "dense")):
+        torch.manual_seed(seed)
+        wrapped = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1,
+                                                   target_modules=["q_proj", "v_proj", "gate_proj"]))
+        state.set_mode(mode)
+        adapters = [p for name, p in wrapped.named_parameters() if "lora_" in name]
+        list(tune(wrapped, batches("recovery", seed, n.lora_steps, n.batch), adamw(adapters, 5e-3), n.lora_steps,
+                  state=state, seed=seed))
+        result[kind] = measure(wrapped, state if mode == "mask" else None, ids, kinds)
+        model = wrapped.unload()
+    state.set_mode("mask")
+    return result
+
+
+def joint(seed: int, target: float, size: str = "cpu") -> dict:
+    """The ablation "SkipGPT-Joint": routers and LoRA r=8 on q and v together from step 0, with the full loss."""
+    n = SIZES[size]
+    ids, kinds, held_out = measured_on(seed, n)
+    torch.manual_seed(seed)
+    model, state, trained = _parts(baselines.joint(base_model(seed), SkipGPTConfig(target_sparsity=target), rank=8, alpha=16))
+    list(tune(model, batches("tune", seed, n.tune_steps, n.batch), adamw(trained, 5e-3), n.tune_steps, state=state, seed=seed))
+    for parameter in state.parameters():
+        parameter.requires_grad_(False)
+    result = {"trained": measure(model, state, ids, kinds)}
+    hold_budget(model, state, held_out, target)
+    return result | {"held": measure(model, state, ids, kinds)}
+
+
+def mixture_of_depths(seed: int, target: float, rank: int = 0, size: str = "cpu") -> dict:
+    """MoD-D: its routers alone on the frozen base or, rank > 0, with LoRA on q and v as the paper's baseline trains it."""
+    n = SIZES[size]
+    ids, kinds = sequences("test", seed, n.test_sequences)
+    torch.manual_seed(seed)
+    model, state, trained = _parts(baselines.mod_d(base_model(seed), target, rank=rank, alpha=16))
+    list(tune(model, batches("tune", seed, n.tune_steps, n.batch), adamw(trained, 5e-3), n.tune_steps, seed=seed))
+    return measure(model, state, ids, kinds)
+
+
+def _parts(prepared: baselines.Prepared):
+    return prepared.model, prepared.state, prepared.parameters

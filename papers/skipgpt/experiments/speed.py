@@ -1,0 +1,286 @@
+"""What real skipping saves in time, beside the most that it could save.
+
+Three rules make the figures honest. All variants of a case run in one process in turn, so that a
+speed-up is a median over rounds, not a ratio of two moods of the machine. Every speed-up stands
+beside its bound: FLOPs in prefill, weight traffic in decoding. And what cannot be right is flagged:
+skip mode slower than mask mode, a speed-up more than 5 % above every bound (work was left out), an
+executed FLOP too many or too few. What one case is stands in `timed.py`, which cases there is time
+for in `timetable.py`.
+
+`measure` saves after each case and continues from what it saved. `python -m papers.skipgpt.experiments.speed`
+prints the table for the shape of SmolLM2-135M, or, with `--device cuda`, of Llama-3.1-8B and
+Llama-2-7B; the last line is JSON. The KV cache is as large with skipping as without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from common.errors import SetupError
+from common.files import write_json
+from common.flops import calibrate, device_name, peak_rss_bytes
+from common.models import ModelSpec, load
+from common.runs.jobs import Job
+from common.runs.sources import closure
+
+from .. import analytic
+from ..analytic import Shape
+from ..timed import Case, dense_seconds, run_case, stock_and_routed
+from ..timetable import Plan, Timetable
+
+TOLERANCE = 1.05  # above its bound by more than this, a speed-up is not believed
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the CPU rung times: a model of this shape. calibration: seconds, before those of the plan, for what the CPU can do.
+    job_seconds: how long the job takes, loading included."""
+
+    shape: Shape
+    plan: Plan
+    calibration: float
+    job_seconds: float
+
+
+SIZES = {
+    "cpu": Size(analytic.SMOLLM2_135M, Plan(time_limit=36.0), calibration=1.0, job_seconds=50.0),
+    "smoke": Size(Shape(72, 192, 2, 9, 3, 8, 512, tied=True), Plan(batches=(1, 2), prompt_lengths=(8, 16), contexts=(16,), repeats=2,
+                                                                   time_limit=10.0), calibration=0.05, job_seconds=1.5),
+}
+THOROUGH = Plan(batches=(1, 2, 4, 8), prompt_lengths=(16, 32, 64, 128, 256, 512), repeats=20, time_limit=900.0)
+GPU = Plan(batches=(1, 8), prompt_lengths=(1024, 4096), contexts=(1024,), decode_batches=(1, 8, 32), steps=8, repeats=30, warmup=10,
+           time_limit=540.0)
+
+
+# -- all cases -------------------------------------------------------------------------------------
+def measure(spec: ModelSpec | dict, plan: Plan, *, device: str = "cpu", dtype: str = "float32", out: Path | None = None,
+            rates: dict[str, float] | None = None, calibration: float = 1.0, log: Callable[[str], None] = print,
+            clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
+    """Times the cases of a plan.
+
+    spec: a model, or a `transformers` config as a dict for random weights; of a family whose layers
+    are all alike. The smallest prefill runs in any case, then the other cases from the smallest; the
+    largest are dropped if they would not fit, and "not_run" lists which and why. What runs gets as
+    many of the rounds as there is time for, at least FEWEST. out: JSON file, written whole after each
+    case; cases in it under the same settings and sources are not run again. rates {"flops_per_s",
+    "bytes_per_s"}, for the estimates: calibrated in so many seconds if not given.
+
+    Returns a JSON document: "settings", "cases" {name: ...}, "not_run", "flags", "pays_from".
+    Raises ModelError for a model that cannot be loaded, TypeError for one that cannot be routed.
+    """
+    if isinstance(spec, dict):
+        spec = ModelSpec("random", config=spec, seed=plan.seed)
+    model, _, source = load(replace(spec, device=device, dtype=dtype, attn_implementation="sdpa"))
+    m, models, cases = Shape.from_config(model.config), stock_and_routed(model, plan.seed), plan.cases()
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in closure(f"{__package__}.speed")))
+    settings = {"model": source, "device": device_name(device), "dtype": dtype, "seed": plan.seed,
+                "sparsities": list(plan.sparsities), "repeats": plan.repeats, "warmup": plan.warmup,
+                "threads": torch.get_num_threads(), "torch": torch.__version__,
+                "transformers": transformers.__version__, "sources_sha256": digest.hexdigest()}
+    done = _finished(out, settings, cases, log)
+    if rates is None:
+        limits = calibrate(device, seconds=calibration)
+        rates = {"flops_per_s": limits["gemm_flops_per_s"].get(dtype, 1e12),
+                 "bytes_per_s": limits["copy_bytes_per_s"]}
+    document = {"settings": settings, "shape": asdict(m), "rates": rates, "cases": done,
+                "not_run": [], "flags": flags(done), "pays_from": pays_from(done)}
+    timetable = Timetable(plan, {c: dense_seconds(m, c, model.dtype.itemsize, rates) for c in cases}, clock)
+    while chosen := timetable.next([c for c in cases if c.name not in done]):
+        case, seconds = chosen
+        try:
+            result = run_case(models, m, case, plan.sparsities, plan.repeats, plan.warmup, plan.seed, seconds, clock)
+        except torch.cuda.OutOfMemoryError:
+            timetable.not_run[case] = "out of device memory"
+        if case in timetable.not_run:  # here the exception no longer holds the tensors
+            torch.cuda.empty_cache()
+            continue
+        timetable.took(case, result["round_seconds"])
+        done[case.name] = result
+        document |= {"flags": flags(done), "pays_from": pays_from(done)}
+        log(f"  {line(result)}")
+        _save(out, document)
+    document["not_run"] = [{"case": c.name, "reason": why} for c, why in timetable.not_run.items()]
+    document["seconds"] = timetable.gone()
+    document["peak_rss_bytes"] = peak_rss_bytes()
+    _save(out, document)
+    for entry in document["not_run"]:
+        log(f"  not run: {entry['case']}: {entry['reason']}")
+    for flag in document["flags"]:
+        log(f"  FLAG: {flag}")
+    return document
+
+
+def _finished(out: Path | None, settings: dict, cases: Sequence[Case], log) -> dict[str, dict]:
+    """Cases of an earlier run with the same settings; {} if there are none."""
+    if out is None or not out.exists():
+        return {}
+    try:
+        document = json.loads(out.read_text())
+        same, old = document["settings"] == settings, document["cases"]
+    except (ValueError, KeyError, TypeError):
+        log(f"  {out.name} is damaged; measuring everything anew")
+        return {}
+    if not same:
+        log(f"  {out.name} is of other settings or other code; measuring everything anew")
+        return {}
+    wanted = {c.name: asdict(c) for c in cases}
+    old = {n: r for n, r in old.items() if n in wanted and wanted[n].items() <= r.items()}
+    log(f"  {len(old)} of {len(cases)} cases are in {out.name} already")
+    return old
+
+
+def _save(out: Path | None, document: dict) -> None:
+    if out is not None:
+        write_json(out, document)
+
+
+# -- what to make of it ----------------------------------------------------------------------------
+def flags(cases: dict[str, dict]) -> list[str]:
+    """What cannot be right: in words, [] if nothing."""
+    flagged = []
+    for name, case in cases.items():
+        for variant, s in case["speedups"].items():
+            limit = max(s.get("bound", 1.0), s.get("flop_bound", 1.0))
+            if s["speedup"] > TOLERANCE * limit:
+                flagged.append(f"suspicious: {name}, {variant}: {s['speedup']:.3f}x, but at most "
+                             f"{limit:.3f}x is possible")
+        for variant, row in case["variants"].items():
+            if row.get("flops") != row.get("expected_flops"):
+                flagged.append(f"suspicious: {name}, {variant}: {row['flops']} FLOPs executed, not "
+                             f"{row['expected_flops']}")
+        if len({r.get("kv_cache_bytes") for r in case["variants"].values()} - {None}) > 1:
+            flagged.append(f"suspicious: {name}: the variants leave caches of different sizes")
+    prompts = [n for n, c in cases.items() if c["phase"] == "prefill"]
+    if prompts:
+        largest = max(prompts, key=lambda n: cases[n]["batch"] * cases[n]["length"])
+        ratios = {v: s["speedup"] for v, s in cases[largest]["speedups"].items()}
+        mask, skip = (max(v for v in ratios if v.startswith(mode)) for mode in ("mask", "skip"))
+        if ratios[skip] < ratios[mask]:
+            flagged.append(f"slower than mask mode: {largest}, {skip}: {ratios[skip]:.3f}x of dense, "
+                         f"{mask}: {ratios[mask]:.3f}x")
+    return flagged
+
+
+def pays_from(cases: dict[str, dict]) -> dict[str, dict[str, int | None]]:
+    """{variant: {"B=1": the shortest prompt measured from which on skipping beats dense}}.
+
+    Beats: the lower quartile of the rounds is above 1, here and at every longer prompt. None: not
+    at the longest.
+    """
+    def wins(case: dict, variant: str) -> bool:
+        ratios = sorted(case["speedups"][variant]["ratios"])
+        return ratios[len(ratios) // 4] > 1
+
+    shortest: dict[str, dict[str, int | None]] = {}
+    prompts = [c for c in cases.values() if c["phase"] == "prefill"]
+    for batch in sorted({c["batch"] for c in prompts}):
+        falling = sorted((c for c in prompts if c["batch"] == batch), key=lambda c: -c["length"])
+        for variant in (v for v in falling[0]["speedups"] if v.startswith("skip")):
+            paying = [c["length"] for c in takewhile(lambda c, v=variant: wins(c, v), falling)]
+            shortest.setdefault(variant, {})[f"B={batch}"] = paying[-1] if paying else None
+    return shortest
+
+
+def line(case: dict[str, Any]) -> str:
+    """One case in one line: dense time, speed-ups with their bounds, routers."""
+    name = Case(case["phase"], case["batch"], case["length"], case["steps"]).name
+    text = f"{name:<20s} n={case['rounds']:<3d}"
+    for variant in sorted({"dense", case["best_dense"]}):
+        text += f" {variant} {case['variants'][variant]['median'] * 1e3:.1f} ms/{case['per']}"
+    for variant, s in case["speedups"].items():
+        text += f"  {variant} {s['speedup']:.2f}x"
+        text += f" of {s['bound']:.2f}" if "bound" in s else ""
+        text += "?" if s["noisy"] else ""
+    return f"{text}  routers {100 * case['router_share_of_dense']:.1f} %"
+
+
+# -- what the rungs ask for ------------------------------------------------------------------------
+def config_of(m: Shape) -> dict[str, Any]:
+    """The Llama config of a shape, for random weights."""
+    return dict(model_type="llama", hidden_size=m.d, intermediate_size=m.f, num_hidden_layers=m.L,
+                num_attention_heads=m.H, num_key_value_heads=m.KV, head_dim=m.dh, vocab_size=m.V,
+                tie_word_embeddings=m.tied, max_position_embeddings=8192)
+
+
+def jobs(size: str = "cpu") -> list[Job]:
+    return [Job("speed", f"{__name__}:measure_cpu", {"size": size}, seconds=SIZES[size].job_seconds)]
+
+
+def measure_cpu(thorough: bool = False, time_limit: float | None = None, out: Path | None = None,
+                seed: int = 0, log: Callable[[str], None] = print, size: str = "cpu") -> dict[str, Any]:
+    """The shape of SmolLM2-135M in fp32 in 36 s; thorough: a grid, to see where it pays."""
+    n = SIZES[size]
+    plan = THOROUGH if thorough else n.plan
+    plan = replace(plan, seed=seed, time_limit=time_limit or plan.time_limit)
+    return measure(config_of(n.shape), plan, out=out, log=log, calibration=n.calibration)
+
+
+def measure_gpu(time_limit: float | None = None, out: Path | None = None, seed: int = 0,
+                log: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
+    """{"8B": ..., "7B": ...}, in bf16, each in half of the time or what the first one leaves.
+
+    out: a folder for one JSON file each. Raises SetupError without a CUDA device.
+    """
+    if not torch.cuda.is_available():
+        raise SetupError("no CUDA device: the rung gpu-random-weights times models of real size "
+                         "on one GPU with 80 GB; on the CPU use --device cpu")
+    documents, began, limit = {}, time.monotonic(), time_limit or GPU.time_limit
+    for label in ("8B", "7B"):
+        left = limit - (time.monotonic() - began)
+        log(f"{label} shape, bf16, random weights")
+        plan = replace(GPU, seed=seed, time_limit=left / 2 if label == "8B" else left)
+        documents[label] = measure(config_of(analytic.PAPER[label]), plan, device="cuda", dtype="bfloat16", log=log,
+                                   out=None if out is None else out / f"speed-{label}.json")
+        torch.cuda.empty_cache()
+    return documents
+
+
+def summary(document: dict[str, Any]) -> dict[str, Any]:
+    """What fits into one line of JSON."""
+    return {"device": document["settings"]["device"], "dtype": document["settings"]["dtype"],
+            "speedups": {name: {v: round(s["speedup"], 4) for v, s in case["speedups"].items()}
+                         for name, case in document["cases"].items()},
+            "bounds": {name: {v: round(s["bound"], 4) for v, s in case["speedups"].items()
+                              if "bound" in s} for name, case in document["cases"].items()},
+            "not_run": [entry["case"] for entry in document["not_run"]],
+            "flags": document["flags"], "pays_from": document["pays_from"]}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Dense, mask and skip mode: time, FLOPs, bounds.")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--thorough", action="store_true",
+                        help="CPU: a grid of batches and lengths, to see where skipping pays")
+    parser.add_argument("--time-limit", type=float, help="seconds of measurement (36; 900 if thorough; 540 on CUDA)")
+    parser.add_argument("--out", type=Path, help="JSON file (a folder on CUDA), kept and continued")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    if options.device == "cuda":
+        try:
+            documents = measure_gpu(options.time_limit, options.out, options.seed)
+        except SetupError as error:
+            print(f"skipgpt speed: {error}", file=sys.stderr)
+            return 2
+    else:
+        print(f"shape of SmolLM2-135M, fp32, random weights, {torch.get_num_threads()} threads; "
+              f"load average {os.getloadavg()[0]:.1f}")
+        documents = {"SmolLM2-135M": measure_cpu(options.thorough, options.time_limit, options.out, options.seed)}
+    print(json.dumps({label: summary(document) for label, document in documents.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,61 @@
+"""ViCA from nothing, both stages, by the very recipe of the dense stand-in (claim C1r): `make reproduce-vica ONLY=scratch`.
+
+The default run turns a trained dense model into ViCA; the paper trains ViCA from the start. Here the stand-in's own training
+(common/standins/llava.py: 400 steps of captions, 3,200 of questions) runs with two of eight layers looking, evenly spread, and
+its answers stand beside those of the committed dense stand-in of the same seed. Half an hour of two cores for three seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from common.runs.jobs import Job
+from common.vision.layout import Layout
+
+from .. import method
+from ..baselines import uniform_layers
+from ..parts import parts_of, stand_in
+from ..scoring import dense, tested, vica
+
+LAYERS = uniform_layers(8, 2)  # the paper's share, a quarter
+
+
+@dataclass(frozen=True)
+class Size:
+    """stages: steps of captions, then of questions. test, easy: pictures that are asked about. job_seconds: no job takes longer."""
+
+    seeds: tuple[int, ...]
+    stages: tuple[int, int]
+    test: int
+    easy: int
+    job_seconds: float
+
+
+SIZES = {"smoke": Size(seeds=(0,), stages=(1, 1), test=3, easy=1, job_seconds=2.0),
+         "cpu": Size(seeds=(0, 1, 2), stages=(400, 3200), test=250, easy=120, job_seconds=1000.0)}
+
+
+def jobs(size: str = "cpu") -> list[Job]:
+    s = SIZES[size]
+    return [Job(f"scratch/seed{seed}", f"{__name__}:scratch", {"seed": seed, "layers": list(LAYERS), "size": size},
+                seconds=min(850, s.job_seconds)) for seed in s.seeds]
+
+
+def scratch(seed: int, layers: list[int], size: str = "cpu") -> dict:
+    """Losses and scores of the trained model, beside the dense stand-in's."""
+    from common.standins.llava import LlavaTraining, train
+
+    class Training(LlavaTraining):
+        def hidden(self, layout: Layout, visual: Tensor) -> Tensor:
+            embeds = self.decoder.get_input_embeddings()(layout.ids)
+            return method.hidden_states(self.decoder, method.ViCAConfig(tuple(layers)), embeds, layout, visual)
+
+    s = SIZES[size]
+    model, losses = train(seed, "vica-" + "-".join(map(str, layers)), Training, *s.stages, progress=False, sources=(method.__file__,))
+    parts = parts_of(model)
+    parts.decoder.set_attn_implementation("sdpa")
+    stand = stand_in(seed)
+    return {"layers": layers, "curve": [losses[i] for i in range(0, len(losses), 50)],
+            "test": tested(parts, vica(parts, tuple(layers)), s.test, s.easy), "dense": tested(stand, dense(stand), s.test, s.easy)}

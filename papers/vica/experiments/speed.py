@@ -1,0 +1,217 @@
+"""What ViCA saves in time, beside the most that it could save (spec 7.4, E4): the cases, what is kept of them, and what is doubted.
+
+A case (timed.py) is a batch of prompts of one shape around a picture. A speed-up above its bound, the ratio of FLOPs, means that
+the baseline is handicapped, and is flagged like every other thing that cannot be right.
+
+`measure` saves after each case and goes on from what it saved. `python -m papers.vica.experiments.speed` measures the
+shape of SmolLM2-135M, with --device cuda LLaVA-1.5-7B in bf16, and records nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from common.errors import UserError
+from common.files import write_json
+from common.flops import device_name
+from common.models import ModelSpec, load
+from common.runs.jobs import Job
+from common.runs.sources import closure
+
+from .. import analytic, method
+from ..analytic import Shape
+from ..timed import FEWEST, GRAPH, Case, Run, agreement, config_of, expected_flops, run_case, stock_and_ours
+
+TOLERANCE = 1.1  # above its bound by more than this, a speed-up is not believed (spec 7.4)
+CLAIMED = {1: 3.5, 8: 10.0}  # batch -> speed-up (spec C3, C4)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What `measure_cpu` times: one case at a shape with these cross layers, at most `repeats` rounds."""
+
+    shape: Shape
+    layers: tuple[int, ...]
+    case: Case
+    repeats: int
+
+
+# cpu: the shape of SmolLM2-135M, 8 of its 30 layers, 35 + 576 + 27 tokens (spec 8.2, E4). smoke: every variant, in a second.
+SIZES = {
+    "smoke": Size(Shape("three small layers", 32, 64, 3, 4, 2, 8, 96), (0, 2), Case(1, 3, 2, visual=72, decode=(1, 2)), repeats=3),
+    "cpu": Size(analytic.SMOLLM2_135M, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], Case(1, 35, 27, decode=(1, 16)), repeats=20),
+}
+
+
+def jobs(size: str = "cpu") -> list[Job]:
+    return [Job("speed", f"{__package__}.speed:measure_cpu", {"size": size}, seconds=60 if size == "cpu" else 2)]
+
+
+def measure_cpu(time_limit: float = 60.0, out: Path | None = None, log: Callable[[str], None] = print, size: str = "cpu") -> dict[str, Any]:
+    """One case of SIZES in fp32."""
+    s = SIZES[size]
+    return measure(s.shape, s.layers, [s.case], Run("cpu", "float32", repeats=s.repeats, time_limit=time_limit), out=out, log=log)
+
+
+def measure_gpu(out: Path | None = None, log: Callable[[str], None] = print, time_limit: float = 540.0) -> dict[str, Any]:
+    """The decoder of LLaVA-1.5-7B in bf16, random weights, the grid of spec 7.4. Raises UserError without a CUDA device.
+
+    out: a folder for speed.json, kept and continued.
+    """
+    if not torch.cuda.is_available():
+        raise UserError("no CUDA device: the rung gpu-random-weights times a model of real size on one GPU with 80 GB; on the "
+                        "CPU use --device cpu")
+    cases = [Case(batch, prefix, suffix, decode=(1, 16, 128) if suffix == 27 else ())
+             for batch in (1, 8, 16, 32) for prefix, suffix in ((1, 29), (35, 27), (35, 65), (35, 262))]
+    run = Run("cuda", "bfloat16", repeats=50, warmup=10, time_limit=time_limit, vision=True)
+    return measure(analytic.LLAVA_7B, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], cases, run,
+                   out=None if out is None else out / "speed.json", log=log)
+
+
+# -- all cases ---------------------------------------------------------------------------------------------
+def measure(shape: Shape, layers: Sequence[int], cases: Sequence[Case], run: Run, *, out: Path | None = None,
+            config: dict | None = None, log: Callable[[str], None] = print,
+            clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
+    """A JSON document: "settings", "cases" {name: see run_case}, "agreement", "not_run", "flags", "met".
+
+    layers: cross layers. A case gets as many rounds as the time allows, at least FEWEST, the smallest case in any case. out: JSON
+    file, written whole after each case; cases in it of the same settings and sources are not run again. config: of the model, if
+    not the shape's own.
+    """
+    config = config or config_of(shape)
+    models = stock_and_ours(load(ModelSpec("random", config=config, device=run.device, dtype=run.dtype, seed=run.seed)).model)
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in closure(f"{__package__}.speed")))
+    settings = {"shape": shape.name, "device": device_name(run.device), "dtype": run.dtype, "layers": list(layers), "seed": run.seed,
+                "repeats": run.repeats, "warmup": run.warmup, "threads": torch.get_num_threads(), "torch": torch.__version__,
+                "transformers": transformers.__version__, "sources_sha256": digest.hexdigest()}
+    done, began = _finished(out, settings, cases, log), clock()
+    document: dict[str, Any] = {"settings": settings, "cases": done, "not_run": [],
+                                "agreement": agreement(config, run.device, run.seed)}
+    reasons: dict[Case, str] = {}
+    a_flop = 0.0  # seconds of a round for each FLOP of dense prefill, as seen so far
+
+    def save() -> None:
+        document.update(flags=flags(document), met=met(document), seconds=clock() - began)
+        if out is not None:
+            write_json(out, document)
+
+    while pending := [c for c in cases if c.name not in done and c not in reasons]:
+        case = min(pending, key=lambda c: expected_flops(shape, c, "dense", layers))
+        work = {c: expected_flops(shape, c, "dense", layers) for c in pending}
+        left = run.time_limit - (clock() - began)
+        if a_flop and (need := a_flop * work[case] * (FEWEST + 2)) > left:
+            reasons |= {c: f"needs about {need:.0f} s or more, {max(left, 0):.0f} s of {run.time_limit:.0f} s were left" for c in pending}
+            break
+        try:
+            result = run_case(models, shape, case, layers, run, left * work[case] / sum(work.values()), clock)
+        except torch.cuda.OutOfMemoryError:
+            reasons[case] = "out of device memory"
+        if case in reasons:  # here the exception no longer holds the tensors
+            torch.cuda.empty_cache()
+            continue
+        a_flop = result["round_seconds"] / work[case]
+        done[case.name] = result
+        save()
+        log(f"  {case.name}: {result['rounds']} rounds in {result['seconds']:.0f} s, dense / vica "
+            f"{result['ratios']['dense / vica']['median']:.2f}")
+    document["not_run"] = [{"case": c.name, "reason": why} for c, why in reasons.items()]
+    save()
+    return document
+
+
+def _finished(out: Path | None, settings: dict, cases: Sequence[Case], log: Callable[[str], None]) -> dict[str, dict]:
+    """Cases of an earlier run with the same settings; {} if there are none."""
+    if out is None or not out.exists():
+        return {}
+    try:
+        document = json.loads(out.read_text())
+        same, old = document["settings"] == settings, document["cases"]
+    except (ValueError, KeyError, TypeError):
+        log(f"  {out.name} is damaged; measuring everything anew")
+        return {}
+    if not same:
+        log(f"  {out.name} is of other settings or other code; measuring everything anew")
+        return {}
+    wanted = {c.name: c.as_json() for c in cases}
+    old = {n: r for n, r in old.items() if n in wanted and wanted[n].items() <= r.items()}
+    log(f"  {len(old)} of {len(cases)} cases are in {out.name} already")
+    return old
+
+
+# -- what to make of it ------------------------------------------------------------------------------------
+def flags(document: dict[str, Any]) -> list[str]:
+    """What cannot be right: in words, [] if nothing."""
+    doubts = [f"suspicious: ViCA with {update} prefix and its masked definition differ by {100 * gap:.2g} % of the largest logit"
+             for update, gap in document["agreement"].items() if not gap < 1e-3]
+    near = 0.1 if document["settings"]["dtype"] == "bfloat16" else 1e-3
+    for name, case in document["cases"].items():
+        if not case["difference"] < near:
+            doubts.append(f"suspicious: {name}: logits of ViCA and of its masked definition are {100 * case['difference']:.2g} % apart")
+        for variant, row in case["variants"].items():
+            if row.get("flops") != row.get("expected_flops"):
+                doubts.append(f"suspicious: {name}, {variant}: {row['flops']} FLOPs executed, not {row['expected_flops']}")
+        for pair, ratio in case["ratios"].items():
+            if pair.startswith("dense") and ratio["median"] > TOLERANCE * ratio["bound"]:
+                doubts.append(f"suspicious: {name}: {pair} is {ratio['median']:.2f}x, but at most {ratio['bound']:.2f}x is possible: "
+                             "the dense baseline is handicapped")
+            if pair == "masked / vica" and ratio["median"] < 1:
+                doubts.append(f"slower than the masked definition: {name}: {ratio['median']:.2f}x")
+    return doubts
+
+
+def met(document: dict[str, Any]) -> list[str]:
+    """Whether the paper's speed-ups are met here, at which length of text, in words; only batches that it names."""
+    answers = []
+    for case in document["cases"].values():
+        modes = [f"dense / vica{GRAPH}", f"dense / vica frozen{GRAPH}"]
+        if case["batch"] not in CLAIMED or modes[0] not in case["ratios"]:
+            continue
+        best = max((m for m in modes if m in case["ratios"]), key=lambda m: case["ratios"][m]["median"])
+        value, claimed = case["ratios"][best]["median"], CLAIMED[case["batch"]]
+        answers.append(f"{'met' if value > claimed else 'not met'}: more than {claimed}x at batch {case['batch']}: {value:.2f}x of at "
+                     f"most {case['ratios'][best]['bound']:.2f}x ({best}) with {case['text']} text tokens")
+    return answers
+
+
+def summary(document: dict[str, Any]) -> dict[str, Any]:
+    """What fits into one line of JSON."""
+    def each(what: str) -> dict[str, dict[str, float]]:
+        return {name: {pair: round(r[what], 3) for pair, r in case["ratios"].items()} for name, case in document["cases"].items()}
+
+    return {"device": document["settings"]["device"], "shape": document["settings"]["shape"], "speedups": each("median"),
+            "bounds": each("bound"), "not_run": [entry["case"] for entry in document["not_run"]], "flags": document["flags"]}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Prefill and decoding of ViCA, dense and text only: time beside FLOPs.")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--time-limit", type=float, help="seconds of measurement (60; 540 on CUDA)")
+    parser.add_argument("--out", type=Path, help="JSON file (a folder on CUDA), kept and continued")
+    options = parser.parse_args(argv)
+    try:
+        if options.device == "cuda":
+            document = measure_gpu(options.out, print, options.time_limit or 540.0)
+        else:
+            print(f"{torch.get_num_threads()} threads; load average {os.getloadavg()[0]:.1f}")
+            document = measure_cpu(options.time_limit or 60.0, options.out)
+    except UserError as error:
+        print(f"vica speed: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(summary(document)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,128 @@
+"""Experiments as data: which of them a run takes, what becomes of their results, and which command measures which claim."""
+
+import json
+
+import pytest
+
+from common.errors import UserError
+from common.runs import catalogue, experiment
+from common.runs.experiment import Experiment, chosen, every_job
+from common.runs.jobs import Job, run_jobs
+from common.runs.reproduce import point
+from tests.sample_records import claim, claims_yaml
+
+NUMBER = "tests.killed_run:number"
+CLAIMS = [claim("exact", "analytic", paper=3.0), claim("direction", "cpu-small"), claim("direction", "cpu-small")]
+
+
+def jobs(name, count=2):
+    return lambda size: [Job(f"{name}/{i}", NUMBER, {"seed": i}, seconds=1) for i in range(count)]
+
+
+def after(size, results):
+    """One more for each number that is there."""
+    return [Job(f"then/{name[-1]}", NUMBER, {"seed": 10 + int(name[-1])}, seconds=1) for name in results if name.startswith("text/")]
+
+
+def draw(name):
+    def picture(results, size, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.svg").write_text(f"<svg>{len(results)}</svg>")
+        return [folder / f"{name}.svg"]
+
+    return picture
+
+
+EXACT = Experiment("exact", "analytic", lambda results, size: {"C1": point(3.0)})
+TEXT = Experiment("text", "cpu", lambda results, size: {"C2": {"value": results["then/1"]["value"], "n_runs": 1, "timing": {"rounds": 3}}},
+                  jobs("text"), after, tables=lambda results, size: [f"text at {size}: {len(results)}"], pictures=draw("text"),
+                  document="cpu-small", example={"text/0": {}, "text/1": {}})
+SPEECH = Experiment("speech", "cpu", lambda results, size: {"C3": point(results["speech/0"]["value"])}, jobs("speech", 1), asked=True,
+                    claims=("C3",), pictures=draw("speech"), document="speech", draws=("speech.svg",))
+REAL = Experiment("real", "cpu", None, jobs("real"), asked=True, data=("text/lines.txt",), draws=("real.svg",))
+SPEED = Experiment("speed", "cpu", None, jobs("speed", 1), alone=True)
+LARGE = Experiment("large", "gpu", None, run=lambda folder, log: {"folder": folder.name}, document="large")
+ALL = (EXACT, TEXT, SPEECH, REAL, SPEED, LARGE)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    folder = tmp_path / "papers" / "demo"
+    folder.mkdir(parents=True)
+    claims_yaml(folder, *(dict(c, id=f"demo/C{i + 1}") for i, c in enumerate(CLAIMS)))
+    (folder / "eval.py").write_text("")
+    monkeypatch.setenv("NINEFOLD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("NINEFOLD_DATA", raising=False)
+    monkeypatch.delenv("ONLY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.mark.parametrize(("rung", "only", "names"), [
+    ("cpu", None, ["exact", "text", "speed"]),
+    ("smoke", None, ["exact", "text", "speech", "speed"]),
+    ("cpu", "speech", ["exact", "speech"]),
+    ("cpu", "real, text", ["exact", "text", "real"]),
+    ("gpu", None, ["exact", "large"]),
+    ("analytic", None, ["exact"]),
+])  # fmt: skip
+def test_which_experiments_a_run_takes(rung, only, names):
+    assert [e.name for e in chosen(ALL, rung, only)] == names
+
+
+def test_an_experiment_that_is_none_is_named_with_those_that_are():
+    with pytest.raises(UserError, match="no experiment sppech at rung cpu; there is: text, speech, real, speed"):
+        chosen(ALL, "cpu", "text,sppech")
+
+
+def test_results_go_to_the_functions_that_ask_for_them(here):
+    out = experiment.measure("demo", ALL, None, "cpu", lambda text: None)
+    assert set(out.measured) == {"C1", "C2"} and out.timings == {"C2": {"rounds": 3}} and "timing" not in out.measured["C2"]
+    assert out.lines == ["text at cpu: 5"]  # two, one more for each, and the timing
+    assert set(out.documents) == {"cpu-small"} and set(out.documents["cpu-small"]) == {"text/0", "text/1", "then/0", "then/1"}
+    assert out.elsewhere == {"C3": "make reproduce-demo ONLY=speech"} and out.left_out == ("speech.svg", "real.svg")
+    assert [path.name for path in out.pictures(here / "drawn")] == ["text.svg"]
+
+
+def test_what_one_experiment_alone_does_not_measure_is_the_others(here):
+    out = experiment.measure("demo", ALL, "speech", "cpu", lambda text: None)
+    assert set(out.measured) == {"C1", "C3"} and out.elsewhere == {"C2": "make reproduce-demo"}
+
+
+def test_two_experiments_never_measure_the_same_claim(here):
+    twin = Experiment("twin", "cpu", SPEECH.quantities)
+    with pytest.raises(UserError, match="two experiments of demo measure C3"):
+        experiment.measure("demo", (EXACT, SPEECH, twin), "speech,twin", "cpu", lambda text: None)
+
+
+def test_the_command_runs_what_only_names_and_the_record_says_so(here, capsys):
+    assert experiment.main(here, ALL, ["--only", "speech"]) == 0
+    record = json.loads((here / "results" / ".scratch" / "C3.cpu-small.json").read_text())
+    assert record["run"]["command"] == "make reproduce-demo ONLY=speech"
+    assert not (here / "results" / ".scratch" / "C2.cpu-small.json").exists()
+    assert experiment.main(here, ALL, ["--only", "real"]) == 2
+    error = capsys.readouterr().err
+    assert "NINEFOLD_DATA" in error and len(error.splitlines()) == 1
+
+
+def test_jobs_that_follow_run_as_soon_as_what_they_need_is_there(tmp_path):
+    lines = []
+    given = {"folder": tmp_path, "workers": 1, "then": lambda results: after("cpu", results), "log": lines.append}
+    results = run_jobs(jobs("text")("cpu"), expected=after("cpu", TEXT.example), **given)
+    assert list(results) == ["text/0", "text/1", "then/0", "then/1"] and results["then/0"] != results["then/1"]
+    assert lines[0].startswith("4 jobs on 1 processes") and "[  4/4]" in lines[-1]
+    again = []
+    assert run_jobs(jobs("text")("cpu"), **given | {"log": again.append}) == results and "reusing 4 of 4" in again[0] and len(again) == 1
+
+
+def test_every_job_has_those_that_follow_and_none_without_its_data(here, monkeypatch, tmp_path):
+    names = [job.name for job in every_job(ALL)]
+    assert names == ["text/0", "text/1", "then/0", "then/1", "speech/0", "speed/0"]
+    monkeypatch.setenv("NINEFOLD_DATA", str(tmp_path))
+    assert [job.name for job in every_job(ALL)][-3:] == ["real/0", "real/1", "speed/0"]
+
+
+def test_the_list_of_experiments_names_each_with_the_command_that_runs_it():
+    assert catalogue.command("demo", TEXT) == "make reproduce-demo"
+    assert catalogue.command("demo", SPEECH) == "make reproduce-demo ONLY=speech"
+    assert catalogue.command("demo", LARGE) == "make reproduce-demo RUNG=gpu"
