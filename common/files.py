@@ -5,7 +5,7 @@
     write_atomic(path, text), write_json  the same for a text, for a document
     seal(file), sealed(path)              a cached file that says itself whether a byte of it has changed
     sweep(folder)                         removes what killed processes left behind
-    cache_dir()                           where what can be made again is kept
+    cache_dir(), data_file(name)          where what can be made again is kept, and where a user's data are
 
 What is being written is called .<name>.<random>.tmp, in the same folder (a rename is one step within a file system only),
 and is locked by its writer. The system drops the lock when the writer ends in any way, so that a lock is never stale, and
@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import FileError
+from .errors import DataError, FileError
 
 SEAL = hashlib.sha256().digest_size
 
@@ -162,3 +162,14 @@ def file_sha256(path: str | Path) -> str:
 def cache_dir() -> Path:
     """Where derived files are kept: $NINEFOLD_CACHE, else ./.cache/ninefold. Safe to delete."""
     return Path(os.environ.get("NINEFOLD_CACHE") or Path(".cache") / "ninefold")
+
+
+def data_file(name: str, data: str | Path | None = None) -> Path:
+    """Path of a file (name relative to `data`, default $NINEFOLD_DATA) that must exist."""
+    folder = data or os.environ.get("NINEFOLD_DATA")
+    if not folder:
+        raise DataError(f"{name} is needed: set NINEFOLD_DATA to the folder that holds {name}.")
+    path = Path(folder).expanduser() / name
+    if not path.is_file():
+        raise DataError(f"{path} is missing: the folder that NINEFOLD_DATA names must hold {name}.")
+    return path

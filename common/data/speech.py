@@ -31,8 +31,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..files import cache_dir, replacing
-from .text import data_file
+from ..files import cache_dir, data_file, replacing
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = (*DIGITS, "apple", "bread", "candle", "dog", "forest", "garden", "house", "island", "money", "orange", "river",

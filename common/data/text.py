@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
-from ..files import cache_dir, file_sha256, replacing
+from ..files import cache_dir, data_file, file_sha256, replacing
 from .prose import text_hash, topics
 
 # Entries of each JSON-lines file: name -> type
@@ -32,17 +31,6 @@ ITEM_FILES = {
 }
 CLOZE = "pydoc_cloze"
 CLOZE_ITEMS = 200
-
-
-def data_file(name: str, data: str | Path | None = None) -> Path:
-    """Path of a file (name relative to `data`, default $NINEFOLD_DATA) that must exist."""
-    folder = data or os.environ.get("NINEFOLD_DATA")
-    if not folder:
-        raise DataError(f"{name} is needed: set NINEFOLD_DATA to the folder that holds {name}.")
-    path = Path(folder).expanduser() / name
-    if not path.is_file():
-        raise DataError(f"{path} is missing: the folder that NINEFOLD_DATA names must hold {name}.")
-    return path
 
 
 def items_file(name: str, data: str | Path | None = None) -> tuple[str, Path]:

@@ -26,6 +26,7 @@ from typing import Any
 from ..claims.records import load_claims
 from ..claims.rungs import RUNGS
 from ..errors import UserError
+from ..files import data_file
 from . import reproduce
 from .jobs import Job, run_jobs, work_folder
 from .reproduce import Log, Outcome, rounded
@@ -147,8 +148,6 @@ def _jobs_of(experiment: Experiment, size: str, results: Results) -> list[Job]:
 def _find(experiment: Experiment) -> None:
     """Its data are there. Raises DataError before any work."""
     if experiment.data:
-        from ..data.text import data_file
-
         for name in experiment.data:
             data_file(name)
 

@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.text import data_file
+from common.files import data_file
 from common.models import Loaded, ModelSpec, load
 from common.runs.jobs import Job
 from common.training.fit import fit

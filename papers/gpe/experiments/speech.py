@@ -56,7 +56,7 @@ def jobs(size: str = "cpu") -> list[Job]:
 
 def digit_jobs(size: str = "cpu") -> list[Job]:
     """Recorded digits. Raises DataError where NINEFOLD_DATA lacks them."""
-    from common.data.text import data_file
+    from common.files import data_file
 
     data = (str(data_file(DIGITS)),)
     return [Job(f"digits/phi {PHIS[0]}/seed{seed}", f"{__name__}:recorded", {"seed": seed, "phi": PHIS[0], "size": size}, data,

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from common.benchmarks import language
 from common.benchmarks.perplexity import token_perplexity
 from common.data.prose import topics, windows
-from common.data.text import data_file, read_text
+from common.data.text import read_text
+from common.files import data_file
 from common.models import SMOLLM2, Loaded, load
 from common.runs.jobs import Job
 
