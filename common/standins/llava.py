@@ -31,6 +31,7 @@ from ..files import cache_dir, write_json
 from ..runs.jobs import Job
 from ..training.checkpoints import WholeCheckpoints, keeper, resume_from
 from ..training.steps import FromStep
+from ..vision.features import SCENES, Pictures
 from ..vision.layout import Layout
 from ..vision.llava import (
     Llava,
@@ -43,7 +44,6 @@ from ..vision.llava import (
     save,
     scored_loss,
 )
-from ..vision.pictures import SCENES, Pictures
 
 FOLDER = Path(__file__).parent / "llava-weights"
 SEEDS = (0, 1, 2)

@@ -70,7 +70,9 @@ class OneRun(L.LightningModule):
         for name in self.SETTINGS:
             if hasattr(self, name):
                 value = getattr(self, name)
-                facts |= {f"{name}.{entry}": part for entry, part in asdict(value).items()} if is_dataclass(value) else {name: value}
+                facts[name] = type(value).__name__ if is_dataclass(value) else value  # and not None, where there is one
+                if is_dataclass(value):
+                    facts |= {f"{name}.{entry}": part for entry, part in asdict(value).items()}
         ours = set(inspect.signature(type(data).__init__).parameters) - {"self", "num_workers"}
         return facts | {f"data.{name}": value for name, value in vars(data).items() if name in ours and isinstance(value, SIMPLE)}
 

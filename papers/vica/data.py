@@ -85,8 +85,8 @@ class ScenePictures(VisualData):
 
     def _rows(self, split: str, count: int, n_scenes: int, n_easy: int) -> SceneRows:
         from common.data import easyvqa, scenes
+        from common.vision.features import Pictures
         from common.vision.llava import caption_slots, question_slots
-        from common.vision.pictures import Pictures
 
         words, of = self.tokenizer(), Pictures(n_scenes, layers=self.layers, split=split, easy=n_easy)
         draw, entries = np.random.default_rng([self.seed, 3, split == "train"]), []

@@ -89,7 +89,7 @@ class Parts:
 def load_parts(spec: LlavaSpec, seed: int = 0) -> Parts:
     """Raises ModelError or ValueError: what is wrong, and the way out."""
     if spec.stand_in is not None:
-        parts = parts_of(llava.load_llava(spec.stand_in, spec.attn_implementation, tower=False))
+        parts = parts_of(llava.load_llava(spec.stand_in, spec.attn_implementation))
     else:
         loaded = load(spec.decoder)
         tower, facts = load_tower(spec.tower, spec.tower_revision)
@@ -106,22 +106,22 @@ def load_parts(spec: LlavaSpec, seed: int = 0) -> Parts:
     return parts
 
 
-def parts_of(small: llava.Llava) -> Parts:
-    """A small LLaVA (common/vision/llava.py) that is in memory."""
+def parts_of(small: llava.Llava, tower: bool = True) -> Parts:
+    """A small LLaVA (common/vision/llava.py) that is in memory; without its tower, where pictures come as features."""
     config = small.llava.config
-    return Parts(small.language_model(), small.projector, small.llava.model.vision_tower, small.tokenizer, small.source,
+    return Parts(small.language_model(), small.projector, small.llava.model.vision_tower if tower else None, small.tokenizer, small.source,
                  tuple(config.vision_feature_layer), config.image_token_id, llava.N_VISUAL, llava.SHOWN, vision.IMAGE_MEAN,
                  vision.IMAGE_STD, small.prefix)
 
 
 def stand_in(seed: int) -> Parts:
-    """The committed small LLaVA of a seed. Raises ModelError where it is missing."""
+    """The committed small LLaVA of a seed, without its tower. Raises ModelError where it is missing."""
     from common.standins.llava import FOLDER  # brings Lightning along
 
     folder = FOLDER / f"seed{seed}"
     if not folder.is_dir():
         raise ModelError(f"{folder.name} of common/standins/llava-weights is missing: restore it or run `make standins-llava`")
-    return load_parts(LlavaSpec(stand_in=str(folder)))
+    return parts_of(llava.load_llava(folder, tower=False), tower=False)  # the experiments work on features that are kept
 
 
 def load_tower(name: str, revision: str | None = None) -> tuple[nn.Module, dict]:

@@ -53,7 +53,7 @@ def questions(split: str, count: int, easy: int) -> Questions:
 @functools.lru_cache(maxsize=4)
 def test_set(split: str, count: int, easy: int, layers: tuple[int, ...] = LAYERS) -> tuple[Tensor, Questions]:
     """(features, `questions`) of these pictures. layers: of the vision tower, whose states side by side are the features."""
-    from common.vision.pictures import Pictures  # with Lightning, for which a command that plans jobs need not wait
+    from common.vision.features import Pictures  # with Lightning, for which a command that plans jobs need not wait
 
     pictures = Pictures(count, layers=layers, split=split, easy=easy)
     features = torch.cat([pictures.scene_features, pictures.easy_features]) if easy else pictures.scene_features

@@ -52,15 +52,16 @@ class Shape:
 class Line(StepTraining):
     PAPER, SETTINGS = "line", ("learning_rate", "shape")
 
-    def __init__(self, shape=None, learning_rate=0.05, fast=None, **more):
+    def __init__(self, shape=Shape(), learning_rate=0.05, fast=None, **more):
         super().__init__(learning_rate, **more)
-        self.shape, self.fast, self.tokenizer = shape or Shape(), fast, object()
+        self.shape, self.fast, self.tokenizer = shape, fast, object()
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.frozen, self.trained = nn.Linear(3, 3).double().requires_grad_(False), nn.Linear(3, 1, bias=self.shape.bias).double()
+            self.frozen = nn.Linear(3, 3).double().requires_grad_(False)
+            self.trained = nn.Linear(3, 1, bias=shape.bias if shape else True).double()
 
     def error(self, batch):
-        return (self.trained(self.frozen(batch["x"]))[:, 0] - batch["y"]).abs() ** self.shape.power * batch["weight"]
+        return (self.trained(self.frozen(batch["x"]))[:, 0] - batch["y"]).abs() ** (self.shape.power if self.shape else 2) * batch["weight"]
 
     def losses(self, batch):
         error = self.error(batch).sum() / batch["step_targets"]
@@ -118,6 +119,7 @@ def test_only_what_is_trained_is_in_a_checkpoint_and_comes_back(tmp_path):
 @pytest.mark.parametrize(("changes", "says"), [
     ({"learning_rate": 0.1}, "learning_rate = 0.05; the config says 0.1"),
     ({"shape": Shape(power=4)}, "shape.power = 2; the config says 4"),
+    ({"shape": None}, "shape = Shape; the config says None"),
     ({"seed": 3}, "seed = 1; the config says 3"),
 ])  # fmt: skip
 def test_a_checkpoint_of_another_run_is_refused_and_what_differs_is_named(tmp_path, changes, says):

@@ -119,7 +119,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
         (streaming(), dict(steps=3), "max_steps = 2; the config says 3"),
         (streaming(), dict(data=pairs(ks=[3])), r"data.ks = \[1, 3, 5, 7\]; the config says \[3\]"),
         (streaming(), dict(data=pairs(batch_size=4)), "samples per step = 8; the config says 4"),
-        (streaming(lora=LoraSpec(rank=4)), {}, "lora = None; the config says {'rank': 4"),
+        (streaming(lora=LoraSpec(rank=4)), {}, "lora = None; the config says LoraSpec"),
         (streaming(base=tiny(vocab_size=163, seed=1)), {}, "base = "),
     ):
         with pytest.raises(SetupError, match=f"This checkpoint was made with {says}"):

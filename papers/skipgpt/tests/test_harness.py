@@ -11,6 +11,7 @@ import torch
 from common.claims.records import load_claims, make_record, start_run
 from common.runs import reproduce
 from common.runs.experiment import every_job, main
+from common.runs.jobs import work_folder
 from common.runs.sources import closure
 from tests.numerics import close
 
@@ -226,7 +227,7 @@ def test_no_smoke_result_is_taken_for_one_of_the_default_run(jobs):
     asked = {size: {(job.function, json.dumps(job.arguments, sort_keys=True)) for job in jobs(size)} for size in ("smoke", "cpu")}
     assert not asked["smoke"] & asked["cpu"]
     assert speed.jobs("smoke")[0].key() != speed.jobs("cpu")[0].key()
-    assert reproduce.work_folder("skipgpt", "smoke") != reproduce.work_folder("skipgpt", "cpu")
+    assert work_folder("skipgpt", "smoke") != work_folder("skipgpt", "cpu")
 
 
 def test_every_job_names_a_function_with_these_arguments(jobs):

@@ -136,7 +136,7 @@ def train(parts: Parts, cross_layers: tuple[int, ...] | None, seed: int, steps: 
 # -- what the jobs do --------------------------------------------------------------------------------------
 def features(split: str, size: str = "cpu") -> int:
     """Features of every picture of a split that the other jobs use. How many."""
-    from common.vision.pictures import Pictures
+    from common.vision.features import Pictures
 
     s = SIZES[size]
     count, easy = {"train": (s.trained_on, s.trained_on // 4), "val": (s.validation, 0), "test": (s.test, s.easy)}[split]

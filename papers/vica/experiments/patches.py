@@ -45,7 +45,7 @@ def jobs(size: str = "cpu") -> list[Job]:
 
 def patches(seed: int, arm: str, size: str = "cpu") -> dict:
     """One arm: its losses and its scores. arm: dense or vica."""
-    from common.vision.pictures import Pictures
+    from common.vision.features import Pictures
 
     s = SIZES[size]
     parts = parts_of(build(seed, Pictures(s.trained_on, layers=RAW, easy=0).scene_features[:300], layers=RAW))

@@ -64,7 +64,7 @@ def run(seed: int, arm: str, size: str = "cpu", device: str = "cpu", decoder: Mo
 
     Raises ValueError for another arm.
     """
-    from common.vision.pictures import Pictures
+    from common.vision.features import Pictures
 
     from ..data import ScenePictures
     from ..module import ViCATraining
