@@ -1,8 +1,8 @@
 """The report as one HTML file: no network, no library, no font; a content policy forbids them.
 
-From the top: what was found (papers x claims, a tile each), then each paper with its forest plot (report_charts.py),
-its timings and its pictures, then how verdicts are made (report_words.py). A claim opens to its whole record
-(report_drawer.py). The page can be read without its script, which filters, searches, copies, follows links into
+From the top: what was found (papers x claims, a tile each), then each paper with its forest plot (charts.py),
+its timings and its pictures, then how verdicts are made (words.py). A claim opens to its whole record
+(drawer.py). The page can be read without its script, which filters, searches, copies, follows links into
 drawers and back, and opens the drawers for a printer. Style and script are the files beside this one, allowed by their
 hashes: no other style or script runs, whatever a record says.
 """

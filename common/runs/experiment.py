@@ -25,7 +25,7 @@ from typing import Any
 
 from ..claims.records import load_claims
 from ..claims.rungs import RUNGS
-from ..errors import UserError
+from ..errors import RecordError, UserError
 from ..files import data_file
 from . import reproduce
 from .jobs import Job, run_jobs, work_folder
@@ -92,7 +92,11 @@ def measure(paper: str, experiments: Sequence[Experiment], only: str | None, run
     kept: dict[str, dict] = {}
     for experiment in some:
         if experiment.quantities:
-            for claim, measured in experiment.quantities(results, rung).items():
+            try:
+                found = experiment.quantities(results, rung)
+            except RecordError as error:  # e.g. a run that diverged
+                raise RecordError(f"experiment {experiment.name} of {paper}: {error}") from error
+            for claim, measured in found.items():
                 if claim in out.measured:
                     raise UserError(f"two experiments of {paper} measure {claim}")
                 measured = dict(measured)

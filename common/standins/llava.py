@@ -8,7 +8,7 @@ LLaVA's projector, a Llama of eight blocks from scratch. Two stages, as LLaVA ha
     2  questions (nine kinds about generated scenes, and easy-VQA), a tenth of the rows captions still.
 
 Projector and decoder learn in both stages, for this decoder is not pretrained. Twelve questions share a picture in one
-row (multimodal.py), so that 64 visual tokens are paid once for twelve answers. Checkpoints every 250 steps: a killed run
+row (vision/layout.py), so that 64 visual tokens are paid once for twelve answers. Checkpoints every 250 steps: a killed run
 goes on. The card, training.json, holds the curve, accuracies by kind, and what the best blind answers would get.
 """
 

@@ -7,7 +7,7 @@ tokens for a 64 x 64 picture shown at 112 x 112. A prompt is
     <bos> answer in one word <image> x 64 question words ?        and the answer is the next token.
 
 `Packed` is how it is trained and scored: many questions about one picture in one row, each as if it were alone
-(multimodal.py), from features computed once. The stock forward on pixels gives the same logits; a test holds that.
+(layout.py), from features computed once. The stock forward on pixels gives the same logits; a test holds that.
 """
 
 from __future__ import annotations

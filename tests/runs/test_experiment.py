@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from common.errors import UserError
+from common.claims.intervals import summarize
+from common.errors import RecordError, UserError
 from common.runs import catalogue, experiment
 from common.runs.experiment import Experiment, chosen, every_job
 from common.runs.jobs import Job, run_jobs
@@ -93,6 +94,12 @@ def test_two_experiments_never_measure_the_same_claim(here):
     twin = Experiment("twin", "cpu", SPEECH.quantities)
     with pytest.raises(UserError, match="two experiments of demo measure C3"):
         experiment.measure("demo", (EXACT, SPEECH, twin), "speech,twin", "cpu", lambda text: None)
+
+
+def test_a_run_that_diverged_is_named_with_its_experiment(here):
+    lost = Experiment("lost", "cpu", lambda results, size: {"C2": summarize([float("nan")] * 3)})
+    with pytest.raises(RecordError, match="experiment lost of demo: .*nan: a run that diverged"):
+        experiment.measure("demo", (EXACT, lost), None, "cpu", lambda text: None)
 
 
 def test_the_command_runs_what_only_names_and_the_record_says_so(here, capsys):
