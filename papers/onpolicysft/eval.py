@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact),
     Experiment("chains", "cpu", quantities.chains, chains.jobs, tables=tables.chains, pictures=pictures.chains,
-               document="cpu-small", minutes=8, draws=("plane.svg", "updates.svg", "budgets.svg"),
+               document="cpu-small", minutes=5, draws=("plane.svg", "updates.svg", "budgets.svg"),
                facts=lambda results: quantities.facts(results["base/seed0"], "generated chains of arithmetic")),
     Experiment("sums", "cpu", quantities.sums, sums.jobs, tables=tables.sums, pictures=pictures.sums, asked=True,
                walked=False, claims=("C1n", "C1m", "C8n", "C14n"), document="sums", minutes=60, draws=("sums.svg",),
