@@ -6,7 +6,6 @@ Apart from speech.py, which trainings on text import, too: they do not depend on
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,19 +23,10 @@ from .decoding import Boundary, stream
 from .module import StreamingTraining
 from .segments import Example
 from .speech import AudioEncoder
-from .toy import CONFIG, TARGET_END
+from .toy import CONFIG, TARGET_END, Recipe
 
 RECOGNISERS = Path(__file__).parent / "standins-speech"
 FEATURES = 160  # of a source token: stacked log-mel frames
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """steps of the batch training, of `batch` utterances each; test: unseen ones that are scored."""
-
-    steps: int
-    batch: int
-    test: int
 
 
 SIZES = {"smoke": Recipe(steps=2, batch=4, test=8), "cpu": Recipe(steps=600, batch=32, test=200)}

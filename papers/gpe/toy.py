@@ -35,6 +35,15 @@ SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How a committed small model was trained. steps: of `batch` sentences or utterances each; test: unseen ones that are scored."""
+
+    steps: int
+    batch: int
+    test: int
+
+
+@dataclass(frozen=True)
 class Language:
     """Lexicon of one language pair. `source` and `target` map a meaning to its pieces; `gender` a noun to 0 or 1."""
 

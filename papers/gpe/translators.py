@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import write_json
@@ -13,18 +12,9 @@ from . import method
 from .data import ToyPairs
 from .module import TextPretraining
 from .scoring import text_scores
-from .toy import CONFIG, Language
+from .toy import CONFIG, Language, Recipe
 
 TRANSLATORS = Path(__file__).parent / "standins"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """steps of the batch training, of `batch` sentences each; test: unseen ones that are scored."""
-
-    steps: int
-    batch: int
-    test: int
 
 
 SIZES = {"smoke": Recipe(steps=2, batch=4, test=8), "cpu": Recipe(steps=1000, batch=32, test=256)}
