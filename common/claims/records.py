@@ -14,6 +14,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,24 +26,26 @@ import yaml
 
 from ..errors import RecordError
 from ..files import write_atomic
-from .intervals import LARGEST, paired, summarize  # noqa: F401  (part of this door)
+from .intervals import LARGEST, interval, paired, share, summarize  # noqa: F401  (part of this door)
 from .machine import environment, git_state, start_run  # noqa: F401  (part of this door)
-from .verdict import rule_problem, verdict
+from .verdict import DULL, FAILS, rule_problem, verdict
 
 VARIES = ("id", "started_at", "seconds", "environment", "commit", "dirty", "timing")
 MOST_VALUES = 1_000_000
 RECORD_NAME = re.compile(r"C[0-9]+[a-z]?\.[a-z-]+\.json")
+BIDI = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")  # they reorder what a reader sees
 # A path from the root, a home folder or a drive, where a word starts; "https://host" is none.
 PRIVATE_PATH = re.compile(r"""(?:^|[\s=:'"(,])(?:/[\w.-]+(?:/|$)|~/|[A-Za-z]:\\)""")
 
 
 @dataclass(frozen=True)
 class Claims:
-    """One claims.yaml: `paper` (key, title, ...), `claims`, and the sha256 of the file."""
+    """One claims.yaml: `paper` (key, title, ...), `claims`, `headlines`, and the sha256 of the file."""
 
     paper: dict
     claims: list[dict]
     sha256: str
+    headlines: tuple[dict, ...] = ()
 
     def __iter__(self) -> Iterator[dict]:
         return iter(self.claims)
@@ -76,7 +79,14 @@ def load_claims(path: str | Path) -> Claims:
         seen.add((claim["id"], claim["rung"]))
         if claim.get("status") != "not-checkable" and (rule := rule_problem(claim)):
             raise RecordError(f"{at}.{rule[0]}: {claim['id']}: {rule[1]}")
-    return Claims(content["paper"], content["claims"], hashlib.sha256(raw).hexdigest())
+    headlines = content.get("headlines", ())
+    names = {claim["id"].partition("/")[2] for claim in content["claims"]}
+    for i, headline in enumerate(headlines):
+        if headline["id"].partition("/")[0] != content["paper"]["key"]:
+            raise RecordError(f"{path}: $.headlines[{i}].id: {headline['id']} is not of paper {content['paper']['key']}")
+        if unknown := [name for name in (*headline["rows"], headline.get("shows", headline["rows"][0])) if name not in names]:
+            raise RecordError(f"{path}: $.headlines[{i}]: {headline['id']} names {', '.join(unknown)}, which is no claim here")
+    return Claims(content["paper"], content["claims"], hashlib.sha256(raw).hexdigest(), tuple(headlines))
 
 
 class _Loader(yaml.SafeLoader):
@@ -128,13 +138,13 @@ def make_record(
     """
     measured = {"value": None, "n_runs": 0} if measured is None else measured
     word, reason, blocked = verdict(claim, measured, timing, blocked_by)
-    about = ("id", "statement", "kind", "where", "rung")
+    about = ("id", "statement", "kind", "topic", "where", "rung")
     protocol = {**claim["protocol"], "seeds": list(seeds), "config_sha256": config_sha256}
     known = claim["protocol"].get("deviations", ())
     protocol["deviations"] = list(dict.fromkeys([*known, *deviations]))
     optional = {"timing": timing, "artifacts": artifacts}
     record = {
-        "schema": "claim-record/1",
+        "schema": "claim-record/2",
         "claim": {
             **{key: claim[key] for key in about},
             "paper_key": claim["id"].partition("/")[0],
@@ -162,9 +172,8 @@ def validate_record(record: dict, name: str | Path = "record") -> None:
     claim, measured, run = record["claim"], record["measured"], record["run"]
     if claim["id"].partition("/")[0] != claim["paper_key"]:
         raise RecordError(f"{name}: $.claim.paper_key: is not that of {claim['id']}")
-    low, high = measured.get("ci95", (0, 0))
-    if low > high:
-        raise RecordError(f"{name}: $.measured.ci95: {[low, high]} runs from high to low")
+    for at, numbers in (("measured", measured), *((f"measured.{c}", measured[c]) for c in ("placebo", "sensitivity") if measured.get(c))):
+        _check_numbers(numbers, f"{name}: $.{at}")
     try:
         datetime.fromisoformat(run["started_at"])
     except ValueError:
@@ -177,6 +186,37 @@ def validate_record(record: dict, name: str | Path = "record") -> None:
                     "write it relative to the repository"
                 )
     _check_verdict(record, name)
+
+
+def _check_numbers(measured: dict, at: str) -> None:
+    """Value, list, standard error and interval say the same: each follows from the ones before it."""
+    low, high = measured.get("ci95", (0, 0))
+    if low > high:
+        raise RecordError(f"{at}.ci95: {[low, high]} runs from high to low")
+    value, runs = measured["value"], measured.get("per_seed")
+    if "ci95" in measured and not low <= value <= high:
+        raise RecordError(f"{at}.value: {value} lies outside its own interval {[low, high]}")
+    if runs is None:
+        if measured.get("stderr") is not None and "ci95" in measured and measured.get("stderr_kind") in ("paired", "clustered"):
+            _equal_intervals(measured, interval({k: v for k, v in measured.items() if k != "ci95"}), at)
+        return
+    if len(runs) != measured["n_runs"]:
+        raise RecordError(f"{at}.n_runs: is {measured['n_runs']}, but per_seed has {len(runs)} values")
+    kind = measured.get("stderr_kind")
+    if kind in ("across-seeds", "across-processes"):
+        again = summarize(runs, measured.get("resolution", 0.0), kind.removeprefix("across-"))
+        if not math.isclose(again["value"], value, rel_tol=1e-9, abs_tol=1e-12):
+            raise RecordError(f"{at}.value: is {value}, but the mean of per_seed is {again['value']}")
+        _equal_intervals(measured, again.get("ci95"), at)
+
+
+def _equal_intervals(measured: dict, again: Sequence[float] | None, at: str) -> None:
+    given = measured.get("ci95")
+    if (given is None) != (again is None):
+        raise RecordError(f"{at}.ci95: is {given}, but its list gives {again}")
+    width = abs(again[1] - again[0]) if again else 0.0
+    if again and not all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-6 * width) for a, b in zip(given, again)):
+        raise RecordError(f"{at}.ci95: is {list(given)}, which does not follow from the numbers beside it ({list(again)})")
 
 
 def _check_verdict(record: dict, name: str | Path) -> None:
@@ -218,7 +258,7 @@ def _validator(file: str):
         )
         return None
     record = referencing.Resource.from_contents(_schema("claim_record.schema.json"))
-    registry = referencing.Registry().with_resource("claim-record/1", record)
+    registry = referencing.Registry().with_resource("claim-record/2", record)
     return jsonschema.Draft202012Validator(_schema(file), registry=registry)
 
 
@@ -256,6 +296,8 @@ def _refuse_strange(value, at: str, name: str | Path, seen: Iterator[int], depth
     elif isinstance(value, str):
         if any("\ud800" <= c <= "\udfff" for c in value):
             raise RecordError(f"{name}: {at}: is not valid text (half of a surrogate pair)")
+        if turned := BIDI.search(value):
+            raise RecordError(f"{name}: {at}: holds the control character U+{ord(turned[0]):04X}, which makes text look other than it is")
     elif value is not None:
         kind = type(value).__name__
         raise RecordError(f"{name}: {at}: a {kind} is not plain data; if it is text, quote it")
@@ -321,7 +363,7 @@ def read_record(path: str | Path) -> dict:
     """Reads and checks one record file. Raises RecordError that names the file and the field."""
     path = Path(path)
     try:
-        record = json.loads(_read(path))
+        record = json.loads(_read(path), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not valid JSON: {error}") from None
     validate_record(record, path)
@@ -348,9 +390,22 @@ def read_records(results_dir: str | Path) -> list[dict]:
     return [read_record(path) for path in record_files(results_dir)]
 
 
-def stale(record: dict, claims: Claims) -> bool:
-    """Whether claims.yaml changed after the record was made."""
-    return record["protocol"]["claims_sha256"] != claims.sha256
+SAYS = ("statement", "kind", "topic", "where", "required", "paper")
+OF_PROTOCOL = ("metric", "higher_is_better", "unit", "evidence", "placebo", "sensitivity", "rule")
+
+
+def stale(record: dict, claims: Claims) -> str:
+    """What claims.yaml says otherwise than the record, e.g. "rule"; "" where they say the same.
+
+    By what is said of this claim and not by the file's hash: a word changed in a note makes no record older.
+    """
+    claim = claims.find(record["claim"]["id"], record["claim"]["rung"])
+    if claim is None or claim["rung"] != record["claim"]["rung"]:
+        return ""  # of no entry: shown as unlisted, or as a further rung of one
+    ours = {**record["claim"], "paper": record["paper"]}
+    theirs = {"required": False, **claim}
+    different = [name for name in SAYS if ours.get(name) != theirs.get(name)]
+    return ", ".join(different + [name for name in OF_PROTOCOL if record["protocol"].get(name) != claim["protocol"].get(name)])
 
 
 def same_result(a: dict, b: dict) -> bool:
@@ -362,10 +417,22 @@ def same_result(a: dict, b: dict) -> bool:
     return rest(a) == rest(b)
 
 
-def exit_status(records: Sequence[dict], strict: bool = False) -> int:
-    """0 whatever the verdicts; strict: 1 when a claim marked required is contradicted."""
-    failed = (r["claim"].get("required") and r["verdict"]["word"] == "contradicts" for r in records)
-    return int(strict and any(failed))
+def exit_status(records: Sequence[dict], strict: bool = False, older: Sequence[str] = ()) -> int:
+    """0 whatever the verdicts; strict: 1 when a required claim is contradicted or opposed, when its measure does not
+    discriminate, or when its record is of older code (`older`: ids of such claims)."""
+    required = [r for r in records if r["claim"].get("required")]
+    failed = any(r["verdict"]["word"] in FAILS or DULL in r["verdict"]["reason"] or "insensitive" in r["verdict"]["reason"]
+                 or r["claim"]["id"] in older for r in required)
+    return int(strict and failed)
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object whose keys are there once. Raises ValueError."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} appears twice")
+    return made
 
 
 def _read(path: Path) -> bytes:

@@ -2,7 +2,8 @@
 
     python -m common.report             writes report.html (--scratch: with the runs of this machine, marked)
     python -m common.report --readme    rewrites the blocks between <!-- ninefold:... --> markers
-    python -m common.report --check     fails if a block differs from what the records give
+    python -m common.report --check     fails if a block differs from what the records give, or a record from what the committed
+                                        results give (chain.py)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..claims.machine import ROOT
 from ..errors import UserError
 from ..files import write_atomic
 from ..progress import replace_unprintable
+from . import chain
 from .page import page
 from .rows import read_papers
 from .tables import blocks, check, update_block
@@ -43,7 +45,11 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
             for path in different:
                 print(f"{path.relative_to(root)}: its table is not what the records give; run "
                       "`python -m common.report --readme`", file=sys.stderr)  # fmt: skip
-            return int(bool(different or problems))
+            broken = [problem for paper in papers if paper.here and (root / "papers" / paper.key / "eval.py").is_file()
+                      for problem in chain.problems(paper.key, root)]
+            for problem in broken:
+                print(problem, file=sys.stderr)
+            return int(bool(different or problems or broken))
         if options.readme:
             for path, name, text in blocks(root, papers):
                 changed = update_block(path, name, text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from html import escape
 
-from ..claims.verdict import can_match, number, rule_text
+from ..claims.verdict import number, rule_text
 from .charts import forest
 from .rows import Paper, Row, ours_text, paper_text, sample_text
 from .words import chip, e
@@ -22,8 +22,8 @@ def state(row: Row) -> str:
 
 def look(row: Row) -> tuple[str, str]:
     """(further classes, what is added to the word) of a row's tile and chip: hatched where it cannot match."""
-    small = not can_match({"rung": row.rung, "kind": row.shown["kind"]})
-    return " small" if small else "", f" ({row.word})" if row.flag in ("stale", "scratch") else ""
+    small = row.shown["kind"] in ("small", "ours")
+    return " small" if small else "", f" ({row.word})" if row.flag in ("stale", "older", "scratch") else ""
 
 
 def data(row: Row, paper: Paper) -> str:

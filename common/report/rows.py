@@ -14,14 +14,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..claims.headlines import Headline, headlines
 from ..claims.intervals import interval
 from ..claims.machine import ROOT
 from ..claims.records import Claims, claim_order, load_claims, read_record, record_files, stale
-from ..claims.verdict import number, verdict
+from ..claims.verdict import number, unit_of, verdict
 from ..errors import RecordError
+from .chain import older_code
 from .timings import Case, timed_cases
 
-PLANNED = {  # in the order of the root README
+PLANNED = {  # titles, in the order of the root README
     "skipgpt": "SkipGPT: each token skips its own modules",
     "gpe": "LLM as Effective Streaming Processor: group position encoding",
     "streamingthinker": "StreamingThinker: thinking while reading",
@@ -31,6 +33,13 @@ PLANNED = {  # in the order of the root README
     "visipruner": "VisiPruner: pruning visual tokens by layer",
     "onpolicysft": "On-Policy SFT for efficient reasoning",
     "decouplingkl": "Decoupling KL and Trajectories",
+}
+COMING = {  # headlines of papers that are not there yet, from their abstracts
+    "streamingthinker": "thinking while reading keeps batch quality and waits 80 % fewer tokens before it reasons",
+    "proactivellm": "deciding by its own states when to speak lowers latency at equal quality",
+    "layerfusion": "visual features of several stages, fused at the input, generalise best",
+    "visipruner": "without training, 99 % of visual attention and 53.9 % of FLOPs of LLaVA-1.5-7B go",
+    "decouplingkl": "prefix source and KL direction are two choices; an entropy-gated length curriculum gains 3.6 points Avg@k",
 }
 RUNGS = ("analytic", "cpu-small", "gpu-random-weights", "paper-scale")
 RUNG_OPTION = {"gpu-random-weights": " RUNG=gpu", "paper-scale": " RUNG=paper"}
@@ -44,7 +53,8 @@ DEVIATION = re.compile(r"^(?:\| *(D\d+) *\|(.*)\|$|- \*\*(D\d+)\b(.*(?:\n +\S.*)
 class Row:
     """One claim at one rung: its entry in claims.yaml, its record, or both.
 
-    flag: "" for a row to believe, else "stale", "scratch", "invalid" or "unlisted", with `problem` saying why.
+    flag: "" for a row to believe, else "older" (code), "stale" (claim), "scratch", "invalid" or "unlisted", with `problem`
+    for why.
     """
 
     id: str
@@ -105,13 +115,21 @@ class Paper:
     captions: dict[str, str] = field(default_factory=dict)  # of pictures, by file name
     deviations: dict[str, str] = field(default_factory=dict)  # by id
     timings: list[Case] = field(default_factory=list)
+    headlines: list[Headline] = field(default_factory=list)
 
     def counts(self) -> Counter:
         """Rows per word; a flagged row counts under its flag."""
         return Counter(row.flag or row.word for row in self.rows)
 
+    def kinds(self) -> dict[str, Counter]:
+        """{kind of claim: rows per word}: kinds are never counted together."""
+        counted: dict[str, Counter] = {}
+        for row in self.rows:
+            counted.setdefault(row.shown.get("kind") or "invalid", Counter())[row.flag or row.word] += 1
+        return counted
 
-def rows_of(claims: Claims | None, records: Sequence[dict]) -> list[Row]:
+
+def rows_of(claims: Claims | None, records: Sequence[dict], root: Path = ROOT) -> list[Row]:
     """One row per claim and rung, in the order of claims.yaml; records of no claim come last."""
     found = {(r["claim"]["id"], r["claim"]["rung"]): r for r in records}
     rows = []
@@ -124,9 +142,13 @@ def rows_of(claims: Claims | None, records: Sequence[dict]) -> list[Row]:
             if record and record["run"]["dirty"]:
                 row.flag = "scratch"
                 row.problem = "This record is of a tree with uncommitted changes; commit, and run it again."
-            elif record and stale(record, claims):
+            elif record and (different := stale(record, claims)):
                 row.flag = "stale"
-                row.problem = "claims.yaml was changed after this record was made; run it again."
+                row.problem = f"claims.yaml has another {different} than this record; run it again."
+            elif record and (files := older_code(record, root)):
+                row.flag = "older"
+                more = f" and {len(files) - 4} more" if len(files) > 4 else ""
+                row.problem = f"Made by older code: {', '.join(files[:4])}{more} changed since; run it again."
             rows.append(row)
     why = "claims.yaml has no such claim." if claims else "claims.yaml is missing or invalid."
     for (claim_id, rung), record in sorted(found.items(), key=lambda item: claim_order(item[0][0])):
@@ -165,18 +187,23 @@ def read_paper(folder: Path, scratch: bool = False) -> Paper:
     records, invalid = [], []
     for path in record_files(folder / "results"):
         try:
-            records.append(read_record(path))
+            record = read_record(path)
+            if record["claim"]["paper_key"] != key:
+                raise RecordError(f"{path}: $.claim.id: {record['claim']['id']} is of another paper than the folder {key}")
+            records.append(record)
         except RecordError as error:
             name, rung = path.name.split(".")[:2]
             invalid.append(Row(f"{key}/{name}", rung, None, None, "invalid", said(error)))
             paper.problems.append(said(error))
     broken = {(row.id, row.rung): row for row in invalid}
-    for row in rows_of(claims, records):
+    for row in rows_of(claims, records, folder.parent.parent):
         bad = broken.pop((row.id, row.rung), None)
         if bad:
             row.flag, row.problem = bad.flag, bad.problem
         paper.rows.append(row)
     paper.rows += broken.values()
+    if claims:
+        paper.headlines = headlines(claims, [row.record for row in paper.rows if row.record and not row.flag])
     if scratch:
         _add_scratch(paper, claims, folder / "results" / ".scratch", said)
     paper.pictures, strange = _pictures(folder / "results")
@@ -255,12 +282,20 @@ def ours_text(record: dict | None) -> str:
     return f"{value:.4g} [{span[0]:.4g}, {span[1]:.4g}]" if span else number(value)
 
 
+def ours_with_unit(record: dict | None) -> str:
+    """The same with the unit of the claim's quantity."""
+    return "-" if record is None else f"{ours_text(record)} {unit_of({**record['claim'], **record})}".rstrip()
+
+
 def sample_text(record: dict | None) -> str:
     if record is None or record["measured"]["value"] is None:
         return "-"
     measured = record["measured"]
     runs, items = measured["n_runs"], measured.get("n_items")
-    parts = [f"{runs} run{'' if runs == 1 else 's'}", f"{items:,} items" if items else ""]
+    clusters = measured.get("n_clusters")
+    what = {"across-processes": "process", "across-seeds": "training"}.get(measured.get("stderr_kind"), "run")
+    parts = [f"{runs} {what}{'' if runs == 1 else 'es' if what == 'process' else 's'}", f"{items:,} items" if items else "",
+             f"{clusters:,} clusters" if clusters else ""]
     if measured.get("stderr") is not None:
         parts.append(f"SE {measured['stderr']:.3g}")
     return ", ".join(part for part in parts if part)

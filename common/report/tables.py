@@ -1,9 +1,8 @@
 """Records -> the tables that people read: those of READMEs, between their markers, and the last lines of a run.
 
-Everything comes from papers/*/claims.yaml and papers/*/results/C*.json, so that the same records
-give the same bytes. A claim without a record keeps its row; a record whose claims.yaml changed
-since is *stale*, one that does not validate is *invalid*, one of a tree with changes or of
-results/.scratch/ is *scratch*, and none counts as its word.
+Everything comes from papers/*/claims.yaml and papers/*/results/, so that the same records give the same bytes. A claim
+without a record keeps its row; a record whose claim was changed since is *stale*, one whose code was changed is *older*, one
+that does not validate is *invalid*, one of a tree with changes or of results/.scratch/ is *scratch*, and none counts as its word.
 """
 
 from __future__ import annotations
@@ -20,24 +19,31 @@ from ..claims.records import Claims
 from ..claims.verdict import WORDS, number, rule_text
 from ..errors import RecordError
 from ..files import write_atomic
-from .rows import Paper, Row, ours_text, paper_text, read_papers, rows_of, sample_text
+from .rows import COMING, Headline, Paper, Row, ours_text, ours_with_unit, paper_text, read_papers, rows_of, sample_text
 
 # Flags that a run marks in its own table; that a row was measured in a changed tree is not one: it is what the run is.
-MARKED = {"stale": "claims.yaml changed after this record was made", "unlisted": "claims.yaml has no such claim"}
+MARKED = {"stale": "claims.yaml says otherwise than this record", "older": "made by older code",
+          "unlisted": "claims.yaml has no such claim"}
 
 # -------------------------------------------------------------------------------------- Markdown
 
 
 def markdown_table(rows: Iterable[Row]) -> str:
-    """The claims table of one paper's README."""
-    lines = ["| claim | paper | ours | rule | rung | verdict | n, SE | command |", "|---" * 8 + "|"]
+    """All claims of one paper, for its results/README.md: what each rests on, both numbers in their unit, rule and word."""
+    lines = ["| claim | kind | paper | ours | rule | controls | rung | verdict | n, SE | command |", "|---" * 10 + "|"]
     for row in rows:
         shown = row.shown
+        protocol = shown["protocol"]
+        rule = rule_text(protocol.get("rule")) + "".join(f"; until {was['until']}: {was['rule']}" for was in protocol.get("was", ()))
+        controls = "; ".join(f"{name}: {protocol[name]}" for name in ("placebo", "sensitivity") if protocol.get(name))
+        required = " (required)" if shown.get("required") else ""
         cells = (
             f"**{row.short}** {_cell(shown['statement'])}",
+            f"{shown.get('kind') or '-'}{required}",
             _cell(paper_text(shown["paper"])),
-            _cell(ours_text(row.record)),
-            _cell(rule_text(shown["protocol"].get("rule"))),
+            _cell(ours_with_unit(row.record)),
+            _cell(rule),
+            _cell(controls or "-"),
             row.rung,
             f"**{row.word}**" + (f" ({row.flag})" if row.flag else ""),
             _cell(sample_text(row.record)),
@@ -47,23 +53,48 @@ def markdown_table(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
+def headline_table(paper: Paper) -> str:
+    """The headlines of one paper, for the top of its README: what it says, and what stands behind each here."""
+    lines = ["| headline | the paper's figure | word | rests on | shown here | its own size needs |", "|---" * 6 + "|"]
+    for h in paper.headlines:
+        cells = (_cell(h.statement), _cell(h.paper), f"**{h.word}**" + (f" ({h.rung})" if h.rung else ""),
+                 _cell(", ".join(f"{name} {word}" for name, word in h.words.items())), _shown(h), _cell(h.needs))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _shown(h: Headline) -> str:
+    return _cell(f"{h.row}: {ours_with_unit(h.record)}" if h.record and h.record["measured"]["value"] is not None else "-")
+
+
 def root_table(papers: Iterable[Paper]) -> str:
-    """The root README's table: papers x counts of the six words x command."""
-    papers = list(papers)
-    flagged = any(row.flag for paper in papers for row in paper.rows)
-    columns = [*WORDS, *(["stale or invalid"] if flagged else [])]
-    lines = [f"| paper | {' | '.join(columns)} | command |"]
-    lines.append("|---" + "|--:" * len(columns) + "|---|")
+    """The root README's table: a line a paper, its first headline, what full size would need, and what is shown here."""
+    lines = ["| paper | its headline | shown here, in the small | at the paper's size |", "|---" * 4 + "|"]
     for paper in papers:
-        counts = paper.counts()
-        numbers = [str(counts[word] or "·") for word in WORDS]
-        if flagged:
-            numbers.append(str(sum(1 for row in paper.rows if row.flag) or "·"))
-        name = f"[{_cell(paper.title)}](papers/{paper.key}/README.md)"
-        command = f"`make reproduce-{paper.key}`"
+        if not paper.here or not paper.headlines:
+            lines.append(f"| {_cell(paper.title)} | {_cell(COMING.get(paper.key, '-'))} | planned | planned |")
+            continue
+        h = paper.headlines[0]
+        full = {"paper-scale": f"**{h.word}**"}.get(h.rung, f"not run: needs {_cell(h.needs)}")
+        small = "not run" if h.rung in ("", "paper-scale") else f"**{h.word}**: {_shown(h)}"
+        lines.append(f"| [{_cell(paper.title.partition(':')[0])}](papers/{paper.key}/README.md) | {_cell(h.short)} ({_cell(h.paper)}) | "
+                     f"{small} | {full} |")
+    return "\n".join(lines)
+
+
+def counts_table(papers: Iterable[Paper]) -> str:
+    """Papers x kinds of claim: how often each word; kinds are never added up."""
+    kinds = ("measured", "small", "ours", "arithmetic")
+    lines = [f"| paper | {' | '.join(kinds)} | read in full | command |", "|---" * (len(kinds) + 3) + "|"]
+    for paper in papers:
         if not paper.here:
-            numbers, name, command = [""] * len(columns), _cell(paper.title), "planned"
-        lines.append(f"| {name} | {' | '.join(numbers)} | {command} |")
+            continue
+        counted = paper.kinds()
+        cells = [", ".join(f"{n} {word}" for word, n in sorted(counted.get(kind, {}).items(), key=lambda item: -item[1])) or "·"
+                 for kind in kinds]
+        second_hand = sum((row.shown["paper"] or {}).get("source") == "secondary" for row in paper.rows)
+        read = "yes" if not second_hand else f"no: {second_hand} values second-hand"
+        lines.append(f"| {paper.key} | {' | '.join(cells)} | {read} | `make reproduce-{paper.key}` |")
     return "\n".join(lines)
 
 
@@ -112,13 +143,14 @@ def update_block(path: Path, name: str, text: str) -> bool:
 def blocks(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[tuple[Path, str, str]]:
     """(file, block, text) for the root README, the tree in CONTRIBUTING.md, and the README of every paper that is there."""
     papers = read_papers(root) if papers is None else papers
-    made = [(root / "README.md", "papers", root_table(papers) + "\n")]
+    made = [(root / "README.md", "papers", root_table(papers) + "\n"), (root / "README.md", "counts", counts_table(papers) + "\n")]
     if (root / "CONTRIBUTING.md").is_file():
         made.append((root / "CONTRIBUTING.md", "common", tree(root / "common") + "\n"))
     for paper in papers:
         if paper.here:
-            readme = root / "papers" / paper.key / "README.md"
-            made.append((readme, "claims", markdown_table(paper.rows) + "\n"))
+            folder = root / "papers" / paper.key
+            made.append((folder / "README.md", "headlines", headline_table(paper) + "\n"))
+            made.append((folder / "results" / "README.md", "claims", markdown_table(paper.rows) + "\n"))
     return made
 
 
@@ -185,5 +217,6 @@ def json_line(claims: Claims, records: Sequence[dict], *, rung: str, seconds: fl
             "dirty": dirty,
             "counts": {word: words[word] for word in WORDS},
             "stale": flags["stale"],
+            "older": flags["older"],
         }
     )

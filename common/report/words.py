@@ -8,30 +8,37 @@ from __future__ import annotations
 
 from html import escape
 
-from ..claims.intervals import MIN_RUNS
-from ..claims.verdict import MAX_IQR, MIN_ITEMS, WORDS
+from ..claims.intervals import MIN_ITEMS, MIN_RUNS
+from ..claims.verdict import MAX_IQR, WORDS
 
 MEANING = {  # what a row may be: (sign, meaning)
     "matches": ("✓", "the paper's own quantity was obtained, and lies inside the rule"),
-    "supports": ("↗", "in the small: direction and minimum effect, fixed beforehand, hold; it says nothing of the size"),
-    "contradicts": ("✗", "the falsifier fired, or the paper's own arithmetic disagrees with what it prints"),
-    "inconclusive": ("?", "the interval contains the threshold; the sentence says what n would decide"),
+    "supports": ("↗", "in the small: direction and minimum effect, fixed beforehand, hold, and the arm that must not pass does not; "
+                 "it says nothing of the paper's size"),
+    "adds-up": ("=", "a figure that the paper prints follows from others that it prints; no run, no result obtained again"),
+    "contradicts": ("✗", "the paper's own quantity was obtained, and lies outside the rule"),
+    "opposes": ("↘", "in the small: the whole interval lies on the other side of the rule, on evidence that would have supported"),
+    "does-not-add-up": ("≠", "a figure that the paper prints does not follow from others that it prints"),
+    "inconclusive": ("?", "nothing decides: the interval contains the threshold, the placebo passes, too, the measure is "
+                     "insensitive, or there are too few runs; the sentence says which, and what n would decide"),
     "not-run": ("○", "blocked by weights, data, gpu or time"),
     "not-checkable": ("∅", "the paper does not define the quantity"),
-    "stale": ("⟳", "claims.yaml changed after the record was made; it counts as nothing until it is run again"),
+    "stale": ("⟳", "claims.yaml says otherwise of this claim than the record; it counts as nothing until it is run again"),
+    "older": ("⌛", "made by code that has changed since; it counts as nothing until it is run again"),
     "scratch": ("✎", "made from a tree with uncommitted changes, or not published; it counts as nothing"),
     "invalid": ("⚠", "the record file does not validate; it counts as nothing"),
     "unlisted": ("⚠", "a record of no claim in claims.yaml; it counts as nothing"),
 }
 RULES = {
     "equal": "the very number; for exact arithmetic",
-    "within 2 %, within ±0.5": "our whole interval lies within the tolerance around the paper's value, on both sides: better "
+    "within 2 %, within ±0.5 of the paper": "our whole interval lies within the tolerance around the paper's value, on both sides: better "
     "than the paper beyond the tolerance is no match until it is explained",
     "z test of the two standard errors": "the difference is no larger than the two standard errors, ours and the paper's, "
     "allow; the paper's is binomial from its number of items where it gives none",
     "inside our prediction interval": "the paper's value is a plausible next run of ours: mean ± t s √(1 + 1/n)",
-    "effect > 0.1": "an effect, positive in the claim's direction: its whole 95 % interval lies above the threshold",
-    "|effect| < 0.1": "an equivalence: the whole interval of the effect lies within ± the tolerance",
+    "above 0.1, below 0.1": "the claim's quantity in its own unit: its whole 95 % interval lies on that side; its placebo, an arm that "
+    "must not pass, is judged by the same rule on the same results",
+    "within ±0.1": "an equivalence: the whole interval lies within ± the tolerance, and a pair that is known to differ lies outside",
 }
 SIZES = {
     "analytic": "exact arithmetic at the paper's own size, in seconds; can match",
@@ -72,10 +79,12 @@ measured, for each seed, the command, commit, machine and versions, and the hash
 it: a record whose word does not follow from its own numbers is invalid, and this page says so.</li>
 <li><b>Afterwards</b> nothing is tuned to a verdict. When <code>claims.yaml</code> changes, older records are stale and count
 as nothing. A miss is shown as a miss.</li></ol>
-<h3>The six words</h3><dl class="words">{words}</dl>
+<h3>The words</h3><dl class="words">{words}</dl>
 <p>An interval decides, never a point. Intervals are 95 %, from Student's t distribution: over {MIN_RUNS} seeds that is 4.3
-standard errors on either side. <em>Supports</em> needs {MIN_RUNS} seeds, or {MIN_ITEMS} items compared in pairs. A timing
-whose interquartile range is over {100 * MAX_IQR:.0f} % of its median decides nothing.</p>
+standard errors on either side. A claim about a training method needs {MIN_RUNS} trainings, one about a fixed model {MIN_ITEMS}
+clusters of items, one about time {MIN_RUNS} processes; what <em>supports</em> needs, <em>opposes</em> needs. A timing whose
+interquartile range is over {100 * MAX_IQR:.0f} % of its median decides nothing. The required claims of a paper are one family of
+questions: Holm's step-down over them decides which words a headline may use.</p>
 <h3>What counts as nothing</h3><dl class="words">{flags}</dl>
 <h3>Rules</h3>{_list(RULES)}
 <h3>Rungs</h3>{_list(SIZES)}

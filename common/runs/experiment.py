@@ -27,9 +27,11 @@ from ..claims.records import load_claims
 from ..claims.rungs import RUNGS
 from ..errors import RecordError, UserError
 from ..files import data_file
+from ..report.chain import hashes, plain
 from . import reproduce
 from .jobs import Job, run_jobs, work_folder
 from .reproduce import Log, Outcome, rounded
+from .sources import closure
 
 Results = dict[str, Any]
 
@@ -87,19 +89,21 @@ def measure(paper: str, experiments: Sequence[Experiment], only: str | None, run
     for experiment in some:
         _find(experiment)
     results = _results(some, rung, folder, log)
+    to_commit = committed(some, rung, results)
     undrawn = [name for e in experiments if e not in some for name in e.draws]
     out = Outcome(left_out=tuple(reproduce.pictures_of(Path("papers") / paper)) if only else tuple(undrawn))
     kept: dict[str, dict] = {}
     for experiment in some:
         if experiment.quantities:
             try:
-                found = experiment.quantities(results, rung)
+                found = experiment.quantities(to_commit, rung)
             except RecordError as error:  # e.g. a run that diverged
                 raise RecordError(f"experiment {experiment.name} of {paper}: {error}") from error
             for claim, measured in found.items():
                 if claim in out.measured:
                     raise UserError(f"two experiments of {paper} measure {claim}")
                 measured = dict(measured)
+                out.sources[claim] = experiment.name
                 if (timing := measured.pop("timing", None)) is not None:
                     out.timings[claim] = timing
                 out.measured[claim] = measured
@@ -109,9 +113,10 @@ def measure(paper: str, experiments: Sequence[Experiment], only: str | None, run
             out.datasets += [d for d in datasets if d not in out.datasets]
         if experiment.tables:
             out.lines += experiment.tables(results, rung)
+        out.files[experiment.name] = hashes(sources(paper, experiment, rung, results))
         if experiment.document:
-            own = results[experiment.name] if experiment.run else rounded(
-                {job.name: results[job.name] for job in _jobs_of(experiment, rung, results)}, experiment.left_out)
+            own = to_commit[experiment.name] if experiment.run else {
+                job.name: to_commit[job.name] for job in _jobs_of(experiment, rung, results)}
             if own:  # an experiment that lacks a package leaves itself out
                 kept.setdefault(experiment.document, {}).update(own)
     # A document that others share is whole or stays as it was.
@@ -120,6 +125,32 @@ def measure(paper: str, experiments: Sequence[Experiment], only: str | None, run
     out.pictures = functools.partial(_draw, some, results, rung)
     out.elsewhere = _elsewhere(paper, experiments, some, rung, out.measured, bool(only))
     return out
+
+
+def committed(some: Sequence[Experiment], rung: str, results: Results) -> Results:
+    """The results as they are committed: numbers to five places, without what each experiment leaves out.
+
+    Quantities read these and no others, so that whoever has the repository can compute every word again.
+    """
+    made: Results = {}
+    for experiment in some:
+        if experiment.run:
+            made[experiment.name] = plain(rounded(results[experiment.name], experiment.left_out))
+        elif experiment.jobs:
+            made |= {job.name: plain(rounded(results[job.name], experiment.left_out)) for job in _jobs_of(experiment, rung, results)}
+    return made
+
+
+def sources(paper: str, experiment: Experiment, rung: str, results: Results) -> list[Path]:
+    """Every file that an experiment's results depend on: the closures and data of its jobs, or of the module of its name."""
+    if experiment.jobs:
+        return sorted({file for job in _jobs_of(experiment, rung, results) for file in job.sources()})
+    named = f"papers.{paper}.experiments.{experiment.name}"
+    function = experiment.run or experiment.quantities
+    try:
+        return list(closure(named))
+    except ModuleNotFoundError:
+        return list(closure(function.__module__)) if function else []
 
 
 def _results(some: Sequence[Experiment], rung: str, folder: Path, log: Log) -> Results:

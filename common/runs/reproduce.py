@@ -4,7 +4,8 @@ A paper says what it measures at a rung (`measure`, giving an `Outcome`); here c
 written to results/.scratch/, or with --publish to results/ (clean tree only). A record whose result is that of the
 committed one keeps the committed one, with the run that first gave it. At rung `smoke` the same path is walked with tiny
 sizes: every job, claim, table and picture of the default run, in half a minute, and nothing is recorded. Exit status: 0 when
-the rung was run and recorded, whatever the verdicts; 1 with STRICT=1 and a required claim contradicted; 2 for what the user
+the rung was run and recorded, whatever the verdicts; 1 with STRICT=1 and a required claim that is contradicted or opposed, whose measure
+does not discriminate, or whose record is of older code; 2 for what the user
 can mend.
 """
 
@@ -42,6 +43,7 @@ from ..errors import RecordError
 from ..files import advice, sweep, write_atomic, write_json
 from ..progress import replace_unprintable
 from ..report import tables as report
+from ..report.chain import digest_of, older_code
 
 Log = Callable[[str], None]
 
@@ -53,7 +55,8 @@ class Outcome:
     measured {claim: summarize(...) or the like}, by the claim's name without the paper ("C1a"). timings {claim: timing}.
     models, datasets: for records of the rung itself. documents {name: JSON}: written as measurements.<name>.json.
     lines: tables to print. pictures(folder): draws and returns the files. elsewhere {claim: command}: claims of this
-    rung that another command measures; their committed records stay as they are, and are shown.
+    rung that another command measures; their committed records stay as they are, and are shown. sources {claim: the
+    experiment that measured it}; files {experiment: {file: hash}}, all that its results depend on.
     """
 
     measured: dict[str, dict] = field(default_factory=dict)
@@ -64,6 +67,8 @@ class Outcome:
     lines: list[str] = field(default_factory=list)
     pictures: Callable[[Path], list[Path]] | None = None
     elsewhere: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    files: dict[str, dict[str, str]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
 
@@ -108,6 +113,8 @@ def run(here: Path, rung: str, measure: Callable[[str, Log], Outcome], publish: 
         elif claim["rung"] in RUNGS[rung] or claim["rung"] == "paper-scale":
             now.append(_judged(claim, claims.sha256, outcome, facts, config))
             _keep(now[-1], folder)
+    if outcome.files:
+        _add(folder / "sources.json", outcome.files)
     for name, document in outcome.documents.items():
         write_json(folder / f"measurements.{name}.json", {"run": facts, "results": document})
     for line in outcome.lines:
@@ -117,11 +124,43 @@ def run(here: Path, rung: str, measure: Callable[[str, Log], Outcome], publish: 
             log(f"picture: {path.relative_to(here.parent.parent)}")
     log("")
     log(report.terminal_table(claims, shown + now))
+    for line in differences(committed, now):
+        log(line)
     if facts["dirty"]:
         log(f"This tree has changes that no commit holds{_changes()}, so the run names no commit and its records stay "
             "in results/.scratch/.")
     log(report.json_line(claims, shown + now, rung=rung, seconds=facts["seconds"], commit=facts["commit"], dirty=facts["dirty"]))
-    return exit_status(shown + now, strict=os.environ.get("STRICT") == "1")
+    older = [record["claim"]["id"] for record in shown if older_code(record)]
+    return exit_status(shown + now, os.environ.get("STRICT") == "1", older)
+
+
+def differences(committed: Sequence[dict], now: Sequence[dict]) -> list[str]:
+    """What this run has otherwise than the committed records, claim by claim with both numbers."""
+    before = {(r["claim"]["id"], r["claim"]["rung"]): r for r in committed}
+    lines, same, new = [], 0, 0
+    for record in now:
+        if record["measured"]["value"] is None:
+            continue
+        old = before.get((record["claim"]["id"], record["claim"]["rung"]))
+        if old is None or old["measured"]["value"] is None:
+            new += 1
+        elif (old["verdict"]["word"], old["measured"]["value"]) == (record["verdict"]["word"], record["measured"]["value"]):
+            same += 1
+        else:
+            was, ours = (f"{r['verdict']['word']} {report.ours_text(r)}" for r in (old, record))
+            turned = "" if old["verdict"]["word"] == record["verdict"]["word"] else "  <- another word"
+            lines.append(f"  {record['claim']['id']}: committed {was}; this run {ours}{turned}")
+    begin = f"Against the committed records: {same} equal, {len(lines)} different"
+    return [begin + (f", {new} without a committed value" if new else "") + (":" if lines else "."), *lines]
+
+
+def _add(path: Path, files: dict[str, dict[str, str]]) -> None:
+    """sources.json keeps what other experiments wrote into it."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    write_json(path, dict(sorted((before | files).items())))
 
 
 def walk(here: Path, claims: Claims, measure: Callable[[str, Log], Outcome], log: Log) -> int:
@@ -199,7 +238,14 @@ def _hash(path: Path) -> str | None:
 def _judged(claim: dict, sha256: str, outcome: Outcome, facts: dict, config: str) -> dict:
     name = claim["id"].partition("/")[2]
     own = claim["rung"] not in ("analytic", "paper-scale")
-    return make_record(claim, sha256, outcome.measured.get(name), facts, seeds=claim["protocol"].get("seeds", []),
+    measured = outcome.measured.get(name)
+    if measured and name in outcome.sources:
+        experiment = outcome.sources[name]
+        facts = facts | {"sources": {"experiment": experiment, "sha256": digest_of(outcome.files[experiment])}}
+    seeds = claim["protocol"].get("seeds", [])
+    if measured and measured.get("stderr_kind") == "across-seeds":
+        seeds = list(range(measured["n_runs"]))  # of this run: SEEDS= may have asked for more
+    return make_record(claim, sha256, measured, facts, seeds=seeds,
                        timing=outcome.timings.get(name), models=outcome.models if own else [],
                        datasets=outcome.datasets if own else [], config_sha256=config)
 

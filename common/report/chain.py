@@ -1,0 +1,176 @@
+"""The chain from committed results to committed words, pulled at every link: `python -m common.report --check`.
+
+    results -> verdict   every record is computed again from results/measurements.*.json, by the paper's quantities and
+                         claims.yaml: value, interval, controls, word and reason must be equal
+    code -> results      results/sources.json has the hash of every file that an experiment's jobs depended on; where the tree's
+                         differs, the records are of older code, and the files are named
+    run -> commit        a record's commit is in the history, before the commit that is checked out
+
+A paper's experiments are reached by the name of its eval.py: common imports no paper.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+import math
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..claims.machine import ROOT
+from ..claims.records import load_claims, read_records
+from ..claims.verdict import verdict
+from ..errors import RecordError
+
+RUNGS_OF = {"analytic": "analytic", "cpu": "cpu-small", "gpu": "gpu-random-weights", "paper": "paper-scale"}
+
+
+def problems(paper: str, root: Path = ROOT) -> Iterator[str]:
+    """What does not follow in the committed records of a paper, a sentence each."""
+    results = root / "papers" / paper / "results"
+    claims, records = load_claims(root / "papers" / paper / "claims.yaml"), read_records(results)
+    yield from (problem for record in records if (problem := commit_problem(record, root)))
+    by_key = {(r["claim"]["id"].partition("/")[2], r["claim"]["rung"]): r for r in records if r["measured"]["value"] is not None}
+    computed = set()
+    for experiment in importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS:
+        if experiment.quantities is None:
+            continue
+        rung = RUNGS_OF[experiment.rung]
+        try:
+            measured = experiment.quantities(_results(results, experiment), experiment.rung)
+        except FileNotFoundError:
+            continue  # never run, or not published: then its claims have no record either, which is looked at below
+        except (KeyError, IndexError, TypeError, ValueError, RecordError) as error:
+            yield f"papers/{paper}: experiment {experiment.name}: its claims cannot be computed from the committed results: {error!r}"
+            continue
+        for name, now in measured.items():
+            computed.add((name, rung))
+            claim, record = claims.find(name, rung), by_key.get((name, rung))
+            if claim is not None and record is not None:
+                yield from (f"papers/{paper}: {name}: {problem}" for problem in differences(claim, record, dict(now)))
+    for name, rung in sorted(set(by_key) - computed):
+        yield f"papers/{paper}: {name} at {rung}: the record has a value, and no committed result gives it"
+
+
+def _results(folder: Path, experiment: Any) -> dict:
+    if experiment.rung == "analytic":
+        return {}
+    document = json.loads((folder / f"measurements.{experiment.document}.json").read_text(encoding="utf-8"))["results"]
+    return {experiment.name: document} if experiment.run else document
+
+
+def differences(claim: dict, record: dict, now: dict) -> Iterator[str]:
+    """What the record has otherwise than the results give. now: what the paper's quantities return for the claim."""
+    timing = now.pop("timing", None)
+    if unequal := sorted(unequal_paths(plain(now), record["measured"])):
+        yield f"measured.{unequal[0]} is not what the committed results give ({len(unequal)} such entries)"
+        return
+    word, reason, _ = verdict(claim, now, timing)
+    if (word, reason) != (record["verdict"]["word"], record["verdict"]["reason"]):
+        yield f"the record says {record['verdict']['word']}, and its results give {word}: {reason}"
+
+
+def plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def unequal_paths(a: Any, b: Any, at: str = "") -> Iterator[str]:
+    """Where two JSON values differ by more than rounding of the last digits."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in a.keys() | b.keys():
+            if key not in a or key not in b:
+                yield f"{at}{key}"
+            else:
+                yield from unequal_paths(a[key], b[key], f"{at}{key}.")
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for i, pair in enumerate(zip(a, b)):
+            yield from unequal_paths(*pair, f"{at}{i}.")
+    elif isinstance(a, float | int) and isinstance(b, float | int) and not isinstance(a, bool):
+        if not math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12):
+            yield at.rstrip(".")
+    elif a != b:
+        yield at.rstrip(".")
+
+
+# -- code -> results ---------------------------------------------------------------------------------------
+def older_code(record: dict, root: Path = ROOT) -> list[str]:
+    """Files that differ now from those that the record's results were computed by; [] for a record that names none.
+
+    Only files that were there are compared: a new one changes a result through one of these, which then imports it.
+    """
+    if (named := record["run"].get("sources")) is None:
+        return []
+    files = _sources(root / "papers" / record["claim"]["paper_key"] / "results" / "sources.json").get(named["experiment"])
+    if files is None or digest_of(files) != named["sha256"]:
+        return ["(results/sources.json does not hold the files that the record names)"]
+    return [name for name, sha in files.items() if _sha256(root / name) != sha]
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """One hash over {file: hash}: what a record carries."""
+    return hashlib.sha256(json.dumps(dict(sorted(files.items()))).encode()).hexdigest()
+
+
+def hashes(files: Iterator[Path] | list[Path], root: Path = ROOT) -> dict[str, str]:
+    """{file relative to the root: the first 16 digits of its hash}."""
+    return {path.resolve().relative_to(root).as_posix(): _sha256(path) for path in sorted(files)}
+
+
+def _sources(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError):
+        return {}
+
+
+@functools.lru_cache(maxsize=32)
+def _read(path: Path, changed: int) -> dict[str, dict[str, str]]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        facts = path.stat()
+        return _hash(path, facts.st_mtime_ns, facts.st_size)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash(path: Path, changed: int, size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+# -- run -> commit -----------------------------------------------------------------------------------------
+def commit_problem(record: dict, root: Path = ROOT) -> str | None:
+    """Why a record's commit cannot be the one that it ran on; None where it can, and where there is no history to ask.
+
+    A shallow clone, a copy and a tarball have no history: there the question is left open.
+    """
+    commit, name = record["run"]["commit"], f"{record['claim']['id']} at {record['claim']['rung']}"
+    if record["run"]["dirty"]:
+        return f"{name}: its run was of a tree with uncommitted changes, and it stands among the committed records"
+    if not _history(root):
+        return None
+    return None if _is_ancestor(root, commit) else f"{name}: commit {commit[:12]} is not in the history before this one"
+
+
+@functools.lru_cache(maxsize=8)
+def _history(root: Path) -> bool:
+    def asked(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return asked("rev-parse", "--is-shallow-repository") == "false" and asked("rev-parse", "--show-prefix") == ""
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+@functools.lru_cache(maxsize=512)
+def _is_ancestor(root: Path, commit: str) -> bool:
+    answer = subprocess.run(["git", "-C", str(root), "merge-base", "--is-ancestor", commit, "HEAD"], capture_output=True)
+    return answer.returncode == 0
