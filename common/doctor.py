@@ -107,12 +107,13 @@ def answer_of(*command: str) -> str:
 
 
 def required(root: Path) -> dict[str, dict]:
-    """{package: {"range", "version" or None, "fits"}} for the dependencies of pyproject.toml."""
+    """{package: {"range", "version" or None, "fits"}} for what pyproject.toml asks for: of every paper, and of its families."""
     import tomllib
     from importlib import metadata
 
-    found = {}
-    for line in tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]:
+    asked, found = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")), {}
+    families = [lines for name, lines in asked.get("dependency-groups", {}).items() if name not in ("dev", "all")]
+    for line in [*asked["project"]["dependencies"], *(line for lines in families for line in lines)]:
         name, wanted = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(.*)", line).groups()
         try:
             version = metadata.version(name)
