@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from common.streaming.caches import TwoPartCache
+from common.streaming.words import Boundary
 
-from .decoding import Boundary
 from .method import Arm, check_model, inverse_frequencies, rotate, rotation
 
 

@@ -14,12 +14,12 @@ import functools
 from typing import Any
 
 from common.masks import wait_k
+from common.streaming.units import Template
+from common.streaming.words import Boundary
 
 from . import method
-from .decoding import Boundary
 from .session import Session
 from .stream import open_checkpoint
-from .template import Template
 
 
 class WaitK:

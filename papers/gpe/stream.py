@@ -22,11 +22,11 @@ import torch
 from common.errors import ModelError
 from common.masks import wait_k
 from common.models import ModelSpec, load
+from common.streaming.units import Template
+from common.streaming.words import Boundary
 
 from . import method
-from .decoding import Boundary
 from .session import Session, run
-from .template import Template
 
 
 def words_of(stream, codec: str = "utf-8") -> Iterator[Iterator[str]]:

@@ -12,15 +12,16 @@ import torch
 
 from common.masks import wait_k
 from common.models import load, tiny
+from common.streaming.units import Template
+from common.streaming.words import Boundary
 
 from .. import method
 from ..analytic import EXAMPLE, Sentence, cost
 from ..data import toy_examples
-from ..decoding import Boundary, stream
+from ..decoding import stream
 from ..experiments.exact import forced_session, forced_stream
 from ..session import Session, run
 from ..stream import main
-from ..template import Template
 from ..toy import TARGET_END, Language, spell
 from .double import Double
 
@@ -72,7 +73,7 @@ def test_a_live_stream_is_the_batch_decoder(model, name, kind):
             n = min(len(ours), len(theirs))  # a random model may write a word without end; then both are cut, elsewhere
             assert ours[:n] == theirs[:n] and (n > 0 or ours == theirs)
             n = min(len(words), len(out.words)) - 1
-            assert [min(d, example.n_words) for d in delays[:n]] == out.delays[:n]
+            assert [min(d, example.n_units) for d in delays[:n]] == out.delays[:n]
 
 
 @pytest.mark.parametrize("mode", ["group", "position", "kv"])

@@ -8,11 +8,11 @@ import types
 import pytest
 
 from common.models import ModelSpec, load
+from common.streaming.units import Template
+from common.streaming.words import Boundary
 
 from .. import method, simuleval_agent
-from ..decoding import Boundary
 from ..session import Session, run
-from ..template import Template
 from ..toy import Language, spell
 from ..translators import TRANSLATORS
 

@@ -15,17 +15,17 @@ from safetensors.torch import save_file
 
 from common.errors import ModelError
 from common.models import load, tiny
+from common.streaming.units import Template
+from common.streaming.words import Boundary
 from tests.numerics import close, far
+from tests.small_tokenizers import tokenizer
 
 from .. import method, stream
-from ..decoding import Boundary
 from ..module import LoraSpec, add_lora
 from ..session import Session, run
 from ..stream import open_checkpoint, translate, words_of
-from ..template import Template
 from ..toy import SPECIAL, Language, spell
 from .double import Double
-from .runs import tokenizer
 
 STANDIN = stream.Path(__file__).resolve().parents[1] / "standins" / "seed0"
 INSTRUCTION = "ignored by the toy's template"
