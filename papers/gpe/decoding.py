@@ -53,8 +53,9 @@ def stream(model: nn.Module, arm: Arm, examples: Sequence[Example], boundary: Bo
     """Greedy wait-k streaming of all examples as one batch; only source, its units and v_0 of an example are used.
 
     k None reads everything first: batch processing with the arm's ids. max_target: target tokens at most, prompt
-    included, for all or for each. forced: write the example's own target, whatever the model prefers (for tests and
-    timing). project(features) -> embeddings, for sources with frames. Raises TypeError and ValueError as method.forward.
+    included, for all or for each. An empty source (no unit between u_0 and the end) has an empty answer. forced: write the
+    example's own target, whatever the model prefers (for tests and timing). project(features) -> embeddings, for sources
+    with frames. Raises TypeError and ValueError as method.forward.
     """
     check_model(model, arm)
     return _Streams(model, arm, examples, boundary, k, max_target, forced, keep_logits, project).run()
@@ -91,7 +92,7 @@ class _Streams:
         self.written = self.goal[:, None].expand(-1, width).clone()
         self.started = torch.zeros(n, dtype=torch.bool)  # the first READ is over
         self.must_open = torch.zeros(n, dtype=torch.bool)
-        self.done = torch.zeros(n, dtype=torch.bool)
+        self.done = (self.units == 2) & (not forced)  # an empty source has an empty answer
         self.is_source = torch.zeros(n, 0, dtype=torch.bool)
         self.alive = torch.zeros(n, 0, dtype=torch.bool)
         self.out = [Streamed() for _ in examples]

@@ -41,7 +41,7 @@ class Word(NamedTuple):
 
 class Session:
     """A stream in progress. opening: ids of v_0. max_word: tokens of one word at most, a guard against a model that
-    never ends one (`Word.ended` is then True and `truncated` is set).
+    never ends one (`Word.ended` is then True and `truncated` is set). ended: nothing more will come. truncated: it was cut.
 
     Raises TypeError and ValueError as `method.check_model` and `TwoStreams`.
     """
@@ -180,14 +180,19 @@ def run(session: Session, units: Iterable[Sequence[int] | Tensor], ending: Seque
     """Wait-k over a source that arrives unit by unit: yields (tokens of a word, words read by then) as they come.
 
     units: the instruction first, then the words, as an iterator that may block. ending: ids of the end marker, read
-    as one more unit when the source has ended. k None: reads everything first.
+    as one more unit when the source has ended. k None: reads everything first. An empty source has an empty answer. After
+    max_words the text is cut: `session.truncated` is set, and `session.ended` is not.
     """
     units = iter(units)
-    session.read(next(units))
+    if (instruction := next(units, None)) is not None:
+        session.read(instruction)
     read, open_source, written = 0, True, 0
     while not session.ended and written < max_words:
         while open_source and (k is None or read < k + written):
             unit = next(units, None)
+            if unit is None and not read:
+                session.ended = True
+                return
             if unit is None:
                 session.read(ending)
                 open_source = False
@@ -198,3 +203,4 @@ def run(session: Session, units: Iterable[Sequence[int] | Tensor], ending: Seque
         if word.tokens:
             written += 1
             yield word.tokens, read
+    session.truncated |= not session.ended

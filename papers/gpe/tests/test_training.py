@@ -8,6 +8,7 @@ import torch
 
 from common.errors import SetupError
 from common.models import load, tiny
+from common.streaming.live import open_checkpoint
 from common.streaming.units import Template
 from tests.numerics import close, far
 from tests.small_tokenizers import ENGLISH, FRENCH, tokenizer
@@ -16,7 +17,6 @@ from .. import data, method
 from ..data import Pairs, TextPairs, ToyPairs, toy_examples
 from ..module import LoraSpec, StreamingTraining, TextPretraining, whole_text
 from ..segments import Batch
-from ..stream import open_checkpoint
 from ..toy import Language
 from .double import Double
 from .runs import (
@@ -315,7 +315,7 @@ def test_text_files_train_a_model_with_its_own_tokenizer(tmp_path, monkeypatch, 
 
     monkeypatch.chdir(tmp_path)  # gpe.json names the base: on the hub an id, here a folder
     for name in (None, str(base)):
-        model, found, about = open_checkpoint("run/model", name)
+        model, found, about = open_checkpoint("run/model", "gpe.json", name)
         assert about["trained_from"] == "tiny-base" and about["arm_name"] == "group" and about["data.ks"] == [3]
         assert (about["steps"], about["attn_implementation"], about["revision"]) == (2, "sdpa", None)
         assert found("the cat")["input_ids"] == tokens("the cat")["input_ids"]
