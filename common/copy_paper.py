@@ -17,7 +17,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from .runs.sources import ROOT, data_of, reached
+from .runs.sources import ROOT, data_of, imported_modules, reached
 
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "lightning_logs", ".*")
 
@@ -101,6 +101,14 @@ def needed_files(root, paper):
     return sorted(file.relative_to(root) for file in code | data_of(code))
 
 
+def shared_by_tests(root, paper):
+    """Files of tests/ that the paper's own tests import, relative to root, sorted."""
+    folder = root / "papers" / paper
+    names = {name for file in folder.rglob("*.py") for name in imported_modules(file, ".".join(file.parent.relative_to(root).parts))}
+    files = {Path(*name.split(".")).with_suffix(".py") for name in names if name.startswith("tests.")}
+    return sorted(file for file in files if (root / file).is_file())
+
+
 def requirements(root):
     """Pinned versions of uv.lock, with markers, without hashes and hosts. Needs uv (in .venv)."""
     export = "export --quiet --frozen --no-emit-project --no-hashes --no-annotate --no-header"
@@ -165,7 +173,8 @@ def copy_paper(paper, destination, root=ROOT):
             shutil.copy2(root / name, new / name)
         shutil.copy2(root / "tests" / "conftest.py", new / "conftest.py")  # no network in tests
         (new / "tests").mkdir()
-        shutil.copy2(root / "tests" / "numerics.py", new / "tests" / "numerics.py")
+        for file in shared_by_tests(root, paper):
+            shutil.copy2(root / file, new / file)
         (new / "pytest.ini").write_text(pytest_ini(root))
         (new / "requirements.txt").write_text(requirements(root))
         (new / "Makefile").write_text(MAKEFILE.format(paper=paper))

@@ -257,6 +257,7 @@ def tree(tmp_path):
         "papers/a/method.py": "",
         "papers/a/eval.py": "from common import flops\ndef f():\n    import common.data.prose",
         "papers/a/results/one.json": "{}",
+        "papers/a/tests/test_method.py": "from tests.numerics import close",
         "papers/a/results/.scratch/two.json": "{}",
         "papers/b/method.py": "from common import unused",
         "common/__init__.py": "",
@@ -275,6 +276,7 @@ def tree(tmp_path):
         "common/claims/records.py": "",
         "tests/conftest.py": "",
         "tests/numerics.py": "",
+        "tests/of_others.py": "",
         "LICENSE": "",
         "CITATION.cff": "",
         ".gitignore": "",
@@ -295,8 +297,9 @@ def test_copy_takes_what_is_imported_and_no_more(tree, tmp_path, monkeypatch):
         "common/data/topics.txt", "common/schema.json", "common/trained/seed0/config.json",
     }  # fmt: skip
     assert {name for name in copied if name.startswith("papers/")} == {
-        "papers/a/method.py", "papers/a/eval.py", "papers/a/results/one.json",
+        "papers/a/method.py", "papers/a/eval.py", "papers/a/results/one.json", "papers/a/tests/test_method.py",
     }  # fmt: skip
+    assert {name for name in copied if name.startswith("tests/")} == {"tests/numerics.py"}
     ini = (dest / "pytest.ini").read_text()
     assert "timeout = 3\n" in ini and "testpaths = papers\n" in ini and "    -x\n    -q\n" in ini
     assert "a state without a commit" in (dest / "README.md").read_text()

@@ -292,10 +292,12 @@ class TwoPartCache(Cache):
                 cut = slice(layer.middle, layer.middle + layer.n_target)
                 layer.keys[..., cut, :] = change(layer.keys[..., cut, :])
 
-    def fork(self) -> TwoPartCache:
-        """A second cache with the same source and an empty target; the states are copied, and grow apart from here."""
+    def fork(self, target: bool = False) -> TwoPartCache:
+        """A second cache with the same source and an empty or the same target; the states are copied, and grow apart from here."""
         new = TwoPartCache(self.config, self.layers[0].start)
         for old, layer in zip(self.layers, new.layers):
             if old.keys is not None:
                 layer.update(*old.part("source"))  # a new layer reads
+                if target:
+                    TwoPartLayer(buffers=layer.buffers, mode=WRITE).update(*old.part("target"))
         return new

@@ -3,25 +3,24 @@
     ToyPairs       the generated languages of toy.py, the default (seconds)
     TextPairs      two line-aligned text files, e.g. Multi30k, or a hub data set of translations, e.g. IWSLT-17
     SpokenWords    synthesised or recorded words: the source is audio
-All cut both sides into units (segments.py) and draw a wait-k for every example, a function of (seed, place in the
+All cut both sides into units (common/streaming/units.py) and draw a wait-k for every example, a function of (seed, place in the
 stream): the same whatever the batch, the devices, or a restart. What comes of it: common/training/steps.py.
 """
 
 from __future__ import annotations
 
 import gzip
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from common.errors import DataError, SetupError
 from common.seeds import seed_of
+from common.streaming.units import Example
 from common.training.steps import StepData
 
-from .segments import Batch, Example
+from .segments import Batch
 from .toy import SOURCE, SOURCE_END, TARGET, TARGET_END, Language, spell
 
 
@@ -172,7 +171,7 @@ def cut_all(cut: Callable[[str, str], Example], pairs: Sequence[tuple[str, str]]
 
 
 class TextPairs(StreamData):
-    """Translation pairs, cut into words under the tokenizer's own chat template (template.py).
+    """Translation pairs, cut into words under the tokenizer's own chat template.
 
     train, validation: [source file, target file]; or null, and path, name, revision, languages name a hub data set.
     instruction: the system turn. max_tokens: pairs with more source and target tokens are left out, and their number said.
@@ -204,7 +203,7 @@ class TextPairs(StreamData):
             self.pairs("validation")
 
     def examples(self) -> tuple[Sequence[Example], Sequence[Example]]:
-        from .template import Template
+        from common.streaming.units import Template
 
         cut = Template.of(self.tokenizer(), self.instruction).example
         return (self._cut(cut, self.pairs("train")), self._cut(cut, self.pairs("validation")[: self.val_samples]))
@@ -223,24 +222,6 @@ class TextPairs(StreamData):
 
 # -- speech ------------------------------------------------------------------------------------------------
 SPECIAL = (SOURCE, SOURCE_END, TARGET, TARGET_END)  # ids 0 .. 3; words follow in alphabetical order
-
-
-def spoken_example(utterance, words: dict[str, int], stack: int, chunk_tokens: int) -> Example:
-    """An utterance as source frames in chunks and target words. words: ids. stack: frames a token; unit = one chunk."""
-    from common.data.speech import log_mel, stacked
-
-    frames = stacked(log_mel(utterance.waveform, utterance.rate), stack)
-    n, width = frames.shape
-    chunks = [min(chunk_tokens, n - start) for start in range(0, n, chunk_tokens)]
-    features = torch.zeros(n + 2, width)
-    features[1 : n + 1] = frames
-    source = torch.full((n + 2,), -1)
-    source[0], source[-1] = SPECIAL.index(SOURCE), SPECIAL.index(SOURCE_END)
-    total = 1000 * len(utterance.waveform) / utterance.rate
-    ends = [min(20.0 * stack * heard, total) for heard in itertools.accumulate(chunks)]
-    target = [SPECIAL.index(TARGET), *(words[w] for w in utterance.words), SPECIAL.index(TARGET_END)]
-    return Example(source, (1, *chunks, 1), torch.tensor(target), (1,) * len(target), text="", features=features,
-                   reference=" ".join(utterance.words), unit_ends=tuple(ends))
 
 
 class SpokenWords(StreamData):
@@ -269,10 +250,14 @@ class SpokenWords(StreamData):
             raise SetupError(f"data.bank {self.bank}: {error}") from error
 
     def cut(self, bank, count: int, first: int) -> list[Example]:
-        from common.data.speech import utterance
+        """Utterances `first` and on, as examples: the words that are spoken are the target, each a unit of one id."""
+        from common.streaming.audio import spoken_examples
 
         ids = {word: len(SPECIAL) + i for i, word in enumerate(bank.words)}
-        return [spoken_example(utterance(bank, first + i, self.seed), ids, self.stack, self.chunk_tokens) for i in range(count)]
+        source, source_end, target, target_end = range(len(SPECIAL))
+        return spoken_examples(bank, range(first, first + count), [source], [source_end],
+                               lambda spoken: [[target], *([ids[word]] for word in spoken.words), [target_end]],
+                               self.seed, self.stack, self.chunk_tokens)
 
     def examples(self) -> tuple[list[Example], list[Example]]:
         train, test = self.banks()

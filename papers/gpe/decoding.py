@@ -18,42 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from common.masks import for_attention
+from common.streaming.units import Example
+from common.streaming.words import Boundary
 
 from .method import TWO_FRAMES, Arm, check_model, inverse_frequencies, sliding_window
-from .segments import Example
-
-
-class Boundary(NamedTuple):
-    """How words end. kind: "ends" or "opens"; table (V,) bool: token is the last, or the first, of its word.
-
-    stop: id that ends the text. banned: ids that are never written (other special tokens).
-    """
-
-    kind: str
-    table: Tensor
-    stop: int
-    banned: tuple[int, ...] = ()
-
-    @staticmethod
-    def of_tokenizer(tokenizer, stop: int) -> Boundary:
-        """For any tokenizer that marks where words begin (a leading blank: Ġ, ▁) or go on (##), from its vocabulary."""
-        pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        marks = [mark for mark in ("Ġ", "▁") if sum(p is not None and p.startswith(mark) for p in pieces) > 1]
-        if marks:
-            opens = [p is not None and p.startswith(marks[0]) for p in pieces]
-        elif any(p is not None and p.startswith("##") for p in pieces):
-            opens = [p is not None and not p.startswith("##") for p in pieces]
-        else:
-            raise ValueError("the tokenizer marks neither a word's beginning (Ġ, ▁) nor its going on (##), so words "
-                             "cannot be told apart while they are written; use another tokenizer, or units of characters")
-        banned = tuple(i for i in tokenizer.all_special_ids if i != stop)
-        return Boundary("opens", torch.tensor(opens), stop, banned)
 
 
 @dataclass
@@ -80,8 +53,9 @@ def stream(model: nn.Module, arm: Arm, examples: Sequence[Example], boundary: Bo
     """Greedy wait-k streaming of all examples as one batch; only source, its units and v_0 of an example are used.
 
     k None reads everything first: batch processing with the arm's ids. max_target: target tokens at most, prompt
-    included, for all or for each. forced: write the example's own target, whatever the model prefers (for tests and
-    timing). project(features) -> embeddings, for sources with frames. Raises TypeError and ValueError as method.forward.
+    included, for all or for each. An empty source (no unit between u_0 and the end) has an empty answer. forced: write the
+    example's own target, whatever the model prefers (for tests and timing). project(features) -> embeddings, for sources
+    with frames. Raises TypeError and ValueError as method.forward.
     """
     check_model(model, arm)
     return _Streams(model, arm, examples, boundary, k, max_target, forced, keep_logits, project).run()
@@ -118,7 +92,7 @@ class _Streams:
         self.written = self.goal[:, None].expand(-1, width).clone()
         self.started = torch.zeros(n, dtype=torch.bool)  # the first READ is over
         self.must_open = torch.zeros(n, dtype=torch.bool)
-        self.done = torch.zeros(n, dtype=torch.bool)
+        self.done = (self.units == 2) & (not forced)  # an empty source has an empty answer
         self.is_source = torch.zeros(n, 0, dtype=torch.bool)
         self.alive = torch.zeros(n, 0, dtype=torch.bool)
         self.out = [Streamed() for _ in examples]

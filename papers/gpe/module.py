@@ -20,11 +20,11 @@ from common.errors import SetupError
 from common.files import write_json
 from common.models import Loaded, ModelSpec, load
 from common.seeds import seed_of
+from common.streaming.audio import CausalEncoder
 from common.training.module import StepTraining, gather_whole
 
 from . import method
 from .segments import Batch
-from .speech import AudioEncoder
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class GPETraining(StepTraining):
             except (TypeError, ValueError) as error:
                 raise SetupError(f"model.base {self.source.get('name')}: {error}") from error
             if self.features is not None:
-                self.projector = AudioEncoder(self.features, model.config.hidden_size)
+                self.projector = CausalEncoder(self.features, model.config.hidden_size)
         self.model.train()
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -111,7 +111,7 @@ class GPETraining(StepTraining):
             return batch.source
         if self.projector is None:
             raise SetupError("the data has audio frames; set model.features to their size")
-        return self.projector.join(batch, self.model.get_input_embeddings())
+        return self.projector.join(batch.source, batch.features, self.model.get_input_embeddings())
 
     def losses(self, micro: dict) -> dict[str, Tensor]:
         return {"loss": self.loss_sum(micro["batch"])[0] / self.step_tokens(micro)}

@@ -1,7 +1,4 @@
-"""The committed recognisers of spoken words (batch training, a minute and a half of CPU each), and how their streams are scored.
-
-Apart from speech.py, which trainings on text import, too: they do not depend on these weights.
-"""
+"""The committed recognisers of spoken words (batch training, a minute and a half of CPU each), and how their streams are scored."""
 
 from __future__ import annotations
 
@@ -15,14 +12,15 @@ from common.benchmarks.speech import wer
 from common.benchmarks.translation import latency
 from common.files import write_json
 from common.models import ModelSpec, load
+from common.streaming.audio import CausalEncoder
+from common.streaming.units import Example
+from common.streaming.words import Boundary
 from common.training.fit import fit
 
 from . import method
 from .data import SPECIAL, SpokenWords
-from .decoding import Boundary, stream
+from .decoding import stream
 from .module import StreamingTraining
-from .segments import Example
-from .speech import AudioEncoder
 from .toy import CONFIG, TARGET_END, Recipe
 
 RECOGNISERS = Path(__file__).parent / "standins-speech"
@@ -40,7 +38,7 @@ def recogniser(seed: int, folder: Path | None = None):
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder.name} of standins-speech/ is missing: restore it or run `make standins-gpe`")
     loaded = load(ModelSpec(str(folder)))
-    encoder = AudioEncoder(FEATURES, loaded.model.config.hidden_size)
+    encoder = CausalEncoder(FEATURES, loaded.model.config.hidden_size)
     encoder.load_state_dict({name: t.float() for name, t in load_file(folder / "encoder.safetensors").items()})
     return loaded, encoder
 
@@ -53,7 +51,7 @@ def test_utterances(seed: int, bank: str, count: int) -> tuple[list[Example], li
     return source.cut(recordings, count, 10**9), recordings.words
 
 
-def speech_scores(model: nn.Module, encoder: AudioEncoder, arm: method.Arm, seed: int, bank: str, count: int, ks) -> dict[str, dict]:
+def speech_scores(model: nn.Module, encoder: CausalEncoder, arm: method.Arm, seed: int, bank: str, count: int, ks) -> dict[str, dict]:
     """{"1": {...}, ..., "batch": {...}}: WER, and latency in ms of the audio heard when each word was written."""
     examples, words = test_utterances(seed, bank, count)
     boundary = Boundary("ends", torch.ones(len(SPECIAL) + len(words), dtype=torch.bool), SPECIAL.index(TARGET_END),

@@ -7,11 +7,12 @@ import functools
 from torch import nn
 
 from common.benchmarks.translation import bleu_from_statistics, latency, sentence_statistics
+from common.streaming.units import Example
+from common.streaming.words import Boundary
 
 from . import method
 from .data import toy_examples
-from .decoding import Boundary, stream
-from .segments import Example
+from .decoding import stream
 from .toy import TARGET_END, Language
 
 TEST_FROM = 2 * 10**6  # number of the first test sentence: no training sentence is tested
@@ -22,7 +23,7 @@ def scores(hypotheses: list[str], delays: list[list[int]], examples: list[Exampl
     """BLEU, exact matches and latency of one decoded set. statistics: per sentence, for paired bootstrap."""
     references = [e.reference for e in examples]
     statistics = sentence_statistics(hypotheses, references, tokenize)
-    found = latency(delays, [e.n_words for e in examples], [len(r.split()) for r in references])
+    found = latency(delays, [e.n_units for e in examples], [len(r.split()) for r in references])
     return {
         "bleu": bleu_from_statistics(statistics.sum(0)),
         "exact": sum(h == r for h, r in zip(hypotheses, references)) / len(references),

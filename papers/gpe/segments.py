@@ -1,66 +1,28 @@
-"""Sentences as units of tokens, and batches of them with their read/write history.
+"""Batches of sentence pairs with their read/write history.
 
-    source   u_0 (instruction), u_1 .. u_n (words), u_{n+1} (end of the user's turn)
-    target   v_0 (the assistant's opening), v_1 .. v_m (words), v_{m+1} (end)
-
-`Example` holds one pair as token ids with the number of tokens of every unit; for speech the source holds frames of
-features in place of ids. `Batch.of` pads examples, lets a wait-k policy decide what each target row sees, and gives the
-`Layout` that method.py works on.
+A pair is an `Example` of common/streaming/units.py: a source of units u_0 (instruction), u_1 .. u_n (words), u_{n+1} (end of
+the user's turn) and a target of units v_0 (the assistant's opening), v_1 .. v_m (words), v_{m+1} (end). `readable` lets
+wait-k decide how much source each target unit sees; `Batch.of` pads examples and gives the `Layout` that method.py works on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from common.masks import visible_tokens, wait_k
+from common.streaming.units import Example
 
 from .method import Arm, Layout
 
 
-@dataclass(frozen=True)
-class Example:
-    """One source and its target, in tokens.
-
-    source: ids (S,); -1 where the token is a frame of `features` (S, F). source_units, target_units: tokens of
-    u_0 .. u_{n+1} and of v_0 .. v_{m+1}. text: the source as a user wrote it; reference: the target.
-    Raises ValueError when units and tokens do not add up.
-    """
-
-    source: Tensor
-    source_units: tuple[int, ...]
-    target: Tensor
-    target_units: tuple[int, ...]
-    text: str = ""
-    reference: str = ""
-    features: Tensor | None = None
-    unit_ends: tuple[float, ...] = field(default=())  # speech: when each source unit has been heard, ms
-
-    def __post_init__(self) -> None:
-        for name, tokens, units in (("source", self.source, self.source_units),
-                                    ("target", self.target, self.target_units)):
-            if sum(units) != len(tokens) or len(units) < 2 or min(units) < 1:
-                raise ValueError(f"example {self.text[:40]!r}: {name} has {len(tokens)} tokens in units {list(units)}; "
-                                 "units must add up and none may be empty (the first is the prompt, the last the end)")
-
-    @property
-    def n_words(self) -> int:
-        """Source units between the instruction and the end marker: |x| of the latency metrics."""
-        return len(self.source_units) - 2
-
-    def readable(self, k: int | None) -> Tensor:
-        """Source units that v_0 .. v_{m+1} may see: u_0 and g(j); v_0 is written with the first word."""
-        g = 1 + wait_k(k, len(self.source_units) - 1, len(self.target_units) - 1)
-        return torch.cat([g[:1], g])
-
-    @staticmethod
-    def of_units(source: Sequence[Sequence[int]], target: Sequence[Sequence[int]], **more) -> Example:
-        """From lists of token ids, one list a unit."""
-        return Example(torch.tensor([t for u in source for t in u]), tuple(map(len, source)),
-                       torch.tensor([t for u in target for t in u]), tuple(map(len, target)), **more)
+def readable(example: Example, k: int | None) -> Tensor:
+    """Source units that v_0 .. v_{m+1} may see, int64 (m + 2,): u_0 and g(j) more; v_0 is written with the first word."""
+    g = 1 + wait_k(k, len(example.source_units) - 1, len(example.target_units) - 1)
+    return torch.cat([g[:1], g])
 
 
 @dataclass
@@ -83,14 +45,14 @@ class Batch:
         """
         visible, written, lengths, scored = [], [], [], []
         for b, (example, k) in enumerate(zip(examples, ks, strict=True)):
-            readable = example.readable(k)
-            seen = [visible_tokens(example.source_units, example.target_units, readable, shift) for shift in (True, False)]
+            path = readable(example, k)
+            seen = [visible_tokens(example.source_units, example.target_units, path, shift) for shift in (True, False)]
             rows = torch.zeros(len(example.target), dtype=torch.bool)
             rows[example.target_units[0] :] = True
             length = len(example.source)
             if arm is not None and arm.refresh:
                 unit = words[b]
-                length = sum(example.source_units[: int(readable[unit])])
+                length = sum(example.source_units[: int(path[unit])])
                 first = sum(example.target_units[:unit])
                 rows[:first] = False
                 rows[first + example.target_units[unit] :] = False

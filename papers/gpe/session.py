@@ -1,11 +1,9 @@
 """One live stream: `read` a source unit when it comes, `write` a target word when the policy says so.
 
-The paper's decoding (spec 3.6) with a source cache and a target cache (`common/streaming/caches.py`): a READ encodes the new
-source tokens against the source alone, a WRITE the new target tokens against both. After a READ the last target token
-is fed again, because what it predicts may now see more; nothing else is ever encoded twice. `counts` says what was done:
-
-    fed      tokens that went through the model            rotated   cached keys that were turned (position re-encoding)
-    pairs    (query, key) pairs attended                   reads, writes, bytes (of the cache)
+The paper's decoding (spec 3.6): a READ encodes the new source tokens against the source alone, a WRITE the new target tokens
+against both, which `common/streaming/two_streams.py` does and counts. Here stand words and arms: a WRITE feeds tokens until a
+word has ended. After a READ the last target token is fed again, because what it predicts may now see more; nothing else is
+ever encoded twice.
 
 The arms that keep source and target apart run here, and the two re-encoding baselines: "reencoded" turns the cached
 target keys at each READ, `refresh` encodes the whole target again. Interleaved-streaming keeps one cache in order of
@@ -15,25 +13,16 @@ arrival. `decoding.stream` does all this for a batch; a test holds the two equal
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from common.streaming.caches import TwoPartCache
+from common.streaming.two_streams import Counts, TwoStreams
+from common.streaming.words import Boundary
 
-from .decoding import Boundary
 from .method import Arm, check_model, inverse_frequencies, rotate, rotation
-
-
-@dataclass
-class Counts:
-    fed: int = 0
-    pairs: int = 0
-    rotated: int = 0
-    reads: int = 0
-    writes: int = 0
 
 
 class Chosen(NamedTuple):
@@ -52,9 +41,9 @@ class Word(NamedTuple):
 
 class Session:
     """A stream in progress. opening: ids of v_0. max_word: tokens of one word at most, a guard against a model that
-    never ends one (`Word.ended` is then True and `truncated` is set).
+    never ends one (`Word.ended` is then True and `truncated` is set). ended: nothing more will come. truncated: it was cut.
 
-    Raises TypeError and ValueError as `method.check_model` and `TwoPartCache`.
+    Raises TypeError and ValueError as `method.check_model` and `TwoStreams`.
     """
 
     def __init__(self, model: nn.Module, arm: Arm, boundary: Boundary, opening: Sequence[int], max_word: int = 32):
@@ -64,39 +53,33 @@ class Session:
                              "decoding.stream runs the others")
         self.model, self.arm, self.boundary, self.max_word = model, arm, boundary, max_word
         self.opening = list(opening)
-        self.cache = TwoPartCache(model.config)
+        self.streams = TwoStreams(model, arm.phi)
         self.frequencies = inverse_frequencies(model) if arm.two_frames else None
         self.target: list[Chosen] = []  # fed, in order
         self.pending: list[Chosen] = []  # chosen, not fed yet
-        self.counts, self.ended, self.truncated = Counts(), False, False
+        self.ended, self.truncated = False, False
         self._at_frame = 0
         self._last_word: int | None = None
         self._must_open = False
 
     @property
-    def device(self):
-        return next(self.model.parameters()).device
+    def cache(self) -> TwoPartCache:
+        return self.streams.cache
+
+    @property
+    def counts(self) -> Counts:
+        return self.streams.counts
 
     # -- READ ------------------------------------------------------------------------------------
-    @torch.no_grad()
     def read(self, unit: Sequence[int] | Tensor) -> None:
-        """Encodes one source unit: token ids, or embeddings (tokens, width). May run ahead of what is written."""
-        unit = torch.as_tensor(unit, device=self.device)
-        if not len(unit):
-            raise ValueError("read: a unit without tokens")
-        start, n = self.cache.source_length, len(unit)
-        ids = torch.arange(start, start + n, device=self.device)
-        if self.arm.positions in ("no_source", "none"):
-            ids = torch.zeros_like(ids)
-        inputs = {"inputs_embeds": unit[None]} if unit.is_floating_point() else {"input_ids": unit[None]}
-        with self.cache.reading():
-            self.model(**inputs, position_ids=ids[None], past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        self.counts.reads += 1
-        self.counts.fed += n
-        self.counts.pairs += n * start + n * (n + 1) // 2
+        """Encodes one source unit: token ids, or embeddings (tokens, width). May run ahead of what is written.
+
+        Raises ValueError for a unit without tokens.
+        """
+        constant = self.arm.positions in ("no_source", "none")
+        self.streams.read(unit, torch.zeros(len(unit), dtype=torch.int64) if constant else None)
 
     # -- WRITE -----------------------------------------------------------------------------------
-    @torch.no_grad()
     def write(self, more_source: bool = True) -> Word:
         """The next word, seeing all source read so far. more_source: whether a READ will follow this word.
 
@@ -132,7 +115,6 @@ class Session:
             if len(word) >= self.max_word:
                 self.ended = self.truncated = True
                 break
-        self.counts.writes += 1
         return Word(word, self.ended)
 
     def _keep(self, token: int) -> None:
@@ -162,32 +144,26 @@ class Session:
         if read == self._at_frame:
             return
         if self.arm.two_frames and self.target:
-            turn = torch.tensor([read - self._at_frame], device=self.device)
+            turn = torch.tensor([read - self._at_frame], device=self.streams.device)
             cos, sin = rotation(turn, self.frequencies)
-            self.cache.map_target_keys(lambda keys: rotate(keys, cos, sin))
-            self.counts.rotated += self.cache.target_length
+            self.streams.change_target_keys(lambda keys: rotate(keys, cos, sin))
         if self.arm.refresh:
-            self.cache.drop_target()
+            self.streams.take_back()
             self.pending = self.target + self.pending
             self.target = []
         elif not self.pending and self.target:
-            self.cache.drop_target(1)
+            self.streams.take_back(1)
             self.pending = [self.target.pop()]
         self._at_frame = read
 
     def _feed_pending(self) -> Tensor:
         """Feeds chosen target tokens; logits (V,) of the last one."""
-        n, read, before = len(self.pending), self.cache.source_length, self.cache.target_length
+        before = self.cache.target_length
         ids = [self._position(before + i, chosen.written) for i, chosen in enumerate(self.pending)]
-        with self.cache.writing():
-            out = self.model(input_ids=torch.tensor([[chosen.token for chosen in self.pending]], device=self.device),
-                             position_ids=torch.tensor([ids], device=self.device),
-                             past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        self.counts.fed += n
-        self.counts.pairs += n * (read + before) + n * (n + 1) // 2
+        logits = self.streams.feed([chosen.token for chosen in self.pending], positions=ids)
         self.target += self.pending
         self.pending = []
-        return out.logits[0, -1].float()
+        return logits[-1].float()
 
     def _position(self, t: int, written: int) -> float:
         kind, phi = self.arm.positions, self.arm.phi
@@ -204,14 +180,19 @@ def run(session: Session, units: Iterable[Sequence[int] | Tensor], ending: Seque
     """Wait-k over a source that arrives unit by unit: yields (tokens of a word, words read by then) as they come.
 
     units: the instruction first, then the words, as an iterator that may block. ending: ids of the end marker, read
-    as one more unit when the source has ended. k None: reads everything first.
+    as one more unit when the source has ended. k None: reads everything first. An empty source has an empty answer. After
+    max_words the text is cut: `session.truncated` is set, and `session.ended` is not.
     """
     units = iter(units)
-    session.read(next(units))
+    if (instruction := next(units, None)) is not None:
+        session.read(instruction)
     read, open_source, written = 0, True, 0
     while not session.ended and written < max_words:
         while open_source and (k is None or read < k + written):
             unit = next(units, None)
+            if unit is None and not read:
+                session.ended = True
+                return
             if unit is None:
                 session.read(ending)
                 open_source = False
@@ -222,3 +203,4 @@ def run(session: Session, units: Iterable[Sequence[int] | Tensor], ending: Seque
         if word.tokens:
             written += 1
             yield word.tokens, read
+    session.truncated |= not session.ended

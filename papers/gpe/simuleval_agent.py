@@ -11,15 +11,16 @@ once the source has ended, so that words and delays are those of `session.run` a
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 from common.masks import wait_k
+from common.streaming.live import open_checkpoint
+from common.streaming.units import Template
+from common.streaming.words import Boundary
 
 from . import method
-from .decoding import Boundary
 from .session import Session
-from .stream import open_checkpoint
-from .template import Template
 
 
 class WaitK:
@@ -51,6 +52,9 @@ class WaitK:
                 self._words.append(source[self.read])
                 self.session.read(next(self._units))
                 self.read += 1
+            elif finished and not self.read:  # an empty source has an empty answer
+                self.session.ended = True
+                return "", True
             elif finished:
                 self.session.read(self.template.ids(self.template.user_end))
                 self.open = False
@@ -61,7 +65,8 @@ class WaitK:
         self._tokens += word.tokens
         text = self.tokenizer.decode(self._tokens, skip_special_tokens=True).lstrip()
         new, self._shown = text[self._shown :].strip(), len(text)
-        return new, self.session.ended or self.written >= self.max_words
+        self.session.truncated |= self.written >= self.max_words and not self.session.ended
+        return new, self.session.ended or self.session.truncated
 
 
 @functools.cache
@@ -77,7 +82,7 @@ def _agent_class() -> type:
         """Wait-k by group position encoding, or by any arm that a session runs."""
 
         def __init__(self, args: Any):
-            model, tokenizer, about = open_checkpoint(args.checkpoint, args.base)
+            model, tokenizer, about = open_checkpoint(args.checkpoint, "gpe.json", args.base)
             arm = method.arm(args.arm or about.get("arm_name") or "group",
                              args.phi if args.phi is not None else about.get("phi", 0.0))
             instruction = args.instruction if args.instruction is not None else about.get("data.instruction") or ""
@@ -101,6 +106,8 @@ def _agent_class() -> type:
         def policy(self, states: Any = None):
             states = self.states if states is None else states
             found = self.wait_k.act(list(states.source), states.source_finished)
+            if self.wait_k.session.truncated:
+                print("gpe: the model did not end its text, or a word; its sentence was cut", file=sys.stderr)
             return ReadAction() if found is None else WriteAction(found[0], finished=found[1])
 
     GPEAgent.__module__, GPEAgent.__qualname__ = __name__, "GPEAgent"

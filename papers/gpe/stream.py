@@ -4,96 +4,25 @@
 
 --checkpoint is a folder that training wrote (weights or adapter, tokenizer, gpe.json) or any causal model with a
 tokenizer: a local folder or a hub id. Every line is a sentence; its words may arrive one by one, and target words are
-printed as soon as the wait-k policy lets them be written. --show latency prints after how many source words each was.
+printed as soon as the wait-k policy lets them be written, a line for a line (an empty one for an empty one). --show latency
+prints after how many source words each was.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import select
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
 from common.errors import ModelError
 from common.masks import wait_k
-from common.models import ModelSpec, load
+from common.streaming.live import open_checkpoint, units_of
+from common.streaming.units import Template
+from common.streaming.words import Boundary
 
 from . import method
-from .decoding import Boundary
 from .session import Session, run
-from .template import Template
-
-
-def words_of(stream, codec: str = "utf-8") -> Iterator[Iterator[str]]:
-    """An iterator of sentences, each an iterator of words that ends with its line; words come as they are written."""
-    tail, at_end, number = b"", False, stream.fileno()
-
-    def more() -> bool:
-        nonlocal tail, at_end
-        if at_end:
-            return False
-        select.select([number], [], [])  # wakes up with the first byte, not with a full buffer
-        new = os.read(number, 4096)
-        at_end = not new
-        tail += new
-        return True
-
-    def words() -> Iterator[str]:
-        nonlocal tail
-        while True:
-            text = tail.lstrip(b" \t\r")
-            cut = min((i for i in (text.find(c) for c in (b" ", b"\t", b"\r", b"\n")) if i >= 0), default=-1)
-            if text.startswith(b"\n"):
-                tail = text[1:]
-                return
-            if cut > 0:
-                word, tail = text[:cut], text[cut:]
-                yield word.decode(codec, errors="replace")
-            elif not more():
-                tail = b""
-                if text:
-                    yield text.decode(codec, errors="replace")
-                return
-
-    while not at_end or tail.strip():
-        tail = tail.lstrip()  # blank lines are no sentences
-        if not tail and not more():
-            return
-        if tail.strip():
-            tail = tail.lstrip()
-            yield words()
-        elif at_end:
-            return
-
-
-def open_checkpoint(name: str, base: str | None = None):
-    """(model, tokenizer, gpe.json or {}). An adapter is put on its base model: --base, or what gpe.json names.
-
-    Raises ModelError for what cannot be opened.
-    """
-    folder = Path(name).expanduser()
-    about = json.loads((folder / "gpe.json").read_text()) if (folder / "gpe.json").is_file() else {}
-    if (folder / "adapter_config.json").is_file():
-        if not (folder / "adapter_model.safetensors").is_file():
-            raise ModelError(f"{folder.name} has no adapter_model.safetensors; pickled adapters are not opened")
-        from peft import PeftModel
-        from transformers import AutoTokenizer
-
-        base = base or about.get("trained_from")
-        if not base:
-            raise ModelError(f"{folder.name} is an adapter and does not say of which model: give --base")
-        loaded = load(base)
-        tokenizer = loaded.tokenizer or AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return PeftModel.from_pretrained(loaded.model, str(folder)).merge_and_unload().eval(), tokenizer, about
-    loaded = load(ModelSpec(name))
-    if loaded.tokenizer is None:
-        raise ModelError(f"{name} has no tokenizer; put its files into the folder")
-    return loaded.model, loaded.tokenizer, about
 
 
 def translate(model, tokenizer, arm, k: int | None, instruction: str, sentences, out, show_latency: bool = False,
@@ -113,10 +42,9 @@ def translate(model, tokenizer, arm, k: int | None, instruction: str, sentences,
             shown = len(text)
         out.write("\n")
         out.flush()
-        for _ in sentence:  # the text may have been ended before its source
-            pass
         if session.truncated:
-            print("gpe: the model did not end a word; its sentence was cut", file=sys.stderr)
+            what = "a word" if session.ended else f"its text within {max_words} words"
+            print(f"gpe: the model did not end {what}; its sentence was cut", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -136,10 +64,10 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--k {options.k}: at least 1, or 0 to read everything first")
         k = options.k or None
         wait_k(k, 1, 0)
-        model, tokenizer, about = open_checkpoint(options.checkpoint, options.base)
+        model, tokenizer, about = open_checkpoint(options.checkpoint, "gpe.json", options.base)
         name = options.arm or about.get("arm_name") or "group"
         arm = method.arm(name, options.phi if options.phi is not None else about.get("phi", 0.0))
-        translate(model, tokenizer, arm, k, options.instruction, words_of(sys.stdin), sys.stdout,
+        translate(model, tokenizer, arm, k, options.instruction, units_of(sys.stdin), sys.stdout,
                   options.show == "latency")
     except (ModelError, ValueError, TypeError) as error:
         print(f"gpe stream: {error}", file=sys.stderr)

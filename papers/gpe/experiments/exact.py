@@ -13,11 +13,12 @@ import torch
 
 from common.masks import wait_k
 from common.models import load, tiny
+from common.streaming.units import Example
+from common.streaming.words import Boundary
 
 from .. import method
 from ..analytic import EXAMPLE, QWEN25_3B, Cost, Sentence, delays
-from ..decoding import Boundary, stream
-from ..segments import Example
+from ..decoding import stream
 from ..session import Chosen, Session
 
 OPENS, INSIDE, STOP = 1, 2, 0  # in the vocabulary of two kinds of token: one opens a word, one goes on in it

@@ -17,14 +17,15 @@ from pathlib import Path
 from common.files import data_file
 from common.models import Loaded, ModelSpec, load
 from common.runs.jobs import Job
+from common.streaming.units import Template
+from common.streaming.words import Boundary
 from common.training.fit import fit
 
 from .. import method
 from ..data import TextPairs, read_pairs
-from ..decoding import Boundary, stream
+from ..decoding import stream
 from ..module import StreamingTraining, TextPretraining
 from ..scoring import scores
-from ..template import Template
 from ..toy import CHAT, PAD, SOURCE, SOURCE_END, TARGET, TARGET_END, UNKNOWN
 
 LANGUAGES, KS = ("de", "fr"), (1, 3, 5, 7)

@@ -21,12 +21,12 @@ from torch import nn
 from common.benchmarks.translation import bleu, latency
 from common.models import Loaded, ModelSpec, load
 from common.progress import progress
+from common.streaming.units import Example, Template
+from common.streaming.words import Boundary
 
 from .. import data, method
-from ..decoding import Boundary, Streamed, stream
-from ..segments import Example
+from ..decoding import Streamed, stream
 from ..session import Session, run
-from ..template import Template
 
 BATCH = 32
 LONGEST = 3, 64  # target tokens at most: 3 a source token, and 64
@@ -100,7 +100,7 @@ def evaluate(loaded: Loaded, arm: method.Arm, examples: Sequence[Example], templ
     streams = translate(loaded.model, arm, examples, boundary, template, k)
     references = [example.reference for example in examples]
     quality = bleu([s.text(loaded.tokenizer) for s in streams], references, "13a")
-    lag = latency([s.delays for s in streams], [e.n_words for e in examples], [len(r.split()) for r in references])
+    lag = latency([s.delays for s in streams], [e.n_units for e in examples], [len(r.split()) for r in references])
     return {"bleu": quality["score"], "signature": quality["signature"], "n": quality["n"],
             "truncated": sum(s.truncated for s in streams), **{name: lag[name] for name in ("AL", "LAAL", "AP", "DAL")}}
 

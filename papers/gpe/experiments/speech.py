@@ -1,7 +1,7 @@
 """The claims in the small, on speech: a recogniser of spoken words is taught to write while it hears.
 
 Per seed: utterances of three to seven words in random order, spoken by espeak-ng in sixteen voices with pauses and noise
-(common/data/speech.py), a causal encoder of log-mel frames (speech.py) in front of a Llama of 0.3 M parameters, trained
+(common/data/speech.py), a causal encoder of log-mel frames (common/streaming/audio.py) in front of a Llama of 0.3 M parameters, trained
 on whole utterances (`standins-speech/`, committed; `make standins-gpe` trains it again). Copies of it are tuned with group
 ids at several offsets phi and recognise unseen utterances chunk by chunk at every k. k counts chunks of 480 ms.
 With NINEFOLD_DATA the same is done with recorded digits (Free Spoken Digit Dataset), trained and tested on disjoint takes.

@@ -186,8 +186,8 @@ def measure_cpu(size: str = "cpu", time_limit: float | None = None, out: Path | 
 def measure_gpu(time_limit: float | None = None, out: Path | None = None, log: Callable[[str], None] = print) -> dict[str, Any]:
     """The shape of Qwen2.5-3B in bf16, 20, 80 and 320 words. Raises RuntimeError without a CUDA device."""
     if not torch.cuda.is_available():
-        raise RuntimeError("no CUDA device: the rung gpu-random-weights times a model of real size on one GPU; on the CPU "
-                           "use --device cpu")
+        raise RuntimeError("no CUDA device: the rung gpu-random-weights times a model of real size on one GPU; a smaller "
+                           "one on the CPU: make reproduce-gpe ONLY=speed")
     s = SIZES["gpu"]
     return measure(s.shape, device="cuda", dtype="bfloat16", factors=s.factors, rounds=s.rounds,
                    time_limit=time_limit or s.seconds, out=None if out is None else out / "speed.json", log=log)

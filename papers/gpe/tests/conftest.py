@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from common.models import load, tiny
+from common.streaming.units import Example
+from common.streaming.words import Boundary
 
 from ..data import toy_examples
-from ..decoding import Boundary
-from ..segments import Example
 from ..toy import TARGET_END, Language
 from .double import Double
 

@@ -16,13 +16,15 @@ from common.benchmarks.translation import (
     differentiable_average_lagging,
     length_adaptive_average_lagging,
 )
+from common.streaming.units import Example
+from common.streaming.words import Boundary
 from tests.numerics import close, far
 
 from .. import method
 from ..analytic import EXAMPLE, Sentence, cost
-from ..decoding import Boundary, _Streams, stream
+from ..decoding import _Streams, stream
 from ..method import ARMS, arm
-from ..segments import Batch, Example
+from ..segments import Batch, readable
 from ..session import Session
 
 KINDS = ("ends", "opens")
@@ -57,7 +59,7 @@ def test_phi_of_s_with_everything_read_is_the_stock_model(decoder, pair, sentenc
     """The stock model builds its own ids and its own mask."""
     model = decoder(*pair)
     for example in sentences:
-        n, batch = len(example.source), Batch.of([example], [example.n_words + 1])
+        n, batch = len(example.source), Batch.of([example], [example.n_units + 1])
         ids = torch.cat([batch.source, batch.target], 1)
         with torch.no_grad():
             stock = model(input_ids=ids, use_cache=False).logits[0, n - 1 : -1]
@@ -77,7 +79,7 @@ def test_a_batch_of_streams_has_the_logits_of_training(decoder, sentences, bound
             first, words = example.target_units[0], len(example.target_units) - 2
             assert len(out.logits) == len(example.target) - first
             same(torch.stack(out.logits), expected[b, first : len(example.target)])
-            assert out.delays == [min((k or 99) + j, example.n_words) for j in range(words)]
+            assert out.delays == [min((k or 99) + j, example.n_units) for j in range(words)]
             assert [t for word in out.words for t in word] == example.target[first:-1].tolist()
 
 
@@ -99,11 +101,11 @@ class Forced(Session):
 def play(session, example, k):
     """Wait-k by hand: reads what unit j may see, then writes it."""
     units, read = torch.split(example.source, list(example.source_units)), 0
-    for j, goal in enumerate(example.readable(k)[1:].tolist()):
+    for j, goal in enumerate(readable(example, k)[1:].tolist()):
         for unit in units[read:goal]:
             session.read(unit)
         read = goal
-        following = example.readable(k)[min(j + 2, len(example.target_units) - 1)]
+        following = readable(example, k)[min(j + 2, len(example.target_units) - 1)]
         session.write(more_source=int(following) > goal)
     return session
 
@@ -131,10 +133,10 @@ def test_kv_re_encoding_in_both_decoders_is_a_fresh_pass_at_every_token(decoder,
         outs = stream(model, a, sentences, boundaries[kind], k, forced=True, keep_logits=True)
         for example, out in zip(sentences, outs):
             session = play(Forced(model, a, boundaries[kind], example), example, k)
-            readable, first = example.readable(k), example.target_units[0]
+            may_see, first = readable(example, k), example.target_units[0]
             unit_of = [j for j, tokens in enumerate(example.target_units) for _ in range(tokens)]
             for t in range(first, len(example.target)):
-                read = sum(example.source_units[: int(readable[unit_of[t]])])
+                read = sum(example.source_units[: int(may_see[unit_of[t]])])
                 fresh = fresh_logits(model, example.source[:read], example.target[:t])
                 same(out.logits[t - first], fresh)
                 same(session.kept[t], fresh)
@@ -178,7 +180,7 @@ def test_unread_words_move_no_hidden_state_of_any_layer(decoder, sentences):
 
             before, n, units = states(batch.source), batch.layout.n_source, example.target_units
             for j in range(1, len(units) - 1):
-                unread = sum(example.source_units[: int(example.readable(k)[j])])
+                unread = sum(example.source_units[: int(readable(example, k)[j])])
                 if unread >= n:
                     break
                 other = batch.source.clone()
@@ -214,7 +216,7 @@ def test_no_column_of_an_unread_word_is_in_the_cache(decoder, sentences, boundar
             for row in range(self.n):
                 example = self.examples[row]
                 unit = 1 + min(int(self.n_words[row]), len(example.target_units) - 2)
-                allowed = sum(example.source_units[: int(example.readable(k)[unit])])
+                allowed = sum(example.source_units[: int(readable(example, k)[unit])])
                 exists = int((self.is_source[row] & self.alive[row]).sum())
                 assert exists == int(self.pointer[row]) + int(source[row]) <= allowed
                 if target[row]:  # a target token sees all that was read, and no column without a token
@@ -234,7 +236,7 @@ def test_a_session_is_given_one_unit_at_a_time_and_holds_no_other(decoder, sente
     session.write = lambda more_source: (write(more_source), seen.append(session.cache.source_length))
     play(session, example, 2)
     ends = torch.tensor(example.source_units).cumsum(0)
-    assert seen == ends[example.readable(2)[1:] - 1].tolist()
+    assert seen == ends[readable(example, 2)[1:] - 1].tolist()
     assert session.cache.layers[0].part("source")[0].shape[-2] == seen[-1]
 
 

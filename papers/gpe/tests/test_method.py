@@ -11,14 +11,16 @@ from transformers import AutoModelForCausalLM
 
 from common import masks
 from common.models import load, tiny
+from common.streaming.units import Example
+from common.streaming.words import Boundary
 from tests.numerics import close, far
 
 from .. import method
 from ..data import toy_examples
-from ..decoding import Boundary, stream
+from ..decoding import stream
 from ..method import ARMS, Arm, Layout, arm
 from ..module import LoraSpec, add_lora
-from ..segments import Batch, Example
+from ..segments import Batch, readable
 from ..toy import TARGET_END, Language
 from .double import Double
 
@@ -141,17 +143,17 @@ def test_streaming_writes_what_training_predicts(model, name):
             assert len(got) == len(EXAMPLES[b].target) - first
             usable = got.isfinite()  # banned tokens and, after a READ, those that open no word
             close(got[usable], expected[b, first : first + len(got)][usable])
-            n = EXAMPLES[b].n_words
+            n = EXAMPLES[b].n_units
             assert out.delays == [min(k + j, n) for j in range(len(EXAMPLES[b].target_units) - 2)]
 
 
 def test_kv_reencoding_predicts_as_a_batch_of_what_has_been_read(model):
     a = arm("kv_reencoding")
     for example, out in zip(EXAMPLES, stream(model, a, EXAMPLES, ENDS, 2, forced=True, keep_logits=True)):
-        readable, row = example.readable(2), 0
+        may_see, row = readable(example, 2), 0
         for unit, tokens in enumerate(example.target_units):
             start = sum(example.target_units[:unit])
-            source = example.source[: sum(example.source_units[: int(readable[unit])])]
+            source = example.source[: sum(example.source_units[: int(may_see[unit])])]
             for t in range(start, start + tokens) if unit else ():
                 with torch.no_grad():
                     fresh = model(input_ids=torch.cat([source, example.target[:t]])[None], use_cache=False).logits[0, -1]
@@ -166,7 +168,7 @@ def test_training_for_kv_reencoding_scores_one_word_in_its_context(llama):
     batch = Batch.of([example], [2], a, [unit])
     assert batch.scored.sum() == example.target_units[unit]
     t = sum(example.target_units[:unit])
-    source = example.source[: sum(example.source_units[: int(example.readable(2)[unit])])]
+    source = example.source[: sum(example.source_units[: int(readable(example, 2)[unit])])]
     with torch.no_grad():
         fresh = llama(input_ids=torch.cat([source, example.target[:t]])[None], use_cache=False).logits[0, -1]
     close(logits(llama, a, batch)[0, t], fresh)
@@ -198,7 +200,7 @@ def test_unread_words_move_nothing_and_the_next_word_does(model):
         for name in ("group", "batch_streaming", "finished_group", "interleaved"):
             before = logits(model, arm(name), batch)
             for unit in range(1, len(example.target_units) - 2):
-                read = sum(example.source_units[: int(example.readable(k)[unit])])
+                read = sum(example.source_units[: int(readable(example, k)[unit])])
                 if read >= len(example.source) - 1:
                     break
                 other = copy.deepcopy(batch)

@@ -17,18 +17,20 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from common.models import ModelSpec, load, tiny
+from common.streaming.units import Template
+from common.streaming.words import Boundary
 from tests.numerics import close, far
+from tests.small_tokenizers import ENGLISH, FRENCH, tokenizer
 
 from .. import data, method, quantities
-from ..decoding import Boundary, stream
+from ..decoding import stream
 from ..experiments import paper as paper_scale
 from ..segments import Batch
-from ..template import Template
 from ..toy import CONFIG, Language, spell
 from ..train import cli
 from ..translators import TRANSLATORS
 from .double import Double
-from .runs import ENGLISH, FRENCH, cli_in_processes, stub_of_datasets, tokenizer
+from .runs import cli_in_processes, stub_of_datasets
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CUDA, CPU = (sorted((CONFIGS / kind).glob("*.yaml")) for kind in ("cuda", "cpu"))
@@ -194,7 +196,7 @@ def test_units_under_each_chat_template(family):
     stop = {"gemma2": "<end_of_turn>", "phi3": "<|end|>", "llama": "<|eot_id|>", "qwen2": "<|im_end|>"}[family]
     assert template.stop == tokens.convert_tokens_to_ids(stop)
     example = template.example(ENGLISH[0], FRENCH[0])
-    assert (example.n_words, len(example.target_units)) == (6, 2 + 6) and example.target[-1] == template.stop
+    assert (example.n_units, len(example.target_units)) == (6, 2 + 6) and example.target[-1] == template.stop
     source, target = (list(map(torch.Tensor.tolist, ids.split(units))) for ids, units in (
         (example.source, example.source_units), (example.target, example.target_units)))
     assert list(template.units(ENGLISH[0].split())) == source[:-1]

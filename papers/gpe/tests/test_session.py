@@ -12,15 +12,16 @@ import torch
 
 from common.masks import wait_k
 from common.models import load, tiny
+from common.streaming.units import Example, Template
+from common.streaming.words import Boundary
 
 from .. import method
 from ..analytic import EXAMPLE, Sentence, cost
 from ..data import toy_examples
-from ..decoding import Boundary, stream
+from ..decoding import stream
 from ..experiments.exact import forced_session, forced_stream
 from ..session import Session, run
 from ..stream import main
-from ..template import Template
 from ..toy import TARGET_END, Language, spell
 from .double import Double
 
@@ -72,7 +73,7 @@ def test_a_live_stream_is_the_batch_decoder(model, name, kind):
             n = min(len(ours), len(theirs))  # a random model may write a word without end; then both are cut, elsewhere
             assert ours[:n] == theirs[:n] and (n > 0 or ours == theirs)
             n = min(len(words), len(out.words)) - 1
-            assert [min(d, example.n_words) for d in delays[:n]] == out.delays[:n]
+            assert [min(d, example.n_units) for d in delays[:n]] == out.delays[:n]
 
 
 @pytest.mark.parametrize("mode", ["group", "position", "kv"])
@@ -138,6 +139,36 @@ def test_a_word_without_end_is_cut_and_said(llama):
     assert session.write() == ([], True)
 
 
+@pytest.mark.parametrize("k", [1, 3, None])
+def test_an_empty_source_has_an_empty_answer_live_and_in_batches(llama, k):
+    arm, boundary = method.arm("group"), BOUNDARIES["ends"]
+    for units in ([], [[1]]):  # without even an instruction, and with nothing else
+        session = Session(llama, arm, boundary, [3])
+        assert list(run(session, units, [2], k)) == []
+        assert session.ended and not session.truncated and session.counts.fed == len(units)
+        assert session.write() == ([], True)
+    empty = Example.of_units([[1], [2]], [[3], [4]])
+    full, alone = EXAMPLES[0], stream(llama, arm, EXAMPLES[:1], boundary, k)[0]
+    outs = stream(llama, arm, [empty, full, empty], boundary, k)
+    assert [(out.words, out.delays, out.truncated, out.fed) for out in outs[::2]] == [([], [], False, 0)] * 2
+    assert (outs[1].words, outs[1].delays) == (alone.words, alone.delays) and alone.words
+    assert [out.words for out in stream(llama, arm, [empty], boundary, k)] == [[]]
+
+
+def test_a_stream_reports_that_its_cap_cut_it(llama):
+    """One word a token, without end: five of them, and no more; in the batch decoder as well."""
+    pieces = len(LANGUAGE.pieces())
+    endless = Boundary("ends", torch.ones(pieces, dtype=torch.bool), STOP, banned=(STOP,))
+    session = Session(llama, method.arm("group"), endless, [3])
+    words = list(run(session, [[1], [5], [6]], [2], 1, max_words=5))
+    assert [read for _, read in words] == [1, 2, 2, 2, 2] and session.truncated and not session.ended
+    out = stream(llama, method.arm("group"), [Example.of_units([[1], [5], [6], [2]], [[3], [4]])], endless, 1, max_target=5)[0]
+    assert out.truncated and len(out.words) == 5
+    stop = Boundary("ends", torch.ones(pieces, dtype=torch.bool), STOP, banned=tuple(i for i in range(pieces) if i != STOP))
+    session = Session(llama, method.arm("group"), stop, [3])
+    assert list(run(session, [[1], [5]], [2], 1)) == [] and session.ended and not session.truncated
+
+
 def test_waiting_is_for_words_that_are_there():
     assert wait_k(3, 2, 4).tolist() == [2, 2, 2, 2]
 
@@ -199,8 +230,14 @@ def test_lines_are_sentences_and_a_missing_last_newline_is_none(answered):
     text = "\n".join(source for source, _ in sentences)
     status, _, said = answered(text, "--k", "0", "--arm", "contiguous")
     assert status == 2 and "decoding.stream runs the others" in said
-    status, shown, _ = answered(f"\n{text}", "--k", "0", "--arm", "kv_reencoding")
-    assert status == 0 and [line.strip() for line in shown.splitlines() if line.strip()] == [target for _, target in sentences]
+    status, shown, said = answered(f"\n{text}", "--k", "0", "--arm", "kv_reencoding")
+    assert status == 0 and not said
+    assert [line.strip() for line in shown.splitlines()] == ["", *(target for _, target in sentences)]
+
+
+@pytest.mark.parametrize("text, lines", [("", ""), ("\n", "\n"), (" \n\n", "\n\n")])
+def test_nothing_is_answered_with_nothing(answered, text, lines):
+    assert answered(text) == (0, lines, "")
 
 
 @pytest.mark.parametrize("options, expected", [

@@ -8,11 +8,11 @@ import types
 import pytest
 
 from common.models import ModelSpec, load
+from common.streaming.units import Template
+from common.streaming.words import Boundary
 
 from .. import method, simuleval_agent
-from ..decoding import Boundary
 from ..session import Session, run
-from ..template import Template
 from ..toy import Language, spell
 from ..translators import TRANSLATORS
 
@@ -102,6 +102,19 @@ def test_a_source_that_is_there_already_is_read_no_faster(standin):
             break
         reads.append((text, ours.read))
     assert reads == expected(standin, words, 2)
+
+
+def test_an_empty_source_has_an_empty_answer(standin):
+    ours = simuleval_agent.WaitK(standin.model, standin.tokenizer, method.arm("group"), 2, "")
+    assert ours.act([], False) is None and ours.act([], True) == ("", True) and not ours.session.truncated
+
+
+def test_a_text_that_is_cut_is_reported(agent, standin, capsys):
+    ours = agent("--k", "3", "--arm", "kv_reencoding")
+    ours.wait_k.max_words = 2
+    ours.states.source, ours.states.source_finished = list(SENTENCES[0]), True
+    assert [ours.policy().finished for _ in range(2)] == [False, True] and ours.wait_k.session.truncated
+    assert "its sentence was cut" in capsys.readouterr().err
 
 
 def test_bad_values_are_named(agent, standin, monkeypatch):

@@ -1,33 +1,28 @@
-"""stream.py without its process: bytes become words as they come, words become text, checkpoints are opened or refused.
+"""stream.py without its process: words become text, and what the command is told is taken up or refused.
 
 The command itself, fed through a pipe word by word, is in test_session.py.
 """
 
-import copy
 import io
 import json
 import os
-import threading
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from common.errors import ModelError
 from common.models import load, tiny
-from tests.numerics import close, far
+from common.streaming.live import open_checkpoint
+from common.streaming.units import Template
+from common.streaming.words import Boundary
+from tests.small_tokenizers import tokenizer
 
 from .. import method, stream
-from ..decoding import Boundary
-from ..module import LoraSpec, add_lora
 from ..session import Session, run
-from ..stream import open_checkpoint, translate, words_of
-from ..template import Template
+from ..stream import translate
 from ..toy import SPECIAL, Language, spell
-from .double import Double
-from .runs import tokenizer
 
-STANDIN = stream.Path(__file__).resolve().parents[1] / "standins" / "seed0"
+STANDIN = Path(__file__).resolve().parents[1] / "standins" / "seed0"
 INSTRUCTION = "ignored by the toy's template"
 
 
@@ -51,52 +46,7 @@ def pipe():
 
 @pytest.fixture(scope="module")
 def standin():
-    return open_checkpoint(str(STANDIN))
-
-
-# -- words from bytes --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("text, sentences", [
-    ("the dog\na cat\n", [["the", "dog"], ["a", "cat"]]), ("the dog", [["the", "dog"]]), ("", []), (" \t\n\n", []),
-    ("a  b\tc \n", [["a", "b", "c"]]), ("a\r\nb\r\n", [["a"], ["b"]]), ("\n\n a\n\nb", [["a"], ["b"]]), ("été où", [["été", "où"]]),
-])  # fmt: skip
-def test_lines_are_sentences_and_blanks_part_words(pipe, text, sentences):
-    put, file = pipe
-    put(text.encode())
-    put(None)
-    found = [list(words) for words in words_of(file)]
-    assert [words for words in found if words] == sentences  # an empty line may count as an empty sentence
-
-
-def test_a_word_is_given_when_what_follows_it_is_there(pipe):
-    """Each `next` returns without more bytes than one blank; a thread would hang here if it wanted more, so it is joined."""
-    put, file = pipe
-    sentences, got = words_of(file), []
-
-    def after(data):
-        put(data)
-        thread = threading.Thread(target=lambda: got.append(next(words, None)), daemon=True)
-        thread.start()
-        thread.join(60)
-        assert not thread.is_alive(), f"waits for more after {data!r}"
-        return got[-1]
-
-    put(b"th")
-    words = next(sentences)
-    assert after(b"e ") == "the"
-    put(b"\xc3")  # half a letter
-    assert after(b"\xa9t\n") == "ét"
-    assert next(words, None) is None  # the line has ended, the text has not
-    put(b"x")
-    words = next(sentences)
-    put(None)
-    assert next(words) == "x" and next(words, None) is None and next(sentences, None) is None
-
-
-def test_bytes_that_are_no_text_are_shown_as_such(pipe):
-    put, file = pipe
-    put(b"a \xff b\n")
-    put(None)
-    assert [list(words) for words in words_of(file)] == [["a", "\ufffd", "b"]]
+    return open_checkpoint(str(STANDIN), "gpe.json")
 
 
 # -- text from words ---------------------------------------------------------------------------------------
@@ -176,42 +126,22 @@ def test_a_word_without_end_is_said_on_the_error_stream(standin, capsys):
     assert "did not end a word" in capsys.readouterr().err and out.getvalue() == "##TTTT\n"
 
 
-# -- checkpoints -------------------------------------------------------------------------------------------
-@pytest.mark.numerics
-def test_an_adapter_is_its_base_with_the_adapter_in(tmp_path, standin):
-    _, tok, _ = standin
-    generator = torch.Generator().manual_seed(0)
-    wrapped = add_lora(open_checkpoint(str(STANDIN))[0], LoraSpec(rank=2, dropout=0.0))
-    with torch.no_grad():
-        for name, p in wrapped.named_parameters():
-            if "lora_" in name:
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.05)
-    wrapped.eval().save_pretrained(tmp_path)
-    (tmp_path / "gpe.json").write_text(json.dumps({"trained_from": str(STANDIN), "arm_name": "group", "phi": 0.5}))
-    opened, tok_of_base, about = open_checkpoint(str(tmp_path))
-    ids = torch.tensor([[1, 20, 21, 2, 3]])
-    models = [copy.deepcopy(m).double() for m in (opened, wrapped, standin[0])]
-    with torch.no_grad(), Double():
-        got, expected, base = (m(input_ids=ids, use_cache=False).logits for m in models)
-    close(got, expected, rel=1e-6)  # opened's W + B A was rounded to fp32, 6e-8 of a weight
-    far(got, base)
-    assert about["phi"] == 0.5 and tok_of_base.get_vocab() == tok.get_vocab()
-    assert set(opened.state_dict()) == set(standin[0].state_dict())
+def test_an_empty_source_has_an_empty_answer_and_its_own_line(standin):
+    source, target = (spell(side) for side in Language.draw(0).sentence(7))
+    for k in (3, None):
+        assert written(standin, "kv_reencoding", k, ["", source, ""]).splitlines()[::2] == ["", ""]
+    assert written(standin, "kv_reencoding", None, ["", source, ""]) == f"\n{target}\n\n"
 
 
-def test_an_adapter_without_a_base_asks_for_it(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match="does not say of which model: give --base"):
-        open_checkpoint(str(tmp_path))
+def test_a_text_without_end_is_reported_on_the_error_stream(standin, capsys):
+    source = spell(Language.draw(0).sentence(7)[0])
+    assert len(written(standin, "kv_reencoding", None, [source], max_words=3).split()) == 3
+    assert capsys.readouterr().err == "gpe: the model did not end its text within 3 words; its sentence was cut\n"
+    written(standin, "kv_reencoding", None, [source])
+    assert not capsys.readouterr().err
 
 
-def test_a_model_without_a_tokenizer_is_refused(tmp_path):
-    load(tiny()).model.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="has no tokenizer"):
-        open_checkpoint(str(tmp_path))
-
-
+# -- the command ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("options, said", [
     (["--k", "-2"], "--k -2: at least 1, or 0"), (["--phi", "3", "--arm", "kv_reencoding"], "phi = 3.0 has no meaning"),
     (["--arm", "interleaved"], "decoding.stream runs the others"),

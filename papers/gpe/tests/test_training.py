@@ -8,26 +8,24 @@ import torch
 
 from common.errors import SetupError
 from common.models import load, tiny
+from common.streaming.live import open_checkpoint
+from common.streaming.units import Template
 from tests.numerics import close, far
+from tests.small_tokenizers import ENGLISH, FRENCH, tokenizer
 
 from .. import data, method
 from ..data import Pairs, TextPairs, ToyPairs, toy_examples
 from ..module import LoraSpec, StreamingTraining, TextPretraining, whole_text
 from ..segments import Batch
-from ..stream import open_checkpoint
-from ..template import Template
 from ..toy import Language
 from .double import Double
 from .runs import (
-    ENGLISH,
-    FRENCH,
     DoubleTraining,
     difference,
     fit,
     fit_in_processes,
     pairs,
     streaming,
-    tokenizer,
     trained,
 )
 
@@ -310,14 +308,14 @@ def test_text_files_train_a_model_with_its_own_tokenizer(tmp_path, monkeypatch, 
     fit(module, tmp_path / "run", steps=2, data=datamodule, checkpoint_every=2)
     assert [len(datamodule.rows(i).examples) for i in (0, 1)] == [8, 3]
     example = datamodule.rows(0).examples[0]
-    assert example.n_words == 6 and len(example.target_units) == 6 + 2
+    assert example.n_units == 6 and len(example.target_units) == 6 + 2
     text = tokens.decode(torch.cat([example.source, example.target]))
     start = "<|im_start|>system\nTranslate to French<|im_end|>\n<|im_start|>user\n" if chat else "Translate to French\n"
     assert text.startswith(start + ENGLISH[0]) and text.endswith(FRENCH[0] + ("<|im_end|>" if chat else "<|endoftext|>"))
 
     monkeypatch.chdir(tmp_path)  # gpe.json names the base: on the hub an id, here a folder
     for name in (None, str(base)):
-        model, found, about = open_checkpoint("run/model", name)
+        model, found, about = open_checkpoint("run/model", "gpe.json", name)
         assert about["trained_from"] == "tiny-base" and about["arm_name"] == "group" and about["data.ks"] == [3]
         assert (about["steps"], about["attn_implementation"], about["revision"]) == (2, "sdpa", None)
         assert found("the cat")["input_ids"] == tokens("the cat")["input_ids"]

@@ -1,0 +1,110 @@
+"""A text that is still being written: its units from an open file as they come, and a trained checkpoint to answer it with.
+
+    for units in units_of(sys.stdin, split_on=ends_sentence):      # a line is a text
+        for unit in units: ...
+
+Every line is a text, an empty one included, so that what answers line i is line i. Its units are words, or words up to one
+that ends a sentence; each is given as soon as the blank behind its last word is there, while the rest may not exist yet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from ..models import ModelSpec, load
+from .units import ends_word
+
+BLANKS = b" \t\r\v\f"  # within a line
+
+
+def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "utf-8") -> Iterator[Iterator[str]]:
+    """Texts, each an iterator of units that ends with its line. What is left of a text is read and dropped before the next.
+
+    stream: an open file with a file descriptor. split_on(word): whether a unit ends with this word; the words of a unit are
+    joined by single blanks. Bytes that are no text in `codec` become U+FFFD.
+    """
+    tail, at_end, number = b"", False, stream.fileno()
+
+    def more() -> bool:
+        nonlocal tail, at_end
+        if at_end:
+            return False
+        select.select([number], [], [])  # wakes up with the first byte, not with a full buffer
+        new = os.read(number, 4096)
+        at_end = not new
+        tail += new
+        return True
+
+    def words() -> Iterator[str]:
+        nonlocal tail
+        while True:
+            tail = tail.lstrip(BLANKS)
+            if tail.startswith(b"\n"):
+                tail = tail[1:]
+                return
+            if (blank := re.search(rb"\s", tail)) is not None:
+                word, tail = tail[: blank.start()], tail[blank.start() :]
+                yield word.decode(codec, errors="replace")
+            elif not more():
+                word, tail = tail, b""
+                if word:
+                    yield word.decode(codec, errors="replace")
+                return
+
+    def units() -> Iterator[str]:
+        unit: list[str] = []
+        for word in words():
+            unit.append(word)
+            if split_on(word):
+                yield " ".join(unit)
+                unit = []
+        if unit:
+            yield " ".join(unit)
+
+    while True:
+        tail = tail.lstrip(BLANKS)
+        if tail:
+            text = units()
+            yield text
+            for _ in text:  # an answer may have ended before its source
+                pass
+        elif not more():
+            return
+
+
+def open_checkpoint(name: str, about: str, base: str | None = None) -> tuple[Any, Any, dict[str, Any]]:
+    """(model, tokenizer, facts of its training or {}) of a folder that a training wrote, a local model or a hub id.
+
+    about: the file of the facts in the folder, e.g. "gpe.json". An adapter is merged into its base model: `base`, or the
+    "trained_from" of the facts. Raises ModelError for what cannot be opened.
+    """
+    folder = Path(name).expanduser()
+    facts = {}
+    if (folder / about).is_file():
+        try:
+            facts = json.loads((folder / about).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{about} of {folder.name} is damaged ({error}): restore it, or remove it and give the options") from error
+    if (folder / "adapter_config.json").is_file():
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise ModelError(f"{folder.name} has no adapter_model.safetensors; pickled adapters are not opened")
+        from peft import PeftModel
+        from transformers import AutoTokenizer
+
+        base = base or facts.get("trained_from")
+        if not base:
+            raise ModelError(f"{folder.name} is an adapter and does not say of which model: give --base")
+        loaded = load(base)
+        tokenizer = loaded.tokenizer or AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return PeftModel.from_pretrained(loaded.model, str(folder)).merge_and_unload().eval(), tokenizer, facts
+    loaded = load(ModelSpec(name))
+    if loaded.tokenizer is None:
+        raise ModelError(f"{name} has no tokenizer; put its files into the folder")
+    return loaded.model, loaded.tokenizer, facts
