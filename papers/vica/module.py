@@ -23,9 +23,9 @@ from common.seeds import seed_of
 from common.training.module import StepTraining, gather_whole
 from common.vision.layout import IGNORED
 from common.vision.llava import dense_hidden
+from common.vision.parts import LlavaSpec, Parts, load_parts, save_projector
 
 from . import method
-from .parts import LlavaSpec, Parts, load_parts, save_projector
 
 
 class ViCATraining(StepTraining):

@@ -28,10 +28,10 @@ from common.runs.jobs import Job, work_folder
 from common.training.fit import fit
 from common.vision.layout import Layout
 from common.vision.llava import dense_hidden
+from common.vision.parts import LlavaSpec, Parts
 
 from .. import baselines, method, pruning, selection
 from ..analytic import Shape, equivalent_tokens, visual_flops
-from ..parts import LlavaSpec, Parts, stand_in
 from ..reference import frozen_dense
 from ..scoring import blind, dense, log_probabilities, right_answers, scores, test_set, tested, vica
 
@@ -151,6 +151,8 @@ def all_layers(seed: int, weights: str, size: str = "cpu") -> dict:
     """
     from safetensors.torch import save_file
 
+    from common.standins.llava import stand_in
+
     parts, s = stand_in(seed), SIZES[size]
     every = tuple(range(parts.decoder.config.num_hidden_layers))
     result = {"model": parts.source, "layers": len(every), "dense": tested(parts, dense(parts), s.test, s.easy),
@@ -194,6 +196,8 @@ def pairs(parts: Parts, layers: tuple[int, ...], s: Size) -> dict[str, dict[str,
 
 def tune(seed: int, arm: str, layers: list[int] | None, size: str = "cpu", drop: bool = False) -> dict:
     """One arm: dense (layers None), the text alone ([]) or ViCA in `layers`; with drop, PyramidDrop on it as well."""
+    from common.standins.llava import stand_in
+
     parts, s = stand_in(seed), SIZES[size]
     loss = tuned(parts, None if layers is None else tuple(layers), seed, s)
     way = dense(parts) if layers is None else vica(parts, tuple(layers))
@@ -214,6 +218,8 @@ def dropped(parts: Parts, layers: tuple[int, ...], keep: float, s: Size) -> dict
 
 def pruned(seed: int, size: str = "cpu") -> dict:
     """The dense stand-in on fewer visual tokens: as many as ViCA's visual FLOPs are worth, and more. Training-free."""
+    from common.standins.llava import stand_in
+
     parts, s, ranking = stand_in(seed), SIZES[size], []
     equal, decoder = equal_tokens(parts), parts.decoder
 

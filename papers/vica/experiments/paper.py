@@ -27,10 +27,10 @@ from common.errors import UserError
 from common.files import write_json
 from common.models import ModelSpec
 from common.vision.layout import Layout, split
+from common.vision.parts import LlavaSpec, Parts, load_parts
 from common.vision.tower import padded_pixels
 
 from .. import lmms, method, pruning
-from ..parts import LlavaSpec, Parts, load_parts
 from ..reported import relative_average
 
 BATCH, LONGEST = 8, 2048

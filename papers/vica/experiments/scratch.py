@@ -13,10 +13,10 @@ from torch import Tensor
 
 from common.runs.jobs import Job
 from common.vision.layout import Layout
+from common.vision.parts import parts_of
 
 from .. import method
 from ..baselines import uniform_layers
-from ..parts import parts_of, stand_in
 from ..scoring import dense, tested, vica
 
 LAYERS = uniform_layers(8, 2)  # the paper's share, a quarter
@@ -45,7 +45,7 @@ def jobs(size: str = "cpu") -> list[Job]:
 
 def scratch(seed: int, layers: list[int], size: str = "cpu") -> dict:
     """Losses and scores of the trained model, beside the dense stand-in's."""
-    from common.standins.llava import LlavaTraining, train
+    from common.standins.llava import LlavaTraining, stand_in, train
 
     class Training(LlavaTraining):
         def hidden(self, layout: Layout, visual: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ from common.models import SMOLLM2, ModelSpec
 from common.runs.jobs import Job
 from common.training.fit import quiet
 from common.vision.llava import LAYERS, whiten
+from common.vision.parts import PACKAGED, LlavaSpec, load_parts
 
 from ..baselines import uniform_layers
-from ..parts import PACKAGED, LlavaSpec, load_parts
 from ..scoring import blind, dense, tested, vica
 
 ARMS = ("vica", "dense")

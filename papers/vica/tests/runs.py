@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.standins.llava import FOLDER
+from common.vision.parts import LlavaSpec, load_parts
 
 from ..data import ScenePictures
 from ..module import ViCATraining
-from ..parts import LlavaSpec, load_parts
 
 PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_llama"]
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.errors import ModelError, SetupError
-from common.models import ModelSpec, tiny
+from common.errors import SetupError
+from common.models import ModelSpec
 from common.standins.llava import FOLDER
 from common.vision.layout import IGNORED, split
+from common.vision.parts import LlavaSpec, load_parts
 from tests.numerics import close
 
 from .. import method
 from ..data import Conversations, encode_plain, encode_v1, read_conversations
 from ..module import ViCATraining
-from ..parts import LlavaSpec, load_parts
 from .runs import difference, fit, fit_in_processes, scenes, trained, training, truly_double
 
 # Trainings are in double precision, except for what their losses are logged in: single precision, whose unit in the last place is
@@ -184,13 +184,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(one_batch, tmp_path):
 
 
 @pytest.mark.parametrize("make, error, says", [
-    (lambda: LlavaSpec(), ValueError, "either stand_in, or decoder and tower"),
-    (lambda: LlavaSpec(stand_in="a", decoder=tiny()), ValueError, "either stand_in"),
     (lambda: training((1, 1)), ValueError, "distinct"),
     (lambda: fit(training((0, 8)), None, steps=1), SetupError, "layers 0 to 7"),
-    (lambda: load_parts(LlavaSpec(stand_in="nowhere")), ModelError, "nowhere: no config.json"),
-    (lambda: load_parts(LlavaSpec(decoder=tiny(), tower="./nowhere")), ModelError, "No folder './nowhere'"),
-    (lambda: load_parts(LlavaSpec(stand_in=str(FOLDER / "seed0"), projector="no.safetensors")), ModelError, "no file no.safetensors"),
     (lambda: scenes(asked=3, train_samples=0), ValueError, "1 or more"),
     (lambda: Conversations("a.json", "b", template="v2"), ValueError, "neither plain nor v1"),
 ])
@@ -253,19 +248,5 @@ def test_malformed_conversations_name_the_entry(tmp_path):
         read_conversations(tmp_path / "gone.json")
 
 
-@pytest.mark.numerics
-def test_a_text_only_row_takes_no_picture_and_no_gradient_from_one():
-    parts = load_parts(LlavaSpec(stand_in=str(FOLDER / "seed0")))
-    from common.vision.layout import split
-
-    ids = torch.tensor([[1, 5, *[parts.image_token_id] * 64, 7], [1, 5, 6, *[0] * 64]])
-    real = torch.tensor([[1] * 67, [1] * 3 + [0] * 64])
-    layout = split(ids, parts.image_token_id, real)
-    parts.projector.double()
-    features = torch.randn(1, 64, 1152)
-    visual = parts.visual(layout, features)
-    assert visual.shape == (2, 64, 96) and not visual[1].any()
-    close(visual[0], parts.projector(features.double())[0], 1e-12)
-    with pytest.raises(ValueError, match="64 visual slots for 2 pictures"):
-        parts.visual(layout, torch.randn(2, 64, 1152))
+def test_no_layer_that_looks_is_a_choice_too():
     assert ViCATraining(LlavaSpec(decoder=ModelSpec("random", config={}), tower="x"), []).config.cross_layers == ()
