@@ -138,7 +138,7 @@ def answer(parts: Parts, config: method.ViCAConfig | None, prompts: Sequence[str
 
     schedule: PyramidDrop's, {cross layer: share of visual tokens}; then one prompt at a time, as the authors evaluate.
     """
-    from ..data import IMAGE, encode_v1  # with Lightning, for which no other command waits
+    from common.vision.conversations import IMAGE, encode_v1  # with Lightning, for which no other command waits
 
     rows = [encode_v1(parts.tokenizer, {"conversations": [{"from": "human", "value": (IMAGE + "\n" if image else "") + prompt}]},
                       n_visual=parts.n_visual, image_token_id=parts.image_token_id, max_tokens=LONGEST)[0]

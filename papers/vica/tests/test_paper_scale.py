@@ -20,10 +20,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from common.models import load, tiny
+from common.vision import conversations
 from common.vision.layout import split
 from common.vision.tower import padded_pixels
 
-from .. import data, lmms, method, pruning, reference
+from .. import lmms, method, pruning, reference
 from ..experiments import paper as paper_scale
 from ..train import cli
 from .runs import truly_double
@@ -51,7 +52,7 @@ def tokenizer():
     inner.normalizer = normalizers.Replace(" ", "\u2581")
     inner.decoder = decoders.Replace("\u2581", " ")
     letters = [chr(i) for i in range(33, 127)] + ["\n", "\u2581"]
-    texts = [data.SYSTEM_V1.replace(" ", " \u2581"), "USER: ASSISTANT: what colour is the circle in the picture ? red blue"]
+    texts = [conversations.SYSTEM_V1.replace(" ", " \u2581"), "USER: ASSISTANT: what colour is the circle in the picture ? red blue"]
     inner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, initial_alphabet=letters, show_progress=False,
                                                          special_tokens=["<unk>", "<s>", "</s>"]))
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
@@ -185,6 +186,7 @@ def test_no_config_is_missing():
     ("--data.init_args.template=v2", "data.template 'v2' is neither plain nor v1"),
     ("--data.init_args.batch_size=6", "data.batch_size 6 is not a multiple of 4 x 1"),
     ("--data.init_args.train=absent.json", "there is no file absent.json"),
+    ("--data.init_args.val_samples=16", "data.val_samples 16: captions.json has 16 conversations"),
     ("--ckpt_path=absent.ckpt", "there is no file absent.ckpt"),
 ])
 def test_bad_input_is_answered_in_a_line(hub, llava, capsys, option, says):
@@ -348,7 +350,7 @@ def test_answers_follow_from_the_definition(exact):
     question, image = QUESTIONS[1], shown()[2]
     conversation = {"conversations": [{"from": "human", "value": f"<image>\n{question}"}]}
     for which, (parts, config) in exact.items():
-        ids, _ = data.encode_v1(parts.tokenizer, conversation, n_visual=4, image_token_id=parts.image_token_id, max_tokens=2048)
+        ids, _ = conversations.encode_v1(parts.tokenizer, conversation, n_visual=4, image_token_id=parts.image_token_id, max_tokens=2048)
         visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]).double())
         said = []
         for _ in range(5):
@@ -372,8 +374,8 @@ def test_pyramid_drop_looks_at_what_it_keeps(exact):
     image, whole = shown()[2], dict.fromkeys(config.cross_layers, 1.0)
     plain = paper_scale.answer(parts, config, QUESTIONS[:1], [image], 6)
     assert paper_scale.answer(parts, config, QUESTIONS[:1], [image], 6, schedule=whole) == plain
-    ids, _ = data.encode_v1(parts.tokenizer, {"conversations": [{"from": "human", "value": f"<image>\n{QUESTIONS[0]}"}]}, n_visual=4,
-                            image_token_id=parts.image_token_id, max_tokens=2048)
+    conversation = {"conversations": [{"from": "human", "value": f"<image>\n{QUESTIONS[0]}"}]}
+    ids, _ = conversations.encode_v1(parts.tokenizer, conversation, n_visual=4, image_token_id=parts.image_token_id, max_tokens=2048)
     visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]).double())
     prompt = split(ids[None], parts.image_token_id)
     keep = pruning.ranked(parts.decoder, config, prompt, visual, pruning.PAPER_SCHEDULE)

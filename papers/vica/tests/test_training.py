@@ -10,12 +10,11 @@ from safetensors.torch import load_file
 from common.errors import SetupError
 from common.models import ModelSpec
 from common.standins.llava import FOLDER
-from common.vision.layout import IGNORED, split
+from common.vision.layout import split
 from common.vision.parts import LlavaSpec, load_parts
 from tests.numerics import close
 
 from .. import method
-from ..data import Conversations, encode_plain, encode_v1, read_conversations
 from ..module import ViCATraining
 from .runs import difference, fit, fit_in_processes, scenes, trained, training, truly_double
 
@@ -186,66 +185,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(one_batch, tmp_path):
 @pytest.mark.parametrize("make, error, says", [
     (lambda: training((1, 1)), ValueError, "distinct"),
     (lambda: fit(training((0, 8)), None, steps=1), SetupError, "layers 0 to 7"),
-    (lambda: scenes(asked=3, train_samples=0), ValueError, "1 or more"),
-    (lambda: Conversations("a.json", "b", template="v2"), ValueError, "neither plain nor v1"),
 ])
 def test_what_a_user_gets_wrong_is_said(make, error, says):
     with pytest.raises(error, match=says):
         make()
-
-
-# -- LLaVA's conversations ---------------------------------------------------------------------------------
-def words(tokenizer_of_image=7):
-    """A tokenizer with a token a character, offsets included."""
-    class Characters:
-        bos_token_id, eos_token = 1, "$"
-
-        def __call__(self, text, add_special_tokens=False, return_offsets_mapping=False):
-            return SimpleNamespace(input_ids=[ord(c) for c in text], offset_mapping=[(i, i + 1) for i in range(len(text))])
-
-    return Characters()
-
-
-def said(ids, labels):
-    return "".join(chr(i) for i, label in zip(ids.tolist(), labels.tolist()) if label != IGNORED)
-
-
-CHAT = {"image": "a.png", "conversations": [
-    {"from": "human", "value": "What is it?\n<image>"}, {"from": "gpt", "value": "A cat."},
-    {"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes."}]}
-
-
-def test_answers_and_their_ends_are_scored_and_nothing_else():
-    ids, labels = encode_v1(words(), CHAT, n_visual=3, image_token_id=9000, max_tokens=999)
-    assert said(ids, labels) == " A cat.$ Yes.$" and ids[0] == 1
-    text = "".join("#" if i == 9000 else chr(i) for i in ids[1:].tolist())
-    assert "USER: ###\nWhat is it? ASSISTANT: A cat.$USER: Sure? ASSISTANT: Yes.$" in text
-    cut, _ = encode_v1(words(), CHAT, n_visual=3, image_token_id=9000, max_tokens=50)
-    assert torch.equal(cut, ids[:50])
-
-
-def test_in_stage_1_the_first_word_of_a_caption_is_predicted_behind_the_picture():
-    """Pitfall 12: the slot before a picture cannot see it, and must not be trained on the caption."""
-    from common.vision.layout import split
-
-    caption = {"image": "a.png", "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "A cat."}]}
-    ids, labels = encode_plain(words(), caption, n_visual=3, image_token_id=9000, max_tokens=99)
-    layout = split(ids[None], 9000, labels=labels[None])
-    scored = layout.targets[0] != IGNORED
-    assert "".join(map(chr, layout.targets[0][scored].tolist())) == "A cat.\n"
-    assert (layout.positions[0][scored] > 3).all() and layout.targets[0, 0] == IGNORED
-
-
-def test_malformed_conversations_name_the_entry(tmp_path):
-    path = tmp_path / "chat.json"
-    for content, says in (("{}", "expected a list"), ("[]", "expected a list"), ("no", "is no JSON"), ([{"conversations": []}], "entry 0"),
-                          ([CHAT, CHAT | {"image": "a", "conversations": CHAT["conversations"][2:]}], "entry 1: 0 <image> in its text, 1"),
-                          ([{"conversations": [{"from": "robot", "value": "x"}]}], "turns of human and gpt")):
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        with pytest.raises(SetupError, match=says):
-            read_conversations(path)
-    with pytest.raises(SetupError, match="there is no file gone.json"):
-        read_conversations(tmp_path / "gone.json")
 
 
 def test_no_layer_that_looks_is_a_choice_too():
