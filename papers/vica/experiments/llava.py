@@ -27,8 +27,8 @@ from torch import Tensor
 from common.runs.jobs import Job, work_folder
 from common.training.fit import fit
 from common.vision.layout import Layout
-from common.vision.llava import dense_hidden
 from common.vision.parts import LlavaSpec, Parts
+from common.vision.visual_tokens import attention_to_pictures, random_scores, schedule
 
 from .. import baselines, method, pruning, selection
 from ..analytic import Shape, equivalent_tokens, visual_flops
@@ -209,10 +209,10 @@ def tune(seed: int, arm: str, layers: list[int] | None, size: str = "cpu", drop:
 
 def dropped(parts: Parts, layers: tuple[int, ...], keep: float, s: Size) -> dict:
     """The arm with a mean share `keep` of visual tokens over its layers: ranked by attention, and by lot."""
-    schedule, config = pruning.schedule(layers, keep), method.ViCAConfig(layers)
-    ways = {"ranked": lambda layout, visual: pruning.ranked(parts.decoder, config, layout, visual, schedule),
-            "random": lambda layout, visual: pruning.by_lot(layout.visual_real, schedule, seed=0)}
-    return {"schedule": {str(k): v for k, v in schedule.items()},
+    shares, config = schedule(layers, keep), method.ViCAConfig(layers)
+    ways = {"ranked": lambda layout, visual: pruning.ranked(parts.decoder, config, layout, visual, shares),
+            "random": lambda layout, visual: pruning.by_lot(layout.visual_real, shares, seed=0)}
+    return {"schedule": {str(k): v for k, v in shares.items()},
             **{way: tested(parts, vica(parts, layers, choose), s.test, s.easy, alone=True) for way, choose in ways.items()}}
 
 
@@ -224,19 +224,19 @@ def pruned(seed: int, size: str = "cpu") -> dict:
     equal, decoder = equal_tokens(parts), parts.decoder
 
     def rank(layout: Layout, visual: Tensor) -> Tensor:
-        ranking.append(baselines.attention_to_pictures(decoder, layout, visual, RANKS))
+        ranking.append(attention_to_pictures(decoder, layout, visual, [RANKS])[RANKS])
         return torch.zeros(*layout.ids.shape, visual.shape[-1])
 
     def cut(count: int, scored: list[Tensor]) -> dict:
         batches = iter(scored)
 
         def hidden(layout: Layout, visual: Tensor) -> Tensor:
-            return dense_hidden(decoder, *baselines.without(layout, visual, baselines.kept_by(next(batches), count)))
+            return baselines.dense_on(decoder, layout, visual, next(batches), count)
 
         return tested(parts, hidden, s.test, s.easy, alone=True)
 
     tested(parts, rank, s.test, s.easy, alone=True)  # once: every count cuts the same order
-    lot = [baselines.random_scores(score, i) for i, score in enumerate(ranking)]
+    lot = [random_scores(score, i) for i, score in enumerate(ranking)]
     return {"equivalent tokens": equal} | {str(count): {"attention": cut(count, ranking), "random": cut(count, lot)}
                                            for count in sorted({equal, *s.counts})}
 
