@@ -16,8 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..masks import for_attention
-from .layout import Layout, joint
+from .layout import Layout, additive, joint
 
 
 # -- ranking -----------------------------------------------------------------------------------------------
@@ -43,7 +42,7 @@ def attention_to_pictures(decoder: nn.Module, layout: Layout, visual: Tensor, la
     if not layers:
         return {}
     embeds, positions, mask, _ = joint(layout, decoder.get_input_embeddings()(layout.ids), visual)
-    mask = for_attention(mask, "eager", embeds.dtype)
+    mask = additive(mask, embeds)
     rows, answers, found = torch.arange(len(embeds), device=embeds.device), visual.shape[1] + last_slots(layout), {}
 
     def keep(layer: int):
