@@ -29,21 +29,22 @@ from . import method
 
 
 class ViCATraining(StepTraining):
-    """llava: the parts to start from. warmup: steps, or a share of all steps if below 1. lora_rank: above 0, stage 2
-    trains adapters (peft) on all linear layers of a decoder that stays as it is. Other names as in torch.
+    """llava: the parts to start from. warmup_steps: a number, or a share of all steps if below 1. lora_rank: above 0,
+    stage 2 trains adapters (peft) on all linear layers of a decoder that stays as it is. Other names as in torch.
 
     Raises SetupError, when the model is built, for layers that it does not have or an attention that the method refuses.
     """
 
     PAPER = "vica"
-    SETTINGS = ("stage", "cross_layers", "prefix_update", "learning_rate", "weight_decay", "beta2", "warmup", "schedule", "lora_rank")
+    SETTINGS = ("stage", "cross_layers", "prefix_update", "learning_rate", "weight_decay", "beta2", "warmup_steps", "schedule",
+                "lora_rank")
 
     def __init__(self, llava: LlavaSpec, cross_layers: list[int] | None, stage: Literal["pretrain", "finetune"] = "finetune",
                  prefix_update: Literal["full", "frozen"] = "full", learning_rate: float = 2e-5, weight_decay: float = 0.0,
-                 beta2: float = 0.999, warmup: float = 0.03, schedule: Literal["constant", "cosine", "linear"] = "cosine",
+                 beta2: float = 0.999, warmup_steps: float = 0.03, schedule: Literal["constant", "cosine", "linear"] = "cosine",
                  gradient_checkpointing: bool = False, lora_rank: int = 0, seed: int = 1):
-        super().__init__(learning_rate, weight_decay, (0.9, beta2), warmup, schedule, seed)
-        self.llava, self.stage, self.beta2, self.warmup = llava, stage, beta2, warmup
+        super().__init__(learning_rate, weight_decay, (0.9, beta2), warmup_steps, schedule, seed)
+        self.llava, self.stage, self.beta2 = llava, stage, beta2
         self.config = None if cross_layers is None else method.ViCAConfig(tuple(cross_layers), prefix_update)
         self.cross_layers = None if self.config is None else list(self.config.cross_layers)
         self.prefix_update = None if self.config is None else self.config.prefix_update

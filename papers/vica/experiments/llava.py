@@ -124,7 +124,7 @@ def train(parts: Parts, cross_layers: tuple[int, ...] | None, seed: int, steps: 
     from ..module import ViCATraining
 
     module = ViCATraining(LlavaSpec(stand_in="in memory"), None if cross_layers is None else list(cross_layers), learning_rate=rate,
-                          weight_decay=0.01, beta2=0.98, warmup=15, seed=seed)
+                          weight_decay=0.01, beta2=0.98, warmup_steps=15, seed=seed)
     module.given = parts
     data = ScenePictures(train_samples=steps * rows, batch_size=rows, easy_share=0.15, seed=seed, **pictures)
     parts.decoder.set_attn_implementation("eager")  # on CPU in bf16 twice as fast as SDPA at this width

@@ -158,7 +158,7 @@ def test_values_are_the_papers(path):
         "dense": None, "frozen": list(range(layers)), "uniform": [0, 4, 8, 12, 16, 20, 24, 28]}[arm]
     frozen = size == "7b" and arm != "full-prefix"
     assert options.get("prefix_update") == (None if arm == "dense" else "frozen" if frozen else "full")
-    assert (options["learning_rate"], options["weight_decay"], options["warmup"], options["schedule"]) == (
+    assert (options["learning_rate"], options["weight_decay"], options["warmup_steps"], options["schedule"]) == (
         1e-3 if first else 2e-5, 0.0, 0.03, "cosine")
     samples, batch = (558_128, 256) if first else (665_298, 128)
     assert pairs["batch_size"] == batch and trainer["max_steps"] == -(-samples // batch) and f"{samples:,} samples / {batch}" in text
