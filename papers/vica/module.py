@@ -25,7 +25,7 @@ from common.vision.layout import IGNORED
 from common.vision.llava import dense_hidden
 from common.vision.parts import LlavaSpec, Parts, load_parts, save_projector
 
-from . import method
+from . import checkpoint, method
 
 
 class ViCATraining(StepTraining):
@@ -148,7 +148,7 @@ def save_product(folder: Path, parts: Parts, config: method.ViCAConfig | None, s
     folder.mkdir(parents=True, exist_ok=True)
     sha256 = save_projector(parts.projector, folder / "projector.safetensors")
     if config is not None:
-        config.save(folder)
+        checkpoint.save(config, folder)
     if stage == "finetune" and run.get("lora_rank"):
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file

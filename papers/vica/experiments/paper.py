@@ -32,7 +32,7 @@ from common.vision.layout import Layout, split
 from common.vision.parts import LlavaSpec, Parts, load_parts
 from common.vision.tower import padded_pixels
 
-from .. import method, pruning
+from .. import checkpoint, decoding, method, pruning
 from ..reported import BENCHMARKS, relative_average
 
 BATCH, LONGEST = 8, 2048
@@ -120,7 +120,7 @@ def open_run(folder: Path, device: str) -> tuple[Parts, method.ViCAConfig | None
     Raises UserError when the run's config is gone, ModelError, ValueError for files that are missing or do not fit.
     """
     about = json.loads((folder / "training.json").read_text())
-    config = None if about["cross_layers"] is None else method.ViCAConfig.load(folder)
+    config = None if about["cross_layers"] is None else checkpoint.load(folder)
     written = sorted(folder.parent.glob("logs/version_*/config.yaml"), key=lambda path: int(path.parent.name.partition("_")[2]))
     if not written:
         raise UserError(f"{folder.parent.name}: no logs/version_*/config.yaml, which names the vision tower")
@@ -154,7 +154,7 @@ def answer(parts: Parts, config: method.ViCAConfig | None, prompts: Sequence[str
     if config is None:
         written = dense(parts.decoder, layout, visual, new_tokens, end)
     elif schedule is None:
-        written = method.generate(parts.decoder, config, layout, visual, new_tokens, end)
+        written = decoding.generate(parts.decoder, config, layout, visual, new_tokens, end)
     else:
         written = [pruned(parts.decoder, config, *row, schedule, new_tokens, end) for row in _single(layout, visual)]
     return parts.tokenizer.batch_decode(written, skip_special_tokens=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from common.runs.jobs import Job
+from common.runs.sources import closure
 from common.vision.layout import Layout
 from common.vision.parts import parts_of
 
@@ -52,8 +53,8 @@ def scratch(seed: int, layers: list[int], size: str = "cpu") -> dict:
             embeds = self.decoder.get_input_embeddings()(layout.ids)
             return method.hidden_states(self.decoder, method.ViCAConfig(tuple(layers)), embeds, layout, visual)
 
-    s = SIZES[size]
-    model, losses = train(seed, "vica-" + "-".join(map(str, layers)), Training, *s.stages, progress=False, sources=(method.__file__,))
+    s, code = SIZES[size], tuple(map(str, closure(method.__name__)))
+    model, losses = train(seed, "vica-" + "-".join(map(str, layers)), Training, *s.stages, progress=False, sources=code)
     parts = parts_of(model)
     parts.decoder.set_attn_implementation("sdpa")
     stand = stand_in(seed)

@@ -8,6 +8,7 @@ from tests.numerics import close
 
 from .. import method, pruning
 from ..baselines import dense_on, last_layers, random_layers, uniform_layers
+from ..decoding import generate
 from ..method import Places, ViCACache, ViCAConfig
 from ..reference import masked_reference
 from .conftest import IMAGE, PROMPTS, batch, pictures
@@ -48,7 +49,7 @@ def test_generation_of_a_mixed_batch_is_that_of_its_rows(decoder, side, update):
     """Against greedy decoding without a cache, by the definition, one row after the other."""
     model, config, count = decoder(), ViCAConfig((0, 2), update), 5
     layout, *_ = batch(PROMPTS, side)
-    said = method.generate(model, config, layout, pictures(layout), count)
+    said = generate(model, config, layout, pictures(layout), count)
     for prompt, got in zip(PROMPTS, said):
         ids = list(prompt)
         for _ in range(count):
@@ -61,9 +62,9 @@ def test_generation_of_a_mixed_batch_is_that_of_its_rows(decoder, side, update):
 def test_generation_ends_at_the_end_token_of_each_row(decoder):
     model, config = decoder(), ViCAConfig((0, 2))
     layout, *_ = batch(PROMPTS)
-    free = method.generate(model, config, layout, pictures(layout), 6)
+    free = generate(model, config, layout, pictures(layout), 6)
     end = free[1][2]
-    stopped = method.generate(model, config, layout, pictures(layout), 6, eos_token_id=end)
+    stopped = generate(model, config, layout, pictures(layout), 6, eos_token_id=end)
     for got, row in zip(stopped, free):
         assert got == (row[: row.index(end) + 1] if end in row else row)
 
@@ -73,7 +74,7 @@ def test_a_picture_that_is_last_can_be_answered(decoder):
     model, config = decoder(), ViCAConfig((0, 2))
     layout, *_ = batch([[1, 5, *[IMAGE] * 4]])
     visual, embed = pictures(layout), model.get_input_embeddings()
-    said = method.generate(model, config, layout, visual, 2)[0]
+    said = generate(model, config, layout, visual, 2)[0]
     cache = ViCACache()
     with torch.no_grad():
         out = method.forward(model, config, embed(layout.ids), Places(layout.positions, layout.visual_positions), visual, cache)

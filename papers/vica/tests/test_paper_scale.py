@@ -25,7 +25,7 @@ from common.vision import conversations
 from common.vision.layout import split
 from common.vision.tower import padded_pixels
 
-from .. import method, pruning, reference
+from .. import checkpoint, method, pruning, reference
 from ..experiments import paper as paper_scale
 from ..train import cli
 from .runs import truly_double
@@ -141,7 +141,7 @@ def test_rehearsal(run, hub, llava):
         made |= {"decoder"} if stage == "finetune" else set()
         assert {p.name for p in (out / "model").iterdir()} == made
         if about["cross_layers"] is not None:
-            assert method.ViCAConfig.load(out / "model") == method.ViCAConfig(tuple(asked["cross_layers"]), asked["prefix_update"])
+            assert checkpoint.load(out / "model") == method.ViCAConfig(tuple(asked["cross_layers"]), asked["prefix_update"])
 
 
 @pytest.mark.parametrize("path", CUDA, ids=lambda path: path.stem)
@@ -420,7 +420,7 @@ def test_a_run_opens_as_it_was_trained(runs, opened):
     for name, run in (("vica", VICA), ("dense", DENSE)):
         parts, found = opened[name]
         assert parts.n_visual == 4 and parts.feature_layers == (-2,) and type(parts.tower).__name__ == "CLIPVisionModel"
-        assert found == (method.ViCAConfig.load(runs / run / "model") if name == "vica" else None)
+        assert found == (checkpoint.load(runs / run / "model") if name == "vica" else None)
         stored = load_file(runs / run / "model" / "projector.safetensors")
         first = load_file(runs / run.replace("finetune", "pretrain") / "model" / "projector.safetensors")
         for key, value in parts.projector.state_dict().items():

@@ -14,7 +14,7 @@ from common.vision.layout import split
 from common.vision.parts import LlavaSpec, load_parts
 from tests.numerics import close
 
-from .. import method
+from .. import checkpoint, method
 from ..module import ViCATraining
 from .runs import difference, fit, fit_in_processes, scenes, trained, training, truly_double
 
@@ -169,7 +169,7 @@ def test_stage_1_trains_the_projector_alone_and_stage_2_the_decoder_too(stage, t
     stored = torch.load(tmp_path / "checkpoints" / "step=1.ckpt", weights_only=True)["state_dict"]
     assert {n.partition(".")[0] for n in stored} == names
     product = tmp_path / "model"
-    assert method.ViCAConfig.load(product) == method.ViCAConfig((0, 5))
+    assert checkpoint.load(product) == method.ViCAConfig((0, 5))
     assert json.loads((product / "training.json").read_text())["stage"] == stage
     assert (product / "decoder" / "model.safetensors").is_file() == (stage == "finetune")
     spec = LlavaSpec(stand_in=str(FOLDER / "seed0"), projector=str(product / "projector.safetensors"))
