@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data import easyvqa, scenes
+from ..errors import ModelError
 from ..files import cache_dir, write_json
 from ..runs.jobs import Job
 from ..training.checkpoints import WholeCheckpoints, keeper, resume_from
@@ -44,11 +45,23 @@ from ..vision.llava import (
     save,
     scored_loss,
 )
+from ..vision.parts import Parts, parts_of
 
 FOLDER = Path(__file__).parent / "llava-weights"
 SEEDS = (0, 1, 2)
 STAGE_1, STAGE_2, ROWS, ASKED = 400, 3200, 48, 12
 EASY_SHARE, CAPTION_SHARE = 0.15, 0.1  # of the rows of stage 2
+
+
+def stand_in(seed: int) -> Parts:
+    """The committed small LLaVA of a seed, in parts, without its tower: who experiments with it works on features that are kept.
+
+    Raises ModelError where it is missing.
+    """
+    folder = FOLDER / f"seed{seed}"
+    if not folder.is_dir():
+        raise ModelError(f"{folder.name} of common/standins/llava-weights is missing: restore it or run `make standins-llava`")
+    return parts_of(load_llava(folder, tower=False), tower=False)
 
 
 class Rows(Dataset):

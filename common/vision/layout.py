@@ -84,6 +84,11 @@ def visibility(positions: Tensor, real: Tensor, segments: Tensor | None = None) 
     return seen | torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
 
 
+def additive(mask: Tensor, like: Tensor) -> Tensor:
+    """The form in which eager attention takes a mask (bool, True where a key is seen): 0, or the lowest number of the dtype of `like`."""
+    return torch.zeros(mask.shape, dtype=like.dtype, device=mask.device).masked_fill_(~mask, torch.finfo(like.dtype).min)
+
+
 def joint(layout: Layout, text: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(embeddings (B, N + T, d), positions (B, N + T), mask (B, 1, N + T, N + T) bool, is_visual (B, N + T)).
 

@@ -25,7 +25,7 @@ from ..data import easyvqa, scenes
 from ..errors import ModelError
 from ..files import file_sha256
 from . import tower as vision
-from .layout import Layout, joint, packed
+from .layout import Layout, additive, joint, packed
 
 LAYERS, SHOWN, N_VISUAL = (2, 9, 11), 112, 64
 SYSTEM = "answer in one word"
@@ -204,7 +204,7 @@ def dense_hidden(decoder: nn.Module, layout: Layout, visual: Tensor, text: Tenso
     text = decoder.get_input_embeddings()(layout.ids) if text is None else text
     embeds, positions, mask, _ = joint(layout, text, visual)
     if decoder.config._attn_implementation == "eager":
-        mask = torch.zeros(mask.shape, dtype=embeds.dtype).masked_fill_(~mask, torch.finfo(embeds.dtype).min)
+        mask = additive(mask, embeds)
     out = decoder.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)
     return out.last_hidden_state[:, visual.shape[1] :]
 

@@ -23,27 +23,28 @@ from common.seeds import seed_of
 from common.training.module import StepTraining, gather_whole
 from common.vision.layout import IGNORED
 from common.vision.llava import dense_hidden
+from common.vision.parts import LlavaSpec, Parts, load_parts, save_projector
 
-from . import method
-from .parts import LlavaSpec, Parts, load_parts, save_projector
+from . import checkpoint, method
 
 
 class ViCATraining(StepTraining):
-    """llava: the parts to start from. warmup: steps, or a share of all steps if below 1. lora_rank: above 0, stage 2
-    trains adapters (peft) on all linear layers of a decoder that stays as it is. Other names as in torch.
+    """llava: the parts to start from. warmup_steps: a number, or a share of all steps if below 1. lora_rank: above 0,
+    stage 2 trains adapters (peft) on all linear layers of a decoder that stays as it is. Other names as in torch.
 
     Raises SetupError, when the model is built, for layers that it does not have or an attention that the method refuses.
     """
 
     PAPER = "vica"
-    SETTINGS = ("stage", "cross_layers", "prefix_update", "learning_rate", "weight_decay", "beta2", "warmup", "schedule", "lora_rank")
+    SETTINGS = ("stage", "cross_layers", "prefix_update", "learning_rate", "weight_decay", "beta2", "warmup_steps", "schedule",
+                "lora_rank")
 
     def __init__(self, llava: LlavaSpec, cross_layers: list[int] | None, stage: Literal["pretrain", "finetune"] = "finetune",
                  prefix_update: Literal["full", "frozen"] = "full", learning_rate: float = 2e-5, weight_decay: float = 0.0,
-                 beta2: float = 0.999, warmup: float = 0.03, schedule: Literal["constant", "cosine", "linear"] = "cosine",
+                 beta2: float = 0.999, warmup_steps: float = 0.03, schedule: Literal["constant", "cosine", "linear"] = "cosine",
                  gradient_checkpointing: bool = False, lora_rank: int = 0, seed: int = 1):
-        super().__init__(learning_rate, weight_decay, (0.9, beta2), warmup, schedule, seed)
-        self.llava, self.stage, self.beta2, self.warmup = llava, stage, beta2, warmup
+        super().__init__(learning_rate, weight_decay, (0.9, beta2), warmup_steps, schedule, seed)
+        self.llava, self.stage, self.beta2 = llava, stage, beta2
         self.config = None if cross_layers is None else method.ViCAConfig(tuple(cross_layers), prefix_update)
         self.cross_layers = None if self.config is None else list(self.config.cross_layers)
         self.prefix_update = None if self.config is None else self.config.prefix_update
@@ -147,7 +148,7 @@ def save_product(folder: Path, parts: Parts, config: method.ViCAConfig | None, s
     folder.mkdir(parents=True, exist_ok=True)
     sha256 = save_projector(parts.projector, folder / "projector.safetensors")
     if config is not None:
-        config.save(folder)
+        checkpoint.save(config, folder)
     if stage == "finetune" and run.get("lora_rank"):
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file

@@ -12,28 +12,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from common.vision.visual_tokens import kept_by, last_slots, random_scores
+
 from . import method
 
 # 7B, a mean of exactly 0.5 over the eight layers (spec 3.7): one schedule that gives the paper's figures.
 PAPER_SCHEDULE = {0: 1.0, 1: 1.0, 7: 0.5, 8: 0.5, 9: 0.25, 10: 0.25, 11: 0.25, 14: 0.25}
-
-
-def schedule(layers: tuple[int, ...], mean_keep: float) -> dict[int, float]:
-    """{layer of C: share kept} with the given mean over the layers: all in the first, which ranks, then halving to a floor.
-
-    Where halving alone is above the mean, the layers behind the first share what is left evenly.
-    Raises ValueError for a mean of 1/K or less over K layers: nothing would be left behind the first.
-    """
-    k = len(layers)
-    if not 1 / max(k, 1) < mean_keep <= 1:
-        raise ValueError(f"mean keep {mean_keep} over {k} layers: above {1 / max(k, 1):.2f}, as the first layer sees all, and up to 1")
-    rest = mean_keep * k - 1
-    shares = [rest / (k - 1)] * (k - 1) if k > 1 else []
-    for halved in range(1, k):  # the first `halved` of them halve, the others lie at the floor
-        floor = (rest - sum(0.5**i for i in range(1, halved))) / (k - halved)
-        if 0.5**halved <= floor <= 0.5 ** (halved - 1):
-            shares = [0.5**i for i in range(1, halved)] + [floor] * (k - halved)
-    return dict(zip(sorted(layers), [1.0, *shares]))
 
 
 def mean_keep(of: dict[int, float]) -> float:
@@ -49,20 +33,15 @@ def ranked(decoder: nn.Module, config: method.ViCAConfig, layout, visual: Tensor
             if before is None:
                 raise ValueError(f"the first layer of C, {layer}, keeps {share}: nothing has ranked the tokens yet")
             score = last_attention(decoder, config, layout, visual, keep, before)
-            alive = _highest(score.masked_fill(~alive, -1.0), count) & alive
+            alive = kept_by(score.masked_fill(~alive, -1.0), count) & alive
         keep[layer], before = alive, layer
     return keep
 
 
 def by_lot(real: Tensor, of: dict[int, float], seed: int = 0) -> dict[int, Tensor]:
     """The same numbers, drawn evenly."""
-    score = torch.rand(real.shape, generator=torch.Generator().manual_seed(seed)).masked_fill(~real, -1.0)
-    return {layer: _highest(score, math.ceil(share * real.shape[1])) & real for layer, share in sorted(of.items())}
-
-
-def _highest(score: Tensor, count: int) -> Tensor:
-    order = score.argsort(dim=1, descending=True, stable=True)[:, :count]
-    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, order, True)
+    score = random_scores(real, seed).masked_fill(~real, -1.0)
+    return {layer: kept_by(score, math.ceil(share * real.shape[1])) & real for layer, share in sorted(of.items())}
 
 
 @torch.no_grad()
@@ -81,6 +60,5 @@ def last_attention(decoder: nn.Module, config: method.ViCAConfig, layout, visual
     finally:
         hook.remove()
         decoder.set_attn_implementation(before)
-    slots = torch.arange(1, layout.real.shape[1] + 1, device=layout.real.device)
-    last = (layout.real.long() * slots).argmax(1)
+    last = last_slots(layout)
     return caught["maps"].float().mean(1)[torch.arange(len(last)), last, : visual.shape[1]]

@@ -17,9 +17,9 @@ from torch import Tensor
 from common.data import easyvqa, scenes
 from common.vision.layout import IGNORED, Layout, packed
 from common.vision.llava import LAYERS, dense_hidden, question_slots
+from common.vision.parts import Parts
 
 from . import method
-from .parts import Parts
 
 YES_NO = ("exists", "relation", "yes/no")
 Questions = list[list[scenes.Question]]  # by picture

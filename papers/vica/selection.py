@@ -51,7 +51,7 @@ def greedy(answers: Answers, layers: Sequence[int], count: int) -> tuple[tuple[i
 
 
 def rank_correlation(a: Iterable[float], b: Iterable[float]) -> float:
-    """Spearman's, with mean ranks for ties. nan where one side is constant."""
+    """Spearman's, with mean ranks for ties, in single precision as in the committed records. nan where one side is constant."""
     ranked = [_ranks(torch.tensor(list(x), dtype=torch.float64)) for x in (a, b)]
     return float(torch.corrcoef(torch.stack(ranked))[0, 1])
 

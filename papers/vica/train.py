@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from common.training import cli as commands
 
-from .data import VisualData
+from .data import StepData  # with the data modules that a config may name
 from .module import ViCATraining
 
 
@@ -22,7 +22,7 @@ def cli(args: list[str] | None = None, run: bool = True) -> LightningCLI:
 
     Leaves by SystemExit(2), after a line or two on stderr, for anything that the user can mend.
     """
-    return commands.cli(ViCATraining, VisualData, name="vica", seed=1, args=args, run=run)
+    return commands.cli(ViCATraining, StepData, name="vica", seed=1, args=args, run=run)
 
 
 if __name__ == "__main__":

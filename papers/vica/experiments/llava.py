@@ -27,11 +27,11 @@ from torch import Tensor
 from common.runs.jobs import Job, work_folder
 from common.training.fit import fit
 from common.vision.layout import Layout
-from common.vision.llava import dense_hidden
+from common.vision.parts import LlavaSpec, Parts
+from common.vision.visual_tokens import attention_to_pictures, random_scores, schedule
 
 from .. import baselines, method, pruning, selection
 from ..analytic import Shape, equivalent_tokens, visual_flops
-from ..parts import LlavaSpec, Parts, stand_in
 from ..reference import frozen_dense
 from ..scoring import blind, dense, log_probabilities, right_answers, scores, test_set, tested, vica
 
@@ -124,7 +124,7 @@ def train(parts: Parts, cross_layers: tuple[int, ...] | None, seed: int, steps: 
     from ..module import ViCATraining
 
     module = ViCATraining(LlavaSpec(stand_in="in memory"), None if cross_layers is None else list(cross_layers), learning_rate=rate,
-                          weight_decay=0.01, beta2=0.98, warmup=15, seed=seed)
+                          weight_decay=0.01, beta2=0.98, warmup_steps=15, seed=seed)
     module.given = parts
     data = ScenePictures(train_samples=steps * rows, batch_size=rows, easy_share=0.15, seed=seed, **pictures)
     parts.decoder.set_attn_implementation("eager")  # on CPU in bf16 twice as fast as SDPA at this width
@@ -150,6 +150,8 @@ def all_layers(seed: int, weights: str, size: str = "cpu") -> dict:
     weights: file that the tuned all-layer weights are kept in, for looking into later.
     """
     from safetensors.torch import save_file
+
+    from common.standins.llava import stand_in
 
     parts, s = stand_in(seed), SIZES[size]
     every = tuple(range(parts.decoder.config.num_hidden_layers))
@@ -194,6 +196,8 @@ def pairs(parts: Parts, layers: tuple[int, ...], s: Size) -> dict[str, dict[str,
 
 def tune(seed: int, arm: str, layers: list[int] | None, size: str = "cpu", drop: bool = False) -> dict:
     """One arm: dense (layers None), the text alone ([]) or ViCA in `layers`; with drop, PyramidDrop on it as well."""
+    from common.standins.llava import stand_in
+
     parts, s = stand_in(seed), SIZES[size]
     loss = tuned(parts, None if layers is None else tuple(layers), seed, s)
     way = dense(parts) if layers is None else vica(parts, tuple(layers))
@@ -205,32 +209,34 @@ def tune(seed: int, arm: str, layers: list[int] | None, size: str = "cpu", drop:
 
 def dropped(parts: Parts, layers: tuple[int, ...], keep: float, s: Size) -> dict:
     """The arm with a mean share `keep` of visual tokens over its layers: ranked by attention, and by lot."""
-    schedule, config = pruning.schedule(layers, keep), method.ViCAConfig(layers)
-    ways = {"ranked": lambda layout, visual: pruning.ranked(parts.decoder, config, layout, visual, schedule),
-            "random": lambda layout, visual: pruning.by_lot(layout.visual_real, schedule, seed=0)}
-    return {"schedule": {str(k): v for k, v in schedule.items()},
+    shares, config = schedule(layers, keep), method.ViCAConfig(layers)
+    ways = {"ranked": lambda layout, visual: pruning.ranked(parts.decoder, config, layout, visual, shares),
+            "random": lambda layout, visual: pruning.by_lot(layout.visual_real, shares, seed=0)}
+    return {"schedule": {str(k): v for k, v in shares.items()},
             **{way: tested(parts, vica(parts, layers, choose), s.test, s.easy, alone=True) for way, choose in ways.items()}}
 
 
 def pruned(seed: int, size: str = "cpu") -> dict:
     """The dense stand-in on fewer visual tokens: as many as ViCA's visual FLOPs are worth, and more. Training-free."""
+    from common.standins.llava import stand_in
+
     parts, s, ranking = stand_in(seed), SIZES[size], []
     equal, decoder = equal_tokens(parts), parts.decoder
 
     def rank(layout: Layout, visual: Tensor) -> Tensor:
-        ranking.append(baselines.attention_to_pictures(decoder, layout, visual, RANKS))
+        ranking.append(attention_to_pictures(decoder, layout, visual, [RANKS])[RANKS])
         return torch.zeros(*layout.ids.shape, visual.shape[-1])
 
     def cut(count: int, scored: list[Tensor]) -> dict:
         batches = iter(scored)
 
         def hidden(layout: Layout, visual: Tensor) -> Tensor:
-            return dense_hidden(decoder, *baselines.without(layout, visual, baselines.kept_by(next(batches), count)))
+            return baselines.dense_on(decoder, layout, visual, next(batches), count)
 
         return tested(parts, hidden, s.test, s.easy, alone=True)
 
     tested(parts, rank, s.test, s.easy, alone=True)  # once: every count cuts the same order
-    lot = [baselines.random_scores(score, i) for i, score in enumerate(ranking)]
+    lot = [random_scores(score, i) for i, score in enumerate(ranking)]
     return {"equivalent tokens": equal} | {str(count): {"attention": cut(count, ranking), "random": cut(count, lot)}
                                            for count in sorted({equal, *s.counts})}
 

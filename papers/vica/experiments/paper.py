@@ -3,9 +3,10 @@
     make reproduce-vica RUNG=paper
 
 looks in `lightning_logs/vica/` (another folder: VICA_RUNS) for what stage 2 leaves, `<run>/model`, and asks each of them
-the questions of lmms.py, greedily. Rel. Avg. is the paper's: the mean of 100 x score / dense score over the benchmarks,
-and the dense scores are those of a dense run of the same decoder, trained and scored here as well (a row of the paper's
-table has another harness behind it). The run with the paper's eight layers is scored once more with PyramidDrop.
+the benchmarks' questions (common/benchmarks/vqa.py), greedily. Rel. Avg. is the paper's: the mean of 100 x score / dense
+score over the benchmarks, and the dense scores are those of a dense run of the same decoder, trained and scored here as
+well (a row of the paper's table has another harness behind it). The run with the paper's eight layers is scored once more
+with PyramidDrop.
 
 A score is kept in `<run>/benchmarks/` when it is there: a run that was killed goes on with the next one.
 """
@@ -23,15 +24,16 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from common.benchmarks import vqa
 from common.errors import UserError
 from common.files import write_json
 from common.models import ModelSpec
 from common.vision.layout import Layout, split
+from common.vision.parts import LlavaSpec, Parts, load_parts
 from common.vision.tower import padded_pixels
 
-from .. import lmms, method, pruning
-from ..parts import LlavaSpec, Parts, load_parts
-from ..reported import relative_average
+from .. import checkpoint, decoding, method, pruning
+from ..reported import BENCHMARKS, relative_average
 
 BATCH, LONGEST = 8, 2048
 
@@ -41,7 +43,7 @@ def runs_folder() -> Path:
 
 
 # -- all of it ---------------------------------------------------------------------------------------------
-def measure_paper(log: Callable[[str], None] = print, device: str = "cuda", benchmarks: Sequence[str] = tuple(lmms.BENCHMARKS),
+def measure_paper(log: Callable[[str], None] = print, device: str = "cuda", benchmarks: Sequence[str] = BENCHMARKS,
                   limit: int | None = None) -> dict[str, dict]:
     """{run, or "run + PyramidDrop": {"trained_from", "cross_layers", "prefix_update", "scores", "relative", "against"}}.
 
@@ -57,7 +59,7 @@ def measure_paper(log: Callable[[str], None] = print, device: str = "cuda", benc
         raise UserError(f"rung paper found no trained model in {runs_folder().name}/: train one with configs/cuda, both stages, "
                         "e.g. llava-1.5-7b_vica_pretrain and llava-1.5-7b_vica_finetune, and set VICA_RUNS to the folder that "
                         "holds the runs")
-    lmms.harness()  # an error for what is missing comes before a model is loaded
+    vqa.harness()  # an error for what is missing comes before a model is loaded
     results: dict[str, dict] = {}
     for name, (folder, about) in runs.items():
         opened = functools.cache(functools.partial(open_run, folder, device))  # only if a score is missing
@@ -101,9 +103,9 @@ def scores(run: Path, title: str, about: dict, opened: Callable[[], tuple[Parts,
         row = json.loads(path.read_text()) if path.is_file() else {}
         if row.get("of") != weights:
             try:
-                row = lmms.evaluate(lambda *asked: answer(*opened(), *asked, schedule=schedule), name, run / "benchmarks",
-                                    limit=limit, batch_size=BATCH) | {"of": weights}
-            except lmms.BenchmarkError as error:
+                row = vqa.evaluate(lambda *asked: answer(*opened(), *asked, schedule=schedule), name, run / "benchmarks",
+                                   label="vica", limit=limit, batch_size=BATCH) | {"of": weights}
+            except vqa.BenchmarkError as error:
                 log(f"{title}, {name}: no score. {error}")
                 continue
             write_json(path, row)
@@ -118,7 +120,7 @@ def open_run(folder: Path, device: str) -> tuple[Parts, method.ViCAConfig | None
     Raises UserError when the run's config is gone, ModelError, ValueError for files that are missing or do not fit.
     """
     about = json.loads((folder / "training.json").read_text())
-    config = None if about["cross_layers"] is None else method.ViCAConfig.load(folder)
+    config = None if about["cross_layers"] is None else checkpoint.load(folder)
     written = sorted(folder.parent.glob("logs/version_*/config.yaml"), key=lambda path: int(path.parent.name.partition("_")[2]))
     if not written:
         raise UserError(f"{folder.parent.name}: no logs/version_*/config.yaml, which names the vision tower")
@@ -138,7 +140,7 @@ def answer(parts: Parts, config: method.ViCAConfig | None, prompts: Sequence[str
 
     schedule: PyramidDrop's, {cross layer: share of visual tokens}; then one prompt at a time, as the authors evaluate.
     """
-    from ..data import IMAGE, encode_v1  # with Lightning, for which no other command waits
+    from common.vision.conversations import IMAGE, encode_v1  # with Lightning, for which no other command waits
 
     rows = [encode_v1(parts.tokenizer, {"conversations": [{"from": "human", "value": (IMAGE + "\n" if image else "") + prompt}]},
                       n_visual=parts.n_visual, image_token_id=parts.image_token_id, max_tokens=LONGEST)[0]
@@ -152,7 +154,7 @@ def answer(parts: Parts, config: method.ViCAConfig | None, prompts: Sequence[str
     if config is None:
         written = dense(parts.decoder, layout, visual, new_tokens, end)
     elif schedule is None:
-        written = method.generate(parts.decoder, config, layout, visual, new_tokens, end)
+        written = decoding.generate(parts.decoder, config, layout, visual, new_tokens, end)
     else:
         written = [pruned(parts.decoder, config, *row, schedule, new_tokens, end) for row in _single(layout, visual)]
     return parts.tokenizer.batch_decode(written, skip_special_tokens=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from common.runs.jobs import Job
 from common.vision.llava import build
+from common.vision.parts import parts_of
 
-from ..parts import parts_of
 from ..scoring import dense, tested, vica
 from .llava import train
 

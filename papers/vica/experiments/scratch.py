@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from common.runs.jobs import Job
+from common.runs.sources import closure
 from common.vision.layout import Layout
+from common.vision.parts import parts_of
 
 from .. import method
 from ..baselines import uniform_layers
-from ..parts import parts_of, stand_in
 from ..scoring import dense, tested, vica
 
 LAYERS = uniform_layers(8, 2)  # the paper's share, a quarter
@@ -45,15 +46,15 @@ def jobs(size: str = "cpu") -> list[Job]:
 
 def scratch(seed: int, layers: list[int], size: str = "cpu") -> dict:
     """Losses and scores of the trained model, beside the dense stand-in's."""
-    from common.standins.llava import LlavaTraining, train
+    from common.standins.llava import LlavaTraining, stand_in, train
 
     class Training(LlavaTraining):
         def hidden(self, layout: Layout, visual: Tensor) -> Tensor:
             embeds = self.decoder.get_input_embeddings()(layout.ids)
             return method.hidden_states(self.decoder, method.ViCAConfig(tuple(layers)), embeds, layout, visual)
 
-    s = SIZES[size]
-    model, losses = train(seed, "vica-" + "-".join(map(str, layers)), Training, *s.stages, progress=False, sources=(method.__file__,))
+    s, code = SIZES[size], tuple(map(str, closure(method.__name__)))
+    model, losses = train(seed, "vica-" + "-".join(map(str, layers)), Training, *s.stages, progress=False, sources=code)
     parts = parts_of(model)
     parts.decoder.set_attn_implementation("sdpa")
     stand = stand_in(seed)

@@ -23,9 +23,9 @@ from common.models import SMOLLM2, ModelSpec
 from common.runs.jobs import Job
 from common.training.fit import quiet
 from common.vision.llava import LAYERS, whiten
+from common.vision.parts import PACKAGED, LlavaSpec, load_parts
 
 from ..baselines import uniform_layers
-from ..parts import PACKAGED, LlavaSpec, load_parts
 from ..scoring import blind, dense, tested, vica
 
 ARMS = ("vica", "dense")
@@ -81,8 +81,8 @@ def run(seed: int, arm: str, size: str = "cpu", device: str = "cpu", decoder: Mo
     key = Job("smollm2", f"{__package__}.smollm2:run", {"seed": seed, "arm": arm, "size": size}).key()
     curves = {}
     for stage, steps in s.steps.items():
-        module = ViCATraining(spec, layers and list(layers), stage=stage, learning_rate=RATES[stage], beta2=0.98, warmup=0.05, seed=seed,
-                              lora_rank=s.rank)
+        module = ViCATraining(spec, layers and list(layers), stage=stage, learning_rate=RATES[stage], beta2=0.98, warmup_steps=0.05,
+                              seed=seed, lora_rank=s.rank)
         module.given = parts
         data = ScenePictures(train_samples=steps * s.rows, batch_size=s.rows, scenes=s.scenes, easy=s.easy, asked=ASKED, seed=seed,
                              easy_share=0.15 if s.easy else 0.0, captions=1.0 if stage == "pretrain" else 0.1)

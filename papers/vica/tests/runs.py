@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.standins.llava import FOLDER
+from common.vision.parts import LlavaSpec, load_parts
 
 from ..data import ScenePictures
 from ..module import ViCATraining
-from ..parts import LlavaSpec, load_parts
 
 PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_llama"]
 
@@ -55,7 +55,7 @@ def training(cross_layers=(0, 5), **options):
     """A training of the committed small LLaVA."""
     spec = LlavaSpec(stand_in=str(FOLDER / "seed0"))
     layers = None if cross_layers is None else list(cross_layers)
-    return TrulyDouble(spec, layers, **(dict(learning_rate=1e-3, warmup=0, seed=5) | options))
+    return TrulyDouble(spec, layers, **(dict(learning_rate=1e-3, warmup_steps=0, seed=5) | options))
 
 
 def scenes(batch_size=8, **options):

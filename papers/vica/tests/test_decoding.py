@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from common.vision.visual_tokens import kept_by, last_slots
 from tests.numerics import close
 
 from .. import method, pruning
-from ..baselines import attention_to_pictures, kept_by, last_layers, last_slots, random_layers, uniform_layers, without
+from ..baselines import dense_on, last_layers, random_layers, uniform_layers
+from ..decoding import generate
 from ..method import Places, ViCACache, ViCAConfig
 from ..reference import masked_reference
 from .conftest import IMAGE, PROMPTS, batch, pictures
@@ -47,7 +49,7 @@ def test_generation_of_a_mixed_batch_is_that_of_its_rows(decoder, side, update):
     """Against greedy decoding without a cache, by the definition, one row after the other."""
     model, config, count = decoder(), ViCAConfig((0, 2), update), 5
     layout, *_ = batch(PROMPTS, side)
-    said = method.generate(model, config, layout, pictures(layout), count)
+    said = generate(model, config, layout, pictures(layout), count)
     for prompt, got in zip(PROMPTS, said):
         ids = list(prompt)
         for _ in range(count):
@@ -60,9 +62,9 @@ def test_generation_of_a_mixed_batch_is_that_of_its_rows(decoder, side, update):
 def test_generation_ends_at_the_end_token_of_each_row(decoder):
     model, config = decoder(), ViCAConfig((0, 2))
     layout, *_ = batch(PROMPTS)
-    free = method.generate(model, config, layout, pictures(layout), 6)
+    free = generate(model, config, layout, pictures(layout), 6)
     end = free[1][2]
-    stopped = method.generate(model, config, layout, pictures(layout), 6, eos_token_id=end)
+    stopped = generate(model, config, layout, pictures(layout), 6, eos_token_id=end)
     for got, row in zip(stopped, free):
         assert got == (row[: row.index(end) + 1] if end in row else row)
 
@@ -72,7 +74,7 @@ def test_a_picture_that_is_last_can_be_answered(decoder):
     model, config = decoder(), ViCAConfig((0, 2))
     layout, *_ = batch([[1, 5, *[IMAGE] * 4]])
     visual, embed = pictures(layout), model.get_input_embeddings()
-    said = method.generate(model, config, layout, visual, 2)[0]
+    said = generate(model, config, layout, visual, 2)[0]
     cache = ViCACache()
     with torch.no_grad():
         out = method.forward(model, config, embed(layout.ids), Places(layout.positions, layout.visual_positions), visual, cache)
@@ -96,16 +98,9 @@ def test_visual_keys_can_be_kept_for_the_next_question_and_follow_beams(decoder)
 
 
 # -- fewer visual tokens -----------------------------------------------------------------------------------
-def test_the_schedule_has_its_mean():
+def test_the_paper_s_schedule_has_its_mean():
     assert pruning.mean_keep(pruning.PAPER_SCHEDULE) == 0.5
     assert set(pruning.PAPER_SCHEDULE) == set(method.PAPER_CROSS_LAYERS["llava-1.5-7b"])
-    assert list(pruning.schedule((0, 4, 5, 6), 0.5).items()) == [(0, 1.0), (4, 0.5), (5, 0.25), (6, 0.25)]
-    for k in (2, 3, 4, 8):
-        for mean in (0.51, 0.6, 0.75, 1.0):
-            shares = list(pruning.schedule(tuple(range(k)), mean).values())
-            assert sum(shares) / k == pytest.approx(mean) and shares[0] == 1 and shares == sorted(shares, reverse=True)
-    with pytest.raises(ValueError, match="above 0.50"):
-        pruning.schedule((0, 1), 0.5)
 
 
 @pytest.mark.numerics
@@ -136,21 +131,18 @@ def test_random_drop_keeps_as_many_and_nests(decoder):
     assert not (keep[0] & ~real).any()
 
 
-def test_pruned_dense_is_dense_without_those_tokens(decoder):
+@pytest.mark.numerics
+def test_dense_on_all_tokens_is_dense_and_on_fewer_is_what_it_sees(decoder):
     from common.vision.llava import dense_hidden
 
-    model, config = decoder(), ViCAConfig((0, 1, 2))
+    model = decoder()
     layout, *_ = batch([PROMPTS[1]])
-    visual = pictures(layout)
-    score = attention_to_pictures(model, layout, visual, 1)
-    assert score.shape == (1, 4) and 0 < float(score.sum()) < 1 and config.cross_layers
-    keep = torch.tensor([[True, False, False, True]])
-    fewer, left = without(layout, visual, keep)
-    assert fewer.visual_positions.tolist() == [[2, 5]] and torch.equal(left, visual[:, [0, 3]])
-    gone = visual.clone()
-    gone[:, 1:3] = 7.0  # must not be seen
-    assert torch.equal(dense_hidden(model, *without(layout, gone, keep)), dense_hidden(model, fewer, left))
-    assert kept_by(torch.tensor([[0.1, 0.3, 0.3, 0.2]]), 2).tolist() == [[False, True, True, False]]
+    visual, score = pictures(layout), torch.tensor([[0.4, 0.1, 0.2, 0.3]])
+    with torch.no_grad():
+        close(dense_on(model, layout, visual, score, 4), dense_hidden(model, layout, visual), EXACT)
+        fewer = dense_on(model, layout, visual, score, 2)
+        visual[:, 1:3] = 7.0  # must not be seen
+        assert torch.equal(dense_on(model, layout, visual, score, 2), fewer)
 
 
 def test_sets_of_layers():

@@ -12,9 +12,9 @@ import torch
 from common.claims.records import load_claims, make_record, start_run
 from common.data.scenes import KINDS
 from common.runs import experiment
-from common.standins.llava import checkpoints
+from common.standins.llava import checkpoints, stand_in
 
-from .. import analytic, baselines, method, parts, pictures, quantities, scoring, tables
+from .. import analytic, baselines, method, pictures, quantities, scoring, tables
 from .. import eval as harness
 from ..experiments import llava, patches, scratch, speed
 
@@ -243,7 +243,7 @@ def test_jobs_train_answer_and_repeat_themselves(small, tmp_path):
 def test_a_dense_model_with_all_its_tokens_is_the_dense_model(small):
     """Ranking and cutting alone changes no answer."""
     size = small(counts=(64,))
-    found, model = llava.pruned(0, size), parts.stand_in(0)
+    found, model = llava.pruned(0, size), stand_in(0)
     whole = scoring.tested(model, scoring.dense(model), SMALL.test, 0, alone=True)
     assert found["64"]["attention"] == found["64"]["random"] == whole
     assert found["equivalent tokens"] == llava.equal_tokens(model) < 8
@@ -251,7 +251,7 @@ def test_a_dense_model_with_all_its_tokens_is_the_dense_model(small):
 
 @pytest.mark.numerics
 def test_the_committed_small_llava_answers_and_is_blind_without_picture():
-    model = parts.stand_in(0)
+    model = stand_in(0)
     assert scoring.tested(model, scoring.dense(model), 24, 0)["all"] > 0.95
     assert scoring.tested(model, scoring.vica(model, ()), 24, 0)["all"] < 0.5
 

@@ -11,6 +11,8 @@ from common.vision.layout import packed
 from tests.numerics import close, far
 
 from .. import method
+from ..checkpoint import FILE, save
+from ..checkpoint import load as load_config
 from ..experiments.exact import differing_logits, uncounted_flops
 from ..method import Places, ViCAConfig, check_model
 from ..reference import frozen_dense, masked_reference
@@ -272,17 +274,17 @@ def test_the_model_is_left_as_it_was(decoder):
 # -- configuration and refusals ----------------------------------------------------------------------------
 def test_the_layers_are_kept_beside_the_weights(tmp_path):
     config = ViCAConfig((7, 0, 3), "frozen")
-    config.save(tmp_path)
-    assert ViCAConfig.load(tmp_path) == config and config.cross_layers == (0, 3, 7)
+    save(config, tmp_path)
+    assert load_config(tmp_path) == config and config.cross_layers == (0, 3, 7)
     for text, says in (("{}", "cross_layers is missing"), ("[1]", "missing"), ("no", "no JSON"), ('{"cross_layers": [1, 1]}', "distinct"),
                        ('{"cross_layers": [0], "layers": 2}', "unknown entry 'layers'"), ('{"cross_layers": [-1]}', "from 0 on"),
                        ('{"cross_layers": [0], "prefix_update": "half"}', "neither full nor frozen")):
-        (tmp_path / method.FILE).write_text(text)
+        (tmp_path / FILE).write_text(text)
         with pytest.raises(ValueError, match=says):
-            ViCAConfig.load(tmp_path)
-    (tmp_path / method.FILE).unlink()
+            load_config(tmp_path)
+    (tmp_path / FILE).unlink()
     with pytest.raises(ValueError, match=r"no vica\.json"):
-        ViCAConfig.load(tmp_path)
+        load_config(tmp_path)
 
 
 def test_the_paper_s_layers():

@@ -1,6 +1,6 @@
 """Every cuda config, walked end to end: the file as it is, two steps, a decoder and a vision tower of the same architectures
-with some thousand parameters, data of LLaVA's schema, on the CPU; then the paper's table from what that left, its
-benchmarks by a stub with lmms-eval's interface.
+with some thousand parameters, data of LLaVA's schema, on the CPU; then the paper's table from what that left, with three
+questions in place of each benchmark.
 
 The configs name hub ids; here the same keys name folders in the hub's format, which `common.models` treats alike.
 """
@@ -19,11 +19,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from common.benchmarks import vqa
 from common.models import load, tiny
+from common.vision import conversations
 from common.vision.layout import split
 from common.vision.tower import padded_pixels
 
-from .. import data, lmms, method, pruning, reference
+from .. import checkpoint, method, pruning, reference
 from ..experiments import paper as paper_scale
 from ..train import cli
 from .runs import truly_double
@@ -51,7 +53,7 @@ def tokenizer():
     inner.normalizer = normalizers.Replace(" ", "\u2581")
     inner.decoder = decoders.Replace("\u2581", " ")
     letters = [chr(i) for i in range(33, 127)] + ["\n", "\u2581"]
-    texts = [data.SYSTEM_V1.replace(" ", " \u2581"), "USER: ASSISTANT: what colour is the circle in the picture ? red blue"]
+    texts = [conversations.SYSTEM_V1.replace(" ", " \u2581"), "USER: ASSISTANT: what colour is the circle in the picture ? red blue"]
     inner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, initial_alphabet=letters, show_progress=False,
                                                          special_tokens=["<unk>", "<s>", "</s>"]))
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
@@ -139,7 +141,7 @@ def test_rehearsal(run, hub, llava):
         made |= {"decoder"} if stage == "finetune" else set()
         assert {p.name for p in (out / "model").iterdir()} == made
         if about["cross_layers"] is not None:
-            assert method.ViCAConfig.load(out / "model") == method.ViCAConfig(tuple(asked["cross_layers"]), asked["prefix_update"])
+            assert checkpoint.load(out / "model") == method.ViCAConfig(tuple(asked["cross_layers"]), asked["prefix_update"])
 
 
 @pytest.mark.parametrize("path", CUDA, ids=lambda path: path.stem)
@@ -156,7 +158,7 @@ def test_values_are_the_papers(path):
         "dense": None, "frozen": list(range(layers)), "uniform": [0, 4, 8, 12, 16, 20, 24, 28]}[arm]
     frozen = size == "7b" and arm != "full-prefix"
     assert options.get("prefix_update") == (None if arm == "dense" else "frozen" if frozen else "full")
-    assert (options["learning_rate"], options["weight_decay"], options["warmup"], options["schedule"]) == (
+    assert (options["learning_rate"], options["weight_decay"], options["warmup_steps"], options["schedule"]) == (
         1e-3 if first else 2e-5, 0.0, 0.03, "cosine")
     samples, batch = (558_128, 256) if first else (665_298, 128)
     assert pairs["batch_size"] == batch and trainer["max_steps"] == -(-samples // batch) and f"{samples:,} samples / {batch}" in text
@@ -185,6 +187,7 @@ def test_no_config_is_missing():
     ("--data.init_args.template=v2", "data.template 'v2' is neither plain nor v1"),
     ("--data.init_args.batch_size=6", "data.batch_size 6 is not a multiple of 4 x 1"),
     ("--data.init_args.train=absent.json", "there is no file absent.json"),
+    ("--data.init_args.val_samples=16", "data.val_samples 16: captions.json has 16 conversations"),
     ("--ckpt_path=absent.ckpt", "there is no file absent.ckpt"),
 ])
 def test_bad_input_is_answered_in_a_line(hub, llava, capsys, option, says):
@@ -209,21 +212,17 @@ def runs(hub, llava, tmp_path_factory):
 
 VICA, DENSE = "llava-1.5-7b_vica_finetune", "llava-1.5-7b_dense_finetune"
 TWO = ("GQA", "POPE")
+TASKS = {"GQA": "gqa", "POPE": "pope"}
 
 
-def asked(n=3):
-    return [{"question": "what colour is it ?" + " and why" * i, "answer": "red", "images": [picture(80 * i)] if i else []}
-            for i in range(n)]
+def picture(value=0):
+    return Image.new("RGB", (20, 12), (value, value, value))
 
 
 @pytest.fixture
 def benchmarks(monkeypatch, runs):
-    """Two benchmarks of which ViCA gets 40 and 20, dense 50 and 40, and what was asked of which."""
-    calls, of = [], {}
-
-    def metric(task):
-        return lambda pairs: {{"gqa": "exact_match", "pope": "pope_f1_score"}[task]: of["dense" if of["config"] is None else "vica"][task]}
-
+    """Two benchmarks of three questions, of which ViCA gets 40 and 20, dense 50 and 40; what was asked of which; which are broken."""
+    calls, broken, of = [], set(), {"dense": {"GQA": 50.0, "POPE": 40.0}, "vica": {"GQA": 40.0, "POPE": 20.0}}
     real = paper_scale.answer
 
     def answer(parts, config, *rest, schedule=None):
@@ -233,13 +232,21 @@ def benchmarks(monkeypatch, runs):
         calls.append((config is None, schedule is not None, len(texts)))
         return texts
 
-    of |= {"dense": {"gqa": 0.5, "pope": 0.4}, "vica": {"gqa": 0.4, "pope": 0.2}}
+    def evaluate(ask, name, out, *, label, limit=None, batch_size=8):
+        assert label == "vica" and out.name == "benchmarks"
+        ask(["what colour is it ?" + " and why" * i for i in range(3)], [None, picture(80), picture(160)], 3)
+        if name in broken:
+            raise vqa.BenchmarkError(f"{TASKS[name]}: no such metric")
+        out.mkdir(exist_ok=True)
+        return {"benchmark": name, "value": of["dense" if of["config"] is None else "vica"][name]}
+
     monkeypatch.setattr(paper_scale, "answer", answer)
+    monkeypatch.setattr(vqa, "evaluate", evaluate)
+    monkeypatch.setattr(vqa, "harness", lambda: None)
     monkeypatch.setenv("VICA_RUNS", str(runs))
-    stub = stub_of_lmms_eval(monkeypatch, {task: (asked(), {"max_new_tokens": 3}, metric(task)) for task in ("gqa", "pope")})
     for path in runs.glob("*/benchmarks/*"):
         path.unlink()
-    return types.SimpleNamespace(calls=calls, stub=stub)
+    return types.SimpleNamespace(calls=calls, broken=broken)
 
 
 def test_the_table_is_filled_from_what_training_wrote(runs, benchmarks):
@@ -269,11 +276,11 @@ def test_scores_are_kept_with_the_weights_they_are_of(runs, benchmarks, monkeypa
 
 
 def test_a_benchmark_that_fails_costs_no_other(runs, benchmarks):
-    benchmarks.stub.tasks["pope"] = asked(), {"max_new_tokens": 3}, lambda pairs: {"pope_accuracy": 1.0}
+    benchmarks.broken.add("POPE")
     said = []
     found = paper_scale.measure_paper(said.append, device="cpu", benchmarks=TWO)
     assert found[VICA]["scores"] == {"GQA": 40.0} and {row["relative"] for row in found.values()} == {None}
-    assert f"{VICA}, POPE: no score. pope: lmms-eval gives pope_accuracy, and none of pope_f1_score" in said
+    assert f"{VICA}, POPE: no score. pope: no such metric" in said
     assert f"{VICA}: GQA 40.0; no Rel. Avg.: benchmarks are missing" in said
 
 
@@ -294,7 +301,7 @@ def test_what_is_missing_is_said(runs, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="found no trained model in absent/: train one with configs/cuda, both stages"):
         paper_scale.measure_paper(device="cpu")
     monkeypatch.setenv("VICA_RUNS", str(runs))
-    lmms.model_class.cache_clear()
+    monkeypatch.setitem(sys.modules, "lmms_eval", None)  # wherever it is installed
     with pytest.raises(RuntimeError, match="run by lmms-eval, which cannot be imported"):
         paper_scale.measure_paper(device="cpu")
     shutil.copytree(runs / VICA / "model", tmp_path / "bare" / "model")
@@ -348,7 +355,7 @@ def test_answers_follow_from_the_definition(exact):
     question, image = QUESTIONS[1], shown()[2]
     conversation = {"conversations": [{"from": "human", "value": f"<image>\n{question}"}]}
     for which, (parts, config) in exact.items():
-        ids, _ = data.encode_v1(parts.tokenizer, conversation, n_visual=4, image_token_id=parts.image_token_id, max_tokens=2048)
+        ids, _ = conversations.encode_v1(parts.tokenizer, conversation, n_visual=4, image_token_id=parts.image_token_id, max_tokens=2048)
         visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]).double())
         said = []
         for _ in range(5):
@@ -372,8 +379,8 @@ def test_pyramid_drop_looks_at_what_it_keeps(exact):
     image, whole = shown()[2], dict.fromkeys(config.cross_layers, 1.0)
     plain = paper_scale.answer(parts, config, QUESTIONS[:1], [image], 6)
     assert paper_scale.answer(parts, config, QUESTIONS[:1], [image], 6, schedule=whole) == plain
-    ids, _ = data.encode_v1(parts.tokenizer, {"conversations": [{"from": "human", "value": f"<image>\n{QUESTIONS[0]}"}]}, n_visual=4,
-                            image_token_id=parts.image_token_id, max_tokens=2048)
+    conversation = {"conversations": [{"from": "human", "value": f"<image>\n{QUESTIONS[0]}"}]}
+    ids, _ = conversations.encode_v1(parts.tokenizer, conversation, n_visual=4, image_token_id=parts.image_token_id, max_tokens=2048)
     visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]).double())
     prompt = split(ids[None], parts.image_token_id)
     keep = pruning.ranked(parts.decoder, config, prompt, visual, pruning.PAPER_SCHEDULE)
@@ -413,158 +420,10 @@ def test_a_run_opens_as_it_was_trained(runs, opened):
     for name, run in (("vica", VICA), ("dense", DENSE)):
         parts, found = opened[name]
         assert parts.n_visual == 4 and parts.feature_layers == (-2,) and type(parts.tower).__name__ == "CLIPVisionModel"
-        assert found == (method.ViCAConfig.load(runs / run / "model") if name == "vica" else None)
+        assert found == (checkpoint.load(runs / run / "model") if name == "vica" else None)
         stored = load_file(runs / run / "model" / "projector.safetensors")
         first = load_file(runs / run.replace("finetune", "pretrain") / "model" / "projector.safetensors")
         for key, value in parts.projector.state_dict().items():
             assert torch.equal(value, stored[key]) and not torch.equal(value, first[key]), key
     a, b = (next(iter(opened[name][0].decoder.parameters())) for name in opened)
     assert not torch.equal(a, b)
-
-
-# -- lmms-eval in small ------------------------------------------------------------------------------------
-class Request:
-    def __init__(self, *args):
-        self.args = args
-
-
-def stub_of_lmms_eval(monkeypatch, tasks, calls=None):
-    """Modules with the names and arguments that lmms-eval 0.5 has. tasks {name: (rows, options, metric of (row, text))}.
-
-    A row: {"question", "answer", "images"}. calls: what simple_evaluate was given.
-    """
-    known = {}
-
-    class Base:
-        def __init__(self):
-            self.task_dict = {}
-
-        rank, world_size = 0, 1
-
-    def register_model(*names):
-        def decorate(cls):
-            assert issubclass(cls, Base)
-            for name in names:
-                assert name not in known, f"{name} is registered already"
-                known[name] = cls
-            return cls
-
-        return decorate
-
-    class TaskManager:
-        def __init__(self, verbosity="INFO", include_path=None, include_defaults=True, model_name=None):
-            self.model_name = model_name
-
-    def simple_evaluate(model, model_args=None, tasks=None, num_fewshot=None, batch_size=None, limit=None, bootstrap_iters=100000,
-                        log_samples=True, task_manager=None, cli_args=None):
-        assert isinstance(model, known["vica"]) and task_manager.model_name == "vica"
-        assert not cli_args.process_with_media and cli_args.output_path, "tasks read these, and None has neither"
-        (task,) = tasks
-        changes = dict(task) if isinstance(task, dict) else {"task": task}
-        name = changes.pop("task")
-        if calls is not None:
-            calls.append((name, changes, limit))
-        rows, options, metrics = stub.tasks[name]
-        model.task_dict[name] = {"test": rows}
-        chosen = range(len(rows))[:limit]
-        texts = model.generate_until([Request(rows[i]["question"], dict(options), lambda row: row["images"], i, name, "test")
-                                      for i in chosen])
-        found = metrics([(rows[i], text) for i, text in zip(chosen, texts)])
-        row = {"alias": name} | {f"{m},none": v for m, v in found.items()} | {f"{m}_stderr,none": "N/A" for m in found}
-        return {"results": {name: row}, "versions": {name: 0.0}, "n-samples": {name: {"original": len(rows), "effective": len(chosen)}}}
-
-    stub = types.SimpleNamespace(tasks=tasks, known=known)
-    for name, content in {"lmms_eval": {}, "lmms_eval.api": {}, "lmms_eval.api.model": {"lmms": Base},
-                          "lmms_eval.api.registry": {"register_model": register_model}, "lmms_eval.tasks": {"TaskManager": TaskManager},
-                          "lmms_eval.evaluator": {"simple_evaluate": simple_evaluate}}.items():
-        module = types.ModuleType(name)
-        vars(module).update(content)
-        monkeypatch.setitem(sys.modules, name, module)
-    lmms.model_class.cache_clear()
-    return stub
-
-
-def picture(value=0):
-    return Image.new("RGB", (20, 12), (value, value, value))
-
-
-def share_right(pairs):
-    return {"exact_match": sum(row["answer"] == text for row, text in pairs) / len(pairs)}
-
-
-def rows_of(n):
-    return [{"question": "?" * (n - i), "answer": str(i), "images": [picture(i)]} for i in range(n)]
-
-
-def test_answers_keep_their_order_and_batches_their_limits(monkeypatch, tmp_path):
-    """Shortest prompt first, three at a time; a text ends at the first stop."""
-    stub_of_lmms_eval(monkeypatch, {"gqa": (rows_of(7), {"max_new_tokens": 16, "until": ["ASSISTANT:", "\n"]}, share_right)})
-    seen = []
-
-    def answer(prompts, images, new_tokens):
-        seen.append((len(prompts), new_tokens))
-        assert [7 - len(p) for p in prompts] == [image.getpixel((0, 0))[0] for image in images]
-        return [f" {7 - len(p)} \n and more" for p in prompts]
-
-    found = lmms.evaluate(answer, "GQA", tmp_path / "new", batch_size=3)
-    assert found == {"benchmark": "GQA", "task": "gqa", "metric": "exact_match", "value": 100.0, "n": 7, "unanswered": 0,
-                     "version": "0.0"}
-    assert seen == [(3, 16), (3, 16), (1, 16)] and (tmp_path / "new").is_dir()
-
-
-def test_text_alone_and_several_images(monkeypatch, tmp_path):
-    """No image is None; a question about several images is left out, and counted."""
-    rows = [{"question": "a", "answer": "x", "images": []}, {"question": "b", "answer": "x", "images": [picture()] * 3},
-            {"question": "c", "answer": "x", "images": [picture()]}]
-    stub_of_lmms_eval(monkeypatch, {"seedbench": (rows, {}, lambda pairs: {"seed_image": 0.25, "seed_all": 0.5,
-                                                                           "texts": "".join(t or "-" for _, t in pairs)})})
-    seen = []
-
-    def answer(prompts, images, new_tokens):
-        seen.append((list(prompts), [image is None for image in images], new_tokens))
-        return ["x"] * len(prompts)
-
-    found = lmms.evaluate(answer, "SEED-I", tmp_path)
-    assert (found["value"], found["metric"], found["unanswered"]) == (25.0, "seed_image", 1)
-    assert seen == [(["a", "c"], [True, False], lmms.NEW_TOKENS)]
-
-
-def test_every_column_of_the_table_has_its_task(monkeypatch, tmp_path):
-    """lmms-eval's names (spec 5), units as in the table, TextVQA with OCR tokens, one registration for all."""
-    values = {"mme": {"mme_percetion_score": 1464.5, "mme_cognition_score": 300.0}, "mmbench_en_dev": {"gpt_eval_score": 64.0},
-              "mmbench_cn_dev": {"gpt_eval_score": 57.7}, "gqa": {"exact_match": 0.5}, "vqav2_val": {"exact_match": 0.75},
-              "scienceqa_img": {"exact_match": 0.5}, "textvqa_val": {"exact_match": 0.25}, "seedbench": {"seed_image": 0.5},
-              "pope": {"pope_accuracy": 0.1, "pope_f1_score": 0.875}}
-    calls = []
-    stub = stub_of_lmms_eval(monkeypatch, {task: (rows_of(3), {}, lambda pairs, v=v: v) for task, v in values.items()}, calls)
-    answer = lambda prompts, images, new_tokens: [""] * len(prompts)  # noqa: E731
-    found = {name: lmms.evaluate(answer, name, tmp_path, limit=2) for name in lmms.BENCHMARKS}
-    assert {name: row["value"] for name, row in found.items()} == {
-        "MME-P": 1464.5, "MMB": 64.0, "MMB-CN": 57.7, "GQA": 50.0, "VQAv2": 75.0, "SQA-I": 50.0, "TextVQA": 25.0, "POPE": 87.5,
-        "SEED-I": 50.0}
-    assert {row["n"] for row in found.values()} == {2} and list(stub.known) == ["vica"]
-    assert [changes for name, changes, _ in calls if name == "textvqa_val"][0]["lmms_eval_specific_kwargs"]["default"]["ocr"] is True
-    assert {name for name, changes, _ in calls if changes} == {"textvqa_val"}
-
-
-def test_what_cannot_be_run_is_said(monkeypatch, tmp_path):
-    answer = lambda prompts, images, new_tokens: [""] * len(prompts)  # noqa: E731
-    lmms.model_class.cache_clear()
-    with pytest.raises(lmms.BenchmarkError, match=r"run by lmms-eval, which cannot be imported .*lmms_eval.*: pip install lmms-eval"):
-        lmms.evaluate(answer, "GQA", tmp_path)
-    stub = stub_of_lmms_eval(monkeypatch, {"gqa": (rows_of(2), {}, lambda pairs: {"accuracy": 1.0})})
-    with pytest.raises(lmms.BenchmarkError, match="gqa: lmms-eval gives accuracy, and none of exact_match"):
-        lmms.evaluate(answer, "GQA", tmp_path)
-    with pytest.raises(lmms.BenchmarkError, match="no benchmark 'gqa'; there is: MME-P, MMB"):
-        lmms.evaluate(answer, "gqa", tmp_path)
-    for options in ({"temperature": 0.7}, {"do_sample": True}, {"num_beams": 3}):
-        stub.tasks["gqa"] = rows_of(2), options, share_right
-        with pytest.raises(lmms.BenchmarkError, match="gqa: asks for .*; answers here are greedy"):
-            lmms.evaluate(answer, "GQA", tmp_path)
-    assert lmms.model_class().generate_until_multi_round is lmms.model_class().loglikelihood
-
-
-@pytest.mark.parametrize("text, stops, expected", [
-    ("a\n\nb", ["\n\n"], "a"), (" a b ", [], "a b"), ("x ASSISTANT: y", ["z", "ASSISTANT:"], "x"), ("a", [""], "a")])
-def test_a_text_ends_at_a_stop(text, stops, expected):
-    assert lmms.until(text, stops) == expected

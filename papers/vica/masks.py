@@ -1,0 +1,29 @@
+"""Who sees whom, as masks: query i sees key j iff j is real, position[j] <= position[i], and the segment of j is 0 or that of i.
+
+The one rule of `method.definition` and of the fast path; where a batch needs no mask at all, see unmasked.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def visible(positions: Tensor, segments: Tensor, key_positions: Tensor, key_real: Tensor, key_segments: Tensor) -> Tensor:
+    """(B, T, S) bool, [query, key], by the rule above: positions, segments (B, T) of the queries, the rest (B, S) of the keys."""
+    seen = key_real[:, None, :] & (key_positions[:, None, :] <= positions[:, :, None])
+    return seen & ((key_segments[:, None, :] == 0) | (key_segments[:, None, :] == segments[:, :, None]))
+
+
+def before_picture(positions: Tensor, visual_positions: Tensor, visual_real: Tensor) -> Tensor:
+    """(B, T) bool: text before the first visual token of its row; nowhere in a row without a picture."""
+    far = torch.iinfo(positions.dtype).max
+    first = visual_positions.masked_fill(~visual_real, far).amin(1, keepdim=True)
+    return visual_real.any(1, keepdim=True) & (positions < first)
+
+
+def as_read(mask: Tensor, base: str, like: Tensor) -> Tensor:
+    """The mask in the form that an attention reads: sdpa as it is, eager 0 and the lowest number of `like`, to be added."""
+    if base != "eager":
+        return mask
+    return torch.zeros(mask.shape, dtype=like.dtype, device=mask.device).masked_fill_(~mask, torch.finfo(like.dtype).min)
