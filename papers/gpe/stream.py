@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from common.errors import ModelError
+from common.lora import CONFIG, adapter_folder, merged
 from common.masks import wait_k
 from common.models import ModelSpec, load
 
@@ -78,18 +79,15 @@ def open_checkpoint(name: str, base: str | None = None):
     """
     folder = Path(name).expanduser()
     about = json.loads((folder / "gpe.json").read_text()) if (folder / "gpe.json").is_file() else {}
-    if (folder / "adapter_config.json").is_file():
-        if not (folder / "adapter_model.safetensors").is_file():
-            raise ModelError(f"{folder.name} has no adapter_model.safetensors; pickled adapters are not opened")
-        from peft import PeftModel
+    if (folder / CONFIG).is_file():
+        adapter_folder(folder)
         from transformers import AutoTokenizer
 
         base = base or about.get("trained_from")
         if not base:
             raise ModelError(f"{folder.name} is an adapter and does not say of which model: give --base")
-        loaded = load(base)
-        tokenizer = loaded.tokenizer or AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return PeftModel.from_pretrained(loaded.model, str(folder)).merge_and_unload().eval(), tokenizer, about
+        loaded = merged(base, folder)
+        return loaded.model, loaded.tokenizer or AutoTokenizer.from_pretrained(folder, local_files_only=True), about
     loaded = load(ModelSpec(name))
     if loaded.tokenizer is None:
         raise ModelError(f"{name} has no tokenizer; put its files into the folder")

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from common import masks
+from common.lora import LoraSpec, add_lora
 from common.models import load, tiny
 from tests.numerics import close, far
 
@@ -17,7 +18,6 @@ from .. import method
 from ..data import toy_examples
 from ..decoding import Boundary, stream
 from ..method import ARMS, Arm, Layout, arm
-from ..module import LoraSpec, add_lora
 from ..segments import Batch, Example
 from ..toy import TARGET_END, Language
 from .double import Double

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from common.errors import ModelError
+from common.lora import LoraSpec, add_lora
 from common.models import load, tiny
 from tests.numerics import close, far
 
 from .. import method, stream
 from ..decoding import Boundary
-from ..module import LoraSpec, add_lora
 from ..session import Session, run
 from ..stream import open_checkpoint, translate, words_of
 from ..template import Template
