@@ -167,13 +167,6 @@ def in_graph(fn: Callable[[], Any], pool) -> Callable[[], Any]:
     return graph.replay
 
 
-def config_of(shape: Shape) -> dict[str, Any]:
-    """The Llama config of a shape, for random weights."""
-    return dict(model_type="llama", hidden_size=shape.d, intermediate_size=shape.m, num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head,
-                vocab_size=shape.vocabulary, tie_word_embeddings=False, max_position_embeddings=4096)
-
-
 def tower(batch: int, model: nn.Module) -> dict[str, Callable]:
     """{"vision tower", "projector"}: CLIP ViT-L/14-336 as far as its second-last layer, and LLaVA's two-layer projector."""
     from transformers import CLIPVisionConfig, CLIPVisionModel

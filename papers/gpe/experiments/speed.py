@@ -51,7 +51,7 @@ class Size:
     seconds: float
 
 
-SIZES = {"smoke": Size(Shape("tiny", 32, 1, 2, 1, 16, 64, 64, tied=True), (1, 2), rounds=1, seconds=5.0),
+SIZES = {"smoke": Size(Shape(32, 64, 1, 2, 1, 16, 64, tied=True, name="tiny"), (1, 2), rounds=1, seconds=5.0),
          "cpu": Size(SMOLLM2_135M, (1, 2), FEWEST, seconds=60.0),
          "gpu": Size(QWEN25_3B, (1, 4, 16), rounds=20, seconds=540.0)}
 
@@ -113,7 +113,7 @@ def measure(shape: Shape, *, device: str, dtype: str, factors: tuple[int, ...], 
 
     A case runs FEWEST to `rounds` rounds as time allows; one that does not fit is left out and named in "not_run".
     """
-    model = load(ModelSpec("random", config=config_of(shape), device=device, dtype=dtype)).model
+    model = load(ModelSpec("random", config=shape.config(max_position_embeddings=8192), device=device, dtype=dtype)).model
     wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     document: dict[str, Any] = {"shape": shape.name, "device": device_name(device), "dtype": dtype, "k": k,
                                 "threads": torch.get_num_threads(), "torch": torch.__version__, "cases": {}, "not_run": []}
@@ -162,13 +162,6 @@ def _no_time(started: float, began: float, done: int, limit: float, more_to_come
     now = time.monotonic()
     a_round = (now - started) / (done + 1)
     return done >= FEWEST and now - began + a_round > (limit / 2 if more_to_come else limit)
-
-
-def config_of(m: Shape) -> dict[str, Any]:
-    """The config of a shape, for random weights: Qwen2's class where it has biases, else Llama's."""
-    return dict(model_type="qwen2" if m.qkv_bias else "llama", hidden_size=m.d, intermediate_size=m.f, num_hidden_layers=m.L,
-                num_attention_heads=m.H, num_key_value_heads=m.K, head_dim=m.h, vocab_size=m.V, tie_word_embeddings=m.tied,
-                max_position_embeddings=8192)
 
 
 def jobs(size: str = "cpu") -> list[Job]:

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from common import shapes
 from common.errors import UserError
 from common.files import write_json
 from common.models import ModelSpec, load
@@ -30,10 +31,8 @@ from common.reasoning.policy_gradient import ClippedLoss, grpo_loss
 
 from .. import method
 
-R1_1P5B = dict(model_type="qwen2", hidden_size=1536, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
-               intermediate_size=8960, vocab_size=151936, max_position_embeddings=16384, tie_word_embeddings=False)
-SMOLLM2_135M = dict(model_type="llama", hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
-                    intermediate_size=1536, vocab_size=49152, max_position_embeddings=8192, tie_word_embeddings=True)
+R1_1P5B = shapes.R1_1P5B.config(max_position_embeddings=16384)
+SMOLLM2_135M = shapes.SMOLLM2_135M.config(max_position_embeddings=8192)
 KINDS = ("opsft", "grpo")
 PROMPT, KEPT = 64, 0.5  # tokens of a prompt; share of the responses that pass the filter
 

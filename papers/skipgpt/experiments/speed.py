@@ -41,6 +41,7 @@ from ..analytic import Shape
 from ..timed import Case, dense_seconds, run_case, stock_and_routed
 from ..timetable import Plan, Timetable
 
+SYMBOLS = ("d", "f", "L", "H", "KV", "dh", "V", "tied")  # what a result says of the shape
 TOLERANCE = 1.05  # above its bound by more than this, a speed-up is not believed
 
 
@@ -84,7 +85,7 @@ def measure(spec: ModelSpec | dict, plan: Plan, *, device: str = "cpu", dtype: s
     if isinstance(spec, dict):
         spec = ModelSpec("random", config=spec, seed=plan.seed)
     model, _, source = load(replace(spec, device=device, dtype=dtype, attn_implementation="sdpa"))
-    m, models, cases = Shape.from_config(model.config), stock_and_routed(model, plan.seed), plan.cases()
+    m, models, cases = Shape.of(model.config), stock_and_routed(model, plan.seed), plan.cases()
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in closure(f"{__package__}.speed")))
     settings = {"model": source, "device": device_name(device), "dtype": dtype, "seed": plan.seed,
                 "sparsities": list(plan.sparsities), "repeats": plan.repeats, "warmup": plan.warmup,
@@ -95,7 +96,7 @@ def measure(spec: ModelSpec | dict, plan: Plan, *, device: str = "cpu", dtype: s
         limits = calibrate(device, seconds=calibration)
         rates = {"flops_per_s": limits["gemm_flops_per_s"].get(dtype, 1e12),
                  "bytes_per_s": limits["copy_bytes_per_s"]}
-    document = {"settings": settings, "shape": asdict(m), "rates": rates, "cases": done,
+    document = {"settings": settings, "shape": {name: getattr(m, name) for name in SYMBOLS}, "rates": rates, "cases": done,
                 "not_run": [], "flags": flags(done), "pays_from": pays_from(done)}
     timetable = Timetable(plan, {c: dense_seconds(m, c, model.dtype.itemsize, rates) for c in cases}, clock)
     while chosen := timetable.next([c for c in cases if c.name not in done]):
@@ -208,13 +209,6 @@ def line(case: dict[str, Any]) -> str:
 
 
 # -- what the rungs ask for ------------------------------------------------------------------------
-def config_of(m: Shape) -> dict[str, Any]:
-    """The Llama config of a shape, for random weights."""
-    return dict(model_type="llama", hidden_size=m.d, intermediate_size=m.f, num_hidden_layers=m.L,
-                num_attention_heads=m.H, num_key_value_heads=m.KV, head_dim=m.dh, vocab_size=m.V,
-                tie_word_embeddings=m.tied, max_position_embeddings=8192)
-
-
 def jobs(size: str = "cpu") -> list[Job]:
     return [Job("speed", f"{__name__}:measure_cpu", {"size": size}, seconds=SIZES[size].job_seconds)]
 
@@ -225,7 +219,7 @@ def measure_cpu(thorough: bool = False, time_limit: float | None = None, out: Pa
     n = SIZES[size]
     plan = THOROUGH if thorough else n.plan
     plan = replace(plan, seed=seed, time_limit=time_limit or plan.time_limit)
-    return measure(config_of(n.shape), plan, out=out, log=log, calibration=n.calibration)
+    return measure(n.shape.config(max_position_embeddings=8192), plan, out=out, log=log, calibration=n.calibration)
 
 
 def measure_gpu(time_limit: float | None = None, out: Path | None = None, seed: int = 0,
@@ -242,7 +236,8 @@ def measure_gpu(time_limit: float | None = None, out: Path | None = None, seed: 
         left = limit - (time.monotonic() - began)
         log(f"{label} shape, bf16, random weights")
         plan = replace(GPU, seed=seed, time_limit=left / 2 if label == "8B" else left)
-        documents[label] = measure(config_of(analytic.PAPER[label]), plan, device="cuda", dtype="bfloat16", log=log,
+        config = analytic.PAPER[label].config(max_position_embeddings=8192)
+        documents[label] = measure(config, plan, device="cuda", dtype="bfloat16", log=log,
                                    out=None if out is None else out / f"speed-{label}.json")
         torch.cuda.empty_cache()
     return documents

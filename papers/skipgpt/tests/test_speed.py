@@ -46,13 +46,13 @@ def small(spec, **changes):
 @pytest.fixture(scope="module")
 def twins():
     model = load(tiny("llama")).model
-    return Shape.from_config(model.config), stock_and_routed(model, seed=0)
+    return Shape.of(model.config), stock_and_routed(model, seed=0)
 
 
 @pytest.fixture
 def exact_twins(float64):
     model = load(tiny("llama")).model
-    return Shape.from_config(model.config), stock_and_routed(model, seed=0)
+    return Shape.of(model.config), stock_and_routed(model, seed=0)
 
 
 # -- what runs -------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_rehearsal_counts_every_flop(family, dtype):
 
 def test_the_cache_is_as_large_with_skipping():
     document = small(tiny("llama"))
-    m = Shape.from_config(load(tiny("llama")).model.config)
+    m = Shape.of(load(tiny("llama")).model.config)
     for case in document["cases"].values():
         keys = case["length"] + (case["steps"] if case["phase"] == "decode" else 0)
         sizes = {r["kv_cache_bytes"] for r in case["variants"].values() if "kv_cache_bytes" in r}
@@ -319,7 +319,7 @@ def test_the_config_of_a_shape_has_that_shape():
     from transformers import AutoConfig
 
     for m in (LLAMA31_8B, speed.analytic.SMOLLM2_135M):
-        assert Shape.from_config(AutoConfig.for_model(**speed.config_of(m))) == m
+        assert Shape.of(AutoConfig.for_model(**m.config(max_position_embeddings=8192))) == m
 
 
 # -- what gathering is worth -----------------------------------------------------------------------

@@ -32,7 +32,7 @@ from common.runs.sources import closure
 
 from .. import analytic, method
 from ..analytic import Shape
-from ..timed import FEWEST, GRAPH, Case, Run, agreement, config_of, expected_flops, run_case, stock_and_ours
+from ..timed import FEWEST, GRAPH, Case, Run, agreement, expected_flops, run_case, stock_and_ours
 
 TOLERANCE = 1.1  # above its bound by more than this, a speed-up is not believed (spec 7.4)
 CLAIMED = {1: 3.5, 8: 10.0}  # batch -> speed-up (spec C3, C4)
@@ -50,7 +50,7 @@ class Size:
 
 # cpu: the shape of SmolLM2-135M, 8 of its 30 layers, 35 + 576 + 27 tokens (spec 8.2, E4). smoke: every variant, in a second.
 SIZES = {
-    "smoke": Size(Shape("three small layers", 32, 64, 3, 4, 2, 8, 96), (0, 2), Case(1, 3, 2, visual=72, decode=(1, 2)), repeats=3),
+    "smoke": Size(Shape(32, 64, 3, 4, 2, 8, 96, name="three small layers"), (0, 2), Case(1, 3, 2, visual=72, decode=(1, 2)), repeats=3),
     "cpu": Size(analytic.SMOLLM2_135M, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], Case(1, 35, 27, decode=(1, 16)), repeats=20),
 }
 
@@ -90,7 +90,7 @@ def measure(shape: Shape, layers: Sequence[int], cases: Sequence[Case], run: Run
     file, written whole after each case; cases in it of the same settings and sources are not run again. config: of the model, if
     not the shape's own.
     """
-    config = config or config_of(shape)
+    config = config or shape.config(max_position_embeddings=4096)
     models = stock_and_ours(load(ModelSpec("random", config=config, device=run.device, dtype=run.dtype, seed=run.seed)).model)
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in closure(f"{__package__}.speed")))
     settings = {"shape": shape.name, "device": device_name(run.device), "dtype": run.dtype, "layers": list(layers), "seed": run.seed,
