@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
-from common.flops import interleaved_timings, paired_ratio
 from common.models import ModelSpec, load
+from common.timing.clock import interleaved_timings, paired_ratio
 
 from . import analytic, skipping
-from .timed import Case, stock_and_routed, variants
+from .experiments.timed import Case, stock_and_routed, variants
 
 
 @torch.no_grad()
