@@ -1,4 +1,4 @@
-"""Counts are exact. Timings are tested for order and statistics, with a false clock: no seconds."""
+"""Counts are exact, and equal to those of the counter in torch."""
 
 from functools import partial
 
@@ -133,67 +133,8 @@ def test_roofline_is_the_tighter_limit():
     assert flops.utilisation(50, 2.0, peak.bf16_flops_per_s) == 0.25
 
 
-class FakeMachine:
-    """A clock that moves only when a function runs, and a log of who ran."""
-
-    def __init__(self, **durations):
-        self.now, self.log = 0.0, []
-        self.fns = {name: self.runner(name, values) for name, values in durations.items()}
-
-    def runner(self, name, values):
-        values = iter(values)
-
-        def run():
-            self.log.append(name)
-            self.now += next(values)
-        return run
-
-    def clock(self):
-        return self.now
-
-
-def test_timings_statistics_and_warmup():
-    machine = FakeMachine(dense=[100.0, 4.0, 8.0, 2.0, 6.0], skip=[50.0, 2.0, 2.0, 2.0, 2.0])
-    out = flops.interleaved_timings(machine.fns, warmup=1, repeats=4, clock=machine.clock)
-    assert out["dense"]["times"] == [4.0, 8.0, 2.0, 6.0]  # the warm-up's 100 s are not among them
-    assert (out["dense"]["median"], out["dense"]["iqr"]) == (5.0, 3.0)
-    assert (out["skip"]["median"], out["skip"]["iqr"]) == (2.0, 0.0)
-    assert out["dense"]["load_average"] == out["skip"]["load_average"]
-    ratio = flops.paired_ratio(out, "dense", "skip")
-    assert (ratio["median"], ratio["iqr"], ratio["ratios"]) == (2.5, 1.5, [2.0, 4.0, 1.0, 3.0])
-
-
-def test_order_is_shuffled_per_round_and_fixed_by_the_seed():
-    def order(seed):
-        machine = FakeMachine(**{name: [1.0] * 12 for name in "abc"})
-        flops.interleaved_timings(machine.fns, warmup=2, repeats=10, seed=seed, clock=machine.clock)
-        return machine.log
-    log = order(0)
-    assert log[:6] == list("abcabc")
-    rounds = [tuple(log[i:i + 3]) for i in range(6, 36, 3)]
-    assert all(sorted(r) == list("abc") for r in rounds) and len(set(rounds)) > 1
-    assert order(0) == log != order(1)
-
-
-def test_one_value_has_no_spread():
-    with pytest.raises(ValueError, match="at least 2"):
-        flops.interleaved_timings({"a": lambda: None}, warmup=0, repeats=1)
-
-
-def test_calibrate_reports_positive_rates():
-    out = flops.calibrate("cpu", seconds=0.0, size=16)
-    assert (out["device"], out["gemm_size"]) == ("cpu", 16)
-    assert set(out["gemm_flops_per_s"]) == {"float32", "bfloat16"}
-    assert min(out["copy_bytes_per_s"], *out["gemm_flops_per_s"].values()) > 0
-
-
-def test_peak_memory_says_what_it_measured():
-    out = flops.peak_memory(lambda: torch.zeros(1000))
-    assert out["kind"] == "rss_high_water" and out["peak_bytes"] >= out["before_bytes"] > 2**20
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_counts_times_and_memory():
+def test_cuda_counts():
     for attn in ("eager", "sdpa"):
         model = tiny("llama", attn, device="cuda").to(torch.bfloat16)
         closed = flops.dense_forward_flops(model.config, 2, 6)
@@ -202,10 +143,3 @@ def test_cuda_counts_times_and_memory():
         with torch.no_grad():
             count = flops.counted(partial(model, input_ids=ids, use_cache=False)).total
         assert count == flops.dense_forward_flops(model.config, 2, 8)
-    x = torch.ones(1 << 20, device="cuda")
-    fns = {"a": lambda: x + 1, "b": lambda: x * 2}
-    out = flops.interleaved_timings(fns, repeats=3, device="cuda")
-    assert all(len(v["times"]) == 3 and v["median"] > 0 for v in out.values())
-    memory = flops.peak_memory(lambda: torch.ones(1 << 20, device="cuda"), "cuda")
-    assert memory["kind"] == "cuda_allocated"
-    assert memory["peak_bytes"] - memory["before_bytes"] >= 4 << 20

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..lora import CONFIG, adapter_folder, merged
 from ..models import ModelSpec, load
 from .units import ends_word
 
@@ -92,18 +93,16 @@ def open_checkpoint(name: str, about: str, base: str | None = None) -> tuple[Any
             facts = json.loads((folder / about).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ModelError(f"{about} of {folder.name} is damaged ({error}): restore it, or remove it and give the options") from error
-    if (folder / "adapter_config.json").is_file():
-        if not (folder / "adapter_model.safetensors").is_file():
-            raise ModelError(f"{folder.name} has no adapter_model.safetensors; pickled adapters are not opened")
-        from peft import PeftModel
+    if (folder / CONFIG).is_file():
+        adapter_folder(folder)
         from transformers import AutoTokenizer
 
         base = base or facts.get("trained_from")
         if not base:
             raise ModelError(f"{folder.name} is an adapter and does not say of which model: give --base")
-        loaded = load(base)
-        tokenizer = loaded.tokenizer or AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return PeftModel.from_pretrained(loaded.model, str(folder)).merge_and_unload().eval(), tokenizer, facts
+        adapted = merged(base, folder)
+        tokenizer = adapted.tokenizer or AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return adapted.model, tokenizer, facts
     loaded = load(ModelSpec(name))
     if loaded.tokenizer is None:
         raise ModelError(f"{name} has no tokenizer; put its files into the folder")

@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from common import shapes
+
 MODES = ("interleaved", "group", "position", "kv")
 
 
@@ -118,51 +120,21 @@ def per_read(sentence: Sentence, k: int | None, mode: str) -> list[Cost]:
 
 
 # -- models ------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Shape:
-    """d model width, L layers, H query heads, K key heads, h head size, f MLP width, V vocabulary.
-
-    tied: output = input embedding. qkv_bias. norms: RMSNorms a layer.
-    """
-
-    name: str
-    d: int
-    L: int
-    H: int
-    K: int
-    h: int
-    f: int
-    V: int
-    tied: bool = False
-    qkv_bias: bool = False
-    norms: int = 2
-
-    @property
-    def parameters(self) -> int:
-        bias = (self.H + 2 * self.K) * self.h if self.qkv_bias else 0
-        layer = self.linear_flops // (2 * self.L) + bias + self.norms * self.d
-        return (1 if self.tied else 2) * self.V * self.d + self.L * layer + self.d
+class Shape(shapes.Shape):
+    """What a `Cost` is in FLOPs at these dimensions."""
 
     @property
     def linear_flops(self) -> int:
         """FLOPs a token of all projections, without the head: 2 L (d H h + 2 d K h + H h d + 3 d f)."""
-        d, qo, kv = self.d, self.H * self.h, self.K * self.h
-        return 2 * self.L * (2 * d * qo + 2 * d * kv + 3 * d * self.f)
-
-    def kv_bytes(self, tokens: int = 1, bytes_per_number: int = 2) -> int:
-        return tokens * 2 * self.L * self.K * self.h * bytes_per_number
+        return 2 * self.L * self.linear
 
     def flops(self, cost: Cost) -> int:
         """linear F + 4 L H h P + 3 L K h per turned key."""
-        return (self.linear_flops * cost.fed + 4 * self.L * self.H * self.h * cost.pairs
-                + 3 * self.L * self.K * self.h * cost.rotated)
+        return self.linear_flops * cost.fed + 4 * self.L * self.dq * cost.pairs + 3 * self.L * self.dk * cost.rotated
 
 
-QWEN25_3B = Shape("Qwen2.5-3B", 2048, 36, 16, 2, 128, 11008, 151936, tied=True, qkv_bias=True)
-LLAMA31_8B = Shape("Llama-3.1-8B", 4096, 32, 32, 8, 128, 14336, 128256)
-GEMMA2_2B = Shape("Gemma-2-2B", 2304, 26, 8, 4, 256, 9216, 256000, tied=True, norms=4)
-PHI3_MINI = Shape("Phi-3-mini", 3072, 32, 32, 32, 96, 8192, 32064)
-SMOLLM2_135M = Shape("SmolLM2-135M", 576, 30, 9, 3, 64, 1536, 49152, tied=True)
+QWEN25_3B, LLAMA31_8B, GEMMA2_2B, PHI3_MINI, SMOLLM2_135M = (Shape(**vars(shape)) for shape in (
+    shapes.QWEN25_3B, shapes.LLAMA31_8B, shapes.GEMMA2_2B, shapes.PHI3_MINI, shapes.SMOLLM2_135M))
 SHAPES = (QWEN25_3B, LLAMA31_8B, GEMMA2_2B, PHI3_MINI, SMOLLM2_135M)
 
 

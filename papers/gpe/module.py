@@ -9,7 +9,6 @@ ahead), so accumulation and DDP change nothing; a run that was killed goes on as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from common.errors import SetupError
 from common.files import write_json
+from common.lora import LoraSpec, add_lora, save
 from common.models import Loaded, ModelSpec, load
 from common.seeds import seed_of
 from common.streaming.audio import CausalEncoder
@@ -27,21 +27,11 @@ from . import method
 from .segments import Batch
 
 
-@dataclass(frozen=True)
-class LoraSpec:
-    """LoRA as the official code has it (r 32, alpha 64, dropout 0.1), but on the projections that the model has."""
-
-    rank: int = 32
-    alpha: int = 64
-    dropout: float = 0.1
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    bias: str = "none"
-
-
 class GPETraining(StepTraining):
     """What both have in common: loading, sharding, the product.
 
-    base: the model to start from. lora: train adapters instead of all weights. schedule: after warmup_steps.
+    base: the model to start from. lora: train adapters instead of all weights (the official
+    code: r 32, alpha 64, dropout 0.1). schedule: after warmup_steps.
     features: size of an audio frame; gives the model a projector for them (speech).
     """
 
@@ -198,24 +188,15 @@ def whole_text(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(x.gather(1, order)[:, :width] for x in (torch.cat([batch.source, batch.target], 1), real, scored))
 
 
-def add_lora(model: nn.Module, spec: LoraSpec) -> nn.Module:
-    """The model as a PeftModel. Raises TypeError if it has none of the projections."""
-    from peft import LoraConfig, get_peft_model
-
-    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    targets = [t for t in spec.targets if t in present]
-    if not targets:
-        raise TypeError(f"{type(model).__name__} has none of {', '.join(spec.targets)}: set model.lora.targets")
-    return get_peft_model(model, LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout,
-                                            bias=spec.bias, target_modules=targets, task_type="CAUSAL_LM"))
-
-
 def save_product(folder: Path, model: nn.Module, tokenizer, projector, run: dict[str, Any]) -> None:
-    """Weights (or adapter) and tokenizer in the hub's format, gpe.json, and the projector where there is one."""
+    """Weights (or adapter, as trained) and tokenizer in the hub's format, gpe.json, and the projector where there is one."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    if hasattr(model, "peft_config"):
+        save(model, folder, base=run.get("trained_from"), dtype=None, most=None)
+    else:
+        model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     if projector is not None:

@@ -9,11 +9,11 @@ Nothing here needs weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
 from common.reasoning.policy_gradient import group_advantage
+from common.shapes import R1_1P5B, R1_7B  # noqa: F401  (the paper's models)
 
 from .reported import Point
 
@@ -54,35 +54,6 @@ def advantages(rewards: list[float], ddof: int = 1, eps: float = 0.0) -> list[fl
 def shortened_reward(length: int, limit: int = 3500, weight: float = 0.5) -> float:
     """Of a right answer, 1 + weight x (1 - n / limit): two lengths that differ by one token differ by weight / limit."""
     return 1 + weight * (1 - length / limit)
-
-
-# -- the models --------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Shape:
-    """A Qwen2 decoder: width d, layers, query and key heads, FFN m, vocabulary; biases on q, k and v; untied head."""
-
-    name: str
-    d: int
-    layers: int
-    heads: int
-    kv_heads: int
-    m: int
-    vocabulary: int
-
-    @property
-    def dk(self) -> int:
-        return self.kv_heads * (self.d // self.heads)
-
-
-R1_1P5B = Shape("DeepSeek-R1-Distill-Qwen-1.5B", 1536, 28, 12, 2, 8960, 151936)
-R1_7B = Shape("DeepSeek-R1-Distill-Qwen-7B", 3584, 28, 28, 4, 18944, 152064)
-
-
-def parameters(shape: Shape) -> int:
-    """Per layer q, k, v with biases, o, gate, up, down and two norms; a last norm; embedding and head."""
-    d, dk = shape.d, shape.dk
-    layer = (d * d + d) + 2 * (d * dk + dk) + d * d + 3 * d * shape.m + 2 * d
-    return shape.layers * layer + d + 2 * shape.vocabulary * d
 
 
 # -- memory ------------------------------------------------------------------------------------------------

@@ -10,34 +10,27 @@ from __future__ import annotations
 
 import argparse
 import random
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from common.files import cache_dir, file_sha256, write_json
+from common.files import cache_dir, write_json
+from common.lora import WEIGHTS, LoraSpec, merged, save
 from common.models import SMOLLM2, Loaded, load
 
 from .sums import Sums, dataset, trace
 
 FOLDER = Path(__file__).parent / "taught"
 STEPS, ROWS, RATE, RANK = 110, 8, 1e-3, 4
-LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ADAPTER = LoraSpec(RANK, alpha=4 * RANK, dropout=0.0)  # on every linear layer of a block
 
 
 def load_taught(folder: Path = FOLDER, dtype: str = "float32") -> Loaded:
     """The model with the adapter merged into it. Raises FileNotFoundError without the adapter."""
-    from dataclasses import replace
-
-    from peft import PeftModel
-
-    adapter = folder / "adapter_model.safetensors"
-    if not adapter.is_file():
-        raise FileNotFoundError(f"{folder.name}/{adapter.name} is missing: restore it or run `make standins-onpolicysft`")
-    base = load(replace(SMOLLM2, dtype=dtype))
-    model = PeftModel.from_pretrained(base.model, folder, torch_dtype=torch.float32).merge_and_unload()
-    model.requires_grad_(True)
-    facts = {"adapter": "papers/onpolicysft/taught", "adapter_sha256": file_sha256(adapter)}
-    return Loaded(model.eval(), base.tokenizer, base.source | facts)
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"{folder.name}/{WEIGHTS} is missing: restore it or run `make standins-onpolicysft`")
+    taught = merged(replace(SMOLLM2, dtype=dtype), folder)
+    taught.model.requires_grad_(True)
+    return taught._replace(source=taught.source | {"adapter": "papers/onpolicysft/taught"})
 
 
 def rows(data: Sums, count: int, seed: int) -> list[dict]:
@@ -54,7 +47,6 @@ def train(folder: Path = FOLDER, steps: int = STEPS, rows_a_step: int = ROWS, se
           model=None, tokenizer=None) -> Path:
     """Trains and writes the adapter. work: checkpoints. model, tokenizer: others than SmolLM2, for a try."""
     from datasets import Dataset
-    from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
     source = {"name": "in memory"}
@@ -66,17 +58,10 @@ def train(folder: Path = FOLDER, steps: int = STEPS, rows_a_step: int = ROWS, se
                           lr_scheduler_type="cosine", warmup_steps=min(10, steps // 4), completion_only_loss=True, max_length=256,
                           logging_steps=1, save_steps=20, save_total_limit=1, use_cpu=True, bf16=True, gradient_checkpointing=False,
                           report_to="none", weight_decay=0.0, max_grad_norm=1.0, dataloader_num_workers=0)
-    adapters = LoraConfig(r=RANK, lora_alpha=4 * RANK, target_modules=LAYERS, task_type="CAUSAL_LM")
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(examples), processing_class=tokenizer,
-                         peft_config=adapters)
+                         peft_config=ADAPTER.config())
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, parameter in trainer.model.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(torch.bfloat16)
-    trainer.model.peft_config["default"].base_model_name_or_path = source["name"]  # not where the cache happens to be
-    trainer.model.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's own card is empty; ours is beside the folder
+    save(trainer.model, folder, base=source["name"])  # not where the cache happens to be
     curve = [[entry["step"], round(entry["loss"], 4)] for entry in trainer.state.log_history if "loss" in entry]
     write_json(folder / "training.json", {"command": "make standins-onpolicysft", "seed": seed, "steps": steps, "rows": rows_a_step,
                                           "learning rate": RATE, "rank": RANK, "base": source, "loss by step": curve})

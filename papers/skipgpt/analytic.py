@@ -20,52 +20,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+
+from common import shapes
 
 Router = str | None  # "linear" (paper, d -> 2), "bottleneck" (released code, d -> d/4 -> 2), None
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A Llama-like decoder: two RMSNorms a layer and one at the end, gated MLP, no biases."""
-
-    d: int
-    f: int
-    L: int
-    H: int
-    KV: int
-    dh: int
-    V: int
-    tied: bool = False
-
-    @classmethod
-    def from_config(cls, config: Any) -> Shape:
-        """From a `transformers` config. Raises ValueError naming what the config lacks.
-
-        Biases and per-head norms (Qwen) are not counted; they are below 0.1 % of the weights.
-        """
-        need = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                "vocab_size")
-        missing = [name for name in need if not isinstance(getattr(config, name, None), int)]
-        if missing:
-            raise ValueError(f"{type(config).__name__} has no {', '.join(missing)}: the formulas "
-                             "are for decoders whose layers are all alike (Llama, Qwen, Mistral)")
-        d, f, L, H, V = (getattr(config, name) for name in need)
-        KV = getattr(config, "num_key_value_heads", None) or H
-        dh = getattr(config, "head_dim", None) or d // H
-        return cls(d, f, L, H, KV, dh, V, bool(getattr(config, "tie_word_embeddings", False)))
+class Shape(shapes.Shape):
+    """With the paper's counts of weights, P_x: of queries, keys and values, output, attention, MLP, a layer, everything."""
 
     @property
     def P_q(self) -> int:
-        return self.d * self.H * self.dh
+        return self.d * self.dq
 
     @property
     def P_kv(self) -> int:
-        return 2 * self.d * self.KV * self.dh
+        return 2 * self.d * self.dk
 
     @property
     def P_o(self) -> int:
-        return self.H * self.dh * self.d
+        return self.dq * self.d
 
     @property
     def P_a(self) -> int:
@@ -81,13 +55,11 @@ class Shape:
 
     @property
     def P_total(self) -> int:
-        return self.L * self.P_layer + (1 if self.tied else 2) * self.V * self.d + self.d
+        return self.parameters()
 
 
-LLAMA2_7B = Shape(4096, 11008, 32, 32, 32, 128, 32000)
-LLAMA2_13B = Shape(5120, 13824, 40, 40, 40, 128, 32000)
-LLAMA31_8B = Shape(4096, 14336, 32, 32, 8, 128, 128256)
-SMOLLM2_135M = Shape(576, 1536, 30, 9, 3, 64, 49152, tied=True)
+LLAMA2_7B, LLAMA2_13B, LLAMA31_8B, SMOLLM2_135M = (Shape(**vars(shape)) for shape in (
+    shapes.LLAMA2_7B, shapes.LLAMA2_13B, shapes.LLAMA31_8B, shapes.SMOLLM2_135M))
 PAPER = {"7B": LLAMA2_7B, "13B": LLAMA2_13B, "8B": LLAMA31_8B}
 
 
@@ -102,8 +74,7 @@ def router_params(m: Shape, router: Router = "linear") -> int:
 
 def lora_params(m: Shape, r: int = 16, modules: Sequence[str] = ("q", "v", "gate")) -> int:
     """r (fan_in + fan_out) for each adapted projection; the paper adapts q, v and gate."""
-    q, kv = m.H * m.dh, m.KV * m.dh
-    fans = {"q": m.d + q, "k": m.d + kv, "v": m.d + kv, "o": m.d + q,
+    fans = {"q": m.d + m.dq, "k": m.d + m.dk, "v": m.d + m.dk, "o": m.d + m.dq,
             "gate": m.d + m.f, "up": m.d + m.f, "down": m.d + m.f}
     return m.L * r * sum(fans[name] for name in modules)
 
@@ -221,7 +192,7 @@ def decode_speedup(m: Shape, B: int, s_a: float, s_m: float) -> float:
 
 def kv_bytes_per_token(m: Shape, bytes_per_value: int = 2) -> int:
     """Size of the cache per token, in bf16 by default: skipping does not change it."""
-    return 2 * m.L * m.KV * m.dh * bytes_per_value
+    return m.kv_bytes(1, bytes_per_value)
 
 
 # -- training --------------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from common.lora import LoraSpec, add_lora
+
 from .laco import MergedModel, laco  # noqa: F401  (part of this door)
-from .lora import JOINT_TARGETS, add_lora
 from .method import RoutingState, SkipGPTConfig, apply_skipgpt
 from .mixture_of_depths import MixtureOfDepths
 from .static_pruning import (  # noqa: F401  (part of this door)
@@ -36,6 +37,9 @@ from .static_pruning import (  # noqa: F401  (part of this door)
     shortened_taylor,
     write_plan,
 )
+
+# What LoRA adapts: the official lora() of stage 2, and the official joint training.
+LORA_TARGETS, JOINT_TARGETS = ("q_proj", "v_proj", "gate_proj"), ("q_proj", "v_proj")
 
 
 # -- nothing is learned ------------------------------------------------------------------------------------
@@ -189,7 +193,7 @@ def _with_lora(model, state, routers: list[nn.Parameter], rank: int, alpha: int,
     """Freezes all, adds adapters (rank 0: none), then lets `routers` and the adapters train."""
     model.requires_grad_(False)
     if rank:
-        model = add_lora(model, JOINT_TARGETS, rank, alpha, dropout)
+        model = add_lora(model, LoraSpec(rank, alpha, dropout, JOINT_TARGETS))
     adapters = [p for p in model.parameters() if p.requires_grad]
     for parameter in routers:
         parameter.requires_grad_(True)

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
-from common.flops import interleaved_timings, paired_ratio
 from common.models import ModelSpec, load
+from common.timing.clock import interleaved_timings, paired_ratio
 
 from . import analytic, skipping
-from .experiments.speed import config_of
-from .timed import Case, stock_and_routed, variants
+from .experiments.timed import Case, stock_and_routed, variants
 
 
 @torch.no_grad()
@@ -63,7 +62,7 @@ def plainly(fn):
 def compare(cases: Sequence[Case], sparsity: float, rounds: int, config: dict, log=print) -> list[dict]:
     """Per case: median seconds of dense, and the median ratios dense/plain, dense/skip and plain/skip of its rounds."""
     model = load(ModelSpec("random", config=config)).model
-    shape, models, rows = analytic.Shape.from_config(model.config), stock_and_routed(model, 0), []
+    shape, models, rows = analytic.Shape.of(model.config), stock_and_routed(model, 0), []
     for case in cases:
         fns, _ = variants(*models, shape, case, (sparsity,), 0)
         skip = fns[f"skip {sparsity:.2f}"]
@@ -86,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     cases = [Case("prefill", b, n) for b, n in ((1, 128), (1, 512), (4, 128), (8, 128))]
     cases += [Case("decode", b, 256, 4) for b in (1, 4)]
-    config = config_of(analytic.SMOLLM2_135M)
+    config = analytic.SMOLLM2_135M.config(max_position_embeddings=8192)
     print(json.dumps(compare(cases, options.sparsity, options.rounds, config, lambda text: print(text, flush=True))))
 
 

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import SetupError
+from common.lora import LoraSpec, add_lora, save
 from common.models import Loaded, ModelSpec, load
 from common.seeds import seed_of
 from common.training.module import StepTraining
 
-from .lora import JOINT_TARGETS, LORA_TARGETS, add_lora
+from .baselines import JOINT_TARGETS, LORA_TARGETS
 from .losses import distillation_loss, lm_loss, sample_noise, targets_of
 from .method import (
     RoutingState,
@@ -198,7 +199,7 @@ class SkipGPTTraining(StepTraining):
             save_routers(model, folder / "routers", base=self.source,
                          extra=self.run_facts() | {"steps": self.global_step})
         if hasattr(self.model, "peft_config"):
-            self.model.save_pretrained(folder / "lora", save_embedding_layers=False)
+            save(self.model, folder / "lora", base=self.source.get("name"), dtype=None, most=None)
 
 
 class RouterTuningModule(SkipGPTTraining):
@@ -263,7 +264,7 @@ class LoraRecoveryModule(SkipGPTTraining):
     def build(self, model: nn.Module) -> nn.Module:
         if self.routers is not None:
             self.state = load_routers(model, self.routers)
-        wrapped = add_lora(model, LORA_TARGETS, self.rank, self.lora_alpha, self.lora_dropout)
+        wrapped = add_lora(model, LoraSpec(self.rank, self.lora_alpha, self.lora_dropout, LORA_TARGETS))
         return wrapped  # PEFT has frozen everything but the adapters, the routers included
 
     def route(self, batch: dict, step: int) -> None:
@@ -296,7 +297,7 @@ class JointModule(SkipGPTTraining):
 
     def build(self, model: nn.Module) -> nn.Module:
         self.state = apply_skipgpt(model, self.routing)
-        wrapped = add_lora(model, JOINT_TARGETS, self.rank, self.lora_alpha, self.lora_dropout)
+        wrapped = add_lora(model, LoraSpec(self.rank, self.lora_alpha, self.lora_dropout, JOINT_TARGETS))
         for parameter in self.state.parameters():
             parameter.requires_grad_(True)  # PEFT froze them
         return wrapped

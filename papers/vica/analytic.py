@@ -3,7 +3,7 @@
 Two FLOPs a multiply-add, decoder only, prefill. n visual tokens, T = P + Q text tokens (P before the image), S = n + T, K of
 L layers look. Per layer:
 
-    proj_kv = 4 n d dk    proj_qo = 4 n d dq    ffn = 6 n d m    vv = 4 n n dq    tv = 4 n T dq
+    proj_kv = 4 n d dk    proj_qo = 4 n d dq    ffn = 6 n d f    vv = 4 n n dq    tv = 4 n T dq
     dense visual side = L (proj_kv + proj_qo + ffn + vv + tv)        ViCA's = K (proj_kv + tv)
 
 This convention reproduces every TFLOPs and percent cell of the paper's table that it should (T = 62); two others stand
@@ -14,51 +14,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+
+from common import shapes
+from common.shapes import LLAVA_3B, LLAVA_7B, LLAVA_13B, QWEN25_7B, Shape  # noqa: F401  (the paper's, and one with grouped keys)
 
 N_VISUAL, TEXT, PREFIX, SUFFIX = 576, 62, 35, 27  # LLaVA-1.5 on TextVQA: 638 = 35 + 576 + 27
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A decoder's dimensions: width d, FFN m, layers L, heads H, key heads Hk, head size hd, vocabulary."""
-
-    name: str
-    d: int
-    m: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head: int
-    vocabulary: int = 32000
-
-    @classmethod
-    def of(cls, config) -> Shape:
-        """Of a transformers config."""
-        heads = config.num_attention_heads
-        return cls(config.model_type, config.hidden_size, config.intermediate_size, config.num_hidden_layers, heads,
-                   getattr(config, "num_key_value_heads", None) or heads,
-                   getattr(config, "head_dim", None) or config.hidden_size // heads, config.vocab_size)
-
-    @property
-    def dq(self) -> int:
-        return self.heads * self.head
-
-    @property
-    def dk(self) -> int:
-        return self.kv_heads * self.head
-
-    @property
-    def linear(self) -> int:
-        """Multiply-adds of a token's projections and FFN in a layer: 202,375,168 at 7B."""
-        return 2 * self.d * self.dq + 2 * self.d * self.dk + 3 * self.d * self.m
-
-
-LLAVA_3B = Shape("LLaVA-1.5-3B", 2560, 6912, 32, 32, 32, 80)
-LLAVA_7B = Shape("LLaVA-1.5-7B", 4096, 11008, 32, 32, 32, 128)
-LLAVA_13B = Shape("LLaVA-1.5-13B", 5120, 13824, 40, 40, 40, 128)
-QWEN25_7B = Shape("Qwen2.5-7B", 3584, 18944, 28, 28, 4, 128, 152064)
-SMOLLM2_135M = Shape("SmolLM2-135M", 576, 1536, 30, 9, 3, 64, 49152)
+# Timed with a head of its own, as the paper's models have.
+SMOLLM2_135M = replace(shapes.SMOLLM2_135M, tied=False)
 PAPER = {LLAVA_3B: 9, LLAVA_7B: 8, LLAVA_13B: 8}  # cross layers
 
 
@@ -80,10 +45,10 @@ class VisualFlops:
 
 def visual_flops(shape: Shape, visual: int = N_VISUAL, text: int = TEXT, cross_layers: int | None = None) -> VisualFlops:
     """cross_layers: how many layers look (ViCA); None: dense."""
-    every = shape.layers if cross_layers is None else 0
-    looks = shape.layers if cross_layers is None else cross_layers
+    every = shape.L if cross_layers is None else 0
+    looks = shape.L if cross_layers is None else cross_layers
     return VisualFlops(proj_kv=looks * 4 * visual * shape.d * shape.dk, proj_qo=every * 4 * visual * shape.d * shape.dq,
-                       ffn=every * 6 * visual * shape.d * shape.m, vv=every * 4 * visual * visual * shape.dq,
+                       ffn=every * 6 * visual * shape.d * shape.f, vv=every * 4 * visual * visual * shape.dq,
                        tv=looks * 4 * visual * text * shape.dq)
 
 
@@ -108,12 +73,12 @@ def causal_flops(shape: Shape, visual: int, prefix: int, suffix: int, cross_laye
     if cross_layers is not None:
         return whole.total
     among = visual * (visual + 1) // 2
-    return whole.total - whole.vv + shape.layers * 4 * shape.dq * (among + visual * prefix)
+    return whole.total - whole.vv + shape.L * 4 * shape.dq * (among + visual * prefix)
 
 
 def mac_flops(shape: Shape, visual: int = N_VISUAL) -> float:
-    """As FastV counts: multiply-adds, an FFN of two matrices, no text: L (4 n d^2 + 2 n^2 d + 2 n d m)."""
-    return shape.layers * (4 * visual * shape.d**2 + 2 * visual**2 * shape.d + 2 * visual * shape.d * shape.m)
+    """As FastV counts: multiply-adds, an FFN of two matrices, no text: L (4 n d^2 + 2 n^2 d + 2 n d f)."""
+    return shape.L * (4 * visual * shape.d**2 + 2 * visual**2 * shape.d + 2 * visual * shape.d * shape.f)
 
 
 def mac_flops_vica(shape: Shape, cross_layers: int, visual: int = N_VISUAL) -> float:
@@ -145,7 +110,7 @@ def prefill_flops(shape: Shape, visual: int, text: int, cross_layers: int | None
     """
     if cross_layers is None:
         tokens = visual + text
-        return shape.layers * (2 * tokens * shape.linear + 4 * tokens * tokens * shape.dq)
+        return shape.L * (2 * tokens * shape.linear + 4 * tokens * tokens * shape.dq)
     queries = text - prefix if frozen else text
     if split and not frozen:
         looking = prefix * prefix + (text - prefix) * (text + visual)
@@ -153,14 +118,14 @@ def prefill_flops(shape: Shape, visual: int, text: int, cross_layers: int | None
         looking = queries * (text + visual)
     saved = 0  # the formula of a frozen prefix leaves out its queries' and outputs' projections; the layers still execute them
     if frozen and not split:
-        saved = shape.layers * 4 * prefix * shape.d * shape.dq
-    attention = cross_layers * looking + (shape.layers - cross_layers) * queries * text
+        saved = shape.L * 4 * prefix * shape.d * shape.dq
+    attention = cross_layers * looking + (shape.L - cross_layers) * queries * text
     made = 0 if warm else cross_layers * 4 * visual * shape.d * shape.dk
-    return shape.layers * 2 * text * shape.linear + 4 * attention * shape.dq + made - saved
+    return shape.L * 2 * text * shape.linear + 4 * attention * shape.dq + made - saved
 
 
 def head_flops(shape: Shape, positions: int = 1) -> int:
-    return 2 * positions * shape.d * shape.vocabulary
+    return 2 * positions * shape.d * shape.V
 
 
 def bound(shape: Shape, cross_layers: int, text: int = TEXT, visual: int = N_VISUAL) -> float:
@@ -180,7 +145,7 @@ def longest_text_for(speedup: float, shape: Shape = LLAVA_7B, cross_layers: int 
 
 # -- memory ------------------------------------------------------------------------------------------------
 def kv_bytes(shape: Shape, visual: int = N_VISUAL, layers: int | None = None, bytes_each: int = 2) -> int:
-    return (shape.layers if layers is None else layers) * 2 * visual * shape.dk * bytes_each
+    return shape.kv_bytes(visual, bytes_each) * (shape.L if layers is None else layers) // shape.L
 
 
 def attention_entries(shape: Shape, cross_layers: int | None = None, prefix: int = PREFIX, visual: int = N_VISUAL,
@@ -190,13 +155,8 @@ def attention_entries(shape: Shape, cross_layers: int | None = None, prefix: int
         return n * (n + 1) // 2
 
     if cross_layers is None:
-        return shape.layers * triangle(prefix + visual + suffix)
-    return shape.layers * triangle(prefix + suffix) + cross_layers * suffix * visual
-
-
-def parameters(shape: Shape) -> int:
-    """Of the language model: layers with two norms, embedding, head, last norm."""
-    return shape.layers * (shape.linear + 2 * shape.d) + 2 * shape.vocabulary * shape.d + shape.d
+        return shape.L * triangle(prefix + visual + suffix)
+    return shape.L * triangle(prefix + suffix) + cross_layers * suffix * visual
 
 
 def projector_parameters(d: int, tower: int = 1024) -> int:
@@ -205,14 +165,14 @@ def projector_parameters(d: int, tower: int = 1024) -> int:
 
 def decode_bytes_ratio(shape: Shape, cross_layers: int, batch: int, text: int = TEXT) -> float:
     """Bytes that a step of decoding reads, dense over ViCA: weights (embedding left out) once, caches per row; bf16."""
-    weights = 2 * (parameters(shape) - shape.vocabulary * shape.d)
+    weights = 2 * (shape.parameters() - shape.V * shape.d)
     words = kv_bytes(shape, text)
     return (weights + batch * (words + kv_bytes(shape))) / (weights + batch * (words + kv_bytes(shape, layers=cross_layers)))
 
 
 def roofline_ms(shape: Shape, flops: float, batch: int, peak: float, mfu: float, bandwidth: float) -> float:
     """max(FLOPs at a share of the peak, weights read once), in ms."""
-    return 1e3 * max(batch * flops / (peak * mfu), 2 * parameters(shape) / bandwidth)
+    return 1e3 * max(batch * flops / (peak * mfu), 2 * shape.parameters() / bandwidth)
 
 
 def mean_ratio(shapes: Iterable[tuple[Shape, int]] = tuple(PAPER.items())) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from common.errors import SetupError
 from common.files import write_json
+from common.lora import LoraSpec, add_lora, linear_layers, save
 from common.seeds import seed_of
 from common.training.module import StepTraining, gather_whole
 from common.vision.layout import IGNORED
@@ -132,29 +133,21 @@ class ViCATraining(StepTraining):
 
 def adapt(decoder: nn.Module, rank: int, seed: int) -> None:
     """Puts LoRA (alpha = 2 rank) into every linear layer of the decoder's blocks, in place; only they are trained."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    names = sorted({name.split(".")[-1] for name, m in decoder.get_decoder().layers.named_modules() if isinstance(m, nn.Linear)})
+    spec = LoraSpec(rank, alpha=2 * rank, dropout=0.0, targets=linear_layers(decoder.get_decoder().layers))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), decoder)
-    for name, p in decoder.named_parameters():
-        p.requires_grad_("lora_" in name)
+        add_lora(decoder, spec)
 
 
 def save_product(folder: Path, parts: Parts, config: method.ViCAConfig | None, stage: str, run: dict) -> None:
     """projector.safetensors and training.json; vica.json unless dense; after stage 2 decoder and tokenizer in the hub's format,
-    or the adapter alone."""
+    or the adapter alone, as trained."""
     folder.mkdir(parents=True, exist_ok=True)
     sha256 = save_projector(parts.projector, folder / "projector.safetensors")
     if config is not None:
         checkpoint.save(config, folder)
     if stage == "finetune" and run.get("lora_rank"):
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
-
-        save_file({k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(parts.decoder).items()},
-                  folder / "adapter_model.safetensors", {"format": "pt"})
+        save(parts.decoder, folder, base=run.get("trained_from"), dtype=None, most=None)
     elif stage == "finetune":
         parts.decoder.save_pretrained(folder / "decoder")
         if parts.tokenizer is not None:

@@ -16,7 +16,7 @@ from .analytic import Shape, visual_flops, visual_ratio
 from .experiments import llava as small
 
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
-SMALL = Shape("the small LLaVA", 96, 256, 8, 4, 4, 24, 66)
+SMALL = Shape(96, 256, 8, 4, 4, 24, 66, name="the small LLaVA")
 TEXT = 11  # tokens before and behind the picture of a typical question
 MARKS = {"greedy": ("ViCA, greedy 2", BLUE, "o"), "wide": ("ViCA, greedy 4", BLUE, "s"), "all layers": ("ViCA, all 8", BLUE, "D"),
          "top": ("ViCA, top 2 by score", PURPLE, "o"), "bottom": ("ViCA, bottom 2", PURPLE, "v"), "last": ("ViCA, last 2", GOLD, "o"),

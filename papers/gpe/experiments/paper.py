@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from common.benchmarks.translation import bleu, latency
+from common.lora import merged
 from common.models import Loaded, ModelSpec, load
 from common.progress import progress
 from common.streaming.units import Example, Template
@@ -88,10 +89,7 @@ def open_run(folder: Path, about: dict, device: str) -> Loaded:
                attn_implementation=about["attn_implementation"])
     if not (folder / "adapter_config.json").is_file():
         return load(ModelSpec(str(folder), **how))
-    from peft import PeftModel
-
-    base = load(ModelSpec(about["trained_from"], revision=about["revision"], **how))
-    return base._replace(model=PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload().eval())
+    return merged(ModelSpec(about["trained_from"], revision=about["revision"], **how), folder)
 
 
 def evaluate(loaded: Loaded, arm: method.Arm, examples: Sequence[Example], template: Template, k: int | None) -> dict:

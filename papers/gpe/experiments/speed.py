@@ -30,9 +30,11 @@ import torch
 from torch import nn
 
 from common.files import write_json
-from common.flops import device_name
 from common.models import ModelSpec, load
 from common.runs.jobs import Job
+from common.timing.cases import over_processes
+from common.timing.clock import facts, wait
+from common.timing.decoding import cache_bytes
 
 from ..analytic import EXAMPLE, QWEN25_3B, SMOLLM2_135M, Sentence, Shape, cost
 from .exact import INSIDE, OPENS, STOP, forced_session, forced_stream
@@ -51,7 +53,7 @@ class Size:
     seconds: float
 
 
-SIZES = {"smoke": Size(Shape("tiny", 32, 1, 2, 1, 16, 64, 64, tied=True), (1, 2), rounds=1, seconds=5.0),
+SIZES = {"smoke": Size(Shape(32, 64, 1, 2, 1, 16, 64, tied=True, name="tiny"), (1, 2), rounds=1, seconds=5.0),
          "cpu": Size(SMOLLM2_135M, (1, 2), FEWEST, seconds=60.0),
          "gpu": Size(QWEN25_3B, (1, 4, 16), rounds=20, seconds=540.0)}
 
@@ -66,20 +68,20 @@ def units_of(sentence: Sentence, k: int) -> Iterator[tuple[int, list[int]]]:
         read = goal
 
 
-def two_caches(model: nn.Module, sentence: Sentence, k: int, mode: str, wait: Callable[[], None]) -> tuple[list[float], int]:
+def two_caches(model: nn.Module, sentence: Sentence, k: int, mode: str) -> tuple[list[float], int]:
     """(seconds of each READ with its WRITE, bytes of the cache at the end) with a Session."""
     session, marks = forced_session(model, mode, sentence), []
-    wait()
+    wait(model.device)
     began = time.perf_counter()
     for _ in forced_stream(session, sentence, k):
-        wait()
+        wait(model.device)
         marks.append(time.perf_counter() - began)
         began = time.perf_counter()
     return marks, session.cache.nbytes()
 
 
 @torch.no_grad()
-def one_cache(model: nn.Module, sentence: Sentence, k: int, wait: Callable[[], None]) -> tuple[list[float], int]:
+def one_cache(model: nn.Module, sentence: Sentence, k: int) -> tuple[list[float], int]:
     """The same for interleaved streaming: everything in order of arrival."""
     from transformers import DynamicCache
 
@@ -92,7 +94,7 @@ def one_cache(model: nn.Module, sentence: Sentence, k: int, wait: Callable[[], N
               past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].argmax().item()
         at += len(tokens)
 
-    wait()
+    wait(model.device)
     for number, (new, word) in enumerate(units_of(sentence, k)):
         began = time.perf_counter()
         if new:
@@ -101,9 +103,9 @@ def one_cache(model: nn.Module, sentence: Sentence, k: int, wait: Callable[[], N
             feed([OPENS] * sentence.target[0])
         for token in word:
             feed([token])
-        wait()
+        wait(model.device)
         marks.append(time.perf_counter() - began)
-    return marks, sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
+    return marks, cache_bytes(cache)
 
 
 # -- all of them -------------------------------------------------------------------------------------------
@@ -113,10 +115,8 @@ def measure(shape: Shape, *, device: str, dtype: str, factors: tuple[int, ...], 
 
     A case runs FEWEST to `rounds` rounds as time allows; one that does not fit is left out and named in "not_run".
     """
-    model = load(ModelSpec("random", config=config_of(shape), device=device, dtype=dtype)).model
-    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    document: dict[str, Any] = {"shape": shape.name, "device": device_name(device), "dtype": dtype, "k": k,
-                                "threads": torch.get_num_threads(), "torch": torch.__version__, "cases": {}, "not_run": []}
+    model = load(ModelSpec("random", config=shape.config(max_position_embeddings=8192), device=device, dtype=dtype)).model
+    document: dict[str, Any] = facts(device) | {"shape": shape.name, "dtype": dtype, "k": k, "cases": {}, "not_run": []}
     began = time.monotonic()
     for factor in factors:
         sentence = EXAMPLE.times(factor)
@@ -128,8 +128,8 @@ def measure(shape: Shape, *, device: str, dtype: str, factors: tuple[int, ...], 
             for mode in MODES if number >= 0 or not document["cases"] else ("group",):
                 if mode in ("position", "interleaved") and number > 0:
                     continue  # shown beside the two that a claim compares
-                each, size[mode] = (one_cache(model, sentence, k, wait) if mode == "interleaved"
-                                    else two_caches(model, sentence, k, mode, wait))
+                each, size[mode] = (one_cache(model, sentence, k) if mode == "interleaved"
+                                    else two_caches(model, sentence, k, mode))
                 if number >= 0:
                     seconds[mode].append(sum(each))
                     marks[mode].append(each)
@@ -164,32 +164,26 @@ def _no_time(started: float, began: float, done: int, limit: float, more_to_come
     return done >= FEWEST and now - began + a_round > (limit / 2 if more_to_come else limit)
 
 
-def config_of(m: Shape) -> dict[str, Any]:
-    """The config of a shape, for random weights: Qwen2's class where it has biases, else Llama's."""
-    return dict(model_type="qwen2" if m.qkv_bias else "llama", hidden_size=m.d, intermediate_size=m.f, num_hidden_layers=m.L,
-                num_attention_heads=m.H, num_key_value_heads=m.K, head_dim=m.h, vocab_size=m.V, tie_word_embeddings=m.tied,
-                max_position_embeddings=8192)
-
-
 def jobs(size: str = "cpu") -> list[Job]:
     return [Job("speed", f"{__name__}:measure_cpu", {"size": size}, seconds=60 if size == "cpu" else 1)]
 
 
 def measure_cpu(size: str = "cpu", time_limit: float | None = None, out: Path | None = None,
-                log: Callable[[str], None] = print) -> dict[str, Any]:
-    """The shape of SmolLM2-135M in fp32, 20 and 40 words."""
+                log: Callable[[str], None] = print, processes: int = 1) -> dict[str, Any]:
+    """The shape of SmolLM2-135M in fp32, 20 and 40 words, in so many processes, each within the time limit."""
     s = SIZES[size]
-    return measure(s.shape, device="cpu", dtype="float32", factors=s.factors, rounds=s.rounds,
+    return over_processes(processes, measure, s.shape, device="cpu", dtype="float32", factors=s.factors, rounds=s.rounds,
                    time_limit=time_limit or s.seconds, out=out, log=log)
 
 
-def measure_gpu(time_limit: float | None = None, out: Path | None = None, log: Callable[[str], None] = print) -> dict[str, Any]:
+def measure_gpu(time_limit: float | None = None, out: Path | None = None, log: Callable[[str], None] = print,
+                processes: int = 1) -> dict[str, Any]:
     """The shape of Qwen2.5-3B in bf16, 20, 80 and 320 words. Raises RuntimeError without a CUDA device."""
     if not torch.cuda.is_available():
         raise RuntimeError("no CUDA device: the rung gpu-random-weights times a model of real size on one GPU; a smaller "
                            "one on the CPU: make reproduce-gpe ONLY=speed")
     s = SIZES["gpu"]
-    return measure(s.shape, device="cuda", dtype="bfloat16", factors=s.factors, rounds=s.rounds,
+    return over_processes(processes, measure, s.shape, device="cuda", dtype="bfloat16", factors=s.factors, rounds=s.rounds,
                    time_limit=time_limit or s.seconds, out=None if out is None else out / "speed.json", log=log)
 
 

@@ -194,7 +194,7 @@ def test_the_named_baselines_are_arms():
 
 # -- timings, rehearsed on a tiny model --------------------------------------------------------------------
 def test_timings_count_the_same_work_in_every_mode():
-    tiny = analytic.Shape("tiny", 16, 2, 2, 1, 8, 32, 8)
+    tiny = analytic.Shape(16, 32, 2, 2, 1, 8, 8, name="tiny")
     document = speed.measure(tiny, device="cpu", dtype="float32", factors=(1, 2), time_limit=1.0, log=lambda text: None)
     assert list(document["cases"]) == ["20 words", "40 words"] and document["longest"] == "40 words"
     case = document["cases"]["40 words"]

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from common import masks
+from common.lora import LoraSpec, add_lora
 from common.models import load, tiny
 from common.streaming.units import Example
 from common.streaming.words import Boundary
@@ -19,7 +20,6 @@ from .. import method
 from ..data import toy_examples
 from ..decoding import stream
 from ..method import ARMS, Arm, Layout, arm
-from ..module import LoraSpec, add_lora
 from ..segments import Batch, readable
 from ..toy import TARGET_END, Language
 from .double import Double

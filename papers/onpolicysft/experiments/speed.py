@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,17 +21,18 @@ from typing import Any
 
 import torch
 
+from common import shapes
 from common.errors import UserError
 from common.files import write_json
 from common.models import ModelSpec, load
 from common.reasoning.policy_gradient import ClippedLoss, grpo_loss
+from common.timing.cases import in_a_process
+from common.timing.clock import peak_rss_bytes, wait
 
 from .. import method
 
-R1_1P5B = dict(model_type="qwen2", hidden_size=1536, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
-               intermediate_size=8960, vocab_size=151936, max_position_embeddings=16384, tie_word_embeddings=False)
-SMOLLM2_135M = dict(model_type="llama", hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
-                    intermediate_size=1536, vocab_size=49152, max_position_embeddings=8192, tie_word_embeddings=True)
+R1_1P5B = shapes.R1_1P5B.config(max_position_embeddings=16384)
+SMOLLM2_135M = shapes.SMOLLM2_135M.config(max_position_embeddings=8192)
 KINDS = ("opsft", "grpo")
 PROMPT, KEPT = 64, 0.5  # tokens of a prompt; share of the responses that pass the filter
 
@@ -64,7 +63,7 @@ def update(kind: str, config: dict, tokens: int, responses: int = 8, micro: int 
     for number in range(repeats + 1):
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-            torch.cuda.synchronize()
+        wait(device)
         began, fed[0] = time.perf_counter(), 0
         for start in range(0, len(kept), micro):
             rows = ids[start : start + micro].to(device)
@@ -80,29 +79,11 @@ def update(kind: str, config: dict, tokens: int, responses: int = 8, micro: int 
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if cuda:
-            torch.cuda.synchronize()
+        wait(device)
         if number:
             took["seconds"].append(time.perf_counter() - began)
-            took["peak_bytes"].append(torch.cuda.max_memory_allocated() if cuda else resident())
+            took["peak_bytes"].append(torch.cuda.max_memory_allocated() if cuda else peak_rss_bytes())
     return took | {"forward_tokens": fed[0]}
-
-
-def resident() -> int:
-    """Peak resident bytes of this process."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def in_a_process(kind: str, config: dict, tokens: int, **options) -> dict:
-    """`update` where nothing else has ever been held. Raises RuntimeError with the last line of its errors."""
-    asked = json.dumps({"kind": kind, "config": config, "tokens": tokens} | options)
-    done = subprocess.run([sys.executable, "-m", __spec__.name, "--update", asked],
-                          capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"an update of {kind} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def measure(config: dict, lengths: Sequence[int], device: str, out: Path | None = None, log: Callable[[str], None] = print,
@@ -116,7 +97,7 @@ def measure(config: dict, lengths: Sequence[int], device: str, out: Path | None 
             if path is not None and path.is_file():
                 case[kind] = json.loads(path.read_text())
             else:
-                case[kind] = in_a_process(kind, config, tokens, device=device, **options)
+                case[kind] = in_a_process(update, kind, config, tokens, device=device, **options)
                 if path is not None:
                     write_json(path, case[kind])
             log(f"  {kind}, {tokens} tokens: {max(case[kind]['peak_bytes']) / 2**30:.2f} GiB, {min(case[kind]['seconds']):.2f} s an update")
@@ -149,6 +130,5 @@ def table(document: dict) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--update", help="one update as JSON; prints what it took")
-    options = parser.parse_args()
-    print(json.dumps(update(**json.loads(options.update))) if options.update else table(measure_cpu()))
+    parser.parse_args()
+    print(table(measure_cpu()))

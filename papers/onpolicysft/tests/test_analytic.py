@@ -67,23 +67,23 @@ def test_parameters_by_formula_and_by_the_model(shape, count):
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    assert analytic.parameters(shape) == count
-    config = Qwen2Config(hidden_size=shape.d, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-                         num_key_value_heads=shape.kv_heads, intermediate_size=shape.m, vocab_size=shape.vocabulary,
+    assert shape.parameters() == count
+    config = Qwen2Config(hidden_size=shape.d, num_hidden_layers=shape.L, num_attention_heads=shape.H,
+                         num_key_value_heads=shape.KV, intermediate_size=shape.f, vocab_size=shape.V,
                          tie_word_embeddings=False)
     with torch.device("meta"):
         assert sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()) == count
 
 
 def test_memory_saved_is_not_the_half_that_is_claimed():
-    states = [analytic.state_bytes(analytic.parameters(s)) / 1e9 for s in (R1_1P5B, R1_7B)]
+    states = [analytic.state_bytes(s.parameters()) / 1e9 for s in (R1_1P5B, R1_7B)]
     assert states == pytest.approx([28.4, 121.8], abs=0.06)
     saved = {name: 100 * analytic.saved_by_no_reference(b) for name, b in analytic.REFERENCE_BYTES.items()}
     assert saved == pytest.approx({"bfloat16": 11.1, "float32": 20.0}, abs=0.02)
     assert max(saved.values()) < reported.MEMORY_SAVED / 2
-    n = analytic.parameters(R1_7B)
+    n = R1_7B.parameters()
     assert 1 - analytic.state_bytes(n) / analytic.state_bytes(n, 4) == pytest.approx(0.2)
-    logits = [analytic.logits_bytes(t, R1_1P5B.vocabulary) / 1e9 for t in (3500, 8192)]
+    logits = [analytic.logits_bytes(t, R1_1P5B.V) / 1e9 for t in (3500, 8192)]
     assert logits == pytest.approx([8.51, 19.91], abs=0.005)
 
 

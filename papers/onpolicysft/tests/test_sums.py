@@ -104,13 +104,13 @@ def test_teaching_leaves_an_adapter_that_merges_and_a_curve(tmp_path, monkeypatc
     folder = taught.train(tmp_path / "taught", steps=2, rows_a_step=2, work=tmp_path / "work", model=made.model, tokenizer=words)
     about = json.loads((folder / "training.json").read_text())
     assert [s for s, _ in about["loss by step"]] == [1, 2] and about["rank"] == taught.RANK and not (folder / "README.md").exists()
-    monkeypatch.setattr(taught, "load", lambda _: load(spec))
+    monkeypatch.setattr(taught, "SMOLLM2", spec)
     merged, plain = taught.load_taught(folder).model, load(spec).model
     pairs = [(n, a.detach(), b.detach()) for (n, a), b in zip(merged.named_parameters(), plain.parameters())]
     gap = {n: float((a - b).abs().max() / b.abs().max()) for n, a, b in pairs}
     moved = {n for n in gap if gap[n] > 1e-5}
     assert not any(gap[n] for n in gap.keys() - moved)
-    assert moved == {n for n, _ in plain.named_parameters() if any(layer in n for layer in taught.LAYERS)}
+    assert moved == {n for n, _ in plain.named_parameters() if any(layer in n for layer in taught.ADAPTER.targets)}
     assert all(p.requires_grad for p in merged.parameters()) and not any("lora" in n for n, _ in merged.named_parameters())
     with pytest.raises(FileNotFoundError, match="standins-onpolicysft"):
         taught.load_taught(tmp_path)

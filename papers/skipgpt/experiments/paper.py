@@ -18,10 +18,10 @@ import torch
 
 from common.benchmarks import language
 from common.errors import SetupError
+from common.lora import merge
 from common.models import Loaded, ModelSpec, load
 from common.progress import progress
 
-from ..lora import merge_lora
 from ..method import RoutingState
 from ..router_files import CARD, load_routers
 from .smollm2 import BudgetMissed, check_budget
@@ -81,5 +81,5 @@ def open_run(folder: Path, device: str, routed: bool) -> tuple[Loaded, RoutingSt
         return loaded, None
     state = load_routers(loaded.model, folder).set_mode("skip").start_recording()
     if (folder.parent / "lora").is_dir():
-        loaded = loaded._replace(model=merge_lora(loaded.model, folder.parent / "lora"))
+        loaded = loaded._replace(model=merge(loaded.model, folder.parent / "lora"))
     return loaded, state

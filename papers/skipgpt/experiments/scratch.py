@@ -17,9 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from common.lora import LoraSpec, add_lora
 from common.runs.jobs import Job
 
 from .. import baselines
+from ..baselines import LORA_TARGETS
 from ..difficulty import KINDS, base_model, batches, sequences
 from ..method import RoutingState, SkipGPTConfig, apply_skipgpt, remove_skipgpt
 from ..tuning import evaluate, hold_budget, shift_budget, tune
@@ -214,14 +216,11 @@ def position_curve(model: nn.Module, state: RoutingState, seed: int, n: Size) ->
 
 def lora(model: nn.Module, state: RoutingState, seed: int, n: Size) -> dict:
     """Stage 2 (section 3.6): routers frozen, LoRA r=8 on q, v, gate; and the control, the same LoRA on the dense model."""
-    from peft import LoraConfig, get_peft_model
-
     ids, kinds = sequences("test", seed, n.test_sequences)
     result = {}
     for kind, mode in (("routed", "mask"), ("dense", "dense")):
         torch.manual_seed(seed)
-        wrapped = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1,
-                                                   target_modules=["q_proj", "v_proj", "gate_proj"]))
+        wrapped = add_lora(model, LoraSpec(8, 16, 0.1, LORA_TARGETS))
         state.set_mode(mode)
         adapters = [p for name, p in wrapped.named_parameters() if "lora_" in name]
         list(tune(wrapped, batches("recovery", seed, n.lora_steps, n.batch), adamw(adapters, 5e-3), n.lora_steps,

@@ -4,8 +4,7 @@ Three rules make the figures honest. All variants of a case run in one process i
 speed-up is a median over rounds, not a ratio of two moods of the machine. Every speed-up stands
 beside its bound: FLOPs in prefill, weight traffic in decoding. And what cannot be right is flagged:
 skip mode slower than mask mode, a speed-up more than 5 % above every bound (work was left out), an
-executed FLOP too many or too few. What one case is stands in `timed.py`, which cases there is time
-for in `timetable.py`.
+executed FLOP too many or too few. What one case is stands in `timed.py`.
 
 `measure` saves after each case and continues from what it saved. `python -m papers.skipgpt.experiments.speed`
 prints the table for the shape of SmolLM2-135M, or, with `--device cuda`, of Llama-3.1-8B and
@@ -20,8 +19,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -30,18 +29,49 @@ import torch
 import transformers
 
 from common.errors import SetupError
-from common.files import write_json
-from common.flops import calibrate, device_name, peak_rss_bytes
 from common.models import ModelSpec, load
 from common.runs.jobs import Job
 from common.runs.sources import closure
+from common.timing.cases import Timetable, finished, over_processes, run_cases
+from common.timing.clock import FEWEST, calibrate, facts, peak_rss_bytes
 
 from .. import analytic
 from ..analytic import Shape
-from ..timed import Case, dense_seconds, run_case, stock_and_routed
-from ..timetable import Plan, Timetable
+from .timed import Case, dense_seconds, run_case, stock_and_routed
 
+SYMBOLS = ("d", "f", "L", "H", "KV", "dh", "V", "tied")  # what a result says of the shape
 TOLERANCE = 1.05  # above its bound by more than this, a speed-up is not believed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Prefill of batches x prompt_lengths, and decoding of `steps` tokens at decode_batches (default: batches) x contexts; each dense,
+    in mask mode and in skip mode at every sparsity. repeats, warmup: rounds of all variants (warm-up at least 2). time_limit: seconds
+    for the measurement, loading not included."""
+
+    batches: tuple[int, ...] = (1, 8)
+    prompt_lengths: tuple[int, ...] = (128, 512)
+    contexts: tuple[int, ...] = (256,)
+    decode_batches: tuple[int, ...] | None = None
+    sparsities: tuple[float, ...] = (0.0, 0.25, 0.40, 0.50)
+    steps: int = 4
+    repeats: int = 10
+    warmup: int = 1
+    seed: int = 0
+    time_limit: float = 60.0
+
+    def cases(self) -> list[Case]:
+        prefill = [Case("prefill", b, n) for b in self.batches for n in self.prompt_lengths]
+        decoding = self.batches if self.decode_batches is None else self.decode_batches
+        return prefill + [Case("decode", b, n, self.steps) for b in decoding for n in self.contexts]
+
+    def timetable(self, m: Shape, width: int, rates: dict[str, float], clock: Callable[[], float]) -> Timetable:
+        """By the roofline of dense, of `width` bytes a value at calibrated rates: a round is dense, mask mode and skip mode at each s."""
+        cases = self.cases()
+        estimates = {c: dense_seconds(m, c, width, rates) * (2.1 + 0.75 * len(self.sparsities)) for c in cases}
+        surely = min((c for c in cases if c.phase == "prefill"), default=None, key=lambda c: c.batch * c.length)
+        return Timetable(estimates, self.time_limit, min(self.repeats, FEWEST) + max(self.warmup, 2), clock,
+                         slower={"prefill": 1.5, "decode": 3.0}, kind=lambda c: c.phase, surely=surely)
 
 
 @dataclass(frozen=True)
@@ -84,67 +114,30 @@ def measure(spec: ModelSpec | dict, plan: Plan, *, device: str = "cpu", dtype: s
     if isinstance(spec, dict):
         spec = ModelSpec("random", config=spec, seed=plan.seed)
     model, _, source = load(replace(spec, device=device, dtype=dtype, attn_implementation="sdpa"))
-    m, models, cases = Shape.from_config(model.config), stock_and_routed(model, plan.seed), plan.cases()
+    m, models, cases = Shape.of(model.config), stock_and_routed(model, plan.seed), plan.cases()
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in closure(f"{__package__}.speed")))
-    settings = {"model": source, "device": device_name(device), "dtype": dtype, "seed": plan.seed,
-                "sparsities": list(plan.sparsities), "repeats": plan.repeats, "warmup": plan.warmup,
-                "threads": torch.get_num_threads(), "torch": torch.__version__,
-                "transformers": transformers.__version__, "sources_sha256": digest.hexdigest()}
-    done = _finished(out, settings, cases, log)
+    settings = facts(device) | {
+        "model": source, "dtype": dtype, "seed": plan.seed, "sparsities": list(plan.sparsities), "repeats": plan.repeats,
+        "warmup": plan.warmup, "transformers": transformers.__version__, "sources_sha256": digest.hexdigest()}
+    done = finished(out, settings, cases, log)
     if rates is None:
         limits = calibrate(device, seconds=calibration)
         rates = {"flops_per_s": limits["gemm_flops_per_s"].get(dtype, 1e12),
                  "bytes_per_s": limits["copy_bytes_per_s"]}
-    document = {"settings": settings, "shape": asdict(m), "rates": rates, "cases": done,
-                "not_run": [], "flags": flags(done), "pays_from": pays_from(done)}
-    timetable = Timetable(plan, {c: dense_seconds(m, c, model.dtype.itemsize, rates) for c in cases}, clock)
-    while chosen := timetable.next([c for c in cases if c.name not in done]):
-        case, seconds = chosen
-        try:
-            result = run_case(models, m, case, plan.sparsities, plan.repeats, plan.warmup, plan.seed, seconds, clock)
-        except torch.cuda.OutOfMemoryError:
-            timetable.not_run[case] = "out of device memory"
-        if case in timetable.not_run:  # here the exception no longer holds the tensors
-            torch.cuda.empty_cache()
-            continue
-        timetable.took(case, result["round_seconds"])
-        done[case.name] = result
-        document |= {"flags": flags(done), "pays_from": pays_from(done)}
-        log(f"  {line(result)}")
-        _save(out, document)
-    document["not_run"] = [{"case": c.name, "reason": why} for c, why in timetable.not_run.items()]
-    document["seconds"] = timetable.gone()
-    document["peak_rss_bytes"] = peak_rss_bytes()
-    _save(out, document)
+    document = {"settings": settings, "shape": {name: getattr(m, name) for name in SYMBOLS}, "rates": rates, "cases": done}
+
+    def run(case: Case, seconds: float) -> dict[str, Any]:
+        return run_case(models, m, case, plan.sparsities, plan.repeats, plan.warmup, plan.seed, seconds, clock)
+
+    def judged(document: dict[str, Any]) -> dict[str, Any]:
+        return {"flags": flags(done), "pays_from": pays_from(done), "peak_rss_bytes": peak_rss_bytes()}
+
+    run_cases(cases, run, plan.timetable(m, model.dtype.itemsize, rates, clock), document, out=out, judged=judged, line=line, log=log)
     for entry in document["not_run"]:
         log(f"  not run: {entry['case']}: {entry['reason']}")
     for flag in document["flags"]:
         log(f"  FLAG: {flag}")
     return document
-
-
-def _finished(out: Path | None, settings: dict, cases: Sequence[Case], log) -> dict[str, dict]:
-    """Cases of an earlier run with the same settings; {} if there are none."""
-    if out is None or not out.exists():
-        return {}
-    try:
-        document = json.loads(out.read_text())
-        same, old = document["settings"] == settings, document["cases"]
-    except (ValueError, KeyError, TypeError):
-        log(f"  {out.name} is damaged; measuring everything anew")
-        return {}
-    if not same:
-        log(f"  {out.name} is of other settings or other code; measuring everything anew")
-        return {}
-    wanted = {c.name: asdict(c) for c in cases}
-    old = {n: r for n, r in old.items() if n in wanted and wanted[n].items() <= r.items()}
-    log(f"  {len(old)} of {len(cases)} cases are in {out.name} already")
-    return old
-
-
-def _save(out: Path | None, document: dict) -> None:
-    if out is not None:
-        write_json(out, document)
 
 
 # -- what to make of it ----------------------------------------------------------------------------
@@ -208,29 +201,23 @@ def line(case: dict[str, Any]) -> str:
 
 
 # -- what the rungs ask for ------------------------------------------------------------------------
-def config_of(m: Shape) -> dict[str, Any]:
-    """The Llama config of a shape, for random weights."""
-    return dict(model_type="llama", hidden_size=m.d, intermediate_size=m.f, num_hidden_layers=m.L,
-                num_attention_heads=m.H, num_key_value_heads=m.KV, head_dim=m.dh, vocab_size=m.V,
-                tie_word_embeddings=m.tied, max_position_embeddings=8192)
-
-
 def jobs(size: str = "cpu") -> list[Job]:
     return [Job("speed", f"{__name__}:measure_cpu", {"size": size}, seconds=SIZES[size].job_seconds)]
 
 
 def measure_cpu(thorough: bool = False, time_limit: float | None = None, out: Path | None = None,
-                seed: int = 0, log: Callable[[str], None] = print, size: str = "cpu") -> dict[str, Any]:
-    """The shape of SmolLM2-135M in fp32 in 36 s; thorough: a grid, to see where it pays."""
+                seed: int = 0, log: Callable[[str], None] = print, size: str = "cpu", processes: int = 1) -> dict[str, Any]:
+    """The shape of SmolLM2-135M in fp32 in 36 s a process; thorough: a grid, to see where it pays."""
     n = SIZES[size]
     plan = THOROUGH if thorough else n.plan
     plan = replace(plan, seed=seed, time_limit=time_limit or plan.time_limit)
-    return measure(config_of(n.shape), plan, out=out, log=log, calibration=n.calibration)
+    return over_processes(processes, measure, n.shape.config(max_position_embeddings=8192), plan, out=out, log=log,
+                          calibration=n.calibration)
 
 
 def measure_gpu(time_limit: float | None = None, out: Path | None = None, seed: int = 0,
-                log: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
-    """{"8B": ..., "7B": ...}, in bf16, each in half of the time or what the first one leaves.
+                log: Callable[[str], None] = print, processes: int = 1) -> dict[str, dict[str, Any]]:
+    """{"8B": ..., "7B": ...}, in bf16, each in half of the time of a process or what the first one leaves.
 
     out: a folder for one JSON file each. Raises SetupError without a CUDA device.
     """
@@ -239,11 +226,12 @@ def measure_gpu(time_limit: float | None = None, out: Path | None = None, seed: 
                          "on one GPU with 80 GB; on the CPU use --device cpu")
     documents, began, limit = {}, time.monotonic(), time_limit or GPU.time_limit
     for label in ("8B", "7B"):
-        left = limit - (time.monotonic() - began)
+        left = limit - (time.monotonic() - began) / processes
         log(f"{label} shape, bf16, random weights")
         plan = replace(GPU, seed=seed, time_limit=left / 2 if label == "8B" else left)
-        documents[label] = measure(config_of(analytic.PAPER[label]), plan, device="cuda", dtype="bfloat16", log=log,
-                                   out=None if out is None else out / f"speed-{label}.json")
+        config = analytic.PAPER[label].config(max_position_embeddings=8192)
+        documents[label] = over_processes(processes, measure, config, plan, device="cuda", dtype="bfloat16", log=log,
+                                          out=None if out is None else out / f"speed-{label}.json")
         torch.cuda.empty_cache()
     return documents
 

@@ -217,9 +217,9 @@ def test_shape_from_config():
     config = transformers.LlamaConfig(
         hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
         num_key_value_heads=3, vocab_size=49152, tie_word_embeddings=True)
-    assert Shape.from_config(config) == SMOLLM2_135M
+    assert Shape.of(config) == SMOLLM2_135M
     with pytest.raises(ValueError, match="intermediate_size"):
-        Shape.from_config(transformers.GPT2Config())
+        Shape.of(transformers.GPT2Config())
 
 
 def test_parameter_count_is_the_models():
@@ -231,7 +231,7 @@ def test_parameter_count_is_the_models():
             num_key_value_heads=2, vocab_size=61, tie_word_embeddings=tied)
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config)
-        assert Shape.from_config(config).P_total == sum(p.numel() for p in model.parameters())
+        assert Shape.of(config).P_total == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("router", ("linear", "bottleneck", None))
@@ -251,7 +251,7 @@ def test_executed_flops_equals_the_counter(mode, router):
     model = AutoModelForCausalLM.from_config(config).eval()
     hidden = 8 if router == "bottleneck" else None
     state = apply_skipgpt(model, SkipGPTConfig(router_hidden=hidden)).set_mode(mode)
-    m, B, cache = Shape.from_config(config), 3, None
+    m, B, cache = Shape.of(config), 3, None
     for S, past in ((6, 0), (1, 6)):
         gates = {(i, name): (torch.rand(B, S) < 0.6).float() * (i != 1)
                  for i in range(m.L) for name in ("attn", "mlp")}

@@ -230,7 +230,7 @@ def test_flops_are_the_closed_form(fresh, family, attention, tokens):
     """Counted by torch's dispatcher = `analytic.executed_flops`, to the last one, in both modes."""
     model = fresh(family, attention)
     state = route(model)
-    shape = Shape.from_config(model.config)
+    shape = Shape.of(model.config)
     ids = batch()["input_ids"][:, :tokens].clamp(min=3)
     for case in CASES:
         gates = awkward_gates(model, case, tokens)

@@ -12,13 +12,15 @@ from transformers import DynamicCache
 
 from common.flops import counted
 from common.models import load, tiny
+from common.timing import cases as case_runner
+from common.timing.decoding import Room
 from tests.numerics import close
 
-from .. import gathering, skipping, timed
+from .. import gathering, skipping
 from ..analytic import LLAMA31_8B, Shape
-from ..experiments import speed
+from ..experiments import speed, timed
+from ..experiments.timed import Case, DrawnRouting, bounds, expected_flops, stock_and_routed
 from ..method import RoutedLayerMixin, find_stack
-from ..timed import Case, DrawnRouting, Room, bounds, expected_flops, stock_and_routed
 from .invariants import REL
 
 RATES = {"flops_per_s": 1e9, "bytes_per_s": 1e9}
@@ -46,13 +48,13 @@ def small(spec, **changes):
 @pytest.fixture(scope="module")
 def twins():
     model = load(tiny("llama")).model
-    return Shape.from_config(model.config), stock_and_routed(model, seed=0)
+    return Shape.of(model.config), stock_and_routed(model, seed=0)
 
 
 @pytest.fixture
 def exact_twins(float64):
     model = load(tiny("llama")).model
-    return Shape.from_config(model.config), stock_and_routed(model, seed=0)
+    return Shape.of(model.config), stock_and_routed(model, seed=0)
 
 
 # -- what runs -------------------------------------------------------------------------------------
@@ -77,7 +79,7 @@ def test_rehearsal_counts_every_flop(family, dtype):
 
 def test_the_cache_is_as_large_with_skipping():
     document = small(tiny("llama"))
-    m = Shape.from_config(load(tiny("llama")).model.config)
+    m = Shape.of(load(tiny("llama")).model.config)
     for case in document["cases"].values():
         keys = case["length"] + (case["steps"] if case["phase"] == "decode" else 0)
         sizes = {r["kv_cache_bytes"] for r in case["variants"].values() if "kv_cache_bytes" in r}
@@ -266,13 +268,13 @@ def test_out_of_memory_is_a_reason_not_a_crash(monkeypatch):
 
 def test_saved_after_each_case_and_continued(planned, tmp_path, monkeypatch):
     out, saved = tmp_path / "speed.json", []
-    write = speed.write_json
+    write = case_runner.write_json
 
     def spy(path, value):
         write(path, value)
         saved.append(len(json.loads(path.read_text())["cases"]))
 
-    monkeypatch.setattr(speed, "write_json", spy)
+    monkeypatch.setattr(case_runner, "write_json", spy)
     _, ran = planned(time_limit=0.4, out=out)
     assert saved == [1, 2, 3, 3] and len(ran) == 3
     document, ran = planned(time_limit=1e3, out=out)
@@ -319,7 +321,7 @@ def test_the_config_of_a_shape_has_that_shape():
     from transformers import AutoConfig
 
     for m in (LLAMA31_8B, speed.analytic.SMOLLM2_135M):
-        assert Shape.from_config(AutoConfig.for_model(**speed.config_of(m))) == m
+        assert Shape.of(AutoConfig.for_model(**m.config(max_position_embeddings=8192))) == m
 
 
 # -- what gathering is worth -----------------------------------------------------------------------

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from common.errors import SetupError
+from common.lora import merge
 from common.models import load, tiny
 from common.training.steps import StepBatches, ValidationBatches
 from tests.numerics import close, far, float64
 
 from ..data import RaggedRows, Rows, TextWindows, TokenDifficulty, collate
 from ..difficulty import KINDS, token_difficulty
-from ..lora import merge_lora
 from ..losses import distillation_loss, lm_loss, sample_noise, targets_of
 from ..method import SkipGPTConfig, find_stack, routing_of
 from ..module import JointModule, LoraRecoveryModule, RouterTuningModule
@@ -233,7 +233,7 @@ def test_merged_lora_equals_unmerged(stage_2):
     batch = uneven_batch(7, 12)
     merged = load(tiny()).model
     load_routers(merged, routers)
-    merged = merge_lora(merged, folder / "lora").eval()
+    merged = merge(merged, folder / "lora").eval()
     plain = load(tiny()).model
     load_routers(plain, routers)
     with torch.no_grad():

@@ -24,15 +24,15 @@ import torch
 import transformers
 
 from common.errors import UserError
-from common.files import write_json
-from common.flops import device_name
 from common.models import ModelSpec, load
 from common.runs.jobs import Job
 from common.runs.sources import closure
+from common.timing.cases import Timetable, finished, over_processes, run_cases
+from common.timing.clock import FEWEST, facts
 
 from .. import analytic, method
 from ..analytic import Shape
-from ..timed import FEWEST, GRAPH, Case, Run, agreement, config_of, expected_flops, run_case, stock_and_ours
+from .timed import GRAPH, Case, Run, agreement, expected_flops, run_case, stock_and_ours
 
 TOLERANCE = 1.1  # above its bound by more than this, a speed-up is not believed (spec 7.4)
 CLAIMED = {1: 3.5, 8: 10.0}  # batch -> speed-up (spec C3, C4)
@@ -50,7 +50,7 @@ class Size:
 
 # cpu: the shape of SmolLM2-135M, 8 of its 30 layers, 35 + 576 + 27 tokens (spec 8.2, E4). smoke: every variant, in a second.
 SIZES = {
-    "smoke": Size(Shape("three small layers", 32, 64, 3, 4, 2, 8, 96), (0, 2), Case(1, 3, 2, visual=72, decode=(1, 2)), repeats=3),
+    "smoke": Size(Shape(32, 64, 3, 4, 2, 8, 96, name="three small layers"), (0, 2), Case(1, 3, 2, visual=72, decode=(1, 2)), repeats=3),
     "cpu": Size(analytic.SMOLLM2_135M, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], Case(1, 35, 27, decode=(1, 16)), repeats=20),
 }
 
@@ -59,13 +59,16 @@ def jobs(size: str = "cpu") -> list[Job]:
     return [Job("speed", f"{__package__}.speed:measure_cpu", {"size": size}, seconds=60 if size == "cpu" else 2)]
 
 
-def measure_cpu(time_limit: float = 60.0, out: Path | None = None, log: Callable[[str], None] = print, size: str = "cpu") -> dict[str, Any]:
-    """One case of SIZES in fp32."""
+def measure_cpu(time_limit: float = 60.0, out: Path | None = None, log: Callable[[str], None] = print, size: str = "cpu",
+                processes: int = 1) -> dict[str, Any]:
+    """One case of SIZES in fp32, in so many processes, each within the time limit."""
     s = SIZES[size]
-    return measure(s.shape, s.layers, [s.case], Run("cpu", "float32", repeats=s.repeats, time_limit=time_limit), out=out, log=log)
+    run = Run("cpu", "float32", repeats=s.repeats, time_limit=time_limit)
+    return over_processes(processes, measure, s.shape, s.layers, [s.case], run, out=out, log=log)
 
 
-def measure_gpu(out: Path | None = None, log: Callable[[str], None] = print, time_limit: float = 540.0) -> dict[str, Any]:
+def measure_gpu(out: Path | None = None, log: Callable[[str], None] = print, time_limit: float = 540.0,
+                processes: int = 1) -> dict[str, Any]:
     """The decoder of LLaVA-1.5-7B in bf16, random weights, the grid of spec 7.4. Raises UserError without a CUDA device.
 
     out: a folder for speed.json, kept and continued.
@@ -76,8 +79,8 @@ def measure_gpu(out: Path | None = None, log: Callable[[str], None] = print, tim
     cases = [Case(batch, prefix, suffix, decode=(1, 16, 128) if suffix == 27 else ())
              for batch in (1, 8, 16, 32) for prefix, suffix in ((1, 29), (35, 27), (35, 65), (35, 262))]
     run = Run("cuda", "bfloat16", repeats=50, warmup=10, time_limit=time_limit, vision=True)
-    return measure(analytic.LLAVA_7B, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], cases, run,
-                   out=None if out is None else out / "speed.json", log=log)
+    return over_processes(processes, measure, analytic.LLAVA_7B, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], cases, run,
+                          out=None if out is None else out / "speed.json", log=log)
 
 
 # -- all cases ---------------------------------------------------------------------------------------------
@@ -90,64 +93,30 @@ def measure(shape: Shape, layers: Sequence[int], cases: Sequence[Case], run: Run
     file, written whole after each case; cases in it of the same settings and sources are not run again. config: of the model, if
     not the shape's own.
     """
-    config = config or config_of(shape)
+    config = config or shape.config(max_position_embeddings=4096)
     models = stock_and_ours(load(ModelSpec("random", config=config, device=run.device, dtype=run.dtype, seed=run.seed)).model)
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in closure(f"{__package__}.speed")))
-    settings = {"shape": shape.name, "device": device_name(run.device), "dtype": run.dtype, "layers": list(layers), "seed": run.seed,
-                "repeats": run.repeats, "warmup": run.warmup, "threads": torch.get_num_threads(), "torch": torch.__version__,
-                "transformers": transformers.__version__, "sources_sha256": digest.hexdigest()}
-    done, began = _finished(out, settings, cases, log), clock()
-    document: dict[str, Any] = {"settings": settings, "cases": done, "not_run": [],
+    settings = facts(run.device) | {
+        "shape": shape.name, "dtype": run.dtype, "layers": list(layers), "seed": run.seed, "repeats": run.repeats, "warmup": run.warmup,
+        "transformers": transformers.__version__, "sources_sha256": digest.hexdigest()}
+    document: dict[str, Any] = {"settings": settings, "cases": finished(out, settings, cases, log),
                                 "agreement": agreement(config, run.device, run.seed)}
-    reasons: dict[Case, str] = {}
-    a_flop = 0.0  # seconds of a round for each FLOP of dense prefill, as seen so far
+    work = {c: expected_flops(shape, c, "dense", layers) for c in cases}
+    timetable = Timetable(work, run.time_limit, FEWEST + 2, clock, slower={"": None}, surely=min(work, key=work.get))
 
-    def save() -> None:
-        document.update(flags=flags(document), met=met(document), seconds=clock() - began)
-        if out is not None:
-            write_json(out, document)
+    def timed(case: Case, seconds: float) -> dict[str, Any]:
+        return run_case(models, shape, case, layers, run, seconds, clock)
 
-    while pending := [c for c in cases if c.name not in done and c not in reasons]:
-        case = min(pending, key=lambda c: expected_flops(shape, c, "dense", layers))
-        work = {c: expected_flops(shape, c, "dense", layers) for c in pending}
-        left = run.time_limit - (clock() - began)
-        if a_flop and (need := a_flop * work[case] * (FEWEST + 2)) > left:
-            reasons |= {c: f"needs about {need:.0f} s or more, {max(left, 0):.0f} s of {run.time_limit:.0f} s were left" for c in pending}
-            break
-        try:
-            result = run_case(models, shape, case, layers, run, left * work[case] / sum(work.values()), clock)
-        except torch.cuda.OutOfMemoryError:
-            reasons[case] = "out of device memory"
-        if case in reasons:  # here the exception no longer holds the tensors
-            torch.cuda.empty_cache()
-            continue
-        a_flop = result["round_seconds"] / work[case]
-        done[case.name] = result
-        save()
-        log(f"  {case.name}: {result['rounds']} rounds in {result['seconds']:.0f} s, dense / vica "
-            f"{result['ratios']['dense / vica']['median']:.2f}")
-    document["not_run"] = [{"case": c.name, "reason": why} for c, why in reasons.items()]
-    save()
-    return document
+    def judged(document: dict[str, Any]) -> dict[str, Any]:
+        return {"flags": flags(document), "met": met(document)}
+
+    return run_cases(cases, timed, timetable, document, out=out, judged=judged, line=line, log=log)
 
 
-def _finished(out: Path | None, settings: dict, cases: Sequence[Case], log: Callable[[str], None]) -> dict[str, dict]:
-    """Cases of an earlier run with the same settings; {} if there are none."""
-    if out is None or not out.exists():
-        return {}
-    try:
-        document = json.loads(out.read_text())
-        same, old = document["settings"] == settings, document["cases"]
-    except (ValueError, KeyError, TypeError):
-        log(f"  {out.name} is damaged; measuring everything anew")
-        return {}
-    if not same:
-        log(f"  {out.name} is of other settings or other code; measuring everything anew")
-        return {}
-    wanted = {c.name: c.as_json() for c in cases}
-    old = {n: r for n, r in old.items() if n in wanted and wanted[n].items() <= r.items()}
-    log(f"  {len(old)} of {len(cases)} cases are in {out.name} already")
-    return old
+def line(result: dict[str, Any]) -> str:
+    """One case as it is logged."""
+    return (f"B={result['batch']} P={result['prefix']} Q={result['suffix']}: {result['rounds']} rounds in {result['seconds']:.0f} s, "
+            f"dense / vica {result['ratios']['dense / vica']['median']:.2f}")
 
 
 # -- what to make of it ------------------------------------------------------------------------------------

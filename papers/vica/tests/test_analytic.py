@@ -103,7 +103,7 @@ def test_memory_entries_and_parameters():
     assert (analytic.attention_entries(LLAVA_7B), analytic.attention_entries(LLAVA_7B, 8)) == (6_522_912, 186_912)
     for shape, words, projector in ((LLAVA_7B, 6_738_415_616, 20_979_712), (LLAVA_13B, 13_015_864_320, 31_467_520),
                                     (LLAVA_3B, 2_701_560_320, 9_180_160)):
-        assert analytic.parameters(shape) == words and analytic.projector_parameters(shape.d) == projector
+        assert shape.parameters() == words and analytic.projector_parameters(shape.d) == projector
     ratios = [analytic.decode_bytes_ratio(LLAVA_7B, 8, batch) for batch in (1, 8, 32, 64, 128)]
     assert ratios == pytest.approx([1.02, 1.13, 1.43, 1.72, 2.07], abs=0.006)
 
@@ -144,4 +144,4 @@ def test_relative_averages():
 def test_shape_of_a_config():
     from common.models import load, tiny
 
-    assert Shape.of(load(tiny()).model.config) == Shape("llama", 32, 64, 3, 4, 2, 8, 96)
+    assert Shape.of(load(tiny()).model.config) == Shape(32, 64, 3, 4, 2, 8, 96)

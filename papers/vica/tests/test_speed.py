@@ -11,14 +11,17 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from common.flops import counted, interleaved_timings
+from common.flops import counted
 from common.models import load, tiny
+from common.timing import cases as case_runner
+from common.timing.clock import FEWEST, interleaved_timings
+from common.timing.decoding import Room, cache_bytes
 from tests.numerics import close, far
 
-from .. import analytic, method, reference, tables, timed
+from .. import analytic, method, reference, tables
 from ..analytic import Shape
-from ..experiments import speed
-from ..timed import Case, Inputs, Run
+from ..experiments import speed, timed
+from ..experiments.timed import Case, Inputs, Run
 from .runs import truly_double
 
 LAYERS = (0, 2)
@@ -133,11 +136,11 @@ def test_room_is_the_stock_cache_without_the_copies(models):
     stock, _ = models
     ids = torch.randint(5, 96, (2, 9), generator=torch.Generator().manual_seed(0))
     plain, roomy = (stock(ids[:, :6], use_cache=True).past_key_values for _ in range(2))
-    roomy.layers[:] = [timed.Room(layer, 3) for layer in roomy.layers]
+    roomy.layers[:] = [Room.behind(layer, 3) for layer in roomy.layers]
     for i in range(6, 9):
         expected = stock(ids[:, i : i + 1], past_key_values=plain).logits
         close(stock(ids[:, i : i + 1], past_key_values=roomy).logits, expected, EXACT)
-    assert roomy.get_seq_length() == 9 and timed.cache_bytes(roomy) == timed.cache_bytes(plain)
+    assert roomy.get_seq_length() == 9 and cache_bytes(roomy) == cache_bytes(plain)
     assert roomy.layers[0].keys.data_ptr() == roomy.layers[0].room[0].data_ptr()
 
 
@@ -306,7 +309,7 @@ def test_out_of_memory_is_a_reason_not_a_crash(monkeypatch):
 
 def test_saved_after_each_case_and_continued(planned, tmp_path, monkeypatch):
     """A run that was killed has whole files, and the next one does the rest."""
-    out, saved, write = tmp_path / "speed.json", [], speed.write_json
+    out, saved, write = tmp_path / "speed.json", [], case_runner.write_json
 
     def spy(path, value):
         write(path, value)
@@ -314,7 +317,7 @@ def test_saved_after_each_case_and_continued(planned, tmp_path, monkeypatch):
         if len(saved) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(speed, "write_json", spy)
+    monkeypatch.setattr(case_runner, "write_json", spy)
     with pytest.raises(KeyboardInterrupt):
         planned(out=out)
     assert saved == [1, 2]
@@ -335,7 +338,7 @@ def test_saved_after_each_case_and_continued(planned, tmp_path, monkeypatch):
 def test_rounds_fit_into_the_seconds(models):
     """At least FEWEST; never more than asked."""
     shape = Shape.of(models[0].config)
-    for seconds, repeats, rounds in ((0.0, 50, timed.FEWEST), (1e6, 7, 7)):
+    for seconds, repeats, rounds in ((0.0, 50, FEWEST), (1e6, 7, 7)):
         run = Run("cpu", "float32", repeats=repeats, warmup=0)
         result = timed.run_case(models, shape, CASE, LAYERS, run, seconds, time.perf_counter)
         assert result["rounds"] == rounds
@@ -387,5 +390,4 @@ def test_the_tower_is_clips_without_its_last_layer(models, monkeypatch):
 
 def test_the_config_of_a_shape_has_that_shape():
     for shape in (analytic.LLAVA_7B, analytic.SMOLLM2_135M):
-        found = Shape.of(AutoConfig.for_model(**timed.config_of(shape)))
-        assert {**vars(found), "name": shape.name} == vars(shape)
+        assert Shape.of(AutoConfig.for_model(**shape.config(max_position_embeddings=4096))) == shape and not shape.tied

@@ -54,7 +54,7 @@ def test_overheads_over_text_alone():
 def test_head_on_every_position():
     dense = prefill_flops(LLAVA_7B, 576, 62) + analytic.head_flops(LLAVA_7B, 638)
     vica = prefill_flops(LLAVA_7B, 576, 62, 8) + analytic.head_flops(LLAVA_7B, 62)
-    assert round(dense / vica, 2) == 7.61 and round(8 * 638 * LLAVA_7B.vocabulary * 4 / 1e6) == 653
+    assert round(dense / vica, 2) == 7.61 and round(8 * 638 * LLAVA_7B.V * 4 / 1e6) == 653
 
 
 def test_visual_edges_of_text():
@@ -70,8 +70,8 @@ def test_visual_edges_of_text():
 
 def test_sizes_in_bytes():
     assert 576 * LLAVA_7B.d * 2 / 2**20 == 4.5
-    weights = 2 * analytic.parameters(LLAVA_7B)
-    assert (round(weights / 1e9, 2), round((weights - 2 * LLAVA_7B.vocabulary * LLAVA_7B.d) / 1e9, 1)) == (13.48, 13.2)
+    weights = 2 * LLAVA_7B.parameters()
+    assert (round(weights / 1e9, 2), round((weights - 2 * LLAVA_7B.V * LLAVA_7B.d) / 1e9, 1)) == (13.48, 13.2)
 
 
 @pytest.mark.parametrize("heads, kv_heads, head", [(4, 2, 8), (4, 1, 8), (4, 4, 8), (4, 2, 16)])

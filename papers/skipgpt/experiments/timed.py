@@ -19,16 +19,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicLayer
+from transformers import Cache
 
-from common.flops import counted, interleaved_timings, paired_ratio, peak_memory
+from common.flops import counted
+from common.timing.clock import in_graph, paired_ratio, peak_memory, timings_within
+from common.timing.decoding import Room, cache_bytes
 
-from . import analytic
-from .analytic import Shape
-from .method import RoutingState, apply_skipgpt, straight_through_gate
+from .. import analytic
+from ..analytic import Shape
+from ..method import RoutingState, apply_skipgpt, straight_through_gate
 
 NOISY = 0.20  # interquartile range over median, beyond which a ratio decides nothing
-FEWEST = 5  # rounds; a case that has no time for as many is not run
 
 
 @dataclass(frozen=True)
@@ -74,30 +75,6 @@ class DrawnRouting:
         return self.on_device[self.step, 2 * layer + (name == "mlp")]
 
 
-class Room(DynamicLayer):
-    """A stock cache layer, but new keys are written into room kept for them, not concatenated.
-
-    keys, values (B, KV, length + steps, dh), of which the first `length` count as cached.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, length: int):
-        super().__init__()
-        self.room, self.length = (keys, values), length
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self.rewind()
-
-    def rewind(self) -> None:
-        """Forgets what was added."""
-        self.keys, self.values = (a[:, :, : self.length] for a in self.room)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
-        start = self.keys.shape[2]
-        end = start + key_states.shape[2]
-        self.room[0][:, :, start:end], self.room[1][:, :, start:end] = key_states, value_states
-        self.keys, self.values = (a[:, :, :end] for a in self.room)
-        return self.keys, self.values
-
-
 def filled_cache(model: nn.Module, m: Shape, case: Case) -> Cache:
     """Random keys and values: only time is asked for, so no prefill is needed."""
     size = case.batch, m.KV, case.length + case.steps, m.dh
@@ -129,19 +106,6 @@ def decode(model: nn.Module, ids: Tensor, cache: Cache, routing: DrawnRouting | 
             routing.step = step
         out = model(input_ids=ids[:, step : step + 1], past_key_values=cache, use_cache=True)
     return out
-
-
-def in_graph(fn: Callable[[], Any]) -> Callable[[], Any]:
-    """fn as one CUDA graph: the launches of all its steps are recorded once and replayed."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        fn()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        fn()
-    return graph.replay
 
 
 def variants(stock: nn.Module, routed: nn.Module, state: RoutingState, m: Shape, case: Case,
@@ -239,7 +203,7 @@ def run_case(models, m: Shape, case: Case, sparsities: Sequence[float], repeats:
         executed = counted(lambda fn=fn, outputs=outputs: outputs.append(fn())).total
         rows[name] = {"flops": executed, "expected_flops": expected}
         if outputs[0] is not None:
-            rows[name]["kv_cache_bytes"] = _cache_bytes(outputs.pop().past_key_values)
+            rows[name]["kv_cache_bytes"] = cache_bytes(outputs.pop().past_key_values)
     no_graph = "" if case.phase == "decode" else "prefill is not bound by launches"
     if device.type == "cuda":
         if case.phase == "decode":
@@ -248,17 +212,7 @@ def run_case(models, m: Shape, case: Case, sparsities: Sequence[float], repeats:
             except RuntimeError as error:
                 no_graph = f"capture failed: {str(error).splitlines()[0]}"
         memory = {name: peak_memory(fn, device)["peak_bytes"] for name, fn in fns.items()}
-        torch.cuda.synchronize(device)
-    start = clock()
-    for fn in fns.values():
-        fn()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    a_round = max(clock() - start, 1e-9)
-    more = max(warmup - 2, 0)
-    left = seconds - (clock() - began) - more * a_round
-    rounds = max(min(repeats, int(left / a_round)), min(repeats, FEWEST))
-    timings = interleaved_timings(fns, more, rounds, device, seed, clock)
+    timings, rounds, a_round = timings_within(seconds - (clock() - began), fns, repeats, warmup, device, seed, clock)
 
     for name, timing in timings.items():
         rows.setdefault(name, {}).update(timing, median=timing["median"] / case.steps,
@@ -281,7 +235,3 @@ def run_case(models, m: Shape, case: Case, sparsities: Sequence[float], repeats:
         "load_average": max(t["load_average"] for t in timings.values()),
         "router_share_of_dense": rows["routers alone"]["median"] / rows["dense"]["median"],
         "round_seconds": a_round, "seconds": clock() - began}
-
-
-def _cache_bytes(cache) -> int:
-    return sum(t.numel() * t.element_size() for l in cache.layers for t in (l.keys, l.values))

@@ -25,17 +25,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicLayer
 
-from common.flops import counted, interleaved_timings, paired_ratio, peak_memory, spread
+from common.flops import counted
 from common.models import ModelSpec, load
+from common.timing.clock import in_graph, paired_ratio, peak_memory, spread, timings_within, wait
+from common.timing.decoding import Room, cache_bytes
 from common.vision.layout import Layout, split
 
-from . import analytic, method, reference
-from .analytic import Shape
+from .. import analytic, method, reference
+from ..analytic import Shape
 
 N_VISUAL = 576
-FEWEST = 5  # rounds; a case that has no time for as many is not run
 PRUNED = (64, 32)
 PAIRS = [("dense", "vica"), ("dense", "vica warm"), ("dense", "vica frozen"), ("dense", "vica frozen warm"),
          ("dense", "text only"), ("vica", "text only"), ("dense", "dense 64"), ("dense", "dense 32"), ("masked", "vica")]
@@ -101,24 +101,6 @@ class Inputs:
         return torch.cat([self.text[:, : self.case.prefix], self.visual[:, :visual], self.text[:, self.case.prefix :]], 1)
 
 
-class Room(DynamicLayer):
-    """A layer of a stock cache, but what is added goes into room kept for it: the stock one copies all of itself at each
-    step, which would cost the dense model, whose cache is larger, more than it needs to."""
-
-    def __init__(self, layer: DynamicLayer, more: int):
-        super().__init__()
-        self.room = [torch.cat([a, a.new_empty(*a.shape[:2], more, a.shape[3])], 2) for a in (layer.keys, layer.values)]
-        self.dtype, self.device, self.is_initialized = layer.keys.dtype, layer.keys.device, True
-        self.keys, self.values = (a[:, :, : layer.keys.shape[2]] for a in self.room)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        start = self.keys.shape[2]
-        end = start + key_states.shape[2]
-        self.room[0][:, :, start:end], self.room[1][:, :, start:end] = key_states, value_states
-        self.keys, self.values = (a[:, :, :end] for a in self.room)
-        return self.keys, self.values
-
-
 def stock_and_ours(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The model untouched, and a twin that shares its weights and has ViCA's attention set once, not at every call."""
     ours = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
@@ -147,31 +129,6 @@ def variants(models: tuple[nn.Module, nn.Module], case: Case, layers: Sequence[i
            "vica frozen": lambda: prefill(ours, frozen, x), "vica frozen warm": lambda: prefill(ours, frozen, x, kv),
            "text only": dense(0), "masked": lambda: reference.masked_reference(stock, full, x.layout, x.visual)}
     return fns | {f"dense {n}": dense(n) for n in PRUNED if n < case.visual}, kv.bytes()
-
-
-def cache_bytes(cache) -> int:
-    """Bytes of keys and values that a stock cache holds."""
-    return sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
-
-
-def in_graph(fn: Callable[[], Any], pool) -> Callable[[], Any]:
-    """fn as one CUDA graph. Graphs of a case share their memory: what one leaves is never read after another."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        fn()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        fn()
-    return graph.replay
-
-
-def config_of(shape: Shape) -> dict[str, Any]:
-    """The Llama config of a shape, for random weights."""
-    return dict(model_type="llama", hidden_size=shape.d, intermediate_size=shape.m, num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head,
-                vocab_size=shape.vocabulary, tie_word_embeddings=False, max_position_embeddings=4096)
 
 
 def tower(batch: int, model: nn.Module) -> dict[str, Callable]:
@@ -225,16 +182,7 @@ def run_case(models: tuple[nn.Module, nn.Module], shape: Shape, case: Case, laye
                 fns[name + GRAPH] = in_graph(fn, pool)
             except RuntimeError as error:
                 no_graph[name] = str(error).splitlines()[0]
-        torch.cuda.synchronize(device)
-    start = clock()
-    for fn in fns.values():
-        fn()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    a_round = max(clock() - start, 1e-9)
-    more = min(max(run.warmup - 2, 0), int(seconds / 4 / a_round))
-    rounds = max(min(run.repeats, int((seconds - (clock() - began)) / a_round) - more), min(run.repeats, FEWEST))
-    timings = interleaved_timings(fns, more, rounds, device, run.seed, clock)
+    timings, rounds, a_round = timings_within(seconds - (clock() - began), fns, run.repeats, run.warmup, device, run.seed, clock)
     for name, timing in timings.items():
         rows.setdefault(name, {}).update({k: timing[k] for k in ("median", "iqr", "times")})
     return case.as_json() | {
@@ -283,7 +231,6 @@ def decoding(models: tuple[nn.Module, nn.Module], case: Case, layers: Sequence[i
     """
     (stock, ours), config = models, method.ViCAConfig(tuple(layers))
     x = Inputs(stock, case, seed)
-    wait = torch.cuda.synchronize if stock.device.type == "cuda" else (lambda: None)
     kv = method.compute_visual_kv(ours, x.visual, x.layout.visual_positions, layers)
 
     def dense(visual: int):
@@ -300,13 +247,13 @@ def decoding(models: tuple[nn.Module, nn.Module], case: Case, layers: Sequence[i
     for number in range(-1, rounds):  # round -1 warms up
         for name, way in ways.items():
             cache, step = way()
-            cache.layers[:] = [Room(layer, max(case.decode)) for layer in cache.layers]
-            wait()
+            cache.layers[:] = [Room.behind(layer, max(case.decode)) for layer in cache.layers]
+            wait(stock.device)
             began = clock()
             for n in range(max(case.decode) if number >= 0 else 1):
                 step(n)
                 if n + 1 in case.decode:
-                    wait()
+                    wait(stock.device)
                     if number >= 0:
                         taken[name][n + 1].append((clock() - began) / (n + 1))
     return {name: {str(n): spread(times) | {"times": times} for n, times in by_length.items()}

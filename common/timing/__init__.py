@@ -1,0 +1,1 @@
+"""What it takes here: the clock, the cases, and the processes that they are timed in."""
