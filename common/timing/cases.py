@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,11 +21,29 @@ from typing import Any
 
 import torch
 
+from ..errors import UserError
 from ..files import write_json
 from .clock import spread
 
 Document = dict[str, Any]
 SAMPLES = ("times", "ratios", "seconds", "peak_bytes")  # lists with a value a round
+
+
+def time_allowed(seconds: float) -> float:
+    """How many seconds a timing on a GPU may take, all its processes together: $MINUTES where that is set, else `seconds`.
+
+    Raises UserError unless it is a number above 0.
+    """
+    text = os.environ.get("MINUTES", "")
+    if not text:
+        return seconds
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < 10_000:
+        raise UserError(f"MINUTES={text}: give the minutes that a timing on a GPU may take, a number above 0")
+    return 60 * minutes
 
 
 # -- within a time limit -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from common.errors import UserError
 from common.timing import cases
 from common.timing.cases import Timetable, finished, in_a_process, over_processes, pooled, run_cases
 from common.timing.clock import interleaved_timings, paired_ratio
@@ -186,3 +187,14 @@ def test_what_another_process_raises_is_raised_here():
         in_a_process(fails)
     with pytest.raises(RuntimeError, match="killed lost its process"):
         in_a_process(killed)
+
+
+def test_minutes_of_a_timing_are_asked_for_or_refused(monkeypatch):
+    monkeypatch.delenv("MINUTES", raising=False)
+    assert cases.time_allowed(540.0) == 540.0
+    monkeypatch.setenv("MINUTES", "1.5")
+    assert cases.time_allowed(540.0) == 90.0
+    for bad in ("0", "-1", "soon", "nan", "1e9"):
+        monkeypatch.setenv("MINUTES", bad)
+        with pytest.raises(UserError, match=f"MINUTES={bad}: give the minutes"):
+            cases.time_allowed(540.0)

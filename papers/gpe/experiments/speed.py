@@ -32,7 +32,7 @@ from torch import nn
 from common.files import write_json
 from common.models import ModelSpec, load
 from common.runs.jobs import Job
-from common.timing.cases import over_processes
+from common.timing.cases import over_processes, time_allowed
 from common.timing.clock import facts, wait
 from common.timing.decoding import cache_bytes
 
@@ -177,14 +177,18 @@ def measure_cpu(size: str = "cpu", time_limit: float | None = None, out: Path | 
 
 
 def measure_gpu(time_limit: float | None = None, out: Path | None = None, log: Callable[[str], None] = print,
-                processes: int = 1) -> dict[str, Any]:
-    """The shape of Qwen2.5-3B in bf16, 20, 80 and 320 words. Raises RuntimeError without a CUDA device."""
+                processes: int = 3) -> dict[str, Any]:
+    """The shape of Qwen2.5-3B in bf16, 20, 80 and 320 words, in each process within its share of the time.
+
+    Raises RuntimeError without a CUDA device.
+    """
     if not torch.cuda.is_available():
         raise RuntimeError("no CUDA device: the rung gpu-random-weights times a model of real size on one GPU; a smaller "
                            "one on the CPU: make reproduce-gpe ONLY=speed")
     s = SIZES["gpu"]
     return over_processes(processes, measure, s.shape, device="cuda", dtype="bfloat16", factors=s.factors, rounds=s.rounds,
-                   time_limit=time_limit or s.seconds, out=None if out is None else out / "speed.json", log=log)
+                          time_limit=(time_limit or time_allowed(s.seconds)) / processes, out=None if out is None else out / "speed.json",
+                          log=log)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from common.errors import UserError
 from common.files import write_json
 from common.models import ModelSpec, load
 from common.reasoning.policy_gradient import ClippedLoss, grpo_loss
-from common.timing.cases import in_a_process
+from common.timing.cases import in_a_process, pooled
 from common.timing.clock import peak_rss_bytes, wait
 
 from .. import method
@@ -87,29 +87,32 @@ def update(kind: str, config: dict, tokens: int, responses: int = 8, micro: int 
 
 
 def measure(config: dict, lengths: Sequence[int], device: str, out: Path | None = None, log: Callable[[str], None] = print,
-            **options) -> dict:
-    """{"settings", "cases": {tokens: {kind: update's}}}; a finished case is read from `out`."""
-    document = {"settings": {"config": config, "device": device} | options, "cases": {}}
+            processes: int = 1, **options) -> dict:
+    """{"settings", "cases": {tokens: {kind: update's}}}, each in processes of its own; what is finished is read from `out`."""
+    document = {"settings": {"config": config, "device": device, "processes": processes} | options, "cases": {}}
     for tokens in lengths:
         case = {}
         for kind in KINDS:
-            path = out / f"{kind}-{tokens}.json" if out else None
-            if path is not None and path.is_file():
-                case[kind] = json.loads(path.read_text())
-            else:
-                case[kind] = in_a_process(update, kind, config, tokens, device=device, **options)
+            runs = []
+            for number in range(1, processes + 1):
+                path = out / f"{kind}-{tokens}.{number}.json" if out else None
+                if path is not None and path.is_file():
+                    runs.append(json.loads(path.read_text()))
+                    continue
+                runs.append(in_a_process(update, kind, config, tokens, device=device, **options))
                 if path is not None:
-                    write_json(path, case[kind])
+                    write_json(path, runs[-1])
+            case[kind] = runs[0] if processes == 1 else pooled(runs)
             log(f"  {kind}, {tokens} tokens: {max(case[kind]['peak_bytes']) / 2**30:.2f} GiB, {min(case[kind]['seconds']):.2f} s an update")
         document["cases"][str(tokens)] = case
     return document
 
 
-def measure_gpu(out: Path | None = None, log: Callable[[str], None] = print) -> dict:
+def measure_gpu(out: Path | None = None, log: Callable[[str], None] = print, processes: int = 3) -> dict:
     """The gpu rung. Raises UserError without a GPU."""
     if not torch.cuda.is_available():
         raise UserError("rung gpu needs a CUDA GPU of 80 GB, and torch sees none")
-    document = measure(R1_1P5B, (3500, 8192), "cuda", out, log)
+    document = measure(R1_1P5B, (3500, 8192), "cuda", out, log, processes)
     return document | document["cases"]["3500"]
 
 

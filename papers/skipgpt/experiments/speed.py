@@ -32,7 +32,7 @@ from common.errors import SetupError
 from common.models import ModelSpec, load
 from common.runs.jobs import Job
 from common.runs.sources import closure
-from common.timing.cases import Timetable, finished, over_processes, run_cases
+from common.timing.cases import Timetable, finished, over_processes, run_cases, time_allowed
 from common.timing.clock import FEWEST, calibrate, facts, peak_rss_bytes
 
 from .. import analytic
@@ -216,15 +216,15 @@ def measure_cpu(thorough: bool = False, time_limit: float | None = None, out: Pa
 
 
 def measure_gpu(time_limit: float | None = None, out: Path | None = None, seed: int = 0,
-                log: Callable[[str], None] = print, processes: int = 1) -> dict[str, dict[str, Any]]:
-    """{"8B": ..., "7B": ...}, in bf16, each in half of the time of a process or what the first one leaves.
+                log: Callable[[str], None] = print, processes: int = 3) -> dict[str, dict[str, Any]]:
+    """{"8B": ..., "7B": ...}, in bf16, each in half of the time or what the first one leaves; a process has its share.
 
     out: a folder for one JSON file each. Raises SetupError without a CUDA device.
     """
     if not torch.cuda.is_available():
         raise SetupError("no CUDA device: the rung gpu-random-weights times models of real size "
-                         "on one GPU with 80 GB; on the CPU use --device cpu")
-    documents, began, limit = {}, time.monotonic(), time_limit or GPU.time_limit
+                         "on one GPU with 80 GB; a smaller one on the CPU: make reproduce-skipgpt ONLY=speed")
+    documents, began, limit = {}, time.monotonic(), (time_limit or time_allowed(GPU.time_limit)) / processes
     for label in ("8B", "7B"):
         left = limit - (time.monotonic() - began) / processes
         log(f"{label} shape, bf16, random weights")

@@ -27,7 +27,7 @@ from common.errors import UserError
 from common.models import ModelSpec, load
 from common.runs.jobs import Job
 from common.runs.sources import closure
-from common.timing.cases import Timetable, finished, over_processes, run_cases
+from common.timing.cases import Timetable, finished, over_processes, run_cases, time_allowed
 from common.timing.clock import FEWEST, facts
 
 from .. import analytic, method
@@ -67,18 +67,18 @@ def measure_cpu(time_limit: float = 60.0, out: Path | None = None, log: Callable
     return over_processes(processes, measure, s.shape, s.layers, [s.case], run, out=out, log=log)
 
 
-def measure_gpu(out: Path | None = None, log: Callable[[str], None] = print, time_limit: float = 540.0,
-                processes: int = 1) -> dict[str, Any]:
+def measure_gpu(out: Path | None = None, log: Callable[[str], None] = print, time_limit: float | None = None,
+                processes: int = 3) -> dict[str, Any]:
     """The decoder of LLaVA-1.5-7B in bf16, random weights, the grid of spec 7.4. Raises UserError without a CUDA device.
 
-    out: a folder for speed.json, kept and continued.
+    out: a folder for speed.json, kept and continued. time_limit: seconds of all processes together, each has its share.
     """
     if not torch.cuda.is_available():
-        raise UserError("no CUDA device: the rung gpu-random-weights times a model of real size on one GPU with 80 GB; on the "
-                        "CPU use --device cpu")
+        raise UserError("no CUDA device: the rung gpu-random-weights times a model of real size on one GPU with 80 GB; a smaller "
+                        "one on the CPU: make reproduce-vica ONLY=speed")
     cases = [Case(batch, prefix, suffix, decode=(1, 16, 128) if suffix == 27 else ())
              for batch in (1, 8, 16, 32) for prefix, suffix in ((1, 29), (35, 27), (35, 65), (35, 262))]
-    run = Run("cuda", "bfloat16", repeats=50, warmup=10, time_limit=time_limit, vision=True)
+    run = Run("cuda", "bfloat16", repeats=50, warmup=10, time_limit=(time_limit or time_allowed(540.0)) / processes, vision=True)
     return over_processes(processes, measure, analytic.LLAVA_7B, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], cases, run,
                           out=None if out is None else out / "speed.json", log=log)
 
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         if options.device == "cuda":
-            document = measure_gpu(options.out, print, options.time_limit or 540.0)
+            document = measure_gpu(options.out, print, options.time_limit)
         else:
             print(f"{torch.get_num_threads()} threads; load average {os.getloadavg()[0]:.1f}")
             document = measure_cpu(options.time_limit or 60.0, options.out)
