@@ -66,7 +66,7 @@ def visual_share(name: str, results: dict, seed: int) -> float:
     """Visual FLOPs of an arm in % of dense, at the small model's dimensions."""
     if name == "dense":
         return 100.0
-    count = SMALL.layers if name == "all layers" else len(results[f"{name}/seed{seed}"]["layers"])
+    count = SMALL.L if name == "all layers" else len(results[f"{name}/seed{seed}"]["layers"])
     return 100 * visual_ratio(SMALL, count, 64, TEXT)
 
 
