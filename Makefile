@@ -93,8 +93,9 @@ SHARED_OUT = import importlib.util as i, os; print(f"-n {min(os.cpu_count() or 1
 test: $(ENVIRONMENT) ## all tests, without network; MARK=numerics: those of that mark
 	@unset RUNG ONLY STRICT; $(RUN) -m pytest $$($(RUN) -c '$(SHARED_OUT)') $${MARK:+-m "$$MARK"}
 
-lint: $(ENVIRONMENT) ## ruff over the tree
+lint: $(ENVIRONMENT) ## ruff over the tree, then mypy over common/ and every method.py
 	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
 
 lock: ## renew uv.lock after a change of pyproject.toml (needs a package index)
 	@python=$${PYTHON:-python3}; $(VERSION); $(MUST_RUN); "$$python" .ci/lock

@@ -17,6 +17,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+from .progress import replace_unprintable
 from .runs.sources import ROOT, data_of, imported_modules, reached
 
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "lightning_logs", ".*")
@@ -192,7 +193,7 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="replace")  # the folder's name may have signs that this output lacks
+    replace_unprintable()  # the folder's name may have signs that this output lacks
     try:
         main(sys.argv[1:])
     except (CopyError, OSError) as error:  # OSError: a folder that cannot be made or written

@@ -114,7 +114,9 @@ def required(root: Path) -> dict[str, dict]:
     asked, found = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")), {}
     families = [lines for name, lines in asked.get("dependency-groups", {}).items() if name not in ("dev", "all")]
     for line in [*asked["project"]["dependencies"], *(line for lines in families for line in lines)]:
-        name, wanted = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(.*)", line).groups()
+        if (read := re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(.*)", line)) is None:
+            raise ValueError(f"pyproject.toml: {line!r} is no package with a range")
+        name, wanted = read.groups()
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -128,7 +130,9 @@ def fits(version: str, wanted: str) -> bool:
     compare = {">=": lambda a, b: a >= b, "<": lambda a, b: a < b, "==": lambda a, b: a == b}
 
     def numbers(text: str) -> list[int]:
-        return ([int(n) for n in re.match(r"\d+(\.\d+)*", text).group().split(".")] + [0] * 4)[:4]
+        if (read := re.match(r"\d+(\.\d+)*", text)) is None:
+            raise ValueError(f"version {text!r} does not begin with a number")
+        return ([int(n) for n in read.group().split(".")] + [0] * 4)[:4]
 
     for part in filter(None, wanted.split(",")):
         found = re.fullmatch(r"\s*(>=|<|==)\s*(\d[\d.]*)\s*", part)

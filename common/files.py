@@ -18,13 +18,14 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from .errors import DataError, FileError
 
@@ -40,11 +41,11 @@ def advice(error: OSError, path: Path) -> str:
         errno.EROFS: "the file system is read-only; copy the repository to one that is not",
         errno.EACCES: f"no permission to write in {path.parent}; change it or copy the tree",
         errno.EISDIR: "a folder has its name; move it away and run again",
-    }.get(error.errno, error.strerror or str(error))
+    }.get(error.errno or 0, error.strerror or str(error))
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
+def replacing(path: str | Path) -> Iterator[io.BufferedRandom]:
     """A binary file that takes the place of `path` when the block ends well. Raises OSError; what was there is intact."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ def sweep(folder: str | Path) -> int:
     return gone
 
 
-def seal(file: BinaryIO) -> None:
+def seal(file: io.BufferedRandom) -> None:
     """Appends the sha256 of what `replacing`'s file holds so far. numpy reads an array and leaves what follows it alone."""
     file.flush()
     file.seek(0)

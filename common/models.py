@@ -153,7 +153,7 @@ def tiny(model_type: str = "llama", **overrides) -> ModelSpec:
 
 
 def _random(spec: ModelSpec) -> Loaded:
-    entries = dict(spec.config)
+    entries = dict(spec.config or {})
     try:
         config = AutoConfig.for_model(**entries)
     except (TypeError, ValueError) as error:

@@ -8,11 +8,11 @@ over, elsewhere (a file, a batch system's log) a new line, less and less often a
 
 from __future__ import annotations
 
-import contextlib
+import io
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import TypeVar, cast
 
 Item = TypeVar("Item")
 FIRST, SHARE = 10.0, 0.1  # seconds to the first line; then a line for every tenth of the time gone
@@ -23,7 +23,7 @@ def progress(items: Iterable[Item], what: str, total: int | None = None, stream=
     """Yields the items. total: how many, where `items` has no length. stream: where to, default stderr."""
     stream = stream or sys.stderr
     live = stream.isatty()
-    total = len(items) if total is None else total
+    total = len(cast(Sized, items)) if total is None else total
     began, said = clock(), None
     for done, item in enumerate(items):
         now = clock() - began
@@ -38,5 +38,5 @@ def progress(items: Iterable[Item], what: str, total: int | None = None, stream=
 
 def replace_unprintable() -> None:
     """From here on, a sign that the output's encoding lacks is printed as "?": no run ends for want of an ellipsis."""
-    with contextlib.suppress(AttributeError):  # an output that is no text file, e.g. a notebook's
+    if isinstance(sys.stdout, io.TextIOWrapper):  # and no output that is no text file, e.g. a notebook's
         sys.stdout.reconfigure(errors="replace")

@@ -376,7 +376,7 @@ def test_an_environment_of_ones_own_is_used_as_it_is(clone):
     (clone / "python").write_text('#!/bin/sh\n[ "$1" = -c ] && echo 3.12 && exit\necho "asked for: $*"\n')
     (clone / "python").chmod(0o755)
     own = make(clone, "lint", f"ENV_PYTHON={clone}/python")
-    assert own.stdout == "asked for: -m ruff check .\n" and not own.stderr and not (clone / ".venv").exists()
+    assert own.stdout == "asked for: -m ruff check .\nasked for: -m mypy\n" and not own.stderr and not (clone / ".venv").exists()
 
 
 def test_index_settings_of_pip_reach_uv_unless_uv_has_its_own():

@@ -268,11 +268,36 @@ def rooms_import_downwards(root):
                 yield f"{module} imports {other}, which stands on the same floor or above"
 
 
+SILENCED = 2  # lines
+
+
+def types_are_checked(root):
+    """`make lint` has mypy look at all of common and at every method file; at most SILENCED lines are left out, with a reason."""
+    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["mypy"]
+    for name in sorted({"common", "papers/*/method.py"} - set(settings["files"])):
+        yield f"pyproject.toml: mypy does not look at {name}"
+    for name in sorted({"exclude", "ignore_errors", "disable_error_code"} & set(settings)):
+        yield f"pyproject.toml: mypy's {name} leaves something out"
+    for part in settings.get("overrides", []):
+        for module in [part["module"]] if isinstance(part["module"], str) else part["module"]:
+            if module.partition(".")[0] in {"common", "papers", "*", *(path.parent.name for path in root.glob("papers/*/method.py"))}:
+                yield f"pyproject.toml: mypy has settings of its own for {module}"
+    silenced = 0
+    for path in [*python_files(root, "common"), *python_files(root, "papers")]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            mark = re.search(r"#\s*(?:type:\s*ignore|mypy:)(.*)", line)
+            silenced += bool(mark)
+            if mark and not re.match(r"\[[\w-]+\]\s+# \w", mark[1]):
+                yield f"{path.relative_to(root)}:{number}: leaves no reason: type: ignore[code]  # why"
+    if silenced > SILENCED:
+        yield f"{silenced} lines are hidden from mypy, at most {SILENCED}"
+
+
 RULES = [
     papers_import_only_themselves, common_never_imports_papers, method_imports_alone,
     heavy_imports_inside_functions, no_utils, claims_have_sources, files_are_small,
     files_name_no_machine, lock_is_index_neutral, citation_names_every_paper,
-    make_help_lists_every_target, papers_have_the_same_parts, no_import_circles, rooms_import_downwards,
+    make_help_lists_every_target, papers_have_the_same_parts, no_import_circles, rooms_import_downwards, types_are_checked,
 ]  # fmt: skip
 
 
@@ -286,6 +311,7 @@ M = "papers/a/method.py"
 LAZY = "\ndef f():\n    {}"
 CLAIM = {"id": "a/C1", "where": "Table 1", "paper": {"source": "table"}, "required": True,
          "protocol": {"rule": {"type": "direction", "falsified_if": "below 0"}}}  # fmt: skip
+CHECKED = "[tool.mypy]\nfiles = ['common', 'papers/*/method.py']\n"
 BAD_TREES = [  # rule, files of a tree that breaks it, how often
     (papers_import_only_themselves, {"papers/a/x.py": "from papers.b import y"}, 1),
     (papers_import_only_themselves, {"papers/a/x.py": "import papers.a.y"}, 1),
@@ -332,6 +358,11 @@ BAD_TREES = [  # rule, files of a tree that breaks it, how often
                               "common/streaming/caches.py": "", "common/benchmarks/maths.py": "from ..reasoning.verifiers import x",
                               "common/benchmarks/text.py": "from ..reasoning.verifiers import x",
                               "common/reasoning/verifiers.py": "from .rollouts import x", "common/reasoning/rollouts.py": ""}, 4),
+    (types_are_checked, {"pyproject.toml": "[tool.mypy]\nfiles = ['common/files.py']\nexclude = 'common/report'"}, 3),
+    (types_are_checked, {"papers/a/method.py": "", "pyproject.toml":
+        CHECKED + "[[tool.mypy.overrides]]\nmodule = ['common.report.*', 'a.method', 'torch.*']\nignore_errors = true"}, 2),
+    (types_are_checked, {"pyproject.toml": CHECKED, "common/a.py": "x = y  # type: " + "ignore\n# mypy: " + "ignore-errors",
+                         "papers/a/b.py": "x = y  # type: " + "ignore[misc]  # the library's own mistake"}, 3),
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ BLOCK = re.compile(r"^(?:(?P<append>Append to )?`(?P<name>[\w./-]+)`\n\n)?```(?P
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of what git has, weights as links; a Python of its own at .venv/bin/python; one commit."""
-    for package in ("uv", "ruff"):
+    for package in ("uv", "ruff", "mypy"):
         pytest.importorskip(package, reason=f"{package} comes with `make setup`")
     root = tmp_path_factory.mktemp("tutorial") / "a tree"
     for path in tracked(ROOT):
@@ -63,7 +63,7 @@ def test_the_page_makes_a_tenth_paper(tree):
     run, published, copied = outputs
     table = dict(re.findall(r"^(C\d) +[\w-]+ +(matches|supports|contradicts|inconclusive|not-run)\b", run, re.MULTILINE))
     assert table == {"C1": "matches", "C2": "supports", "C3": "not-run"}, run
-    assert "5 passed" in run and "All checks passed!" in run
+    assert "5 passed" in run and "All checks passed!" in run and "Success: no issues found" in run
     folder = tree / "papers" / "window"
     assert sorted(p.name for p in (folder / "results").glob("C*.json")) == ["C1.analytic.json", "C2.cpu-small.json", "C3.paper-scale.json"]
     assert "**supports**" in (folder / "README.md").read_text() and "A Window Is Enough" in (tree / "README.md").read_text()

@@ -15,6 +15,7 @@ Spec onpolicysft 5: N 16 for AIME and AMC, 4 else, temperature 1, 32,768 tokens;
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -22,7 +23,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..data.text import is_text, lines
 from ..errors import DataError, TaskError
@@ -124,7 +125,7 @@ def _problem(row, where: str, problem: str = "problem", answer: str = "answer") 
     """{"problem", "answer"} of a row; of GSM8K's "question" and "... #### 18", the 18."""
     if not isinstance(row, dict):
         raise DataError(f"{where}: {type(row).__name__} where an object is expected.")
-    said = {"problem": row.get(problem, row.get("question")), "answer": row.get(answer)}
+    said: dict[str, Any] = {"problem": row.get(problem, row.get("question")), "answer": row.get(answer)}
     if isinstance(said["answer"], int) and not isinstance(said["answer"], bool):
         said["answer"] = str(said["answer"])  # AIME's answers are whole numbers, and some files hold them so
     for entry, text in said.items():
@@ -201,13 +202,10 @@ def evaluate(
     if output is None:
         return None
     samples = {name: sorted(output["samples"][f"{name}_sampled"], key=lambda s: s["doc_id"]) for name in tasks}
-    own = verifier is None
-    verifier = MathVerifier() if own else verifier
-    try:
+    with contextlib.ExitStack() as own:
+        if verifier is None:
+            verifier = own.enter_context(MathVerifier())
         return {name: _score(lm, name, samples[name], verifier, max_tokens, require_end, suffix) for name in tasks}
-    finally:
-        if own:
-            verifier.close()
 
 
 def task_manager(data: str | Path | None = None, suffix: str = "", revisions: Mapping[str, str] | None = None):

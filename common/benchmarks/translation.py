@@ -120,9 +120,11 @@ def latency(delays: Sequence[Sequence], source_lengths: Sequence, reference_leng
         length = LENGTHS[reference_lengths is None]
     if length not in LENGTHS:
         raise ValueError(f'latency: length is "reference" or "hypothesis", got {length!r}')
-    if length == "reference" and reference_lengths is None:
-        raise ValueError('latency: length="reference" needs reference_lengths')
-    lengths = [None] * len(delays) if length == "hypothesis" else reference_lengths
+    lengths: Sequence = [None] * len(delays)  # each sentence's own
+    if length == "reference":
+        if reference_lengths is None:
+            raise ValueError('latency: length="reference" needs reference_lengths')
+        lengths = reference_lengths
     if not len(delays) == len(source_lengths) == len(lengths):
         raise ValueError(f"latency: {len(delays)} hypotheses, {len(source_lengths)} sources, {len(lengths)} references")
     functions = (average_lagging, length_adaptive_average_lagging, average_proportion, differentiable_average_lagging)

@@ -73,7 +73,8 @@ class Scene:
             dy, dx = draw.integers(-1, 2, 2)
             top, left = thing.row * CELL + 2 + dy, thing.column * CELL + 2 + dx
             strength = 1.0 if thing.shade == "light" else 0.5
-            _outline(pen, thing.shape, left, top, CELL - 5, tuple(int(c * strength) for c in COLORS[thing.color]))
+            red, green, blue = (int(c * strength) for c in COLORS[thing.color])
+            _outline(pen, thing.shape, left, top, CELL - 5, (red, green, blue))
         picture = np.asarray(canvas, dtype=np.float32)
         row, column = self.digit_cell
         ink = Image.fromarray((_digits()[0][self.digit_sample] * 15).astype(np.uint8)).resize((CELL, CELL), Image.Resampling.BICUBIC)
@@ -145,7 +146,8 @@ def some(of: Scene, draw: np.random.Generator, count: int) -> list[Question]:
 
 def blind(train: Sequence[Question], test: Sequence[Question]) -> list[str]:
     """The best answers without the picture: the commonest in training for each question, else for its kind, else overall."""
-    by_text, by_kind = {}, {}
+    by_text: dict[str, Counter[str]] = {}
+    by_kind: dict[str, Counter[str]] = {}
     for q in train:
         by_text.setdefault(q.text, Counter())[q.answer] += 1
         by_kind.setdefault(q.kind, Counter())[q.answer] += 1
@@ -181,6 +183,9 @@ def _outline(pen, shape: str, left: int, top: int, size: int, color: tuple[int, 
 @functools.cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     # sklearn's own file, without sklearn, whose import takes three seconds of every process.
-    (package,) = importlib.util.find_spec("sklearn").submodule_search_locations
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.submodule_search_locations is None:
+        raise ModuleNotFoundError("the handwritten digits of the pictures come with scikit-learn, which is not installed here")
+    (package,) = found.submodule_search_locations
     rows = np.loadtxt(Path(package) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(int)

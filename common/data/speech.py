@@ -184,7 +184,8 @@ def fsdd_bank(split: str = "train", data: str | Path | None = None) -> Bank:
     """
     if split not in ("train", "test"):
         raise ValueError(f"fsdd_bank: split {split!r} is neither train nor test")
-    path, takes, rate = data_file("speech/fsdd.zip", data), {}, 8000
+    path, rate = data_file("speech/fsdd.zip", data), 8000
+    takes: dict[tuple[str, str], list[np.ndarray]] = {}
     try:
         with zipfile.ZipFile(path) as archive:
             for name in sorted(n for n in archive.namelist() if n.endswith(".wav")):
@@ -218,7 +219,8 @@ def utterance(bank: Bank, number: int, seed: int = 0, words: tuple[int, int] = (
     speaker = rng.choice(bank.speakers)
     known = sorted(word for who, word in bank.takes if who == speaker)
     chosen = [rng.choice(known) for _ in range(rng.randint(*words))]
-    pieces, ends, at = [], [], 0
+    pieces: list[np.ndarray] = []
+    ends, at = [], 0
 
     def silence() -> None:
         nonlocal at

@@ -23,7 +23,7 @@ from ..files import cache_dir, data_file, file_sha256, replacing
 from .prose import text_hash, topics
 
 # Entries of each JSON-lines file: name -> type
-ITEM_FILES = {
+ITEM_FILES: dict[str, dict[str, type]] = {
     "piqa": {"query": str, "choices": list, "gold": int},
     "arc_easy": {"query": str, "choices": list, "gold": int},
     "winogrande": {"context_options": list, "continuation": str, "gold": int},
@@ -192,8 +192,8 @@ def cloze_items(n: int = CLOZE_ITEMS) -> list[dict]:
                 contexts.add(context)
     pool = [(ending, *rest) for ending, rest in list(found.items())[:n]]
     items = []
-    for number, (ending, context, *page) in enumerate(pool):
-        others = [other for other, _, *other_page in pool if other_page != page]
+    for number, (ending, context, *source) in enumerate(pool):
+        others = [other for other, _, *other_source in pool if other_source != source]
         others.sort(key=lambda other: (abs(len(other) - len(ending)), text_hash(other)))
         # three of the twelve nearest in length, so that the same ones do not return all the time
         choices = sorted(others[:12], key=lambda other: text_hash(other + context))[:3]

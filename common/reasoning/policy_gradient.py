@@ -68,7 +68,7 @@ def grpo_loss(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, t
     ratio = (logp - old_logp).exp()
     gain = advantage.to(logp.dtype)[:, None]
     loss = -(ratio * gain).minimum(ratio.clamp(1 - how.eps_low, 1 + how.eps_high) * gain)
-    if how.beta:
+    if how.beta and ref_logp is not None:
         kl = kl_to_reference(logp, ref_logp.detach().masked_fill(~real, 0))
         loss = loss + how.beta * (kl * ratio if how.kl_by_ratio else kl)
     loss = loss.masked_fill(~real, 0).sum(1)

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import Field, asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
@@ -35,10 +35,14 @@ from ..seeds import seed_of
 from ..training.module import OneRun
 from .rollouts import Rollout, full, refresh, sample, whole_copy
 
+if TYPE_CHECKING:
+    from .rollouts import VllmSampler
+
 
 class StepConfig(Protocol):
     """What a step is; a paper's config is a dataclass with these entries and its own."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field]]  # what every dataclass has
     prompts_per_step: int  # P, over all processes
     rollouts_per_prompt: int  # G
     max_new_tokens: int
@@ -69,9 +73,10 @@ class SampledTraining(OneRun):
         self.automatic_optimization = False
         self.spec, self.config, self.betas, self.weight_decay = model, config, tuple(betas), weight_decay
         self.samples, self.cap, self.gradient_checkpointing, self.seed = samples, cap, gradient_checkpointing, seed
-        self.engine, self.sampler, self.sample_dtype = engine, None, sample_dtype
+        self.engine, self.sample_dtype = engine, sample_dtype
+        self.sampler: VllmSampler | None = None
         self.given: tuple[nn.Module, Any, dict] | None = None
-        self.model: nn.Module | None = None
+        self.model: Any = None  # the nn.Module that is trained, from configure_model on
         self.tokenizer, self.source = None, {}
         self._copy: list[nn.Module] = []  # in a list, as all models beside the trained one: neither trained nor saved
         self.done, self.skipped = 0, 0  # steps, with those that moved nothing; updates that moved nothing

@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 THINK_END = "</think>"
 MEMORY = 2 << 30  # bytes that a comparison may take beyond what its server has
@@ -152,19 +152,26 @@ def _start() -> subprocess.Popen:
         [sys.executable, "-m", "common.reasoning.verifiers"], cwd=Path(__file__).resolve().parents[2],
         env=os.environ | {"PYTHONHASHSEED": "0"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
-    if server.stdout.readline() != b"ready\n":
+    if _pipes(server)[1].readline() != b"ready\n":
         _end_all([server])
         raise RuntimeError(f"MathVerifier: its process ended with {server.returncode} before it was ready; what it said is "
                            "above on stderr")
     return server
 
 
+def _pipes(server: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:
+    """Its stdin and stdout, which `_start` asked for."""
+    assert server.stdin is not None and server.stdout is not None
+    return server.stdin, server.stdout
+
+
 def _read(server: subprocess.Popen, question: tuple[str, str], seconds: float) -> int | None:
     """A comparison's status; None if the server itself ended."""
+    stdin, stdout = _pipes(server)
     try:
-        server.stdin.write(json.dumps([*question, seconds]).encode() + b"\n")
-        server.stdin.flush()
-        return int(server.stdout.readline() or b"x")
+        stdin.write(json.dumps([*question, seconds]).encode() + b"\n")
+        stdin.flush()
+        return int(stdout.readline() or b"x")
     except (OSError, ValueError):
         return None
 
@@ -174,9 +181,10 @@ def _end_all(servers: list[subprocess.Popen]) -> None:
         server = servers.pop()
         server.kill()
         server.wait()
-        server.stdout.close()
+        stdin, stdout = _pipes(server)
+        stdout.close()
         try:
-            server.stdin.close()
+            stdin.close()
         except OSError:  # what was written last found nobody
             pass
 

@@ -71,7 +71,7 @@ class OneRun(L.LightningModule):
             if hasattr(self, name):
                 value = getattr(self, name)
                 facts[name] = type(value).__name__ if is_dataclass(value) else value  # and not None, where there is one
-                if is_dataclass(value):
+                if is_dataclass(value) and not isinstance(value, type):
                     facts |= {f"{name}.{entry}": part for entry, part in asdict(value).items()}
         ours = set(inspect.signature(type(data).__init__).parameters) - {"self", "num_workers"}
         return facts | {f"data.{name}": value for name, value in vars(data).items() if name in ours and isinstance(value, SIMPLE)}

@@ -17,7 +17,7 @@ A paper's rows say how they become a batch:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import lightning as L
 import torch
@@ -44,7 +44,8 @@ class StepBatches(IterableDataset):
         self.rows, self.batch_size, self.micro_batch = rows, batch_size, micro_batch
         self.seed, self.start_step = seed, start_step
         self.rank, self.world_size = rank, world_size
-        self._pass, self._order = -1, None
+        self._pass = -1
+        self._order: Sequence[int] = ()  # the rows as pass number `_pass` has them
 
     def row(self, index: int) -> int:
         """Which row stands at place `index` of the stream: a function of (seed, index)."""
@@ -114,7 +115,7 @@ class StepData(L.LightningDataModule):
     def __init__(self, batch_size: int, seed: int, num_workers: int = 0):
         super().__init__()
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
-        self._sequences = None
+        self._sequences: tuple | None = None
 
     def sequences(self) -> tuple:
         """(training rows, validation rows). Called when the model and its tokenizer are loaded."""

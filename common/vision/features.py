@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..data import easyvqa, scenes
 from . import tower
 from .llava import LAYERS
@@ -16,6 +18,6 @@ class Pictures:
         self.split, self.seed = split, seed
         self.scenes = [scenes.scene(i, split, seed) for i in range(count)]
         self.easy = easyvqa.numbers(split)[:easy]
-        self.scene_features = tower.features(f"scenes-{split}", [s.image() for s in self.scenes], layers) if count else None
+        self.scene_features: Any = tower.features(f"scenes-{split}", [s.image() for s in self.scenes], layers) if count else None
         shown = [easyvqa.image(split, n) for n in self.easy]
-        self.easy_features = tower.features(f"easyvqa-{split}", shown, layers) if shown else None
+        self.easy_features: Any = tower.features(f"easyvqa-{split}", shown, layers) if shown else None

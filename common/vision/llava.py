@@ -17,6 +17,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class Llava:
     """llava: the stock model, eval mode, its tower frozen. tokenizer. source: facts for records."""
 
     llava: nn.Module
-    tokenizer: object
+    tokenizer: Any
     source: dict
 
     @property

@@ -24,7 +24,7 @@ sees (that of the word whose token it predicts); written[t], how many had been r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +55,8 @@ class Arm:
 
     def __post_init__(self) -> None:
         for name, allowed in (("positions", Positions), ("source_sees", SourceSees)):
-            if getattr(self, name) not in allowed.__args__:
-                raise ValueError(f"arm: {name} is {getattr(self, name)!r}, not one of {', '.join(allowed.__args__)}")
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"arm: {name} is {getattr(self, name)!r}, not one of {', '.join(get_args(allowed))}")
         if self.refresh and (self.positions, self.source_sees) != ("contiguous", "nothing"):
             raise ValueError("arm: refresh encodes the target anew as a batch, so it needs positions: contiguous and "
                              "source_sees: nothing")

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -67,8 +67,8 @@ class OnPolicySFTConfig:
 
     def __post_init__(self) -> None:
         for name, allowed in (("length_norm", LengthNorm), ("count", Count)):
-            if getattr(self, name) not in allowed.__args__:
-                raise ValueError(f"on-policy SFT: {name} is {getattr(self, name)!r}, not one of {', '.join(allowed.__args__)}")
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"on-policy SFT: {name} is {getattr(self, name)!r}, not one of {', '.join(get_args(allowed))}")
         for name in ("prompts_per_step", "rollouts_per_prompt", "max_new_tokens", "updates_per_rollout", "micro_batch_size"):
             if not isinstance(value := getattr(self, name), int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"on-policy SFT: {name} is {value!r}; it is a whole number, 1 or more")
@@ -155,20 +155,23 @@ def denominator(lengths: Sequence[int], length_norm: LengthNorm = "max", limit: 
     kept = len(lengths)
     if not kept:
         raise ValueError("denominator: no response was kept, so there is no loss; skip this update and count it")
-    if length_norm not in LengthNorm.__args__ or count not in Count.__args__:
-        raise ValueError(f"denominator: length_norm {length_norm!r}, count {count!r}; there is {', '.join(LengthNorm.__args__)}"
-                         f" and {', '.join(Count.__args__)}")
+    if length_norm not in get_args(LengthNorm) or count not in get_args(Count):
+        raise ValueError(f"denominator: length_norm {length_norm!r}, count {count!r}; there is "
+                         f"{', '.join(get_args(LengthNorm))} and {', '.join(get_args(Count))}")
     if length_norm == "const" and not limit:
         raise ValueError("denominator: length_norm const divides by the limit; give limit")
-    if count == "all" and (n_all is None or n_all < kept):
-        raise ValueError(f"denominator: count all divides by the sampled responses; n_all is {n_all}, and {kept} were kept")
+    responses = kept
+    if count == "all":
+        if n_all is None or n_all < kept:
+            raise ValueError(f"denominator: count all divides by the sampled responses; n_all is {n_all}, and {kept} were kept")
+        responses = n_all
     if length_norm == "max" and longest is not None and longest < max(lengths):
         raise ValueError(f"denominator: longest is {longest}, but a kept response has {max(lengths)} tokens")
     total = sum(lengths)
     if length_norm == "token":
-        return float(total) if count == "kept" else total * n_all / kept
-    unit = {"max": longest or max(lengths), "const": limit, "seq": 1}[length_norm]
-    return float((kept if count == "kept" else n_all) * unit)
+        return float(total) if count == "kept" else total * responses / kept
+    unit = {"max": longest or max(lengths), "const": limit or 0, "seq": 1}[length_norm]  # const without a limit was refused
+    return float(responses * unit)
 
 
 def sft_loss_sum(logp: Tensor, mask: Tensor, length_norm: LengthNorm = "max") -> Tensor:

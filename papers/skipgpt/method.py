@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+Mode = Literal["mask", "skip", "dense"]
 Gates = list[tuple[Tensor, Tensor]]  # per layer: (g_attn, g_mlp), each (B, S), 1 = execute
 
 
@@ -185,7 +186,7 @@ class RoutingState:
     config: SkipGPTConfig
     layers: list[nn.Module]
     stack: nn.Module
-    mode: Literal["mask", "skip", "dense"] = "mask"
+    mode: Mode = "mask"
     temperature: float = 1.0
     policy: Policy | None = None
     noise: Tensor | None = None
@@ -197,7 +198,7 @@ class RoutingState:
     _kept: dict[int, tuple[Callable, Tensor]] = field(default_factory=dict)
     _hook: Any = None
 
-    def set_mode(self, mode: str) -> RoutingState:
+    def set_mode(self, mode: Mode) -> RoutingState:
         if mode not in ("mask", "skip", "dense"):
             raise ValueError(f"mode {mode!r}: use 'mask' (reference, training), 'skip' (fast inference) or 'dense'")
         if mode == "skip" and self.no_skip:
@@ -237,7 +238,8 @@ class RoutingState:
         batch, seq = tokens.shape[:2]
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         self.valid = _valid_tokens(mask, batch, seq, kwargs.get("past_key_values"), tokens.device)
-        self.gates = [] if self.mode == "dense" else [None] * len(self.layers)
+        awaited: list[Any] = [None] * len(self.layers)  # each layer puts in its own
+        self.gates = [] if self.mode == "dense" else awaited
 
     def gate(self, index: int, name: str, router: TokenRouter, x: Tensor) -> Tensor:
         """The gate of one module: the policy's if it has an opinion, else the router's (sampled or argmax)."""
@@ -269,6 +271,7 @@ class RoutingState:
         if self._sums is None or torch.is_grad_enabled() and self.stack.training:
             return
         seq, v = g_attn.shape[1], self.valid
+        assert v is not None  # `begin` comes first
         if "layer" not in self._sums or self._sums["position"].shape[0] < seq:
             old = self._sums.copy()
             self._sums["position"] = torch.zeros(seq, 3, dtype=torch.float64, device=v.device)
@@ -305,12 +308,18 @@ class RoutingState:
         return executed_fraction(self.gates, self.valid, self.weights())
 
 
-class RoutedLayerMixin:
+class RoutedLayerMixin(nn.Module):
     """A decoder layer with gates. Submodule names are those that every pre-norm `transformers` decoder shares.
 
     Families with a second norm after each module (Gemma-2/3) gate after that norm: before it, the
     straight-through gradient would pass an RMSNorm at the zero vector and blow up by 1/sqrt(eps).
     """
+
+    # What `apply_skipgpt` gives the layer; a coupled one has no router_mlp.
+    _routing: RoutingState
+    _routing_index: int
+    router_attn: TokenRouter
+    router_mlp: TokenRouter
 
     def forward(
         self,
@@ -322,7 +331,7 @@ class RoutedLayerMixin:
         position_embeddings=None,
         **kwargs,
     ) -> Tensor:
-        state: RoutingState = self._routing
+        state = self._routing
         if state.mode == "dense":
             return super().forward(
                 hidden_states,
@@ -515,7 +524,7 @@ def _check_layers(state: RoutingState, stack: nn.Module) -> None:
     was_training, config = stack.training, state.config
     state.config = replace(config, kv_policy="dense")  # "evict" always has a mask, which may mean another kernel
 
-    def run(mode: str, gates: Tensor) -> Tensor:
+    def run(mode: Mode, gates: Tensor) -> Tensor:
         state.mode, state.policy = mode, lambda i, name, x, valid: gates.to(x.device)
         return stack(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).last_hidden_state
 
