@@ -87,6 +87,7 @@ def model_class(label: str) -> type:
 
     label: none of lmms-eval's own models, for which tasks may have prompts of their own. Raises BenchmarkError without the package.
     """
+    base: Any
     _, _, base, register_model = harness()
 
     @register_model(label)

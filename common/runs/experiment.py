@@ -163,12 +163,12 @@ def _results(some: Sequence[Experiment], rung: str, folder: Path, log: Log) -> R
         return [job for e in together if e.then for job in e.then(rung, results)]
 
     results: Results = {}
-    if first := [job for e in together for job in e.jobs(rung)]:
+    if first := [job for e in together if e.jobs for job in e.jobs(rung)]:
         later = [job for e in together if e.then for job in e.then(rung, e.example)]
         results |= run_jobs(first, folder, workers=2, threads=1, log=log, then=follow, expected=later)
     for experiment in alone:
         log(f"{experiment.name}: alone on the machine")
-        results |= run_jobs(experiment.jobs(rung), folder, workers=1, threads=os.cpu_count() or 1, log=log)
+        results |= run_jobs(_jobs_of(experiment, rung, {}), folder, workers=1, threads=os.cpu_count() or 1, log=log)
     for experiment in some:
         if experiment.run:
             results[experiment.name] = experiment.run(folder / experiment.name, log)
@@ -176,8 +176,8 @@ def _results(some: Sequence[Experiment], rung: str, folder: Path, log: Log) -> R
 
 
 def _jobs_of(experiment: Experiment, size: str, results: Results) -> list[Job]:
-    later = experiment.then(size, results) if experiment.then else []
-    return [*experiment.jobs(size), *later]
+    first = experiment.jobs(size) if experiment.jobs else []
+    return [*first, *(experiment.then(size, results) if experiment.then else [])]
 
 
 def _find(experiment: Experiment) -> None:

@@ -270,8 +270,8 @@ def _schedule(board: _Board, record: Callable, tell: Callable, log: Callable, wo
                 if not ended:
                     tell(f"running: {', '.join(job.name for job, _ in now())}", now())
                 for future in ended:
-                    if isinstance(future.exception(), BrokenProcessPool):
-                        raise future.exception()
+                    if isinstance(error := future.exception(), BrokenProcessPool):
+                        raise error
                     job, began = running.pop(future)
                     try:
                         record(job, future.result(), time.monotonic() - began, now())

@@ -62,7 +62,8 @@ def _looked_at(path: Path) -> Seen:
 
 @functools.lru_cache(maxsize=4096)
 def _look(path: Path, changed: int, size: int) -> Seen:
-    imports, words = [], set()
+    imports: list[tuple[int, str | None, tuple[str, ...]]] = []
+    words: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
             imports += [(0, alias.name, ()) for alias in node.names]
@@ -94,7 +95,7 @@ def reached(start: Iterable[Path], root: Path = ROOT) -> set[Path]:
 
 def data_of(files: Iterable[Path]) -> set[Path]:
     """All files of the data that these Python files name, see `named_data`."""
-    found = set()
+    found: set[Path] = set()
     for path in files:
         for data in named_data(path):
             found.update(f for f in (data.rglob("*") if data.is_dir() else [data]) if f.is_file())

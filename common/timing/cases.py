@@ -116,6 +116,7 @@ def run_cases(cases: Sequence[Any], run: Callable[[Any, float], Document], timet
     out: JSON file, written whole after each case. line: a result as it is logged.
     """
     document.setdefault("not_run", [])
+    case: Any
     done = document["cases"]
 
     def save() -> None:
@@ -137,7 +138,7 @@ def run_cases(cases: Sequence[Any], run: Callable[[Any, float], Document], timet
         done[case.name] = result
         log(f"  {line(result)}")
         save()
-    document["not_run"] = [{"case": c.name, "reason": timetable.not_run[c]} for c in cases if c in timetable.not_run]
+    document["not_run"] = [{"case": case.name, "reason": timetable.not_run[case]} for case in cases if case in timetable.not_run]
     save()
     return document
 

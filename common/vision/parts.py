@@ -75,6 +75,8 @@ class Parts:
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """(M, 3, H, W) -> (M, N, layers * dv) of the frozen tower, its class token dropped."""
+        if self.tower is None:
+            raise ValueError("features: these parts have no tower; their pictures come as features")
         states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         first = int(type(self.tower).__name__ in CLASS_TOKEN)
         return torch.cat([states[k][:, first:] for k in self.feature_layers], -1)
@@ -100,6 +102,8 @@ def load_parts(spec: LlavaSpec, seed: int = 0) -> Parts:
     """Raises ModelError or ValueError: what is wrong, and the way out."""
     if spec.stand_in is not None:
         parts = parts_of(llava.load_llava(spec.stand_in, spec.attn_implementation))
+    elif spec.decoder is None or spec.tower is None:
+        raise ValueError("model.llava: give either stand_in, or decoder and tower")
     else:
         loaded = load(spec.decoder)
         tower, facts = load_tower(spec.tower, spec.tower_revision)

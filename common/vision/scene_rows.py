@@ -47,7 +47,7 @@ class ScenePictures(StepData):
     """
 
     def __init__(self, train_samples: int = 4800, val_samples: int = 96, scenes: int = 1500, easy: int = 0,
-                 easy_share: float = 0.0, asked: int = 12, captions: float = 0.0, layers: list[int] = (2, 9, 11),
+                 easy_share: float = 0.0, asked: int = 12, captions: float = 0.0, layers: tuple[int, ...] = (2, 9, 11),
                  batch_size: int = 48, seed: int = 1, num_workers: int = 0):
         super().__init__(batch_size, seed, num_workers)
         self.train_samples, self.val_samples, self.scenes, self.easy = train_samples, val_samples, scenes, easy

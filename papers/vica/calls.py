@@ -58,7 +58,7 @@ def plan(call: Call, places: Any, embeds: Tensor, base: str, cache: Any = None, 
     mask = visible(positions, segments, *keys)
     own = torch.arange(width, device=mask.device)
     mask[:, own, own + keys[0].shape[1] - width] = True  # padding sees itself: its softmax stays finite
-    if call.layers:
+    if call.layers and call.positions is not None and call.real is not None:
         look = call.real[:, None, :] & (call.positions[:, None, :] <= positions[:, :, None])
         whole = as_read(torch.cat([look, mask], 2)[:, None], base, embeds)
         call.joint_masks = dict.fromkeys(call.layers, whole)
