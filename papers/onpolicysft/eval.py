@@ -25,11 +25,11 @@ EXPERIMENTS = (
                walked=False, claims=("C1n", "C1m", "C8n", "C14n"), document="sums", minutes=60, draws=("sums.svg",),
                needs="17 GB of memory",
                facts=lambda results: quantities.facts(results["sums/base/seed0"], "reasoning_gym chain_sum")),
-    Experiment("gpu", "gpu", quantities.gpu, run=lambda folder, log: speed.measure_gpu(out=folder, log=log),
+    Experiment("gpu", "gpu", quantities.gpu, run=speed.measure_gpu,
                document="gpu-random-weights", needs="one CUDA device of 80 GB"),
     Experiment("sums-gpu", "gpu", run=sums.measure_gpu, tables=tables.sums_gpu, document="sums-gpu",
                needs="one CUDA device"),
-    Experiment("paper", "paper", quantities.paper, run=lambda folder, log: paper.measure_paper(log=log),
+    Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
                needs="the paper's models and data, trained by configs/cuda"),
 )
 

@@ -10,7 +10,6 @@ from common.errors import RecordError
 from common.runs.reproduce import point
 
 from . import analytic
-from .experiments import exact as counts
 
 SHORT_ENOUGH = 0.40  # of the base's length
 RIVALS = ("grpo", "grpo, length", "fixed data", "best of n")
@@ -24,10 +23,7 @@ def exact(results: dict, size: str) -> dict[str, dict]:
         "C2a": point(analytic.eff(59.9, 2186), baselines={"base": analytic.eff(59.0, 10178)}),
         "C2b": point(analytic.eff(57.8, 2270)),
         "C5a": point(100 * analytic.saved_by_no_reference(2), baselines={"in fp32": 100 * analytic.saved_by_no_reference(4)}),
-        "C5b": point(counts.other_models_and_passes()),
-        "C12a": point(counts.unparallel_pairs()),
         "C13": point(better, baselines={"(2, 0)": twice, "population std": analytic.advantages([1.0, 0.0], ddof=0)[0]}),
-        "C15": point(counts.gradient_gap() / 1e-7),
     }
 
 
@@ -87,7 +83,6 @@ def chains(results: dict, size: str = "cpu") -> dict[str, dict]:
         "C1v": effect(lambda s: share("by lot")(s) - 0.80, length=tokens("by lot"), accuracy=avg("by lot")),
         "C4a": effect(margin, **{f"{a}, {what}": get(a) for a in (*RIVALS, "base", "opsft")
                                  for what, get in (("accuracy", avg), ("tokens", tokens))}),
-        "C5c": effect(lambda s: 0.6 - results[f"flops/seed{s}"]),
         "C6a": effect(lambda s: needed("grpo")(s) - needed("opsft")(s), ours=needed("opsft"), grpo=needed("grpo"),
                       grpo_length=needed("grpo, length")),
         "C7a": effect(lambda s: of(s, "grpo")["normalised_length_std"] - of(s, "opsft")["normalised_length_std"],
