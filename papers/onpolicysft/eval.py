@@ -1,6 +1,6 @@
 """What On-Policy SFT's claims are measured by: `python -m papers.onpolicysft.eval` is what `make reproduce-onpolicysft` runs.
 
-Rungs: `cpu` (two cores, ten minutes: small reasoners made brief by the method and by all that it is compared with), `smoke` (the
+Rungs: `cpu` (two cores, six minutes: small reasoners made brief by the method and by all that it is compared with), `smoke` (the
 same at tiny sizes), `gpu` (memory and time of an update at 1.5B dimensions; SmolLM2 on ten times the rollouts), `paper` (the
 paper's models and data); the exact claims are part of every run.
 """
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact),
     Experiment("chains", "cpu", quantities.chains, chains.jobs, tables=tables.chains, pictures=pictures.chains,
-               document="cpu-small", minutes=5, draws=("plane.svg", "updates.svg", "budgets.svg"),
+               document="cpu-small", minutes=6, draws=("plane.svg", "updates.svg", "budgets.svg"),
                facts=lambda results: quantities.facts(results["base/seed0"], "generated chains of arithmetic")),
     Experiment("sums", "cpu", quantities.sums, sums.jobs, tables=tables.sums, pictures=pictures.sums, asked=True,
                walked=False, claims=("C1n", "C1m", "C8n", "C14n"), document="sums", minutes=60, draws=("sums.svg",),
