@@ -57,7 +57,7 @@ def chains(results: dict, size: str = "cpu") -> Iterator[str]:
     for arm in small.WATCHED:
         curves = [results[f"{arm}/seed{s}"]["curve"] for s in seeds]
         points = [(p[0], fmean(c[i][1] for c in curves), fmean(c[i][2] for c in curves)) for i, p in enumerate(curves[0])]
-        yield f"{ARMS[arm]:<30s}" + "  ".join(f"{int(done)}: {100 * avg:.0f}/{tokens:.0f}" for done, avg, tokens in points)
+        yield f"{ARMS[arm]:<36s}" + "  ".join(f"{int(done)}: {100 * avg:.0f}/{tokens:.0f}" for done, avg, tokens in points)
     yield ""
     yield "Where the base and the brief model differ (nats, mean before each next token, seed 0): " + ", ".join(
         f"{w} {m:.2f}" for w, m, _ in results["opsft/seed0"]["divergence"]["by word"][:8])
