@@ -1,6 +1,6 @@
 """What On-Policy SFT's claims are measured by: `python -m papers.onpolicysft.eval` is what `make reproduce-onpolicysft` runs.
 
-Rungs: `cpu` (two cores, ten minutes: small reasoners made brief by the method and by all that it is compared with), `smoke` (the
+Rungs: `cpu` (two cores, six minutes: small reasoners made brief by the method and by all that it is compared with), `smoke` (the
 same at tiny sizes), `gpu` (memory and time of an update at 1.5B dimensions; SmolLM2 on ten times the rollouts), `paper` (the
 paper's models and data); the exact claims are part of every run.
 """
@@ -19,17 +19,17 @@ HERE = Path(__file__).parent
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact),
     Experiment("chains", "cpu", quantities.chains, chains.jobs, tables=tables.chains, pictures=pictures.chains,
-               document="cpu-small", minutes=5, draws=("plane.svg", "updates.svg", "budgets.svg"),
+               document="cpu-small", minutes=6, draws=("plane.svg", "updates.svg", "budgets.svg"),
                facts=lambda results: quantities.facts(results["base/seed0"], "generated chains of arithmetic")),
     Experiment("sums", "cpu", quantities.sums, sums.jobs, tables=tables.sums, pictures=pictures.sums, asked=True,
                walked=False, claims=("C1n", "C1m", "C8n", "C14n"), document="sums", minutes=60, draws=("sums.svg",),
                needs="17 GB of memory",
                facts=lambda results: quantities.facts(results["sums/base/seed0"], "reasoning_gym chain_sum")),
-    Experiment("gpu", "gpu", quantities.gpu, run=lambda folder, log: speed.measure_gpu(out=folder, log=log),
+    Experiment("gpu", "gpu", quantities.gpu, run=speed.measure_gpu,
                document="gpu-random-weights", needs="one CUDA device of 80 GB"),
     Experiment("sums-gpu", "gpu", run=sums.measure_gpu, tables=tables.sums_gpu, document="sums-gpu",
                needs="one CUDA device"),
-    Experiment("paper", "paper", quantities.paper, run=lambda folder, log: paper.measure_paper(log=log),
+    Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
                needs="the paper's models and data, trained by configs/cuda"),
 )
 

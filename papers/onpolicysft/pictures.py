@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from common.pictures import draw_all
+from common.seeds import seeds_of
 
 from .experiments import chains as small
 from .experiments import sums as real
@@ -16,7 +17,7 @@ from .tables import ARMS, SUMS
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
 MARKS = {"base": (GREY, "*"), "opsft": (BLUE, "o"), "by lot": (GREY, "x"), "best of n": (GREEN, "v"), "fixed data": (RED, "s"),
          "grpo": (GOLD, "o"), "grpo, length": (GOLD, "^"), "T 0.6": (PURPLE, "v"), "T 1.5": (PURPLE, "^"), "seq": (PURPLE, "D"),
-         "G 4": (BLUE, "v"), "L 24": (BLUE, "^"), "opsft, 1e-5": (GREEN, "o")}
+         "G 4": (BLUE, "v"), "L 24": (BLUE, "^"), "again": (BLUE, "+"), "G 4, as many": (BLUE, "<"), "opsft, 1e-5": (GREEN, "o")}
 
 
 def chains(results: dict, size: str, folder: Path) -> list[Path]:
@@ -29,7 +30,7 @@ def sums(results: dict, size: str, folder: Path) -> list[Path]:
 
 
 def _draw(pictures: dict[str, Callable], results: dict, how, folder: Path) -> list[Path]:
-    """pictures {name of the file: picture}. how: the size of the runs."""
+    """pictures {name of the file: picture}. how: the size of the runs. Which seeds there are, the results say."""
     ready = []
     for name, picture in pictures.items():
         ready.append(partial(picture, how=how))
@@ -40,12 +41,13 @@ def _draw(pictures: dict[str, Callable], results: dict, how, folder: Path) -> li
 def before_and_after(plt, results, how):
     """The real model: what is sampled in each update, and accuracy against tokens before and after."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2))
+    seeds = seeds_of(results, "sums/opsft")
     for arm in (a for a in SUMS if a != "base"):
-        histories = [results[f"sums/{arm}/seed{s}"]["history"] for s in how.seeds]
+        histories = [results[f"sums/{arm}/seed{s}"]["history"] for s in seeds]
         axes[0].plot([fmean(h[i]["length"] for h in histories) for i in range(len(histories[0]))], color=MARKS[arm][0], lw=1,
                      label=SUMS[arm])
     for arm in SUMS:
-        tests = [results[f"sums/{arm}/seed{s}"]["test"] for s in how.seeds]
+        tests = [results[f"sums/{arm}/seed{s}"]["test"] for s in seeds]
         axes[1].scatter([t["tokens"] for t in tests], [100 * t["avg"] for t in tests], color=MARKS[arm][0], marker=MARKS[arm][1], s=30,
                         label=SUMS[arm])
     axes[1].axvline(results["sums/base/seed0"]["test"]["needed"], color=GREY, lw=0.8, ls=":")
@@ -62,7 +64,8 @@ def plane(plt, results, how):
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2))
     for arm in ARMS:
         color, mark = MARKS[arm]
-        points = [(results[f"{arm}/seed{s}"]["test"]["tokens"], 100 * results[f"{arm}/seed{s}"]["test"]["avg"]) for s in how.seeds]
+        points = [(results[f"{arm}/seed{s}"]["test"]["tokens"], 100 * results[f"{arm}/seed{s}"]["test"]["avg"])
+                  for s in seeds_of(results, arm)]
         for axis in axes:
             axis.scatter(*zip(*points), color=color, marker=mark, s=12, alpha=0.45)
             axis.scatter([fmean(x for x, _ in points)], [fmean(y for _, y in points)], color=color, marker=mark, s=60,
@@ -80,8 +83,8 @@ def plane(plt, results, how):
 def updates(plt, results, how):
     """Tokens and accuracy over updates."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2))
-    for arm in ("opsft", "grpo", "grpo, length", "fixed data", "T 1.5", "by lot"):
-        curves = [results[f"{arm}/seed{s}"]["curve"] for s in how.seeds]
+    for arm in small.WATCHED:
+        curves = [results[f"{arm}/seed{s}"]["curve"] for s in seeds_of(results, arm)]
         steps = [p[0] for p in curves[0]]
         for axis, column, scale in zip(axes, (2, 1), (1, 100)):
             axis.plot(steps, [scale * fmean(c[i][column] for c in curves) for i in range(len(steps))], color=MARKS[arm][0],
@@ -100,7 +103,7 @@ def budgets(plt, results, how):
     """Accuracy of responses that are cut."""
     figure, axis = plt.subplots(figsize=(5.2, 3.2))
     for arm in ("base", "opsft"):
-        cuts = [results[f"{arm}/seed{s}"]["budgets"] for s in how.seeds]
+        cuts = [results[f"{arm}/seed{s}"]["budgets"] for s in seeds_of(results, arm)]
         axis.plot([b for b, _ in cuts[0]], [100 * fmean(c[i][1] for c in cuts) for i in range(len(cuts[0]))], color=MARKS[arm][0],
                   marker=MARKS[arm][1], label=ARMS[arm])
     axis.set(xlabel="tokens after which a response is cut", ylabel=f"Avg@{how.samples}, %", xscale="log")

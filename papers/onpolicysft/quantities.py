@@ -1,19 +1,25 @@
-"""From results of jobs to what claims measure: {claim: measured}. The rules and verdicts are in claims.yaml and common/."""
+"""From results of jobs to what claims measure: {claim: measured}. What decides is in claims.yaml; no number here judges.
+
+Results are read as they are committed (measurements.<document>.json); what seeds there are decides how many are counted. A claim in
+the small is a quantity of (seed, arm): of the arm that it is about, and of the arm that must not pass, its placebo.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import fmean
 
 from common.claims.intervals import summarize
 from common.errors import RecordError
 from common.runs.reproduce import point
+from common.seeds import seeds_of
 
 from . import analytic
-from .experiments import exact as counts
 
-SHORT_ENOUGH = 0.40  # of the base's length
+BRIEF = 0.40  # of the starting length: where updates stop being counted (specification 8.3, T5)
 RIVALS = ("grpo", "grpo, length", "fixed data", "best of n")
+BREVITY = ("grpo, length", "best of n")  # they reward what is short, too, at the same updates and rollouts
 
 
 # -- analytic ----------------------------------------------------------------------------------------------
@@ -24,114 +30,151 @@ def exact(results: dict, size: str) -> dict[str, dict]:
         "C2a": point(analytic.eff(59.9, 2186), baselines={"base": analytic.eff(59.0, 10178)}),
         "C2b": point(analytic.eff(57.8, 2270)),
         "C5a": point(100 * analytic.saved_by_no_reference(2), baselines={"in fp32": 100 * analytic.saved_by_no_reference(4)}),
-        "C5b": point(counts.other_models_and_passes()),
-        "C12a": point(counts.unparallel_pairs()),
         "C13": point(better, baselines={"(2, 0)": twice, "population std": analytic.advantages([1.0, 0.0], ddof=0)[0]}),
-        "C15": point(counts.gradient_gap() / 1e-7),
     }
 
 
-# -- small reasoners ---------------------------------------------------------------------------------------
-def updates_needed(run: dict, updates: int) -> float:
-    """The first probed update at which length is SHORT_ENOUGH and accuracy is not below the first probe's; all `updates` if none."""
-    start = run["curve"][0]
-    for done, avg, tokens in run["curve"]:
-        if tokens <= SHORT_ENOUGH * start[2] and avg >= start[1]:
-            return done
-    return updates
+# -- a quantity of one seed and one arm --------------------------------------------------------------------
+class Arms:
+    """Results of an experiment, by seed and arm. prefix: of its jobs' names."""
 
+    def __init__(self, results: dict, prefix: str = ""):
+        self.results, self.prefix = results, prefix
+        self.seeds = seeds_of(results, f"{prefix}opsft")
 
-def chains(results: dict, size: str = "cpu") -> dict[str, dict]:
-    """Effects are positive in the claim's direction, one value a seed."""
-    from .experiments.chains import SIZES
+    def run(self, seed: int, arm: str) -> dict:
+        return self.results[f"{self.prefix}{arm}/seed{seed}"]
 
-    updates = SIZES[size].updates
+    def test(self, seed: int, arm: str) -> dict:
+        return self.run(seed, arm)["test"]
 
-    def of(seed: int, arm: str) -> dict:
-        return results[f"{arm}/seed{seed}"]["test"]
+    def right(self, seed: int, arm: str) -> float:
+        """Avg@N in %."""
+        return 100 * self.test(seed, arm)["avg"]
 
-    def effect(value, **sides) -> tuple:
-        return value, sides or None
+    def tokens(self, seed: int, arm: str) -> float:
+        return self.test(seed, arm)["tokens"]
 
-    def avg(arm: str):
-        return lambda s: of(s, arm)["avg"]
+    def gained(self, seed: int, arm: str, over: str = "base") -> float:
+        """Points of accuracy of the arm over another."""
+        return self.right(seed, arm) - self.right(seed, over)
 
-    def tokens(arm: str):
-        return lambda s: of(s, arm)["tokens"]
+    def saved(self, seed: int, arm: str, over: str = "base") -> float:
+        """Tokens that the arm is shorter than another, in % of the base's."""
+        return 100 * (self.tokens(seed, over) - self.tokens(seed, arm)) / self.tokens(seed, "base")
 
-    def share(arm: str):
-        return lambda s: of(s, arm)["tokens"] / of(s, "base")["tokens"]
+    def lost(self, seed: int, arm: str) -> float:
+        """Points of accuracy that the arm is below the method."""
+        return -self.gained(seed, arm, "opsft")
 
-    def run(seed: int, arm: str = "opsft") -> dict:
-        return results[f"{arm}/seed{seed}"]
+    def lost_on_the_hardest(self, seed: int, arm: str) -> float:
+        """The same of the problems with the most steps."""
+        ours, theirs = (self.test(seed, each)["by_kind"] for each in ("opsft", arm))
+        return 100 * (ours[max(ours)]["avg"] - theirs[max(theirs)]["avg"])
 
-    def margin(seed: int) -> float:
-        ours, before = of(seed, "opsft"), of(seed, "base")["tokens"]
-        return min(max(ours["avg"] - of(seed, a)["avg"], (of(seed, a)["tokens"] - ours["tokens"]) / before) for a in (*RIVALS, "base"))
+    def margin(self, seed: int, arm: str, rivals: Sequence[str]) -> float:
+        """The least over the rivals, the method among them, of what the arm is ahead in points or in % of the base's tokens."""
+        return min(max(self.gained(seed, arm, rival), self.saved(seed, arm, rival)) for rival in rivals if rival != arm)
 
-    def rise(seed: int) -> float:
-        losses = [row["loss per token"] for row in run(seed, "T 1.5")["history"] if "loss per token" in row]
+    def steadier(self, seed: int, arm: str) -> float:
+        return self.test(seed, "grpo")["normalised_length_std"] - self.test(seed, arm)["normalised_length_std"]
+
+    def sooner(self, seed: int, arm: str) -> float:
+        return updates_needed(self.run(seed, "grpo")["curve"]) - updates_needed(self.run(seed, arm)["curve"])
+
+    def rise(self, seed: int, arm: str) -> float:
+        """Nats a token, last five updates that kept something - first five."""
+        losses = self.run(seed, arm)["history"]["loss per token"]
         return fmean(losses[-5:]) - fmean(losses[:5])
 
-    def needed(arm: str):
-        return lambda s: updates_needed(run(s, arm), updates)
+    def step(self, seed: int) -> float:
+        """What one response more or less changes of an accuracy, in points."""
+        test = self.test(seed, "opsft")
+        return 100 / (test["problems"] * test["samples"])
 
-    def hardest(seed: int, arm: str) -> float:
-        kinds = of(seed, arm)["by_kind"]
-        return kinds[max(kinds)]["avg"]
 
-    return of_seeds(SIZES[size].seeds, {
-        "C1s": effect(lambda s: SHORT_ENOUGH - share("opsft")(s), before=tokens("base"), after=tokens("opsft")),
-        "C1t": effect(lambda s: avg("opsft")(s) - avg("base")(s) + 0.01, before=avg("base"), after=avg("opsft")),
-        "C1u": effect(lambda s: 0.02 - run(s)["skips a step"]),
-        "C1v": effect(lambda s: share("by lot")(s) - 0.80, length=tokens("by lot"), accuracy=avg("by lot")),
-        "C4a": effect(margin, **{f"{a}, {what}": get(a) for a in (*RIVALS, "base", "opsft")
-                                 for what, get in (("accuracy", avg), ("tokens", tokens))}),
-        "C5c": effect(lambda s: 0.6 - results[f"flops/seed{s}"]),
-        "C6a": effect(lambda s: needed("grpo")(s) - needed("opsft")(s), ours=needed("opsft"), grpo=needed("grpo"),
-                      grpo_length=needed("grpo, length")),
-        "C7a": effect(lambda s: of(s, "grpo")["normalised_length_std"] - of(s, "opsft")["normalised_length_std"],
-                      base=lambda s: of(s, "base")["normalised_length_std"]),
-        "C8a": effect(lambda s: share("fixed data")(s) - share("opsft")(s), on_policy=tokens("opsft"), fixed=tokens("fixed data")),
-        "C8b": effect(lambda s: avg("opsft")(s) - avg("fixed data")(s), on_policy=avg("opsft"), fixed=avg("fixed data")),
-        "C9a": effect(rise),
-        "C9b": effect(lambda s: avg("opsft")(s) - avg("T 1.5")(s), at_1=avg("opsft"), at_1_5=avg("T 1.5")),
-        "C9c": effect(lambda s: avg("opsft")(s) - avg("T 0.6")(s), at_1=avg("opsft"), at_0_6=avg("T 0.6")),
-        "C10": effect(lambda s: avg("opsft")(s) - avg("G 4")(s), sixteen=avg("opsft"), four=avg("G 4")),
-        "C11": effect(lambda s: hardest(s, "opsft") - hardest(s, "L 24")),
-        "C12": effect(lambda s: avg("opsft")(s) - avg("seq")(s), corrected=avg("opsft"), uncorrected=avg("seq")),
-        "C14a": effect(lambda s: run(s)["divergence"]["AUC, wait or restart against the rest"] - 0.8,
-                       separators=lambda s: run(s)["divergence"]["AUC, separator against the rest"]),
-    })
+def updates_needed(curve: list) -> float:
+    """The first probed update with a length of at most BRIEF of the start's and an accuracy not below it; if none, the last one."""
+    _, start, length = curve[0]
+    return next((done for done, avg, tokens in curve if tokens <= BRIEF * length and avg >= start), curve[-1][0])
+
+
+def update_compute(history: dict) -> float:
+    """FLOPs of the method's updates over those of GRPO with a reference on the same rollouts, over a training: response tokens that
+    were kept and trained on, against all of them, trained on and read by the reference."""
+    kept = sum(share * length for share, length in zip(history["kept"], history["kept length"]))
+    return analytic.compute_ratio(kept / sum(history["length"]), old=False)
+
+
+# -- small reasoners ---------------------------------------------------------------------------------------
+def chains(results: dict, size: str = "cpu") -> dict[str, dict]:
+    arms = Arms(results)
+    of = partial(claim, arms.seeds)
+    item = max((arms.step(seed) for seed in arms.seeds), default=0.0)
+    hardest = item * _more_by_kind(arms)
+    probes = [row[0] for row in arms.run(arms.seeds[0], "opsft")["curve"]]
+    table = {f"{arm}, {name}": (get, arm) for arm in ("base", "opsft", *RIVALS, "by lot")
+             for name, get in (("accuracy", arms.right), ("tokens", arms.tokens))}
+    no_reference = analytic.compute_ratio(1.0, old=False)
+    return {
+        "C1s": of("C1s", arms.saved, "opsft", BREVITY, beside=table),
+        "C1t": of("C1t", arms.gained, "opsft", BREVITY, item, beside=table),
+        "C1u": of("C1u", lambda seed, arm: 100 * arms.run(seed, arm)["skips a step"], "opsft", ("best of n",), item, best=min),
+        "C1v": of("C1v", lambda seed, arm: -arms.saved(seed, "by lot", arm), "opsft", ("base",)),
+        "C1w": of("C1w", lambda seed, arm: arms.gained(seed, arm, "best of n"), "opsft", ("fixed data",), item),
+        "C4a": of("C4a", partial(arms.margin, rivals=("opsft", *RIVALS, "base")), "opsft", ("grpo, length",), item, beside=table),
+        "C4b": of("C4b", lambda seed, arm: arms.gained(seed, arm, "grpo, length"), "opsft", ("best of n",), item),
+        "C5c": summarize([update_compute(arms.run(seed, "opsft")["history"]) for seed in arms.seeds])
+        | {"placebo": summarize([no_reference] * len(arms.seeds))},
+        "C6a": of("C6a", arms.sooner, "opsft", ("best of n",), probes[1] - probes[0], beside={
+            f"{arm}, updates": (lambda seed, arm: updates_needed(arms.run(seed, arm)["curve"]), arm) for arm in ("opsft", *RIVALS)}),
+        "C7a": of("C7a", arms.steadier, "opsft", ("grpo, length",)),
+        "C8a": of("C8a", lambda seed, arm: arms.saved(seed, arm, "fixed data"), "opsft", ("T 1.5",)),
+        "C8b": of("C8b", lambda seed, arm: arms.gained(seed, arm, "fixed data"), "opsft", ("best of n",), item),
+        "C9a": of("C9a", arms.rise, "T 1.5", ("opsft",)),
+        "C9b": of("C9b", arms.lost, "T 1.5", ("T 0.6",), item),
+        "C9c": of("C9c", arms.lost, "T 0.6", ("again",), item),
+        "C10": of("C10", lambda seed, arm: arms.gained(seed, arm, "G 4"), "opsft", ("G 4, as many",), item),
+        "C11": of("C11", arms.lost_on_the_hardest, "L 24", ("again",), hardest),
+        "C12": of("C12", arms.lost, "seq", ("again",), item),
+        "C14a": of("C14a", lambda seed, arm: arms.run(seed, arm)["divergence"]["AUC, wait or restart against the rest"], "opsft",
+                   ("by lot",), beside={"separators": (
+                       lambda seed, arm: arms.run(seed, arm)["divergence"]["AUC, separator against the rest"], "opsft")}),
+    }
+
+
+def _more_by_kind(arms: Arms) -> float:
+    """How many times fewer problems the hardest kind has than all kinds together."""
+    test = arms.test(arms.seeds[0], "opsft")
+    return test["problems"] / test["by_kind"][max(test["by_kind"])]["problems"]
 
 
 # -- SmolLM2 -----------------------------------------------------------------------------------------------
 def sums(results: dict, size: str = "cpu") -> dict[str, dict]:
-    from .experiments.sums import SIZES
+    arms = Arms(results, "sums/")
+    of = partial(claim, arms.seeds)
+    beside = {arm: (arms.tokens, arm) for arm in ("base", "opsft", "fixed data")}
+    beside["needed"] = (lambda seed, arm: arms.test(seed, arm)["needed"], "base")
+    found = {
+        "C1n": of("C1n", arms.saved, "opsft", ("fixed data",), beside=beside),
+        "C1m": of("C1m", arms.gained, "opsft", ("fixed data",), arms.step(arms.seeds[0]),
+                  beside={arm: (arms.right, arm) for arm in ("base", "opsft", "fixed data")}),
+        "C8n": of("C8n", lambda seed, arm: arms.saved(seed, arm, "fixed data"), "opsft", ("base",)),
+    }
 
-    def of(seed: int, arm: str) -> dict:
-        return results[f"sums/{arm}/seed{seed}"]["test"]
+    def area(seed: int, sentences: str) -> float:
+        return arms.run(seed, "opsft")["divergence"][f"AUC, {sentences} sentence against the rest"]
 
-    def effect(value, **sides) -> tuple:
-        return value, sides
-
-    def of_all(key: str) -> dict:
-        return {arm.replace(" ", "_"): lambda s, a=arm: of(s, a)[key] for arm in ("base", "opsft", "fixed data")}
-
-    return of_seeds(SIZES[size].seeds, {
-        "C1n": effect(lambda s: 0.60 - of(s, "opsft")["tokens"] / of(s, "base")["tokens"], **of_all("tokens"),
-                      needed=lambda s: of(s, "base")["needed"]),
-        "C1m": effect(lambda s: of(s, "opsft")["avg"] - of(s, "base")["avg"] + 0.02, **of_all("avg")),
-        "C8n": effect(lambda s: (of(s, "fixed data")["tokens"] - of(s, "opsft")["tokens"]) / of(s, "base")["tokens"], **of_all("tokens")),
-        "C14n": effect(lambda s: results[f"sums/opsft/seed{s}"]["divergence"]["AUC, redundant sentence against the rest"] - 0.8),
-    })
+    if "AUC, needed sentence against the rest" in arms.run(arms.seeds[0], "opsft")["divergence"]:  # runs before December 2026 lack it
+        found["C14n"] = of("C14n", area, "redundant", ("needed",))
+    return found
 
 
 # -- a GPU, and paper scale --------------------------------------------------------------------------------
 def gpu(results: dict, size: str = "gpu") -> dict[str, dict]:
-    """Peak memory of an update, one value a repetition."""
-    ratios = [ours / theirs for ours, theirs in zip(results["gpu"]["opsft"]["peak_bytes"], results["gpu"]["grpo"]["peak_bytes"])]
-    return {"C5": summarize([0.55 - r for r in ratios])}
+    """Peak memory of an update, each kind in a process of its own: a count, which repetitions do not change."""
+    ours, theirs = (max(results["gpu"][kind]["peak_bytes"]) for kind in ("opsft", "grpo"))
+    return {"C5": point(100 * (1 - ours / theirs), baselines={"opsft, GiB": ours / 2**30, "grpo, GiB": theirs / 2**30})}
 
 
 def paper(results: dict, size: str = "paper") -> dict[str, dict]:
@@ -142,24 +185,25 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
         sides = {f"{which}, {key}": means[which][key] for which in ("base", "trained") for key in ("avg", "tokens")}
         shorter = point(100 * analytic.reduction(before["tokens"], after["tokens"]), baselines=sides)
         if model == "1.5b":
-            measured |= {"C1": shorter, "C2": point(after["efficiency"], baselines={"base": before["efficiency"]})}
+            measured |= {"C1": shorter, "C1b": point(100 * (after["avg"] - before["avg"]), baselines=sides),
+                         "C2": point(after["efficiency"], baselines={"base": before["efficiency"]})}
         else:
             measured["C3"] = shorter
     return measured
 
 
 # -- all of these ------------------------------------------------------------------------------------------
-def of_seeds(seeds: Sequence[int], claims: dict[str, tuple]) -> dict[str, dict]:
-    """claims {name: (effect of a seed, {what is shown beside it: value of a seed})}. RecordError names the claim without a number."""
-    measured = {}
-    for name, (effect, sides) in claims.items():
-        try:
-            measured[name] = summarize([effect(seed) for seed in seeds])
-        except RecordError as error:
-            raise RecordError(f"{name}: {error}") from error
-        if sides is not None:
-            measured[name]["baselines"] = {side: fmean(get(seed) for seed in seeds) for side, get in sides.items()}
-    return measured
+def claim(seeds: Sequence[int], name: str, quantity: Callable[[int, str], float], arm: str, placebos: Sequence[str],
+          resolution: float = 0.0, beside: dict[str, tuple] | None = None, best: Callable = max) -> dict:
+    """The quantity of the arm, a value a training, and that of its placebo: of several, in each seed the one that comes closest to
+    passing (`best`). beside: {what is shown: (value of seed and arm, arm)}. RecordError names the claim without a number."""
+    try:
+        measured = summarize([quantity(seed, arm) for seed in seeds], resolution)
+        control = summarize([best(quantity(seed, each) for each in placebos) for seed in seeds], resolution)
+    except RecordError as error:
+        raise RecordError(f"{name}: {error}") from error
+    shown = {side: fmean(get(seed, of) for seed in seeds) for side, (get, of) in (beside or {}).items()}
+    return measured | {"placebo": control} | ({"baselines": shown} if shown else {})
 
 
 def facts(base: dict, problems: str) -> tuple[list, list]:

@@ -19,8 +19,12 @@ def answers(model, data, problems: list, n: int, cap: int, seed: int, rows: int 
 
 
 def evaluate(model, data, problems: list, n: int, cap: int, seed: int) -> list[dict]:
+    """`graded` answers."""
+    return graded(data, problems, answers(model, data, problems, n, cap, seed))
+
+
+def graded(data, problems: list, rollouts: list[Rollout]) -> list[dict]:
     """Per problem {"kind", "correct": [n bools], "lengths": [n], "finished": [n]}; length counts the end token."""
-    rollouts = answers(model, data, problems, n, cap, seed)
     correct = data.grade(problems, rollouts)
     rows = [{"kind": p.kind, "correct": [], "lengths": [], "finished": []} for p in problems]
     for r, right in zip(rollouts, correct):

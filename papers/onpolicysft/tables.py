@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from statistics import fmean, stdev
 
+from common.seeds import seeds_of
+
 from .experiments import chains as small
 from .experiments import sums as real
 
-ARMS = {"base": "the stand-in", "opsft": "On-Policy SFT", "by lot": "as many kept by lot",
+ARMS = {"base": "the stand-in", "opsft": "On-Policy SFT", "again": "On-Policy SFT, on other problems", "by lot": "as many kept by lot",
         "best of n": "shortest right one of each problem",
         "fixed data": "off-policy filtered SFT", "grpo": "GRPO, truncation, KL", "grpo, length": "GRPO, accuracy + length, KL",
         "T 0.6": "On-Policy SFT, sampled at 0.6", "T 1.5": "On-Policy SFT, sampled at 1.5", "seq": "On-Policy SFT, 1/|o| (uncorrected)",
-        "G 4": "On-Policy SFT, 4 rollouts", "L 24": "On-Policy SFT, limit 24"}
+        "G 4": "On-Policy SFT, 4 rollouts", "G 4, as many": "On-Policy SFT, 4 rollouts, as many", "L 24": "On-Policy SFT, limit 24"}
 
 
 SUMS = {"base": "as it was taught", "opsft": ARMS["opsft"], "fixed data": ARMS["fixed data"], "opsft, 1e-5": "On-Policy SFT, rate 1e-5"}
@@ -25,8 +27,8 @@ def spread(values: Iterable[float]) -> float:
 
 
 def chains(results: dict, size: str = "cpu") -> Iterator[str]:
-    how = small.SIZES[size]
-    n, seeds = how.samples, how.seeds
+    how, seeds = small.SIZES[size], seeds_of(results, "opsft")
+    n = how.samples
     yield ""
     yield (f"After {how.updates} updates, mean of {len(seeds)} seeds (spread); accuracy and tokens at the stand-in's cap, right and wrong "
            "responses")
@@ -40,7 +42,7 @@ def chains(results: dict, size: str = "cpu") -> Iterator[str]:
             return fmean(t[key] for t in tests)
 
         kinds = [fmean(t["by_kind"][k]["tokens"] for t in tests) for k in sorted(tests[0]["by_kind"])]
-        last = [row["loss per token"] for run in runs for row in run.get("history", [])[-5:] if "loss per token" in row]
+        last = [loss for run in runs for loss in run.get("history", {}).get("loss per token", [])[-5:]]
         yield (f"{name:<36s}{100 * mean('avg'):8.1f} +-{100 * spread(t['avg'] for t in tests):3.1f}"
                f"{100 * fmean(t['pass_at'][str(n)] for t in tests):8.1f}{mean('tokens'):8.1f} +-{spread(t['tokens'] for t in tests):3.1f}" +
                "".join(f"{k:6.1f}" for k in kinds) + f"{100 * mean('at_cap'):8.1f}{mean('efficiency'):7.0f}"
@@ -52,10 +54,10 @@ def chains(results: dict, size: str = "cpu") -> Iterator[str]:
     for arm in ("base", "opsft"):
         cuts = [results[f"{arm}/seed{s}"]["budgets"] for s in seeds]
         yield f"{ARMS[arm]:<24s}" + "  ".join(f"{int(b)}: {100 * fmean(c[i][1] for c in cuts):.0f}" for i, (b, _) in enumerate(cuts[0]))
-    for arm in ("opsft", "grpo", "grpo, length", "fixed data"):
+    for arm in small.WATCHED:
         curves = [results[f"{arm}/seed{s}"]["curve"] for s in seeds]
         points = [(p[0], fmean(c[i][1] for c in curves), fmean(c[i][2] for c in curves)) for i, p in enumerate(curves[0])]
-        yield f"{ARMS[arm]:<30s}" + "  ".join(f"{int(done)}: {100 * avg:.0f}/{tokens:.0f}" for done, avg, tokens in points)
+        yield f"{ARMS[arm]:<36s}" + "  ".join(f"{int(done)}: {100 * avg:.0f}/{tokens:.0f}" for done, avg, tokens in points)
     yield ""
     yield "Where the base and the brief model differ (nats, mean before each next token, seed 0): " + ", ".join(
         f"{w} {m:.2f}" for w, m, _ in results["opsft/seed0"]["divergence"]["by word"][:8])
@@ -63,13 +65,13 @@ def chains(results: dict, size: str = "cpu") -> Iterator[str]:
 
 def sums(results: dict, size: str = "cpu") -> Iterator[str]:
     """The real model: scores, and a response before and after."""
-    how = real.SIZES[size]
+    how, seeds = real.SIZES[size], seeds_of(results, "sums/opsft")
     yield ""
-    yield (f"SmolLM2-135M on sums, {how.updates} updates of {how.prompts} x {how.rollouts} rollouts, mean of {len(how.seeds)} "
+    yield (f"SmolLM2-135M on sums, {how.updates} updates of {how.prompts} x {how.rollouts} rollouts, mean of {len(seeds)} "
            f"seeds (spread); all responses, at the cap of {how.cap} tokens")
     yield f"{'':<28s}{'Avg':>14s}{'tokens':>14s}{'1 step':>8s}{'2 steps':>8s}{'at cap':>8s}{'std':>6s}{'s':>7s}"
     for arm in ("base", *real.ARMS):
-        runs = [results[f"sums/{arm}/seed{s}"] for s in how.seeds]
+        runs = [results[f"sums/{arm}/seed{s}"] for s in seeds]
         tests = [run["test"] for run in runs]
         kinds = [fmean(t["by_kind"][k]["tokens"] for t in tests) for k in sorted(tests[0]["by_kind"])]
         yield (f"{SUMS[arm]:<28s}{100 * fmean(t['avg'] for t in tests):8.1f} "

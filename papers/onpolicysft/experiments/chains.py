@@ -1,35 +1,40 @@
 """The claims in the small: reasoners of chain arithmetic that repeat themselves, taught to be brief without becoming wrong.
 
-Per seed a committed stand-in (common/standins/reasoner-weights: 0.1 M parameters, really trained on redundant traces) is trained by
+Per seed a stand-in (common/standins/reasoner-weights: 0.1 M parameters, really trained on redundant traces) is trained by
 every method from the same weights, on the same problems, for as many updates. All then answer the same unseen problems at
-the stand-in's own cap, four times each.
+the stand-in's own cap, four times each. Three stand-ins are committed; SEEDS=n trains the others by the same recipe.
 
     base(seed)       the stand-in as it is, and its responses cut at budgets
-    run(seed, arm)   one method; its curve over updates; for On-Policy SFT also budgets and where it diverges from the base
+    run(seed, arm)   one method; for some its curve over updates, budgets, and where it diverges from the base
+    made(seed)       a stand-in that is not committed
 
-Both are jobs: arguments in, JSON out (common/runs/jobs.py). SIZES: how much of it; "smoke" only walks the way.
+All are jobs: arguments in, JSON out (common/runs/jobs.py). SIZES: how much of it; "smoke" only walks the way.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import lightning as L
 import torch
 
 from common.benchmarks.reasoning import budget_curve
+from common.files import building
 from common.models import ModelSpec
 from common.reasoning.rollouts import Rollout
 from common.runs.jobs import Job
-from common.standins.reasoner import FOLDER, load_reasoner
+from common.seeds import asked
+from common.standins import reasoner
 from common.training.fit import fit
 
 from .. import method, module
 from ..data import Chains
 from ..method import OnPolicySFTConfig
-from ..scoring import answers, auc, evaluate, scores
+from ..scoring import answers, auc, evaluate, graded, scores
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,15 @@ class Size:
 
 SIZES = {"smoke": Size(seeds=(0,), problems=64, updates=2, prompts=4, rollouts=6, every=2, probe=4, test=8, samples=2, compared=4,
                        job_seconds=1),
-         "cpu": Size(seeds=(0, 1, 2), problems=4096, updates=40, prompts=16, rollouts=16, every=5, probe=48, test=200, samples=4,
+         "cpu": Size(seeds=asked(), problems=4096, updates=40, prompts=16, rollouts=16, every=5, probe=100, test=200, samples=4,
                      compared=64, job_seconds=60)}
 CAP = 170  # of a scored response: the stand-in's own
 TINY = dict(max_new_tokens=40, micro_batch_size=256, lr=5e-4, warmup_steps=0)
 BUDGETS = (12, 16, 24, 32, 48, 64, 96, CAP)
+MORE = 4  # times as many problems an update, where each gets a quarter of the rollouts
 ARMS: dict[str, tuple[str, dict, dict]] = {  # class of module.py, changes of `settings`, its own options
     "opsft": ("OnPolicySFT", {}, {}),
+    "again": ("OnPolicySFT", {}, {}),  # on other problems, by other draws: what two trainings of one kind differ by
     "by lot": ("ByLot", {}, {}),
     "best of n": ("BestOfN", {}, {}),
     "fixed data": ("FixedData", {}, {}),
@@ -69,41 +76,66 @@ ARMS: dict[str, tuple[str, dict, dict]] = {  # class of module.py, changes of `s
     "T 1.5": ("OnPolicySFT", {"temperature": 1.5}, {}),
     "seq": ("OnPolicySFT", {"length_norm": "seq"}, {}),
     "G 4": ("OnPolicySFT", {"rollouts_per_prompt": 4}, {}),
+    "G 4, as many": ("OnPolicySFT", {"rollouts_per_prompt": 4}, {}),  # rollouts in all as 16 a problem give
     "L 24": ("OnPolicySFT", {"max_new_tokens": 24}, {}),
 }
-
-
-SLOW = {"grpo, length": 50, "T 1.5": 30}  # arms that take longer than 20 s
+WATCHED = ("opsft", "best of n", "fixed data", "grpo", "grpo, length")  # arms that are probed while they train
+COMPARED = ("opsft", "by lot")  # arms of which it is asked where they diverge from the base
+SLOW = {"grpo, length": 50, "grpo": 30}  # arms that take longer than 20 s
 
 
 def jobs(size: str = "cpu") -> list[Job]:
     """Seconds are for one core of a 2024 server at size cpu, and only order the work and estimate the rest."""
-    how, made = SIZES[size], []
+    how, found = SIZES[size], []
 
-    def job(name: str, function: str, seconds: float, **arguments) -> None:
-        made.append(Job(name, f"{__package__}.{function}", arguments | {"size": size}, seconds=min(seconds, how.job_seconds)))
+    def job(name: str, function: str, seconds: float, after: tuple[str, ...] = (), **arguments) -> None:
+        found.append(Job(name, f"{__name__}:{function}", arguments, seconds=min(seconds, how.job_seconds), after=after))
 
     for seed in how.seeds:
-        job(f"base/seed{seed}", "chains:base", 20, seed=seed)
-        job(f"flops/seed{seed}", "exact:flops_ratio", 5, seed=seed)
+        after = () if seed in reasoner.SEEDS else (f"stand-in/seed{seed}",)
+        if after:
+            found.append(Job(after[0], f"{__name__}:made", {"seed": seed}, seconds=300))
+        job(f"base/seed{seed}", "base", 10, after, seed=seed, size=size)
         for arm in ARMS:
-            job(f"{arm}/seed{seed}", "chains:run", SLOW.get(arm, 20), seed=seed, arm=arm)
-    return made
+            job(f"{arm}/seed{seed}", "run", SLOW.get(arm, 20), after, seed=seed, arm=arm, size=size)
+    return found
 
 
-def settings(size: str) -> dict:
-    """Of a training, for OnPolicySFTConfig."""
-    return TINY | {"prompts_per_step": SIZES[size].prompts, "rollouts_per_prompt": SIZES[size].rollouts}
+def settings(size: str, arm: str = "opsft") -> dict:
+    """Of an arm's training, for OnPolicySFTConfig."""
+    how = SIZES[size]
+    prompts = how.prompts * (MORE if arm == "G 4, as many" else 1)
+    return TINY | {"prompts_per_step": prompts, "rollouts_per_prompt": how.rollouts} | ARMS[arm][1]
 
 
+# -- stand-ins ---------------------------------------------------------------------------------------------
 def stand_in(seed: int):
-    """(model, tokenizer, facts) of a committed reasoner."""
-    folder = FOLDER / f"seed{seed}"
+    """(model, tokenizer, facts) of a reasoner: a committed one, or one of the cache, which is trained where it is missing."""
+    if seed not in reasoner.SEEDS:
+        made(seed)
+        return reasoner.load_reasoner(place(seed))
+    folder = reasoner.FOLDER / f"seed{seed}"
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder.name} of common/standins/reasoner-weights is missing: restore it or run `make standins-reasoner`")
-    return load_reasoner(folder)
+    return reasoner.load_reasoner(folder)
 
 
+def place(seed: int) -> Path:
+    """Where the cache keeps a stand-in: by its recipe, as its checkpoints."""
+    checkpoints = reasoner.checkpoints(seed, reasoner.STAGES)
+    return checkpoints.with_name(f"{checkpoints.name}-weights")
+
+
+def made(seed: int) -> dict:
+    """The card of a stand-in that is not committed: how long and how right it is."""
+    folder = place(seed)
+    if not folder.is_dir():
+        with building(folder) as beside:
+            reasoner.train_reasoner(seed, beside)
+    return {"test": json.loads((folder / "training.json").read_text(encoding="utf-8"))["test"]}
+
+
+# -- the jobs ----------------------------------------------------------------------------------------------
 def held_out(data: Chains, count: int) -> list:
     return [data.problem(i, "test") for i in range(count)]
 
@@ -113,13 +145,13 @@ def base(seed: int, size: str = "cpu") -> dict:
     model, _, source = stand_in(seed)
     data = Chains(count=1)
     problems = held_out(data, how.test)
-    return {"model": source, "test": scores(evaluate(model, data, problems, how.samples, CAP, seed), CAP),
-            "budgets": budgets(model, data, problems, how.samples, seed)}
+    rollouts = answers(model, data, problems, how.samples, CAP, seed)
+    return {"model": source, "test": scores(graded(data, problems, rollouts), CAP),
+            "budgets": budgets(data, problems, rollouts, how.samples)}
 
 
-def budgets(model, data: Chains, problems: list, samples: int, seed: int) -> list[list[float]]:
+def budgets(data: Chains, problems: list, rollouts: list[Rollout], samples: int) -> list[list[float]]:
     """[[tokens, Avg@N of responses cut there]]."""
-    rollouts = answers(model, data, problems, samples, CAP, seed)
     by_problem = [[r.ids for r in rollouts[i : i + samples]] for i in range(0, len(rollouts), samples)]
 
     def grade(i: int, ids) -> bool:
@@ -129,14 +161,15 @@ def budgets(model, data: Chains, problems: list, samples: int, seed: int) -> lis
 
 
 def run(seed: int, arm: str, size: str = "cpu") -> dict:
-    """One method from the stand-in of a seed: {"arm", "curve", "history", "test", "seconds", ...}."""
+    """One method from the stand-in of a seed: {"arm", "history" (a list a column), "test", "seconds", ...}."""
     how = SIZES[size]
-    kind, changes, options = ARMS[arm]
+    kind, _, options = ARMS[arm]
     model, tokenizer, source = stand_in(seed)
-    training = getattr(module, kind)(ModelSpec("in memory"), OnPolicySFTConfig(**(settings(size) | changes)), betas=(0.9, 0.95),
-                                     weight_decay=0.0, samples=how.samples, cap=CAP, seed=seed, **options)
+    drawn = seed + (1000 if arm == "again" else 0)  # what it trains on, and its rollouts
+    training = getattr(module, kind)(ModelSpec("in memory"), OnPolicySFTConfig(**settings(size, arm)), betas=(0.9, 0.95),
+                                     weight_decay=0.0, samples=how.samples, cap=CAP, seed=drawn, **options)
     training.given = model, tokenizer, source
-    data = Chains(how.problems, seed=seed)
+    data = Chains(how.problems, seed=drawn)
     probe, curve = [data.problem(i, "val") for i in range(how.probe)], []
     began = time.perf_counter()
 
@@ -145,17 +178,27 @@ def run(seed: int, arm: str, size: str = "cpu") -> dict:
 
     # Batches and not optimiser steps are counted: a step that kept nothing is a step. The training clips by itself.
     fit(training, data, -1, max_epochs=1, limit_train_batches=how.updates, gradient_clip_val=None,
-        callbacks=[Probe(add_to_curve, how.every)])
-    result = {"arm": arm, "curve": curve, "history": training.history, "skipped": training.skipped,
-              "seconds": time.perf_counter() - began}
+        callbacks=[Probe(add_to_curve, how.every)] if arm in WATCHED else [])
+    result = {"arm": arm, "history": columns(training.history, ("kept", "kept length", "length") if arm == "opsft" else ()),
+              "skipped": training.skipped, "seconds": time.perf_counter() - began}
     model.eval()
     problems = held_out(data, how.test)
-    rows = evaluate(model, data, problems, how.samples, CAP, seed)
+    rollouts = answers(model, data, problems, how.samples, CAP, seed)
+    rows = graded(data, problems, rollouts)
     result |= {"test": scores(rows, CAP), "skips a step": skipping(rows)}
+    if arm in WATCHED:
+        result["curve"] = curve
     if arm == "opsft":
-        result |= {"budgets": budgets(model, data, problems, how.samples, seed),
-                   "divergence": divergence(stand_in(seed)[0], model, data, problems[: how.compared], seed)}
+        result["budgets"] = budgets(data, problems, rollouts, how.samples)
+    if arm in COMPARED:
+        result["divergence"] = divergence(stand_in(seed)[0], model, data, problems[: how.compared], seed)
     return result
+
+
+def columns(history: list[dict], names: tuple[str, ...]) -> dict[str, list[float]]:
+    """The named entries of every update, and the loss of those that kept something: what is kept of a training, compactly."""
+    return {"loss per token": [row["loss per token"] for row in history if "loss per token" in row]} | {
+        name: [row[name] for row in history] for name in names}
 
 
 def _short(rows: list[dict]) -> tuple[float, float]:

@@ -31,6 +31,11 @@ def runs_folder() -> Path:
     return Path(os.environ.get("OPSFT_RUNS", "lightning_logs/onpolicysft"))
 
 
+def measure(folder: Path, log: Callable[[str], None]) -> dict[str, dict]:
+    """Of the paper rung; scores stand beside the models and not in the folder of the rung."""
+    return measure_paper(log)
+
+
 def measure_paper(log: Callable[[str], None] = print, device: str = "cuda", benchmarks: Sequence[str] = tuple(maths.BENCHMARKS),
                   **options) -> dict[str, dict]:
     """{size: {"base": mean over the benchmarks, "trained": ...}} of the runs that are there.

@@ -108,11 +108,11 @@ def measure(config: dict, lengths: Sequence[int], device: str, out: Path | None 
     return document
 
 
-def measure_gpu(out: Path | None = None, log: Callable[[str], None] = print, processes: int = 3) -> dict:
+def measure_gpu(folder: Path | None = None, log: Callable[[str], None] = print, processes: int = 3) -> dict:
     """The gpu rung. Raises UserError without a GPU."""
     if not torch.cuda.is_available():
         raise UserError("rung gpu needs a CUDA GPU of 80 GB, and torch sees none")
-    document = measure(R1_1P5B, (3500, 8192), "cuda", out, log, processes)
+    document = measure(R1_1P5B, (3500, 8192), "cuda", folder, log, processes)
     return document | document["cases"]["3500"]
 
 

