@@ -9,7 +9,7 @@ endif
 # What a user may set. A setting goes to Python through the environment, as it was typed: neither make nor a shell looks
 # into it ($$(value) does not expand, "override" reaches what is given on the command line). One that is not set is not
 # exported, so that a make below this one is not taken to have been given it.
-SETTINGS := DEST RUNG ONLY MARK STRICT SCRATCH HUB NINEFOLD_DATA NINEFOLD_CACHE PYTHON ENV_PYTHON
+SETTINGS := DEST RUNG ONLY SEEDS MARK STRICT SCRATCH HUB NINEFOLD_DATA NINEFOLD_CACHE PYTHON ENV_PYTHON
 GIVEN :=
 $(foreach name,$(SETTINGS),$(if $(filter-out undefined,$(origin $(name))),$(if $(value $(name)),\
   $(eval GIVEN += $(name))$(eval override $(name) := $$(value $(name)))$(eval export $(name)))))
@@ -45,7 +45,7 @@ MUST_RUN = case "$$version" in 3.*) ;; *) printf '%s\n' >&2 \
   exit 2 ;; esac
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor test lint lock reproduce experiments report clean $(REPRODUCE) $(COPY) $(STANDINS)
+.PHONY: help setup doctor test lint lock reproduce experiments report swaps clean $(REPRODUCE) $(COPY) $(STANDINS)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -57,10 +57,11 @@ help: ## this list
 	@printf '  %-24s %s\n' \
 	  RUNG 'smoke, cpu (default), gpu or paper: how large the runs are' \
 	  ONLY 'reproduce-<paper>: these experiments alone, e.g. ONLY=speech (names: make experiments)' \
+	  SEEDS 'how many seeds a default experiment runs (default 3)' \
 	  MARK 'make test: only the tests of this pytest mark, e.g. numerics (default: all)' \
-	  STRICT '1: exit non-zero also when a required claim is contradicted' \
+	  STRICT '1: exit non-zero also when a required claim is missed, dull or of older code' \
 	  SCRATCH '1: the report also shows what ran on this machine (results/.scratch), marked as such' \
-	  NINEFOLD_DATA 'folder of real benchmark data, see README (default: none)' \
+	  NINEFOLD_DATA 'folder of real benchmark data, see docs/data.md (default: none)' \
 	  NINEFOLD_CACHE 'where unpacked models and finished work are kept (default: .cache/ninefold)' \
 	  PYTHON 'the Python, 3.11 or newer, that .venv is made from (default: python3)' \
 	  ENV_PYTHON 'run with this Python as it is and set nothing up, e.g. on a GPU image'
@@ -91,7 +92,7 @@ doctor: ## what this machine can run; HUB=1 also asks whether the model hub answ
 SHARED_OUT = import importlib.util as i, os; print(f"-n {min(os.cpu_count() or 1, 4)} --dist loadfile" if i.find_spec("xdist") else "")
 
 test: $(ENVIRONMENT) ## all tests, without network; MARK=numerics: those of that mark
-	@unset RUNG ONLY STRICT; $(RUN) -m pytest $$($(RUN) -c '$(SHARED_OUT)') $${MARK:+-m "$$MARK"}
+	@unset RUNG ONLY SEEDS STRICT; $(RUN) -m pytest $$($(RUN) -c '$(SHARED_OUT)') $${MARK:+-m "$$MARK"}
 
 lint: $(ENVIRONMENT) ## ruff over the tree, then mypy over common/ and every method.py
 	@$(RUN) -m ruff check .
@@ -115,6 +116,9 @@ $(STANDINS): standins-%: $(ENVIRONMENT)
 
 report: $(ENVIRONMENT) ## report.html: every claim, record and figure on one page
 	@$(RUN) -m common.report $(if $(filter 1,$(SCRATCH)),--scratch)
+
+swaps: $(ENVIRONMENT) ## the word of every supported or required claim when method and placebo change places
+	@$(RUN) -m common.report.swaps
 
 $(COPY): copy-%: $(ENVIRONMENT)
 	@$(RUN) -m common.copy_paper $*

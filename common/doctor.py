@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST, NEWEST = (3, 11), (3, 14)  # as requires-python in pyproject.toml
 NEEDED = {"cpu": {"memory_gb": 6, "disk_gb": 2}, "gpu": {"gpu_gb": 75}}  # a card sold as 80 GB has 79 to 86
 GPU_PACKAGES = ("torch", "transformers", "lightning", "peft")
-# What NINEFOLD_DATA may hold, as the README lists it.
+# What NINEFOLD_DATA may hold, as docs/data.md lists it.
 DATA = (
     "text/wikitext2_word.valid.txt", "text/wikitext2_word.test.txt", "text/ptb.valid.txt", "text/ptb.test.txt",
     "text/piqa.jsonl", "text/arc_easy.jsonl", "text/winogrande.jsonl", "text/lambada_openai.jsonl",

@@ -19,11 +19,23 @@ def seed_of(*parts) -> int:
 
 
 def asked(default: int = 3) -> tuple[int, ...]:
-    """Seeds 0 .. n - 1 of a default run: n is $SEEDS where that is set. Raises UserError unless it is a number from 1 to 64."""
-    text = os.environ.get("SEEDS") or str(default)
-    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MOST:
+    """Seeds 0 .. n - 1 of a default run: n is $SEEDS where that is a number from 1 to 64.
+
+    Called where sizes are written down, which is when a module is imported: what is no such number is refused by
+    `refuse_nonsense`, when a command begins, and never here.
+    """
+    return tuple(range(_number(os.environ.get("SEEDS", "")) or default))
+
+
+def refuse_nonsense() -> None:
+    """Raises UserError where $SEEDS is set and no number of seeds."""
+    text = os.environ.get("SEEDS", "")
+    if text and _number(text) is None:
         raise UserError(f"SEEDS={text}: give how many seeds to run, a number from 1 to {MOST}")
-    return tuple(range(int(text)))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) and 1 <= int(text) <= MOST else None
 
 
 def seeds_of(results: Iterable[str], start: str) -> tuple[int, ...]:

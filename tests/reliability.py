@@ -1,7 +1,7 @@
-"""The reliability table of the root README, from the lists that the tests are made of: python -m tests.reliability writes it.
+"""The table of docs/reliability.md, from the lists that the tests are made of: python -m tests.reliability writes it.
 
 A row is "survived" because the suite passes: a case that does not survive is marked in its list, is expected to fail by the
-suite, and is counted here as lost. test_reliability.py holds the README equal to this.
+suite, and is counted here as lost. test_reliability.py holds the page equal to this.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from tests.test_faults import FAULTS
 from tests.test_foreign_code import ATTEMPTS
 from tests.test_fuzz import FUZZ
 
-README, BLOCK = Path(__file__).resolve().parent.parent / "README.md", "reliability"
+PAGE, BLOCK = Path(__file__).resolve().parent.parent / "docs" / "reliability.md", "reliability"
 ENDS = {"error": "a clear error", "result": "the right result"}
 
 
@@ -44,8 +44,8 @@ def table() -> str:
 
 
 def shown() -> str:
-    return read_block(README, BLOCK)
+    return read_block(PAGE, BLOCK)
 
 
 if __name__ == "__main__":
-    print("renewed" if update_block(README, BLOCK, table()) else "as it was")
+    print("renewed" if update_block(PAGE, BLOCK, table()) else "as it was")

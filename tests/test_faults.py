@@ -1,6 +1,6 @@
 """Faults, each of which ends in a clear error or in the right result, and never in a wrong record.
 
-FAULTS is the list; the root README's table counts it. A fault is a function of a `Demo`, a made-up paper in a folder of its
+FAULTS is the list; the table of docs/reliability.md counts it. A fault is a function of a `Demo`, a made-up paper in a folder of its
 own; it causes the fault, and says what it got. After every fault the records are the right ones or the ones from before,
 nothing half-written is left, and a run without the fault gives the right records.
 """
@@ -24,7 +24,6 @@ import torch
 
 from common import files
 from common.claims import machine
-from common.claims.intervals import summarize
 from common.claims.records import load_claims, read_record, read_records, same_result, stale
 from common.data import prose, speech
 from common.errors import FileError, ModelError, SetupError
@@ -35,7 +34,7 @@ from common.training.checkpoints import WholeCheckpoints, read_checkpoint, resum
 from common.training.cli import check_checkpoint
 from common.vision import tower as vision
 from tests import killed_run
-from tests.sample_records import RUN, claim, claims_yaml
+from tests.sample_records import RUN, claim, claims_yaml, held
 
 VALUES = [killed_run.number(i)["value"] for i in range(3)]
 
@@ -66,7 +65,7 @@ class Demo:
         self.scratch = self.results / ".scratch"
         self.here.mkdir(parents=True)
         (self.here / "eval.py").write_text("")
-        claims_yaml(self.here, claim("direction", "cpu-small"))
+        claims_yaml(self.here, claim("above", "cpu-small"))
         monkeypatch.setattr(reproduce, "start_run", lambda command: RUN | {"command": command})
         monkeypatch.setattr(reproduce, "git_state", lambda: (RUN["commit"], RUN["dirty"]))
 
@@ -81,7 +80,7 @@ class Demo:
         return status, self.said.err
 
     def outcome(self, values=tuple(VALUES)) -> reproduce.Outcome:
-        return reproduce.Outcome({"C1": summarize(list(values))}, documents={"all": {"values": list(values)}})
+        return reproduce.Outcome({"C1": held(list(values))}, documents={"all": {"values": list(values)}})
 
     def by_jobs(self, trouble: str = "") -> tuple[int, str]:
         """The same, measured by jobs in a worker. trouble: what happens to the second one, once."""
@@ -413,7 +412,7 @@ def _(demo):
 def changing(demo, text: str) -> Callable:
     def measure(rung, log):
         path = demo.here / "claims.yaml"
-        path.write_text(text or path.read_text().replace("threshold: 0.1", "threshold: 0.0"))
+        path.write_text(text or path.read_text().replace("above: 0.1", "above: 0.0"))
         return demo.outcome()
 
     return measure
@@ -426,7 +425,7 @@ for name, text in (("to a milder threshold", ""), ("to something that is no YAML
         claims = load_claims(demo.here / "claims.yaml")
         assert demo.run(changing(demo, text)) == (0, "") and "count as stale" in demo.said.out
         (found,) = read_records(demo.scratch)
-        assert found["protocol"]["rule"]["threshold"] == 0.1 and not stale(found, claims)
+        assert found["protocol"]["rule"]["above"] == 0.1 and not stale(found, claims)
         if not text:
             assert stale(found, load_claims(demo.here / "claims.yaml"))
         (demo.here / "claims.yaml").write_text(before)

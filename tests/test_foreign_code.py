@@ -1,6 +1,6 @@
 """Loading never runs foreign code, and no name in a file leads out of the file's folder. Each test really tries.
 
-ATTEMPTS is the list; the root README's table counts it. An attempt plants something that makes the folder `mark` when it is
+ATTEMPTS is the list; the table of docs/reliability.md counts it. An attempt plants something that makes the folder `mark` when it is
 run or followed, and hands it to the code that opens such things. That the payloads work where they are let is tested, too.
 """
 

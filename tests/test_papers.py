@@ -17,6 +17,8 @@ import pytest
 import yaml
 
 from common import copy_paper
+from common.report.first import first_lines
+from common.report.rows import read_papers
 from common.runs.experiment import every_job
 from tests.in_copies import METHOD_MAY_IMPORT, imported_by_method
 
@@ -167,6 +169,12 @@ def test_readme_tables_equal_the_records():
     done = subprocess.run([sys.executable, "-m", "common.report", "--check"],
                           cwd=ROOT, capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_line_of_the_root_readme_is_read_at_a_glance():
+    for line in first_lines(read_papers()):
+        said = [line.headline, *line.small, *line.full]
+        assert len(" ".join(said).split()) <= 40, f"{line.key}: more than 40 words: {said}"
 
 
 # --- jobs -----------------------------------------------------------------------------------------

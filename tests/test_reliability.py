@@ -1,4 +1,4 @@
-"""The README's reliability table is what the lists of the tests give."""
+"""The table of docs/reliability.md is what the lists of the tests give."""
 
 import re
 
@@ -6,7 +6,7 @@ from tests import reliability
 from tests.test_faults import FAULTS, Fault
 
 
-def test_the_readme_says_these_counts():
+def test_the_page_says_these_counts():
     assert reliability.shown() == reliability.table(), "python -m tests.reliability writes it"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.claims.rules import COMPARING, EFFECT
 from common.runs.sources import imported_modules
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,10 +113,21 @@ def claims_have_sources(root):
                 yield f"{where}: paper.source is none of {', '.join(sorted(SOURCES))}"
             if not str(claim.get("where") or "").strip():
                 yield f"{where}: says not where in the paper"
-            if not rule.get("type") and claim.get("status") != "not-checkable":
+            if not set(rule or {}) & {*EFFECT, *COMPARING} and claim.get("status") != "not-checkable":
                 yield f"{where}: has no rule"
-            if claim.get("required") and not rule.get("falsified_if"):
+            if claim.get("required") and not (rule or {}).get("falsified_if"):
                 yield f"{where}: is required and says not what would falsify it"
+
+
+def papers_have_headlines(root):
+    """One to five, each short enough for its line in the root README."""
+    for path in sorted((root / "papers").glob("*/claims.yaml")):
+        where, headlines = path.relative_to(root), (yaml.safe_load(path.read_text()) or {}).get("headlines", [])
+        if not 1 <= len(headlines) <= 5:
+            yield f"{where}: {len(headlines)} headlines; one to five are what the paper is read for"
+        for headline in headlines:
+            if len(str(headline.get("short")).split()) > 16:
+                yield f"{where}: {headline.get('id')}: short has more than 16 words"
 
 
 def tracked(root):
@@ -205,7 +217,7 @@ def papers_have_the_same_parts(root):
     for paper in sorted(path.parent for path in (root / "papers").glob("*/eval.py")):
         for name in ("README.md", "claims.yaml", "method.py", "baselines.py", "analytic.py",
                      "data.py", "module.py", "train.py", "configs", "tests", "eval.py", "quantities.py", "tables.py",
-                     "experiments"):  # fmt: skip
+                     "experiments", "results/README.md"):  # fmt: skip
             if not (paper / name).exists():
                 yield f"papers/{paper.name}: has no {name}"
         for name in sorted(path.stem for path in paper.glob("*.py") if path.stem in EXPERIMENTS or "experiment" in path.stem):
@@ -247,7 +259,7 @@ def no_import_circles(root):
 
 
 # From the ground up; a room may use those of lower floors. A file of common that stands in no room is its own.
-FLOORS = [{"errors", "seeds"}, {"files", "progress"}, {"pictures", "models", "flops", "shapes"},
+FLOORS = [{"errors"}, {"seeds"}, {"files", "progress"}, {"pictures", "models", "flops", "shapes"},
           {"masks", "lora", "timing", "data", "claims"}, {"benchmarks", "training", "report"},
           {"streaming", "vision", "reasoning", "runs"}, {"standins"}, {"doctor", "copy_paper"}]
 # What scores rollouts is a wrapper over the field's scorers and a part of the reasoning kit.
@@ -295,7 +307,7 @@ def types_are_checked(root):
 
 RULES = [
     papers_import_only_themselves, common_never_imports_papers, method_imports_alone,
-    heavy_imports_inside_functions, no_utils, claims_have_sources, files_are_small,
+    heavy_imports_inside_functions, no_utils, claims_have_sources, papers_have_headlines, files_are_small,
     files_name_no_machine, lock_is_index_neutral, citation_names_every_paper,
     make_help_lists_every_target, papers_have_the_same_parts, no_import_circles, rooms_import_downwards, types_are_checked,
 ]  # fmt: skip
@@ -310,7 +322,7 @@ def test_this_tree_keeps(rule):
 M = "papers/a/method.py"
 LAZY = "\ndef f():\n    {}"
 CLAIM = {"id": "a/C1", "where": "Table 1", "paper": {"source": "table"}, "required": True,
-         "protocol": {"rule": {"type": "direction", "falsified_if": "below 0"}}}  # fmt: skip
+         "protocol": {"rule": {"above": 0, "falsified_if": "below 0"}}}  # fmt: skip
 CHECKED = "[tool.mypy]\nfiles = ['common', 'papers/*/method.py']\n"
 BAD_TREES = [  # rule, files of a tree that breaks it, how often
     (papers_import_only_themselves, {"papers/a/x.py": "from papers.b import y"}, 1),
@@ -330,6 +342,9 @@ BAD_TREES = [  # rule, files of a tree that breaks it, how often
     (claims_have_sources, {"papers/a/claims.yaml": yaml.dump({"claims": [CLAIM, CLAIM]})}, 1),
     (claims_have_sources, {"papers/a/claims.yaml": yaml.dump([CLAIM | {"id": "b/C1"}])}, 1),
     (claims_have_sources, {"papers/a/claims.yaml": yaml.dump([CLAIM | {"protocol": {}}])}, 2),
+    (claims_have_sources, {"papers/a/claims.yaml": yaml.dump([CLAIM | {"protocol": {"rule": {"type": "above", "falsified_if": "x"}}}])}, 1),
+    (papers_have_headlines, {"papers/a/claims.yaml": "claims: []", "papers/b/claims.yaml": yaml.dump(
+        {"headlines": [{"id": "b/H1", "short": "word " * 17}, {"id": "b/H2", "short": "word " * 16}]})}, 2),
     (files_are_small, {"a.json": "x" * 1_000_001, "b.safetensors": "x" * 1_000_001}, 1),
     (files_are_small, {"a.safetensors": "x" * 4_000_001}, 1),
     (files_name_no_machine, {"a.md": "see /" + "home/jo/runs, ../shared/opt/x, work/x/y"}, 1),
@@ -347,9 +362,9 @@ BAD_TREES = [  # rule, files of a tree that breaks it, how often
     (make_help_lists_every_target, {"Makefile": "L := c d\n.PHONY: help a $(L)\n"
                                     "help:\n\t@echo '  help  x'\n\t@echo '  c  y'\n"
                                     "a: ; @true\n$(L): ; @true\n"}, 2),  # fmt: skip
-    (papers_have_the_same_parts, {"papers/a/eval.py": "", "papers/b/method.py": ""}, 13),
+    (papers_have_the_same_parts, {"papers/a/eval.py": "", "papers/b/method.py": ""}, 14),
     (papers_have_the_same_parts, {"papers/a/eval.py": "x\n" * 61, "papers/a/speed.py": "", "papers/a/text_experiment.py": "",
-                                  "papers/a/experiments/text.py": "from .. import tables\nfrom ..quantities import text"}, 17),
+                                  "papers/a/experiments/text.py": "from .. import tables\nfrom ..quantities import text"}, 18),
     (no_import_circles, {"common/a.py": "from .b import x", "common/b.py": "def f():\n    from . import c",
                          "common/c.py": "from common.a import y", "common/d.py": "from . import a"}, 1),
     (no_import_circles, {"papers/a/x.py": "from .y import z", "papers/a/y.py": "from .x import z"}, 1),

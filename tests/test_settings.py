@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from common import copy_paper
+from common import copy_paper, seeds
 from common.runs import reproduce, reproduce_all
 from tests.sample_records import claim, claims_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = ["DEST", "RUNG", "ONLY", "MARK", "STRICT", "SCRATCH", "HUB", "NINEFOLD_DATA", "NINEFOLD_CACHE"]
+SETTINGS = ["DEST", "RUNG", "ONLY", "SEEDS", "MARK", "STRICT", "SCRATCH", "HUB", "NINEFOLD_DATA", "NINEFOLD_CACHE"]
 PYTHONS = ["PYTHON", "ENV_PYTHON"]
-TARGETS = ["doctor", "lint", "test", "reproduce", "reproduce-demo", "copy-demo", "report", "standins-llava"]
-MODULES = ["doctor", "runs/reproduce_all", "copy_paper", "report", "standins/llava"]
+TARGETS = ["doctor", "lint", "test", "reproduce", "reproduce-demo", "copy-demo", "report", "swaps", "standins-llava"]
+MODULES = ["doctor", "runs/reproduce_all", "copy_paper", "report/__main__", "report/swaps", "standins/llava"]
 # Answers the questions after its version, and writes down the rest: arguments, nothing, the environment, nothing.
 WRITES_DOWN = """\
 #!/bin/sh
@@ -94,9 +94,10 @@ def test_a_setting_arrives_as_it_was_typed(tree, value, way):
     assert not list(tree.rglob("ran"))
     expected = {"ruff": ["check", "."], "common.copy_paper": ["demo"], "pytest": ["3.11", "-m", value]}
     found = written(tree)
-    assert set(found) == {"papers.demo.eval", "ruff", "mypy", "pytest", *(f"common.{name}".replace("/", ".") for name in MODULES)}
+    ours = {f"common.{name}".replace("/", ".").removesuffix(".__main__") for name in MODULES}
+    assert set(found) == {"papers.demo.eval", "ruff", "mypy", "pytest", *ours}
     for module, (arguments, seen) in found.items():
-        runs = {"RUNG", "ONLY", "STRICT"} if module == "pytest" else set()  # of a run, not of its tests
+        runs = {"RUNG", "ONLY", "SEEDS", "STRICT"} if module == "pytest" else set()  # of a run, not of its tests
         assert {k: seen.get(k) for k in SETTINGS} == {k: None if k in runs else value for k in SETTINGS}, module
         assert arguments == expected.get(module, [])
 
@@ -186,6 +187,34 @@ def test_a_rung_from_the_environment(monkeypatch):
     assert rungs == ["cpu", "gpu", "gpu", "cpu", "paper"]
 
 
+@pytest.mark.parametrize("text", ["zero", "0", "-1", "65", "1000", "3.0", " 3", "3 ", "\u0663", "a\nb"])
+def test_seeds_that_are_no_number_are_refused_when_a_command_begins(text, monkeypatch, capsys):
+    """Sizes are written down where modules are imported, long before there is anybody to say it to: there it is no error."""
+    monkeypatch.setenv("SEEDS", text)
+    assert seeds.asked() == (0, 1, 2) and seeds.asked(5) == (0, 1, 2, 3, 4)
+    mains = {"reproduce": reproduce_all.main, "reproduce-demo": lambda argv: reproduce.main(ROOT / "papers" / "demo", None, argv)}
+    for name, main in mains.items():
+        assert main([]) == 2
+        assert capsys.readouterr().err == f"{name}: SEEDS={text}: give how many seeds to run, a number from 1 to 64\n"
+
+
+def test_seeds_from_the_environment_go_into_the_records_command(monkeypatch):
+    commands = []
+    monkeypatch.setattr(reproduce, "run", lambda here, rung, measure, publish, log, command: commands.append(command) or 0)
+    for text, expected in (("", (0, 1, 2)), ("1", (0,)), ("8", tuple(range(8))), ("64", tuple(range(64)))):
+        monkeypatch.setenv("SEEDS", text)
+        assert seeds.asked() == expected
+        assert reproduce.main(ROOT / "papers" / "demo", None, ["--rung", "cpu"], "speech") == 0
+        assert reproduce.main(ROOT / "papers" / "demo", None, ["--rung", "gpu"]) == 0
+    more = ["", " SEEDS=1", " SEEDS=8", " SEEDS=64"]
+    assert commands == [f"make reproduce-demo {rest}" for seed in more for rest in (f"ONLY=speech{seed}", "RUNG=gpu")]
+
+
+def test_seeds_of_results_are_those_that_are_there():
+    assert seeds.seeds_of(["a/seed10", "a/seed2", "a/b/seed3", "a/seed0x", "ab/seed4", "a/seed0"], "a") == (0, 2, 10)
+    assert seeds.seeds_of({"a.b/seed1": 0, "aXb/seed2": 0}, "a.b") == (1,)
+
+
 def test_a_destination_from_the_environment(monkeypatch, tmp_path, capsys):
     taken = []
     monkeypatch.setattr(copy_paper, "copy_paper", lambda paper, dest: taken.append((paper, dest)) or tmp_path)
@@ -270,7 +299,7 @@ def test_a_run_without_make_on_an_output_that_lacks_a_sign(monkeypatch, tmp_path
     here = tmp_path / "papers" / "demo"
     here.mkdir(parents=True)
     too_long = {"id": "demo/C1", "statement": "A statement that is too long for its column, by far."}
-    claims_yaml(here, claim("exact", "analytic", paper=3.0) | too_long)
+    claims_yaml(here, claim("equals", "analytic", paper=3.0) | too_long)
     (here / "eval.py").touch()
     ascii_only = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", ascii_only)
@@ -321,6 +350,6 @@ def test_every_module_that_a_target_runs_is_a_command():
     files = [next(f for f in (path.with_suffix(".py"), path / "__main__.py") if f.is_file())
              for path in (ROOT.joinpath(*module.split(".")) for module in named)]
     files += [*ROOT.glob("papers/*/eval.py"), *ROOT.glob("papers/*/standins.py"), *ROOT.glob("common/standins/[a-z]*.py")]
-    assert len(named) == 5 and len(files) > 12
+    assert len(named) == 6 and len(files) > 12
     for path in files:
         assert '\nif __name__ == "__main__":\n' in path.read_text(), f"make runs {path.relative_to(ROOT)}, which has no main"

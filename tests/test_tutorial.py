@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from common.claims.rules import WORDS
 from tests.test_rules import ROOT, RULES, tracked
 
 PAGE = (ROOT / "docs" / "add-a-paper.md").read_text(encoding="utf-8")
@@ -61,12 +62,13 @@ def test_the_page_makes_a_tenth_paper(tree):
         names.append(block["name"])
     assert "papers/window/method.py" in names and len(outputs) == PAGE.count("```sh") == 3
     run, published, copied = outputs
-    table = dict(re.findall(r"^(C\d) +[\w-]+ +(matches|supports|contradicts|inconclusive|not-run)\b", run, re.MULTILINE))
-    assert table == {"C1": "matches", "C2": "supports", "C3": "not-run"}, run
+    table = dict(re.findall(rf"^(C\d) +[\w-]+ +({'|'.join(WORDS)})(?= )", run, re.MULTILINE))
+    assert table == {"C1": "adds-up", "C2": "supports", "C3": "not-run"}, run
     assert "5 passed" in run and "All checks passed!" in run and "Success: no issues found" in run
     folder = tree / "papers" / "window"
     assert sorted(p.name for p in (folder / "results").glob("C*.json")) == ["C1.analytic.json", "C2.cpu-small.json", "C3.paper-scale.json"]
-    assert "**supports**" in (folder / "README.md").read_text() and "A Window Is Enough" in (tree / "README.md").read_text()
+    assert "**supports** (cpu-small)" in (folder / "README.md").read_text() and "**adds-up**" in (folder / "results/README.md").read_text()
+    assert "A Window Is Enough" in (tree / "README.md").read_text()
     copy = tree.parent / "my-window"
     assert (copy / "papers" / "window" / "method.py").is_file() and (copy / "common" / "progress.py").is_file()
     assert "files in" in copied and not (copy / "common" / "vision").exists()

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .verdict import EFFECT, FAILS, HOLDS, p_values, rule_of
+from .effects import p_values
+from .rules import EFFECT, FAILS, HOLDS, rule_of
 
 ALPHA = 0.025  # one-sided: an interval of 95 % leaves as much on the side of the rule
 SIZES = ("paper-scale", "gpu-random-weights", "cpu-small", "analytic")  # the larger first
@@ -60,13 +61,14 @@ class Headline:
 
 def headlines(claims, records: Sequence[dict]) -> list[Headline]:
     """Those of claims.yaml, judged from the paper's records (older or invalid ones left out by the caller)."""
-    by_name = {record["claim"]["id"].partition("/")[2]: record for record in records}
+    by_key = {(record["claim"]["id"], record["claim"]["rung"]): record for record in records}
     stands = holm(family(records))
     made = []
     for entry in claims.headlines:
-        words, rungs = {}, {}
+        words, rungs, found = {}, {}, {}
         for name in entry["rows"]:
-            claim, record = claims.find(name), by_name.get(name)
+            claim = claims.find(name)
+            record = found[name] = by_key.get((claim["id"], claim["rung"]))
             word = record["verdict"]["word"] if record else "not-checkable" if claim.get("status") else "not-run"
             if word in HOLDS + FAILS and not stands.get(claim["id"], True):
                 word = "inconclusive"
@@ -74,7 +76,7 @@ def headlines(claims, records: Sequence[dict]) -> list[Headline]:
         word, rung = _strongest(words, rungs)
         row = entry.get("shows", entry["rows"][0])
         made.append(Headline(entry["id"], entry["statement"], entry["short"], entry["paper"], entry["needs"], word, rung, words, row,
-                             by_name.get(row)))
+                             found.get(row) or by_key.get((claims.find(row)["id"], claims.find(row)["rung"]))))
     return made
 
 

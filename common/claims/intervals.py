@@ -65,6 +65,11 @@ def p_above(value: float, stderr: float, threshold: float, n: int) -> float:
     return (1 - within) / 2 if t > 0 else (1 + within) / 2
 
 
+def point(value: float, **details) -> dict:
+    """The `measured` of a single figure, e.g. a computed one."""
+    return {"value": value, "n_runs": 1} | details
+
+
 def summarize(values: Sequence[float], resolution: float = 0.0, over: str = "seeds") -> dict:
     """The mean over independent runs, one value a run, as the `measured` part of a record.
 
@@ -127,6 +132,15 @@ def share(hits: int, n: int, scale: float = 1.0) -> dict:
     low, high = max(0.0, middle - half), min(1.0, middle + half)
     return {"value": scale * p, "stderr": scale * (high - low) / (2 * z), "stderr_kind": "binomial", "n_runs": 1, "n_items": n,
             "ci95": [scale * low, scale * high]}
+
+
+def binomial(value: float | None, of: dict) -> float | None:
+    """Standard error of a proportion, or of a percentage if the unit says so, over n_items."""
+    scale = 100 if of.get("unit") == "%" else 1
+    if value is None or not of.get("n_items") or not 0 <= value <= scale:
+        return None
+    p = value / scale
+    return scale * math.sqrt(p * (1 - p) / of["n_items"])
 
 
 def _around(mean: float, stderr: float, n: int, kind: str) -> dict:

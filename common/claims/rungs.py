@@ -24,6 +24,7 @@ def rung_of(text: str) -> str:
     return rung
 
 
-def make_command(paper: str, rung: str) -> str:
+def make_command(paper: str, rung: str, only: str | None = None, seeds: str | None = None) -> str:
     """What a user types, and a record's run.command says."""
-    return f"make reproduce-{paper}" + (f" RUNG={rung}" if rung != "cpu" else "")
+    settings = {"RUNG": rung if rung != "cpu" else "", "ONLY": only, "SEEDS": seeds if rung == "cpu" else ""}
+    return " ".join([f"make reproduce-{paper}", *(f"{name}={value}" for name, value in settings.items() if value)])

@@ -16,32 +16,40 @@ import hashlib
 import importlib
 import json
 import math
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..claims.machine import ROOT
-from ..claims.records import load_claims, read_records
+from ..claims.records import Claims, load_claims, read_records, stale
+from ..claims.shapes import once
 from ..claims.verdict import verdict
 from ..errors import RecordError
 
 RUNGS_OF = {"analytic": "analytic", "cpu": "cpu-small", "gpu": "gpu-random-weights", "paper": "paper-scale"}
+COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 def problems(paper: str, root: Path = ROOT) -> Iterator[str]:
     """What does not follow in the committed records of a paper, a sentence each."""
-    results = root / "papers" / paper / "results"
-    claims, records = load_claims(root / "papers" / paper / "claims.yaml"), read_records(results)
-    yield from (problem for record in records if (problem := commit_problem(record, root)))
-    by_key = {(r["claim"]["id"].partition("/")[2], r["claim"]["rung"]): r for r in records if r["measured"]["value"] is not None}
+    folder = root / "papers" / paper
+    try:
+        claims, records = load_claims(folder / "claims.yaml"), read_records(folder / "results")
+    except RecordError as error:
+        yield str(error).replace(f"{root}/", "")
+        return
+    for record in records:
+        yield from (f"papers/{paper}: {problem}" for problem in _alone(record, claims, paper, root))
+    by_key = {_key(r): r for r in records}
     computed = set()
     for experiment in importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS:
         if experiment.quantities is None:
             continue
         rung = RUNGS_OF[experiment.rung]
         try:
-            measured = experiment.quantities(_results(results, experiment), experiment.rung)
+            measured = experiment.quantities(_results(folder / "results", experiment), experiment.rung)
         except FileNotFoundError:
             continue  # never run, or not published: then its claims have no record either, which is looked at below
         except (KeyError, IndexError, TypeError, ValueError, RecordError) as error:
@@ -50,22 +58,58 @@ def problems(paper: str, root: Path = ROOT) -> Iterator[str]:
         for name, now in measured.items():
             computed.add((name, rung))
             claim, record = claims.find(name, rung), by_key.get((name, rung))
-            if claim is not None and record is not None:
-                yield from (f"papers/{paper}: {name}: {problem}" for problem in differences(claim, record, dict(now)))
-    for name, rung in sorted(set(by_key) - computed):
+            if claim is None or record is None or claim["rung"] != rung:
+                continue
+            try:
+                found = list(differences(claim, record, dict(now)))
+            except RecordError as error:
+                found = [f"cannot be judged: {error}"]
+            yield from (f"papers/{paper}: {name}: {problem}" for problem in found)
+    for name, rung in sorted({key for key, record in by_key.items() if record["measured"]["value"] is not None} - computed):
         yield f"papers/{paper}: {name} at {rung}: the record has a value, and no committed result gives it"
+
+
+def _key(record: dict) -> tuple[str, str]:
+    return record["claim"]["id"].partition("/")[2], record["claim"]["rung"]
+
+
+def _alone(record: dict, claims: Claims, paper: str, root: Path) -> Iterator[str]:
+    """What is wrong with a record beside claims.yaml and the history, without computing anything again."""
+    (name, rung), claim = _key(record), claims.find(record["claim"]["id"], record["claim"]["rung"])
+    at = f"{name} at {rung}"
+    if record["claim"]["paper_key"] != paper:
+        yield f"{at}: the record is of another paper, {record['claim']['paper_key']}"
+        return
+    if claim is None:
+        yield f"{at}: claims.yaml has no such claim"
+        return
+    if different := stale(record, claims):
+        yield f"{at}: claims.yaml has another {different} than the record"
+    if problem := commit_problem(record, root):
+        yield problem
+    if record["measured"]["value"] is not None:
+        if "sources" not in record["run"]:
+            yield f"{at}: the record does not say by which sources it was measured"
+        return
+    word = verdict(claim, None, blocked_by=record["verdict"].get("blocked_by") or ("time",))[0]
+    if word != record["verdict"]["word"]:
+        yield f"{at}: the record has no value and says {record['verdict']['word']}; of this claim it could only say {word}"
 
 
 def _results(folder: Path, experiment: Any) -> dict:
     if experiment.rung == "analytic":
         return {}
-    document = json.loads((folder / f"measurements.{experiment.document}.json").read_text(encoding="utf-8"))["results"]
+    text = (folder / f"measurements.{experiment.document}.json").read_text(encoding="utf-8")
+    document = json.loads(text, object_pairs_hook=once)["results"]
     return {experiment.name: document} if experiment.run else document
 
 
 def differences(claim: dict, record: dict, now: dict) -> Iterator[str]:
     """What the record has otherwise than the results give. now: what the paper's quantities return for the claim."""
     timing = now.pop("timing", None)
+    if record["measured"]["value"] is None:
+        yield f"the record has no value ({record['verdict']['word']}), and the committed results give {now['value']}"
+        return
     if unequal := sorted(unequal_paths(plain(now), record["measured"])):
         yield f"measured.{unequal[0]} is not what the committed results give ({len(unequal)} such entries)"
         return
@@ -107,7 +151,7 @@ def older_code(record: dict, root: Path = ROOT) -> list[str]:
     files = _sources(root / "papers" / record["claim"]["paper_key"] / "results" / "sources.json").get(named["experiment"])
     if files is None or digest_of(files) != named["sha256"]:
         return ["(results/sources.json does not hold the files that the record names)"]
-    return [name for name, sha in files.items() if _sha256(root / name) != sha]
+    return [name for name, sha in files.items() if not name.startswith("(") and _sha256(root / name) != sha]
 
 
 def digest_of(files: Mapping[str, str]) -> str:
@@ -116,8 +160,16 @@ def digest_of(files: Mapping[str, str]) -> str:
 
 
 def hashes(files: Iterator[Path] | list[Path], root: Path = ROOT) -> dict[str, str]:
-    """{file relative to the root: the first 16 digits of its hash}."""
-    return {path.resolve().relative_to(root).as_posix(): _sha256(path) for path in sorted(files)}
+    """{file relative to the root: the first 16 digits of its hash}; of what lies outside, or in a cache, the name in brackets,
+    which says what was read and cannot be looked up in another tree."""
+    return {_place(path, root): _sha256(path) for path in sorted(files)}
+
+
+def _place(path: Path, root: Path) -> str:
+    if not path.is_absolute():
+        return path.as_posix()
+    inside = path.is_relative_to(root) and not path.relative_to(root).parts[0].startswith(".")
+    return path.relative_to(root).as_posix() if inside else f"({path.name})"
 
 
 def _sources(path: Path) -> dict[str, dict[str, str]]:
@@ -149,11 +201,14 @@ def _hash(path: Path, changed: int, size: int) -> str:
 def commit_problem(record: dict, root: Path = ROOT) -> str | None:
     """Why a record's commit cannot be the one that it ran on; None where it can, and where there is no history to ask.
 
-    A shallow clone, a copy and a tarball have no history: there the question is left open.
+    A commit goes by its own number and no other name. A shallow clone, a copy and a tarball have no history: there the
+    question is left open.
     """
     commit, name = record["run"]["commit"], f"{record['claim']['id']} at {record['claim']['rung']}"
     if record["run"]["dirty"]:
         return f"{name}: its run was of a tree with uncommitted changes, and it stands among the committed records"
+    if not COMMIT.fullmatch(commit) or not commit.strip("0"):
+        return f"{name}: {commit[:40]!r} is no commit"
     if not _history(root):
         return None
     return None if _is_ancestor(root, commit) else f"{name}: commit {commit[:12]} is not in the history before this one"

@@ -1,8 +1,9 @@
 """The report's drawings, as plain SVG: one line of the forest plot, and the strip of a timing.
 
-Every claim has an axis of its own, for the units differ: ◆ the paper, ● ours with its 95 % interval, ○ each seed,
-shaded where the rule holds, and below, on a second axis, ▲ the values compared. Places are percentages of the width, so
-that a line takes any width of the page and its marks keep their shape. Colours and strokes are the page's style sheet's.
+Every claim has an axis of its own, for the units differ: ◆ the paper, ● ours with its 95 % interval, ○ each seed, × the arm
+that must not pass or must be told apart, shaded where the rule holds, and below, on a second axis, ▲ the values compared.
+Places are percentages of the width, so that a line takes any width of the page and its marks keep their shape. Colours and
+strokes are the page's style sheet's.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from __future__ import annotations
 import math
 
 from ..claims.intervals import interval
-from ..claims.verdict import COMPARING, number
-from .rows import Row, ours_text
+from ..claims.rules import COMPARING, band, number
+from .rows import Row, ours_text, value_text
 from .timings import Case
 from .words import e
 
 SHAPES = {
     "paper": "M0 -8L8 0L0 8L-8 0Z",
     "ours": "M-5 0A5 5 0 1 1 5 0A5 5 0 1 1 -5 0Z",
+    "control": "M-4 -4L4 4M-4 4L4 -4",
     "baseline": "M-5 4H5L0 -4Z",
     "paper-baseline": "M-5 4H5L0 -4Z",
 }
@@ -69,13 +71,15 @@ def forest(row: Row) -> str:
     """
     shown = row.shown
     rule, measured = shown["protocol"].get("rule") or {}, (row.record or {}).get("measured", {})
-    compares, value = rule.get("type") in COMPARING, measured.get("value")
+    compares, value = any(name in rule for name in COMPARING), measured.get("value")
     paper = shown["paper"]["value"] if compares else None
     if value is None and paper is None:
         return ""
     both = [("paper", paper, f"paper: {number(paper)}"), ("ours", value, f"ours: {ours_text(row.record)}")]
     both = [(name, at, title) for name, at, title in both if at is not None]
-    marks, height = _first_axis(rule, measured, paper, both), 50
+    controls = [("control", measured[name]["value"], f"{name}: {value_text(measured[name])}") for name in ("placebo", "sensitivity")
+                if (measured.get(name) or {}).get("value") is not None]
+    marks, height = _first_axis(rule, measured, paper, controls + both), 50
     compared = [("baseline", at, f"{name} {number(at)}") for name, at in measured.get("baselines", {}).items()]
     if compares and shown["paper"].get("baseline") is not None:
         theirs = shown["paper"]["baseline"]
@@ -87,7 +91,7 @@ def forest(row: Row) -> str:
         marks += [axis.mark(name, at, SECOND, title) for name, at, title in (*again, *compared)]
     names = [title for _, _, title in compared]
     label = f"{row.short}: ours {ours_text(row.record)}, paper {number(shown['paper']['value'])}"
-    label = "; compared: ".join([label, *([", ".join(names)] if names else [])])
+    label = "; ".join([label, *(title for _, _, title in controls), *([f"compared: {', '.join(names)}"] if names else [])])
     svg = f'<svg role="img" aria-label="{e(label)}" width="100%" height="{height}">{"".join(marks)}</svg>'
     listed = " · ".join(names)
     if len(listed) > LISTED:
@@ -95,12 +99,12 @@ def forest(row: Row) -> str:
     return svg + (f"<small>▲ {e(listed)}</small>" if names else "")
 
 
-def _first_axis(rule: dict, measured: dict, paper: float | None, both: list[tuple]) -> list[str]:
-    """The rule's band, the interval, the seeds, and the marks of `both`."""
-    low, high = _holds(rule, paper)
+def _first_axis(rule: dict, measured: dict, paper: float | None, given: list[tuple]) -> list[str]:
+    """The rule's band, the interval, the seeds, and the marks."""
+    low, high = (band(rule, paper) if rule else None) or (None, None)
     span = interval(measured) if measured.get("value") is not None else None
     seeds = measured.get("per_seed", [])
-    axis = _Axis(*(at for _, at, _ in both), low, high, *(span or ()), *seeds)
+    axis = _Axis(*(at for _, at, _ in given), low, high, *(span or ()), *seeds)
     marks = [axis.drawn(LINE)]
     if low is not None:
         width = float(axis.at(high)[:-1]) - float(axis.at(low)[:-1])
@@ -109,20 +113,7 @@ def _first_axis(rule: dict, measured: dict, paper: float | None, both: list[tupl
     if span:
         marks.append(axis.line("interval", *span, LINE, LINE))
     marks += [f'<circle class="seed" cx="{axis.at(at)}" cy="28" r="2.5"/>' for at in seeds]
-    return marks + [axis.mark(name, at, LINE, title) for name, at, title in both]
-
-
-def _holds(rule: dict, paper: float | None) -> tuple[float | None, float | None]:
-    """Where on the axis the rule holds; (None, None) if that depends on more than the rule."""
-    kind, tolerance = rule.get("type"), rule.get("tolerance", 0.0)
-    if kind == "direction":
-        return rule["threshold"], math.inf
-    if kind == "equivalence":
-        return -tolerance, tolerance
-    if paper is not None and kind in ("exact", "relative", "absolute"):
-        width = tolerance * abs(paper) if kind == "relative" else tolerance
-        return paper - width, paper + width
-    return None, None
+    return marks + [axis.mark(name, at, LINE, title) for name, at, title in given]
 
 
 def strip(case: Case) -> str:

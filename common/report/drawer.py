@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from html import escape
 
-from ..claims.verdict import number, rule_text
+from ..claims.rules import number, rule_text
 from .charts import forest
-from .rows import Paper, Row, ours_text, paper_text, sample_text
+from .rows import Paper, Row, ours_with_unit, paper_text, sample_text, value_text
 from .words import chip, e
 
 
@@ -20,15 +20,21 @@ def state(row: Row) -> str:
     return row.flag or row.word
 
 
+def kind(row: Row) -> str:
+    """Of claim; kinds are never counted together."""
+    return row.shown.get("kind") or "no kind"
+
+
 def look(row: Row) -> tuple[str, str]:
     """(further classes, what is added to the word) of a row's tile and chip: hatched where it cannot match."""
-    small = row.shown["kind"] in ("small", "ours")
+    small = row.shown.get("kind") in ("small", "ours")
     return " small" if small else "", f" ({row.word})" if row.flag in ("stale", "older", "scratch") else ""
 
 
 def data(row: Row, paper: Paper) -> str:
     """The attributes that the filters read."""
-    return f'data-verdict="{e(state(row))}" data-rung="{e(row.rung)}" data-paper="{e(paper.key)}"'
+    return (f'data-verdict="{e(state(row))}" data-kind="{e(kind(row))}" data-rung="{e(row.rung)}" '
+            f'data-paper="{e(paper.key)}"')
 
 
 def copy(command: str) -> str:
@@ -43,10 +49,10 @@ def claim(row: Row, paper: Paper, anchor: str) -> str:
     """The line of a claim, and the drawer that it opens."""
     shown = row.shown
     rule = rule_text(shown["protocol"].get("rule"))
-    sides = (("paper", paper_text(shown["paper"])), ("ours", ours_text(row.record)), ("rule", rule))
+    sides = (("paper", paper_text(shown["paper"])), ("ours", ours_with_unit(row.record)), ("rule", rule))
     numbers = "<br>".join(f"{name} {e(text)}" for name, text in sides if text != "-")
     return f"""<details class="claim" {data(row, paper)}><summary>
-<span class="what"><b>{e(row.short)}</b> {e(shown["statement"])} <small>{e(row.rung)}</small></span>
+<span class="what"><b>{e(row.short)}</b> {e(shown["statement"])} <small>{e(kind(row))}, {e(row.rung)}</small></span>
 <span class="plot">{forest(row)}</span>
 <span class="numbers">{numbers}</span>
 {chip(state(row), *look(row))}</summary>
@@ -74,6 +80,7 @@ def _about_claim(row: Row) -> dict[str, str | None]:
     shown, measured = row.shown, (row.record or {}).get("measured", {})
     protocol, paper = shown["protocol"], shown["paper"]
     rule, found = protocol.get("rule") or {}, measured.get("baselines", {})
+    each = "each process" if measured.get("stderr_kind") == "across-processes" else "each seed"
     baselines = " · ".join(f"{name} {number(at)}" for name, at in found.items())
     named = ", ".join(protocol.get("baselines", ()))
     if named and not baselines:
@@ -84,18 +91,36 @@ def _about_claim(row: Row) -> dict[str, str | None]:
         "paper's baseline": number(paper.get("baseline")),
         "paper's set-up": paper.get("setup"),
         "source": paper["source"],
-        "kind": shown["kind"],
-        "required": "yes: contradicted, it fails a run with STRICT=1" if shown.get("required") else "",
+        "kind": shown.get("kind"),
+        "topic": shown.get("topic"),
+        "required": "yes: a miss, a dull measure or older code fails a run with STRICT=1" if shown.get("required") else "",
         "metric": protocol.get("metric"),
         "rule": rule_text(protocol.get("rule")),
         "falsified if": rule.get("falsified_if"),
-        "ours": ours_text(row.record),
-        "each seed": " · ".join(number(at) for at in measured.get("per_seed", ())),
+        "the rule was": "; ".join(f"until {was['until']}: {was['rule']} ({was['why']})" for was in protocol.get("was", ())),
+        "evidence": protocol.get("evidence"),
+        "ours": ours_with_unit(row.record),
+        "placebo": _control(protocol, measured, "placebo"),
+        "sensitivity": _control(protocol, measured, "sensitivity"),
+        "ceiling": _ceiling(measured.get("ceiling")),
+        each: " · ".join(number(at) for at in measured.get("per_seed", ())),
         "n, SE": sample_text(row.record),
         "baselines": baselines or ("none named" if row.record else ""),
         "seeds": ", ".join(map(str, protocol.get("seeds", ()))),
         "deviations": ", ".join(protocol.get("deviations", ())),
     }
+
+
+def _control(protocol: dict, measured: dict, name: str) -> str:
+    """The arm that must fail the rule, or be told apart, in words, with its number where it was measured."""
+    if not protocol.get(name):
+        return ""
+    found = value_text(measured.get(name))
+    return protocol[name] + (f": {found}" if found != "-" else "")
+
+
+def _ceiling(ceiling: dict | None) -> str:
+    return f"the arms at {', '.join(map(number, ceiling['values']))}; the best possible is {number(ceiling['best'])}" if ceiling else ""
 
 
 def _about_run(record: dict) -> dict[str, str | None]:
@@ -112,6 +137,7 @@ def _about_run(record: dict) -> dict[str, str | None]:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "models": _names(run.get("models")),
         "data": _names(run.get("datasets")),
+        "code": f"experiment {run['sources']['experiment']}, sources {run['sources']['sha256'][:12]}" if run.get("sources") else "",
         "timing": ", ".join(f"{name} {at}" for name, at in run.get("timing", {}).items()),
     }
 

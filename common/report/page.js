@@ -2,7 +2,7 @@
 'use strict';
 const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 const form = document.querySelector('.filters'), spoken = document.querySelector('.status');
-const claims = all('details.claim'), groups = ['paper', 'verdict', 'rung'];
+const claims = all('details.claim'), groups = ['paper', 'verdict', 'kind', 'rung'];
 const drawerOf = (claim) => claim.querySelector('.drawer');
 const tileOf = new Map(all('.tile').map((tile) => [decodeURIComponent(tile.hash.slice(1)), tile]));
 const searched = new Map(claims.map((claim) => {  // all that a claim says, less the record as JSON

@@ -1,10 +1,10 @@
 """The report as one HTML file: no network, no library, no font; a content policy forbids them.
 
-From the top: what was found (papers x claims, a tile each), then each paper with its forest plot (charts.py),
-its timings and its pictures, then how verdicts are made (words.py). A claim opens to its whole record
-(drawer.py). The page can be read without its script, which filters, searches, copies, follows links into
-drawers and back, and opens the drawers for a printer. Style and script are the files beside this one, allowed by their
-hashes: no other style or script runs, whatever a record says.
+From the top: the headline of every paper (first.py), then what was found (papers x claims, a tile each), then each
+paper with its headlines and its forest plot (charts.py), its timings and its pictures, then how verdicts are made
+(words.py). A claim opens to its whole record (drawer.py). The page can be read without its script, which filters,
+searches, copies, follows links into drawers and back, and opens the drawers for a printer. Style and script are the files
+beside this one, allowed by their hashes: no other style or script runs, whatever a record says.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from ..claims.rules import KINDS
 from .charts import legend, strip
-from .drawer import claim, copy, data, look, state
+from .drawer import claim, copy, data, kind, look, state
+from .first import first_lines, intervals_shown, shown
 from .rows import RUNGS, Paper, Row, anchors
 from .words import MEANING, chip, e, how
 
@@ -41,12 +43,13 @@ def page(papers: list[Paper]) -> str:
 <link rel="icon" href="data:,">
 <title>Ninefold: verdicts</title><style>{style}</style></head><body>
 {_header(here)}
-<main><section aria-labelledby="papers-and-claims"><h2 id="papers-and-claims">Papers and claims</h2>
+<main><section aria-labelledby="headlines"><h2 id="headlines">Headlines</h2>{_first(papers)}</section>
+<section aria-labelledby="papers-and-claims"><h2 id="papers-and-claims">Papers and claims</h2>
 {_filters(here)}<p><a class="skip" href="#{e(here[0].key) if here else "how-verdicts-are-made"}">skip the tiles</a></p>
 <table class="matrix"><tbody>
 {"".join(_matrix_row(paper) for paper in papers)}</tbody></table>
-<p class="key">A hatched tile (on paper: underlined) is of a smaller rung than the paper's: it may support, never match.
-</p></section>
+<p class="key">A hatched tile (on paper: underlined) is of kind small or ours: it may support or oppose, never match.
+Kinds are counted apart: what adds up is arithmetic, and no result obtained again.</p></section>
 {"".join(_paper(paper) for paper in here)}
 {how()}</main><p class="status" role="status"></p><script>{script}</script></body></html>
 """
@@ -57,13 +60,11 @@ def _sha256(text: str) -> str:
 
 
 def _header(here: list[Paper]) -> str:
-    total = sum((paper.counts() for paper in here), Counter())
-    said = "".join(f"<span>{chip(word)} {total[word]}</span>" for word in MEANING if total[word]) or "No claims yet."
-    links = [("papers-and-claims", "Papers and claims"), *((paper.key, paper.key) for paper in here)]
+    links = [("headlines", "Headlines"), ("papers-and-claims", "Papers and claims"), *((paper.key, paper.key) for paper in here)]
     links.append(("how-verdicts-are-made", "How verdicts are made"))
     nav = " · ".join(f'<a href="#{e(where)}">{e(name)}</a>' for where, name in links)
     return f"""<header><h1>Ninefold: a verdict for every claim</h1>
-<p>Nine papers on efficient language models, re-implemented and measured.</p><p class="totals">{said}</p>
+<p>Nine papers on efficient language models, re-implemented and measured.</p>
 <p class="key">{e(_provenance(here))}</p><nav aria-label="sections">{nav}</nav></header>"""
 
 
@@ -80,8 +81,38 @@ def _provenance(here: list[Paper]) -> str:
         f"{len(runs)} measured claims, each with its record below, made {'on' if len(days) == 1 else 'from'} "
         f"{' to '.join(days[:: max(1, len(days) - 1)])} at {len(commits)} commit{'' if len(commits) == 1 else 's'} on "
         f"{', '.join(sorted(map(str, machines - {None}))) or 'a machine not recorded'}, "
-        + (f"{dirty} of them from a tree with changes." if dirty else "every one from a clean tree.")
+        + (f"{dirty} of them from a tree with changes. " if dirty else "every one from a clean tree. ")
+        + f"{intervals_shown(here)} intervals of 95 % are shown; by chance, one in twenty misses what it is of."
     )
+
+
+def _first(papers: list[Paper]) -> str:
+    """What the root README opens with: a line a paper."""
+    rows = []
+    for line in first_lines(papers):
+        title = f'<a href="#{e(line.key)}">{e(line.title)}</a>' if line.here else e(line.title)
+        sides = "".join(f"<td>{_said(*side)}</td>" for side in (line.small, line.full))
+        begin = "<tr>" if line.here else '<tr class="planned">'
+        rows.append(f'{begin}<th scope="row">{title}</th><td>{e(line.headline)}</td>{sides}</tr>')
+    return _table(("paper", "its headline", "shown here, in the small", "at the paper's size"), rows)
+
+
+def _said(word: str, beside: str) -> str:
+    """A word and what stands beside it; a word of a small run is hatched, as everywhere."""
+    return " ".join([*([chip(word, " small" * (word in ("supports", "opposes")))] if word else []), e(beside)])
+
+
+def _headlines(paper: Paper) -> str:
+    """All headlines of one paper, with the claims that each rests on."""
+    rows = [f"<tr><td>{e(h.statement)}</td><td>{e(h.paper)}</td><td>{_said(h.word, h.rung)}</td>"
+            f"<td>{e(', '.join(f'{name} {word}' for name, word in h.words.items()))}</td><td>{e(shown(h))}</td><td>{e(h.needs)}</td></tr>"
+            for h in paper.headlines]
+    return _table(("headline", "the paper's figure", "word", "rests on", "shown here", "its own size needs"), rows) if rows else ""
+
+
+def _table(names: tuple[str, ...], rows: list[str]) -> str:
+    head = "".join(f'<th scope="col">{e(name)}</th>' for name in names)
+    return f'<table class="headlines"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 # ------------------------------------------------------------------------------------ the matrix
@@ -93,6 +124,7 @@ def _filters(papers: list[Paper]) -> str:
     groups = (
         ("paper", [paper.key for paper in papers], Counter(key for key, _ in rows)),
         ("verdict", list(MEANING), Counter(state(row) for _, row in rows)),
+        ("kind", list(KINDS), Counter(kind(row) for _, row in rows)),
         ("rung", list(RUNGS), Counter(row.rung for _, row in rows)),
     )
     boxes = []
@@ -124,8 +156,11 @@ def _matrix_row(paper: Paper) -> str:
 
 
 def _counts(paper: Paper) -> str:
-    counts = paper.counts()
-    return ", ".join([f"{len(paper.rows)} claims", *(f"{counts[word]} {word}" for word in MEANING if counts[word])])
+    """By kind, which are never added up."""
+    counted = paper.kinds()
+    kinds = [*(name for name in KINDS if name in counted), *sorted(set(counted) - set(KINDS))]
+    said = (f"{name}: {', '.join(f'{counted[name][word]} {word}' for word in MEANING if counted[name][word])}" for name in kinds)
+    return "; ".join(said) or "no claims"
 
 
 def _tile(row: Row, paper: Paper, anchor: str) -> str:
@@ -148,10 +183,11 @@ def _paper(paper: Paper) -> str:
     about += [_link(f"arxiv.org/abs/{arxiv}") if arxiv else "", _link(paper.about.get("code", ""))]
     problems = "".join(f'<p class="problem">⚠ {e(problem)}</p>' for problem in paper.problems)
     claims = "".join(claim(row, paper, anchor) for row, anchor in zip(paper.rows, anchors(paper.rows)))
-    key = f"""{legend("paper")} paper {legend("ours")} ours, 95 % interval <svg class="sign" viewBox="-9 -9 18 18"
+    key = f"""{legend("paper")} paper {legend("ours")} ours, 95 % interval {legend("control")} the arm that must
+not pass, or must be told apart <svg class="sign" viewBox="-9 -9 18 18"
 aria-hidden="true"><circle class="seed" r="3"/></svg> a seed; shaded: the rule holds. Below, on an axis of their own,
 {legend("baseline")} the values compared, {legend("paper-baseline")} the paper's own"""
-    parts = [f'<p class="key">{key}</p>{claims}']
+    parts = [_headlines(paper), f'<p class="key">{key}</p>{claims}']
     if paper.timings:
         about_limit = "● the median of ○ the rounds; | the least time that the arithmetic takes"
         strips = "".join(strip(case) for case in paper.timings)

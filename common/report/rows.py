@@ -18,7 +18,8 @@ from ..claims.headlines import Headline, headlines
 from ..claims.intervals import interval
 from ..claims.machine import ROOT
 from ..claims.records import Claims, claim_order, load_claims, read_record, record_files, stale
-from ..claims.verdict import number, unit_of, verdict
+from ..claims.rules import number, unit_of
+from ..claims.verdict import verdict
 from ..errors import RecordError
 from .chain import older_code
 from .timings import Case, timed_cases
@@ -276,9 +277,14 @@ def paper_text(paper: dict) -> str:
 
 
 def ours_text(record: dict | None) -> str:
-    if record is None or record["measured"]["value"] is None:
+    return value_text(record["measured"] if record else None)
+
+
+def value_text(measured: dict | None) -> str:
+    """A measurement, or a control of one, with its interval."""
+    if not measured or measured["value"] is None:
         return "-"
-    value, span = record["measured"]["value"], interval(record["measured"])
+    value, span = measured["value"], interval(measured)
     return f"{value:.4g} [{span[0]:.4g}, {span[1]:.4g}]" if span else number(value)
 
 

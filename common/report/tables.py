@@ -16,10 +16,11 @@ from pathlib import Path
 
 from ..claims.machine import BLOCK, ROOT
 from ..claims.records import Claims
-from ..claims.verdict import WORDS, number, rule_text
+from ..claims.rules import KINDS, WORDS, number, rule_text
 from ..errors import RecordError
 from ..files import write_atomic
-from .rows import COMING, Headline, Paper, Row, ours_text, ours_with_unit, paper_text, read_papers, rows_of, sample_text
+from .first import first_lines, shown
+from .rows import Paper, Row, ours_text, ours_with_unit, paper_text, read_papers, rows_of, sample_text
 
 # Flags that a run marks in its own table; that a row was measured in a changed tree is not one: it is what the run is.
 MARKED = {"stale": "claims.yaml says otherwise than this record", "older": "made by older code",
@@ -58,44 +59,48 @@ def headline_table(paper: Paper) -> str:
     lines = ["| headline | the paper's figure | word | rests on | shown here | its own size needs |", "|---" * 6 + "|"]
     for h in paper.headlines:
         cells = (_cell(h.statement), _cell(h.paper), f"**{h.word}**" + (f" ({h.rung})" if h.rung else ""),
-                 _cell(", ".join(f"{name} {word}" for name, word in h.words.items())), _shown(h), _cell(h.needs))
+                 _cell(", ".join(f"{name} {word}" for name, word in h.words.items())), _cell(shown(h) or "-"), _cell(h.needs))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _shown(h: Headline) -> str:
-    return _cell(f"{h.row}: {ours_with_unit(h.record)}" if h.record and h.record["measured"]["value"] is not None else "-")
-
-
 def root_table(papers: Iterable[Paper]) -> str:
-    """The root README's table: a line a paper, its first headline, what full size would need, and what is shown here."""
+    """The root README's table: a line a paper, its first headline, what is shown here, and what full size would need."""
     lines = ["| paper | its headline | shown here, in the small | at the paper's size |", "|---" * 4 + "|"]
-    for paper in papers:
-        if not paper.here or not paper.headlines:
-            lines.append(f"| {_cell(paper.title)} | {_cell(COMING.get(paper.key, '-'))} | planned | planned |")
-            continue
-        h = paper.headlines[0]
-        full = {"paper-scale": f"**{h.word}**"}.get(h.rung, f"not run: needs {_cell(h.needs)}")
-        small = "not run" if h.rung in ("", "paper-scale") else f"**{h.word}**: {_shown(h)}"
-        lines.append(f"| [{_cell(paper.title.partition(':')[0])}](papers/{paper.key}/README.md) | {_cell(h.short)} ({_cell(h.paper)}) | "
-                     f"{small} | {full} |")
+    for line in first_lines(papers):
+        title = f"[{_cell(line.title)}](papers/{line.key}/README.md)" if line.here else _cell(line.title)
+        sides = (": ".join([*([f"**{word}**"] if word else []), *([_cell(beside)] if beside else [])]) for word, beside in
+                 (line.small, line.full))
+        lines.append(f"| {title} | {_cell(line.headline)} | {' | '.join(sides)} |")
     return "\n".join(lines)
 
 
 def counts_table(papers: Iterable[Paper]) -> str:
     """Papers x kinds of claim: how often each word; kinds are never added up."""
-    kinds = ("measured", "small", "ours", "arithmetic")
-    lines = [f"| paper | {' | '.join(kinds)} | read in full | command |", "|---" * (len(kinds) + 3) + "|"]
+    lines = [f"| paper | {' | '.join(KINDS)} | read in full | command |", "|---" * (len(KINDS) + 3) + "|"]
     for paper in papers:
         if not paper.here:
             continue
         counted = paper.kinds()
         cells = [", ".join(f"{n} {word}" for word, n in sorted(counted.get(kind, {}).items(), key=lambda item: -item[1])) or "·"
-                 for kind in kinds]
-        second_hand = sum((row.shown["paper"] or {}).get("source") == "secondary" for row in paper.rows)
-        read = "yes" if not second_hand else f"no: {second_hand} values second-hand"
+                 for kind in KINDS]
+        second_hand = _second_hand(paper)
+        read = "-" if not paper.rows else "yes" if not second_hand else f"no: {second_hand} value{'' if second_hand == 1 else 's'} second-hand"
         lines.append(f"| {paper.key} | {' | '.join(cells)} | {read} | `make reproduce-{paper.key}` |")
     return "\n".join(lines)
+
+
+def _second_hand(paper: Paper) -> int:
+    return sum(row.shown["paper"].get("source") == "secondary" for row in paper.rows)
+
+
+def read_sentence(papers: Iterable[Paper]) -> str:
+    """For how many papers the text could be read; what the mark on a value means."""
+    here = [paper for paper in papers if paper.here]
+    whole = sum(bool(paper.rows) and not _second_hand(paper) for paper in here)
+    return (f"The text of {whole or 'none'} of these {len(here)} papers could be read in full. Where it could not, a value is from the "
+            "abstract, the authors' code, or somebody who quotes it; the last are marked *(secondary)* wherever they stand, and a "
+            "paper's README says who that is.")
 
 
 def _cell(text: str) -> str:
@@ -143,7 +148,8 @@ def update_block(path: Path, name: str, text: str) -> bool:
 def blocks(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[tuple[Path, str, str]]:
     """(file, block, text) for the root README, the tree in CONTRIBUTING.md, and the README of every paper that is there."""
     papers = read_papers(root) if papers is None else papers
-    made = [(root / "README.md", "papers", root_table(papers) + "\n"), (root / "README.md", "counts", counts_table(papers) + "\n")]
+    made = [(root / "README.md", "papers", root_table(papers) + "\n"),
+            (root / "README.md", "counts", f"{counts_table(papers)}\n\n{read_sentence(papers)}\n")]
     if (root / "CONTRIBUTING.md").is_file():
         made.append((root / "CONTRIBUTING.md", "common", tree(root / "common") + "\n"))
     for paper in papers:
@@ -181,7 +187,7 @@ def check(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[Path
                 different.append(path)
         except RecordError:
             different.append(path)
-    return different
+    return list(dict.fromkeys(different))
 
 
 # -------------------------------------------------------------------------- the end of a run
@@ -204,7 +210,7 @@ def terminal_table(claims: Claims, records: Sequence[dict]) -> str:
 
 
 def json_line(claims: Claims, records: Sequence[dict], *, rung: str, seconds: float, commit: str, dirty: bool = False) -> str:
-    """One line of JSON for programs: counts of the six words as the table shows them, what flags stand beside them, seconds,
+    """One line of JSON for programs: counts of the words as the table shows them, what flags stand beside them, seconds,
     commit, whether the tree had changes that the commit does not hold, rung."""
     rows = rows_of(claims, records)
     words, flags = Counter(row.word for row in rows), Counter(row.flag for row in rows)

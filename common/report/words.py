@@ -9,7 +9,8 @@ from __future__ import annotations
 from html import escape
 
 from ..claims.intervals import MIN_ITEMS, MIN_RUNS
-from ..claims.verdict import MAX_IQR, WORDS
+from ..claims.rules import WORDS
+from ..claims.verdict import MAX_IQR
 
 MEANING = {  # what a row may be: (sign, meaning)
     "matches": ("✓", "the paper's own quantity was obtained, and lies inside the rule"),

@@ -4,9 +4,8 @@ A paper says what it measures at a rung (`measure`, giving an `Outcome`); here c
 written to results/.scratch/, or with --publish to results/ (clean tree only). A record whose result is that of the
 committed one keeps the committed one, with the run that first gave it. At rung `smoke` the same path is walked with tiny
 sizes: every job, claim, table and picture of the default run, in half a minute, and nothing is recorded. Exit status: 0 when
-the rung was run and recorded, whatever the verdicts; 1 with STRICT=1 and a required claim that is contradicted or opposed, whose measure
-does not discriminate, or whose record is of older code; 2 for what the user
-can mend.
+the rung was run and recorded, whatever the verdicts; 1 with STRICT=1 and a required claim that is contradicted or opposed,
+whose measure does not discriminate, or whose record is of older code; 2 for what the user can mend.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..claims.intervals import point  # noqa: F401  (papers ask for it here)
 from ..claims.machine import changed_files, git_state
 from ..claims.records import (
     Claims,
@@ -44,6 +44,7 @@ from ..files import advice, sweep, write_atomic, write_json
 from ..progress import replace_unprintable
 from ..report import tables as report
 from ..report.chain import digest_of, older_code
+from ..seeds import refuse_nonsense
 
 Log = Callable[[str], None]
 
@@ -70,11 +71,6 @@ class Outcome:
     sources: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, str]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
-
-
-def point(value: float, **details) -> dict:
-    """The `measured` of a single figure, e.g. a computed one."""
-    return {"value": value, "n_runs": 1} | details
 
 
 def run(here: Path, rung: str, measure: Callable[[str, Log], Outcome], publish: bool, log: Log,
@@ -280,8 +276,9 @@ def main(here: Path, measure: Callable[[str, Log], Outcome], argv: list[str] | N
     parser.add_argument("--publish", action="store_true", help="write records and pictures to results/ (clean tree only)")
     options = parser.parse_args(argv)
     replace_unprintable()
-    command = make_command(here.name, options.rung) + (f" ONLY={only}" if only else "")
     try:
+        refuse_nonsense()
+        command = make_command(here.name, options.rung, only, os.environ.get("SEEDS"))
         return run(here, options.rung, measure, options.publish, lambda text: print(text, flush=True), command)
     except OSError as error:
         where = Path(error.filename or here)

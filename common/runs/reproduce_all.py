@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..claims.rungs import make_command, rung_of
+from ..errors import UserError
+from ..seeds import refuse_nonsense
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE_SECONDS = 40.0  # what a paper may take at that rung, on two cores
@@ -36,7 +39,7 @@ def recorded_seconds(root: Path, paper: str, rung: str) -> float | None:
     for path in (root / "papers" / paper / "results").glob("C*.json"):
         try:
             run = json.loads(path.read_text(encoding="utf-8"))["run"]
-            if run["command"] == make_command(paper, rung):
+            if re.sub(r" SEEDS=\d+$", "", run["command"]) == make_command(paper, rung):  # with more seeds at most so long
                 found.append(float(run["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the paper's own run refuses a record like that, and says why
@@ -101,7 +104,8 @@ def meaning(status: int) -> str:
     if status < 0:
         return f"ended by signal {-status}"
     if status == 1 and os.environ.get("STRICT") == "1":
-        return "exit status 1: a required claim is contradicted, or it broke off"
+        return ("exit status 1: a required claim is contradicted or opposed, its measure does not discriminate, its record is of older "
+                "code, or it broke off")
     return f"exit status {status}: its own message stands above"
 
 
@@ -111,6 +115,11 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if only := os.environ.get("ONLY"):
         print(f"reproduce: ONLY={only} names experiments of one paper: make reproduce-<paper> ONLY=...", file=sys.stderr)
+        return 2
+    try:
+        refuse_nonsense()
+    except UserError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
         return 2
     return reproduce_all(rung=options.rung, log=lambda text: print(text, flush=True))
 

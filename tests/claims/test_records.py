@@ -15,20 +15,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common import files
-from common.claims import machine, records
-from common.claims.records import load_claims, make_record, summarize, verdict
+from common.claims import machine, records, shapes
+from common.claims.intervals import paired, share, summarize
+from common.claims.records import load_claims, make_record
+from common.claims.verdict import verdict
 from common.errors import FileError, RecordError
-from tests.sample_records import RUN, claim, claims_yaml, one, record
+from tests.sample_records import RUN, claim, claims_yaml, headline, held, one, record
 
 # ------------------------------------------------------------------------------------ claims.yaml
 
 
 def test_claims_load_with_the_hash_of_the_file(tmp_path):
-    path = claims_yaml(tmp_path, claim(), claim("direction", "cpu-small"), claim(id="demo/C2"))
+    path = claims_yaml(tmp_path, claim(), claim("above", "cpu-small"), claim(id="demo/C2"))
     claims = load_claims(path)
     digest = subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0]
     assert claims.sha256 == digest and len(claims) == 3 and claims.paper["key"] == "demo"
-    assert claims.find("C1", "cpu-small")["protocol"]["rule"]["type"] == "direction"
+    assert claims.find("C1", "cpu-small")["protocol"]["rule"] == {"above": 0.1}
     assert claims.find("demo/C2")["id"] == "demo/C2" and claims.find("C9") is None
 
 
@@ -48,6 +50,9 @@ def broken(**changes):
     [
         (dict(statement=None), "statement"),
         (dict(kind="speed"), "$.claims[0].kind"),
+        (dict(kind="arithmetic"), "$.claims[0].kind"),  # which needs no run
+        (dict(kind=None), "kind"),
+        (dict(topic="mood"), "$.claims[0].topic"),
         (dict(rung="cpu"), "$.claims[0].rung"),
         (dict(id="C1"), "$.claims[0].id"),
         (dict(id="other/C1"), "$.claims[0].id"),
@@ -59,13 +64,23 @@ def broken(**changes):
         (dict(paper__unit=None), "unit"),
         (dict(paper__n_items=0), "$.claims[0].paper.n_items"),
         (dict(protocol__rule=None), "$.claims[0].protocol.rule"),
-        (dict(protocol__rule={"type": "vibes"}), "$.claims[0].protocol.rule.type"),
-        (dict(protocol__rule={"type": "relative"}), "$.claims[0].protocol.rule.tolerance"),
-        (dict(protocol__rule={"type": "direction"}), "$.claims[0].protocol.rule.threshold"),
-        (dict(protocol__rule={"type": "z"}), "$.claims[0].paper.stderr"),
-        (dict(protocol__rule={"type": "z", "alpha": 2}), "$.claims[0].protocol.rule.alpha"),
-        (dict(protocol__rule={"type": "exact", "tolerance": 1}), "protocol.rule.tolerance"),
-        (dict(rung="cpu-small"), "$.claims[0].protocol.rule.type"),
+        (dict(protocol__rule={"vibes": 1}), "$.claims[0].protocol.rule"),
+        (dict(protocol__rule={"type": "relative", "tolerance": 0.1}), "$.claims[0].protocol.rule"),
+        (dict(protocol__rule={}), "this one has none"),
+        (dict(protocol__rule={"above": 1, "below": 2}), "this one has above, below"),
+        (dict(protocol__rule={"relative": "5 %"}), "$.claims[0].protocol.rule.relative"),
+        (dict(protocol__rule={"relative": -0.1}), "$.claims[0].protocol.rule"),
+        (dict(protocol__rule={"z": 0.05}), "$.claims[0].paper.stderr"),
+        (dict(protocol__rule={"z": 2}), "$.claims[0].protocol.rule.z"),
+        (dict(protocol__rule={"equals": False}), "protocol.rule.equals"),
+        (dict(protocol__evidence="feelings"), "$.claims[0].protocol.evidence"),
+        (dict(protocol__was=[{"rule": "above 1", "until": "yesterday"}]), "$.claims[0].protocol.was[0]"),
+        (dict(rung="cpu-small"), "$.claims[0].kind"),
+        (dict(rung="cpu-small", kind="small"), "$.claims[0].protocol.rule"),
+        (dict(rung="cpu-small", kind="small", protocol__rule={"above": 1}), "$.claims[0].protocol.evidence"),
+        (dict(rung="cpu-small", kind="small", protocol__rule={"above": 1}, protocol__evidence="items"), "$.claims[0].protocol.placebo"),
+        (dict(rung="cpu-small", kind="small", protocol__rule={"within": 1}, protocol__evidence="items"),
+         "$.claims[0].protocol.sensitivity"),
         (dict(colour="red"), "colour"),
     ],
 )
@@ -100,9 +115,9 @@ def test_a_wrong_file_is_named(tmp_path, text, said):
 
 
 def test_a_small_tolerance_is_a_number(tmp_path):
-    path = claims_yaml(tmp_path, claim("equivalence", "cpu-small"))
-    path.write_text(path.read_text().replace("tolerance: 0.05", "tolerance: 1e-5"))
-    assert load_claims(path).claims[0]["protocol"]["rule"]["tolerance"] == 1e-5
+    path = claims_yaml(tmp_path, claim("within", "cpu-small"))
+    path.write_text(path.read_text().replace("within: 0.05", "within: 1e-5"))
+    assert load_claims(path).claims[0]["protocol"]["rule"] == {"within": 1e-5}
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -150,9 +165,10 @@ def test_fuzzed_claims_are_valid_or_name_file_and_field(tmp_path, data):
     good = {
         "paper": {"key": "demo", "title": "t"},
         "claims": [
-            claim("direction", "cpu-small", paper_more={"stderr": 1.0}),
+            claim("above", "cpu-small", paper_more={"stderr": 1.0}),
             claim(id="demo/C2"),
         ],
+        "headlines": [headline("C1", "C2", shows="C2")],
     }
     path = tmp_path / "claims.yaml"
     bad = put(good, data.draw(st.sampled_from(list(places(good)))), data.draw(json_values))
@@ -218,7 +234,13 @@ def test_a_changed_claims_file_makes_records_stale(tmp_path):
     made = make_record(claims.find("C1"), claims.sha256, one(101.0), RUN, seeds=[0])
     assert not records.stale(made, claims)
     path.write_text(path.read_text() + "\n# one more thought\n")
-    assert records.stale(made, load_claims(path))
+    assert not records.stale(made, load_claims(path))  # what is said of the claim counts, not the file
+    for change, named in (({"statement": "It works twice."}, "statement"), ({"kind": "ours", "rung": "paper-scale"}, "kind"),
+                          ({"required": True}, "required"), ({"paper": made["paper"] | {"value": 99.0}}, "paper"),
+                          ({"protocol": claim()["protocol"] | {"rule": {"relative": 0.5}}}, "rule"),
+                          ({"protocol": claim()["protocol"] | {"evidence": "exact"}}, "evidence")):
+        again = records.Claims(claims.paper, [claim() | change], "0")
+        assert records.stale(made, again) == named
 
 
 @pytest.mark.parametrize(
@@ -234,13 +256,17 @@ def test_a_changed_claims_file_makes_records_stale(tmp_path):
         (("measured", "n_runs"), -1, "$.measured.n_runs"),
         (("verdict", "word"), "supports", "$.verdict.word"),
         (("verdict", "word"), "not-run", "$.verdict.word"),
-        (("claim", "rung"), "cpu-small", "$.protocol.rule.type"),
+        (("claim", "rung"), "cpu-small", "$.kind"),
+        (("claim", "kind"), "small", "$.kind"),
+        (("protocol", "rule"), {"above": 1.0}, "$.verdict.word"),
+        (("protocol", "rule"), {"relative": 0.001}, "$.verdict.word"),
+        (("protocol", "rule"), {"relative": 0.05, "above": 1}, "this one has above, relative"),
         (("claim", "paper_key"), "other", "$.claim.paper_key"),
         (("run", "started_at"), "yesterday", "$.run.started_at"),
         (("run", "command"), "/home/me/run.sh", "$.run.command"),
         (("run", "models"), [{"name": "~/llama"}], "$.run.models[0].name"),
         (("run", "seconds"), -1, "$.run.seconds"),
-        (("schema",), "claim-record/2", "$.schema"),
+        (("schema",), "claim-record/1", "$.schema"),
         (("extra",), 1, "extra"),
     ],
 )
@@ -282,16 +308,110 @@ def test_commands_stay_relative(command, private):
 def test_records_are_written_where_jsonschema_is_not_installed(monkeypatch):
     """The GPU image has torch, transformers, lightning and peft, and that must do."""
     monkeypatch.setitem(sys.modules, "jsonschema", None)
-    records._validator.cache_clear()
+    shapes._validator.cache_clear()
     with pytest.warns(UserWarning, match="jsonschema is not installed"):
         assert record()["verdict"]["word"] == "matches"
-    records._validator.cache_clear()
+    shapes._validator.cache_clear()
 
 
 def test_strict_exit_status():
     missed = record({**claim(), "required": True}, one(50.0))
     assert records.exit_status([missed]) == 0 and records.exit_status([missed], strict=True) == 1
     assert records.exit_status([record(measured=one(50.0))], strict=True) == 0
+    small = {**claim("above", "cpu-small"), "required": True}
+    for measured, status in ((held([0.3, 0.31, 0.32]), 0), (held([-3.0, -3.1, -3.2]), 1), (held([0.3, 0.0, -0.3]), 0),
+                             (held([0.3, 0.31, 0.32], placebo=one(5.0)), 1)):
+        assert records.exit_status([record(small, measured)], strict=True) == status
+    dull = {**claim("within", "cpu-small"), "required": True}
+    assert records.exit_status([record(dull, held([0.0, 0.001, 0.002], sensitivity=one(0.0)))], strict=True) == 1
+    good = record(small, held([0.3, 0.31, 0.32]))
+    assert records.exit_status([good], strict=True, older=["demo/C1"]) == 1 and records.exit_status([good], older=["demo/C1"]) == 0
+
+
+# -------------------------------------------------------------------------------------- forgeries
+
+SEEDS, ITEMS = summarize([99.0, 100.0, 101.0]), paired([1.0 + 0.1 * (i % 4) for i in range(40)], [0.0] * 40)
+CLUSTERED = paired([1.0 + 0.1 * (i % 4) for i in range(80)], [0.0] * 80, [i // 2 for i in range(80)])
+
+
+@pytest.mark.parametrize(("measured", "change", "said"), [
+    (SEEDS, {"value": 100.5}, "$.measured.value: is 100.5, but the mean of per_seed is 100.0"),
+    (SEEDS, {"value": 105.0}, "$.measured.value: 105.0 lies outside its own interval"),
+    (SEEDS, {"n_runs": 30}, "$.measured.n_runs: is 30, but per_seed has 3 values"),
+    (SEEDS, {"per_seed": None}, "$.measured.per_seed: is missing, and the standard error is said to be over 3 runs"),
+    (SEEDS, {"ci95": [99.9, 100.1]}, "$.measured.ci95: is [99.9, 100.1], which does not follow"),
+    (SEEDS, {"ci95": [100.0, 100.0]}, "$.measured.ci95"),
+    (SEEDS, {"ci95": None}, "$.measured.ci95: is None, which does not follow"),
+    (SEEDS, {"stderr": 0.01}, "$.measured.stderr: is 0.01, which does not follow"),
+    (SEEDS, {"stderr_kind": None}, "no standard error says what it is over"),
+    (SEEDS, {"per_seed": [100.0, 100.0, 100.0]}, "$.measured.stderr"),
+    (ITEMS, {"ci95": [1.1, 1.2]}, "$.measured.ci95"),
+    (ITEMS, {"n_items": 4000}, "$.measured.ci95"),
+    (CLUSTERED, {"n_clusters": 80}, "$.measured.ci95"),
+    (share(60, 100), {"ci95": [0.59, 0.61]}, "$.measured.ci95"),
+    (share(60, 100, 100), {"n_items": 1000}, "$.measured.stderr"),
+    (one(100.0), {"ci95": [99.0, 101.0]}, "no standard error says what it is over"),
+    (one(100.0), {"value": None, "ci95": [99.0, 101.0]}, "$.measured.value: is missing"),
+])  # fmt: skip
+def test_numbers_that_do_not_follow_from_each_other_are_refused(measured, change, said):
+    made = record({**claim("absolute"), "paper": claim()["paper"] | {"value": measured["value"]}}, measured)
+    records.validate_record(made)
+    forged = {name: value for name, value in {**made["measured"], **change}.items() if name not in change or value is not None}
+    if "value" in change and change["value"] is None:
+        forged["value"] = None
+    with pytest.raises(RecordError) as caught:
+        records.validate_record({**made, "measured": forged})
+    assert said in str(caught.value)
+
+
+def test_controls_are_held_to_the_same(tmp_path):
+    made = record(claim("above", "cpu-small"), held([0.3, 0.31, 0.32]))
+    assert made["verdict"]["word"] == "supports"
+    for place, value, said in ((("value",), 0.05, "$.measured.placebo.value"), (("n_runs",), 4, "$.measured.placebo.n_runs"),
+                               (("ci95",), [-9.0, 9.0], "$.measured.placebo.ci95")):
+        with pytest.raises(RecordError) as caught:
+            records.validate_record(put(made, ("measured", "placebo", *place), value))
+        assert said in str(caught.value)
+    passing = put(made, ("measured", "placebo"), summarize([0.5, 0.51, 0.52]))
+    with pytest.raises(RecordError, match="is supports, but the numbers say inconclusive"):
+        records.validate_record(passing)
+    del passing["measured"]["placebo"]
+    with pytest.raises(RecordError, match="measured.placebo is missing"):
+        records.validate_record(passing)
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ('"value": 101.0', '"value": 90.0, "value": 101.0', "key 'value' appears twice"),
+    ('"commit": ', '"commit": "another", "commit": ', "key 'commit' appears twice"),
+    ("It works.", "It \u202eskrow\u202c.", "$.claim.statement: holds the control character U+202E"),
+    ("It works.", "It works\u200f.", "U+200F"),
+])  # fmt: skip
+def test_text_that_a_reader_would_see_otherwise_is_refused(tmp_path, old, new, said):
+    path = records.write_record(record(), tmp_path)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != text
+    with pytest.raises(RecordError) as caught:
+        records.read_record(path)
+    assert str(path) in str(caught.value) and said in str(caught.value)
+
+
+def test_bidirectional_characters_have_no_place_in_claims_either(tmp_path):
+    path = claims_yaml(tmp_path, {**claim(), "statement": "It \u2066works"})
+    with pytest.raises(RecordError, match=r"\$.claims\[0\].statement: holds the control character U\+2066"):
+        load_claims(path)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    (dict(rows=["C9"]), "demo/H1 names C9, which is no claim here"), (dict(rows=[]), "$.headlines[0].rows"),
+    (dict(shows="C9"), "names C9"), (dict(id="other/H1"), "$.headlines[0].id"), (dict(id="demo/C1"), "$.headlines[0].id"),
+    (dict(needs=""), "$.headlines[0].needs"),
+])  # fmt: skip
+def test_a_wrong_headline_is_named(tmp_path, changes, said):
+    assert len(load_claims(claims_yaml(tmp_path, claim(), headlines=[headline("C1")])).headlines) == 1
+    with pytest.raises(RecordError) as caught:
+        load_claims(claims_yaml(tmp_path, claim(), headlines=[headline("C1") | changes]))
+    assert said in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------ files
@@ -427,7 +547,7 @@ def test_a_run_names_what_changed(tmp_path, monkeypatch, capsys, count, named):
 
     here = tmp_path / "papers" / "demo"
     here.mkdir(parents=True)
-    claims_yaml(here, claim("exact", "analytic", paper=3.0) | {"id": "demo/C1"})
+    claims_yaml(here, claim("equals", "analytic", paper=3.0) | {"id": "demo/C1"})
     (here / "eval.py").touch()
     outcome = reproduce.Outcome({"C1": reproduce.point(3.0)})
     states = iter([("a" * 40, False), ("a" * 40, True)])

@@ -16,35 +16,41 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.claims import records
-from common.claims.records import load_claims, make_record, summarize, write_record
-from common.claims.verdict import READS, WORDS, rule_text
+from common.claims.intervals import summarize
+from common.claims.records import load_claims, make_record, write_record
+from common.claims.rules import COMPARING, EFFECT, KINDS, WORDS, rule_text
 from common.errors import RecordError
 from common.report import __main__ as command
 from common.report import tables as report
 from common.report.charts import forest, strip
 from common.report.page import page
-from common.report.rows import PLANNED, RUNGS, anchors, read_paper, read_papers, rows_of
+from common.report.rows import COMING, PLANNED, RUNGS, anchors, read_paper, read_papers, rows_of
 from common.report.timings import timed_cases
 from common.report.words import MEANING, RULES, SIZES
-from tests.sample_records import RUN, claim, one, write
+from tests.sample_records import RUN, claim, headline, held, one, write
 
 EVIL = "<script>alert('x')</script> | \"><img src=x onerror=alert(1)> & `*_\\"
-UP = summarize([0.3, 0.31, 0.32])
+UP = held([0.3, 0.31, 0.32])
+LAST = [*WORDS, "not-run"]
 
 
 @pytest.fixture
 def root(tmp_path):
-    """One paper with every word once, and one claim that nobody ran."""
-    small = {"kind": "finding", "paper": None}
+    """One paper with every word once, in their order, and one claim that nobody ran."""
+    small = {"paper": None}
     return write(
         tmp_path,
-        (claim("exact", "analytic", paper=524416), one(524416)),
-        (claim("direction", "cpu-small", **small), {**UP, "baselines": {"random": 0.0}}),
+        (claim("equals", paper=524416), one(524416)),
+        (claim("above", "cpu-small", **small), {**UP, "baselines": {"random": 0.0}}),
+        (claim("equals", "analytic", paper=524416), one(524416)),
         (claim(), one(50.0)),
-        (claim("direction", "cpu-small", **small), summarize([-1.0, 0.5, 1.0])),
+        (claim("above", "cpu-small", **small), held([-3.0, -3.1, -3.2])),
+        (claim("equals", "analytic", paper=524416), one(524417)),
+        (claim("above", "cpu-small", **small), held([-1.0, 0.5, 1.0])),
         (claim(blocked_by=["weights"]), None),
         (claim(status="not-checkable", paper=None), None),
-        (claim("direction", "gpu-random-weights", **small), None),
+        (claim("above", "gpu-random-weights", **small), None),
+        headlines=[headline("C2", "C8"), headline("C1", number=2)],
     )  # fmt: skip
 
 
@@ -79,35 +85,83 @@ class Parsed(HTMLParser):
 
 def test_the_table_has_a_row_per_claim_with_its_word(root):
     table = report.markdown_table(one_paper(root).rows).splitlines()
-    assert table[0] == "| claim | paper | ours | rule | rung | verdict | n, SE | command |"
-    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table[2:]]
-    assert all(len(row) == 8 for row in cells)
-    assert [row[5].strip(" *") for row in cells] == [*WORDS, "not-run"]
-    assert cells[0][1].strip() == "524,416 points" and cells[0][2].strip() == "524,416"
-    assert cells[1][2].strip() == "0.31 [0.2852, 0.3348]"  # SE .01/sqrt 3, t 4.3027
-    assert cells[1][6].strip() == "3 runs, SE 0.00577" and cells[1][3].strip() == "effect &gt; 0.1"
-    assert cells[4][7].strip() == "`make reproduce-demo RUNG=paper`"
-    assert cells[6][7].strip() == "`make reproduce-demo RUNG=gpu`"
+    assert table[0] == "| claim | kind | paper | ours | rule | controls | rung | verdict | n, SE | command |"
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table[2:]]
+    assert all(len(row) == 10 for row in cells)
+    assert [row[7].strip("*") for row in cells] == LAST
+    assert cells[0][2] == "524,416 points" and cells[0][3] == "524,416 points" and cells[0][1] == "measured"
+    assert cells[1][3] == "0.31 [0.2852, 0.3348] points"  # SE .01/sqrt 3, t 4.3027
+    assert cells[1][8] == "3 trainings, SE 0.00577" and cells[1][4] == "above 0.1" and cells[1][5] == "placebo: the no-op"
+    assert cells[7][9] == "`make reproduce-demo RUNG=paper`"
+    assert cells[9][9] == "`make reproduce-demo RUNG=gpu`"
 
 
-def test_the_root_table_counts_the_words(root):
-    table = report.root_table(read_papers(root)).splitlines()
-    assert table[0] == f"| paper | {' | '.join(WORDS)} | command |"
-    row = next(line for line in table if "A demo" in line)
-    assert row.split(" | ")[1:7] == ["1", "1", "1", "1", "2", "1"]
-    assert sum("planned" in line for line in table) == len(PLANNED) == 9
-    assert "stale" not in table[0]
+def test_a_changed_rule_is_shown_with_the_one_before(tmp_path):
+    was = [{"rule": "above 0.005", "until": "2026-11-28", "why": "one item is 0.01"}]
+    root = write(tmp_path, (claim("above", "cpu-small", paper=None, protocol={"was": was}, required=True), UP))
+    rows = one_paper(root).rows
+    assert "| above 0.1; until 2026-11-28: above 0.005 |" in report.markdown_table(rows)
+    assert "| small (required) |" in report.markdown_table(rows)
+    assert "until 2026-11-28: above 0.005 (one item is 0.01)" in Parsed(page([one_paper(root)])).text
+
+
+def test_the_root_table_has_a_line_a_paper_with_its_first_headline(root):
+    papers = read_papers(root)
+    table = report.root_table(papers).splitlines()
+    assert table[0] == "| paper | its headline | shown here, in the small | at the paper's size |" and len(table) == 2 + 9 + 1
+    (line,) = [line for line in table if "A demo" in line]
+    assert line == ("| [A demo](papers/demo/README.md) | it works (2 points) | **supports**: C2: 0.31 [0.2852, 0.3348] points | "
+                    "not run: needs four GPUs |")
+    assert sum("| planned | planned |" in line for line in table) == len(PLANNED) == 9
+    assert all(COMING[key] in line for key, line in zip(PLANNED, table[2:]) if key in COMING)
+
+
+def test_kinds_are_counted_apart(root):
+    table = report.counts_table(read_papers(root)).splitlines()
+    assert table[0] == "| paper | measured | small | ours | arithmetic | read in full | command |" and len(table) == 3
+    cells = [cell.strip() for cell in table[2].split("|")[1:-1]]
+    assert cells[1] == "1 matches, 1 contradicts, 1 not-run, 1 not-checkable" and cells[3] == "·"
+    assert cells[2] == "1 supports, 1 opposes, 1 inconclusive, 1 not-run" and cells[4] == "1 adds-up, 1 does-not-add-up"
+    assert cells[5] == "yes" and cells[6] == "`make reproduce-demo`"
+
+
+def test_a_paper_whose_text_could_not_be_read_says_so(tmp_path):
+    second_hand = claim(blocked_by=["gpu"], paper_more={"source": "secondary"})
+    root = write(tmp_path, (second_hand, None), (claim(blocked_by=["gpu"]), None))
+    assert "none of these 1 papers could be read in full" in report.read_sentence(read_papers(root))
+    assert "| no: 1 value second-hand |" in report.counts_table(read_papers(root))
+    assert "100 points (secondary)" in report.markdown_table(one_paper(root).rows)
+
+
+def test_headlines_of_a_paper_stand_with_what_they_rest_on(root):
+    lines = report.headline_table(one_paper(root)).splitlines()
+    assert lines[2] == ("| It works, they say. | 2 points | **supports** (cpu-small) | C2 supports, C8 not-run | "
+                        "C2: 0.31 [0.2852, 0.3348] points | four GPUs |")
+    assert "**matches** (paper-scale) | C1 matches | C1: 524,416 points" in lines[3]
 
 
 def test_stale_records_count_as_nothing(root):
     path = root / "papers/demo/claims.yaml"
-    path.write_text(path.read_text() + "# changed my mind\n")
+    path.write_text(path.read_text().replace("statement: It works.", "statement: It works twice."))
     paper = one_paper(root)
-    assert [row.flag for row in paper.rows].count("stale") == 4
-    assert paper.counts()["matches"] == 0 and paper.counts()["stale"] == 4
+    assert [row.flag for row in paper.rows].count("stale") == 7
+    assert paper.counts()["matches"] == 0 and paper.counts()["stale"] == 7 and paper.kinds()["arithmetic"] == {"stale": 2}
     assert "**matches** (stale)" in report.markdown_table(paper.rows)
-    table = report.root_table([paper]).splitlines()
-    assert "stale or invalid" in table[0] and "| 4 | `make" in table[2]
+    assert paper.headlines[0].word == "not-run" and "not run" in report.root_table([paper])
+    assert "2 stale" in report.counts_table([paper]) and paper.rows[0].problem.startswith("claims.yaml has another statement")
+
+
+def test_older_records_count_as_nothing(root):
+    folder = root / "papers/demo"
+    path = folder / "results/C2.cpu-small.json"
+    made = json.loads(path.read_text())
+    made["run"]["sources"] = {"experiment": "small", "sha256": "0" * 64}
+    path.write_text(json.dumps(made))
+    paper = one_paper(root)
+    assert paper.rows[1].flag == "older" and paper.counts()["supports"] == 0 and paper.headlines[0].word == "not-run"
+    assert "**supports** (older)" in report.markdown_table(paper.rows)
+    tile = Parsed(page([paper])).all("a", "tile")[1]
+    assert tile["data-verdict"] == "older" and "v-supports" not in tile["class"]
 
 
 def test_records_of_a_tree_with_changes_are_marked_and_count_as_nothing(root):
@@ -115,22 +169,22 @@ def test_records_of_a_tree_with_changes_are_marked_and_count_as_nothing(root):
     claims = load_claims(folder / "claims.yaml")
     made = make_record(claims.find("C1"), claims.sha256, one(524417), {**RUN, "dirty": True}, seeds=[0])
     write_record(made, folder / "results/.scratch")
-    assert report.check(root) == report.check(root, read_papers(root)) and len(one_paper(root).rows) == 7
+    assert report.check(root) == report.check(root, read_papers(root)) and len(one_paper(root).rows) == 10
     paper = next(p for p in read_papers(root, scratch=True) if p.key == "demo")
     assert [(r.id, r.flag, r.word) for r in paper.rows[:2]] == [
         ("demo/C1", "", "matches"),
         ("demo/C1", "scratch", "contradicts"),
     ]
-    assert anchors(paper.rows)[:3] == ["demo/C1", "demo/C1/analytic", "demo/C2"]
+    assert anchors(paper.rows)[:3] == ["demo/C1", "demo/C1/paper-scale", "demo/C2"]
     assert paper.counts()["contradicts"] == 1 and paper.counts()["scratch"] == 1
     tile = Parsed(page([paper])).all("a", "tile")[1]
     assert tile["data-verdict"] == "scratch" and "v-contradicts" not in tile["class"]
-    (folder / "results/.scratch/C1.analytic.json").replace(folder / "results/C1.analytic.json")
+    (folder / "results/.scratch/C1.paper-scale.json").replace(folder / "results/C1.paper-scale.json")
     assert one_paper(root).rows[0].flag == "scratch"  # in results/ by hand: still not believed
 
 
 def test_a_record_at_another_rung_has_its_own_row(tmp_path):
-    root = write(tmp_path, (claim("direction", "cpu-small", paper=None), UP))
+    root = write(tmp_path, (claim("above", "cpu-small", paper=None), UP))
     folder = root / "papers/demo"
     claims = load_claims(folder / "claims.yaml")
     larger = {**claims.find("C1"), "rung": "gpu-random-weights"}
@@ -151,13 +205,13 @@ def test_a_record_of_no_claim_is_shown_and_not_believed(root):
 
 
 def test_what_is_broken_is_shown_and_stops_nothing(root):
-    broken = root / "papers/demo/results/C1.analytic.json"
+    broken = root / "papers/demo/results/C1.paper-scale.json"
     broken.write_text(broken.read_text().replace('"n_runs": 1', '"n_runs": "one"'))
     paper = one_paper(root)
     assert paper.rows[0].flag == "invalid" and "$.measured.n_runs" in paper.rows[0].problem
     assert paper.problems and str(root) not in paper.problems[0]
     text = Parsed(page([paper])).text
-    assert "papers/demo/results/C1.analytic.json" in text and "$.measured.n_runs" in text
+    assert "papers/demo/results/C1.paper-scale.json" in text and "$.measured.n_runs" in text
     (root / "papers/demo/claims.yaml").write_text("claims: [")
     paper = one_paper(root)
     assert {row.flag for row in paper.rows} == {"unlisted", "invalid"}
@@ -168,7 +222,8 @@ def test_what_is_broken_is_shown_and_stops_nothing(root):
 
 
 def test_blocks_round_trip_and_leave_the_rest(root):
-    assert report.check(root) == [root / "README.md", root / "papers/demo/README.md"]
+    readmes = [root / "README.md", root / "papers/demo/README.md", root / "papers/demo/results/README.md"]
+    assert report.check(root) == readmes
     assert command.main(["--readme"], root) == 0
     assert report.check(root) == []
     text = (root / "README.md").read_text()
@@ -176,16 +231,16 @@ def test_blocks_round_trip_and_leave_the_rest(root):
     before = {p: p.read_bytes() for p in root.rglob("README.md")}
     assert command.main(["--readme"], root) == 0
     assert before == {p: p.read_bytes() for p in root.rglob("README.md")}
-    (root / "README.md").write_text(text.replace("| 1 |", "| 2 |", 1))
+    (root / "README.md").write_text(text.replace("1 adds-up", "2 adds-up", 1))
     assert report.check(root) == [root / "README.md"]
 
 
 def test_check_sees_a_changed_record(root, capsys):
     command.main(["--readme"], root)
     assert command.main(["--check"], root) == 0
-    (root / "papers/demo/results/C1.analytic.json").unlink()
+    (root / "papers/demo/results/C1.paper-scale.json").unlink()
     assert command.main(["--check"], root) == 1
-    assert "papers/demo/README.md: its table is not" in capsys.readouterr().err
+    assert "papers/demo/results/README.md: its table is not" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -220,7 +275,7 @@ def test_any_statement_survives_the_round_trip(tmp_path, statement, where):
     rows = rows_of(records.Claims({"key": "demo"}, [a_claim], "0"), [])
     table = report.markdown_table(rows)
     assert len(table.splitlines()) == 3
-    assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", table.splitlines()[2])) == 9
+    assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", table.splitlines()[2])) == 11
     path = tmp_path / "README.md"
     path.write_text("a\n<!-- ninefold:claims -->\nold\n<!-- /ninefold:claims -->\nz\n")
     try:
@@ -256,14 +311,20 @@ def test_the_page_loads_nothing_and_forbids_it(root):
 
 
 def test_nothing_in_a_record_becomes_markup(tmp_path):
-    evil = {**claim("direction", "cpu-small", paper=None), "statement": EVIL, "where": EVIL}
-    root = write(tmp_path, (evil, {**UP, "baselines": {EVIL: 1.0}}))
+    was = [{"rule": EVIL, "until": EVIL, "why": EVIL}]
+    protocol = {"placebo": EVIL, "unit": EVIL, "was": was}
+    evil = {**claim("above", "cpu-small", paper=None, protocol=protocol), "statement": EVIL, "where": EVIL}
+    words = {"statement": EVIL, "short": EVIL, "paper": EVIL, "needs": EVIL}
+    root = write(tmp_path, (evil, {**UP, "baselines": {EVIL: 1.0}}), headlines=[headline("C1", **words)])
     paper = one_paper(root)
     paper.title, paper.problems, paper.about = EVIL, [EVIL], {"authors": EVIL, "code": EVIL}
     parsed = Parsed(page([paper]))
     assert len(parsed.all("script")) == 1 and not parsed.all("img")
     assert EVIL in parsed.text
-    assert "<script>" not in report.markdown_table(paper.rows).replace("&lt;script&gt;", "")
+    tables = [make([paper]) for make in (report.root_table, report.counts_table)]
+    for table in (*tables, report.markdown_table(paper.rows), report.headline_table(paper)):
+        assert "<script>" not in table and "<img" not in table
+        assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table.splitlines()}) == 1
 
 
 def test_supports_never_looks_like_matches(root):
@@ -278,21 +339,25 @@ def test_supports_never_looks_like_matches(root):
     tiles = {a["data-verdict"]: a["class"].split() for a in parsed.all("a", "tile")}
     assert "small" in tiles["supports"] and "small" not in tiles["matches"]  # the hatching
     style = re.search(r"<style>(.*?)</style>", page([]), re.DOTALL)[1]
-    rules = {name: re.search(rf"\.v-{name} {{(.*?)}}", style, re.DOTALL)[1] for name in WORDS[:2]}
+    rules = {name: re.search(rf"\.v-{name} {{(.*?)}}", style, re.DOTALL)[1] for name in WORDS}
     assert "border-radius" in rules["supports"] and "border-radius" not in rules["matches"]
+    assert ("border-radius" in rules["opposes"]) and "border-radius" not in rules["contradicts"]
+    shapes = [frozenset(part.strip() for part in rule.split(";") if re.search("width|style|radius|weight", part))
+              for rule in rules.values()]
+    assert len(set(shapes)) == len(WORDS)  # told apart without colour
     assert "var(--supports)" in rules["supports"] and "var(--matches)" not in rules["supports"]
 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.sampled_from(["exact", "relative", "direction", "equivalence"]),
+    st.sampled_from(["equals", "relative", "above", "within"]),
     st.sampled_from(["analytic", "cpu-small", "gpu-random-weights", "paper-scale"]),
-    st.sampled_from(["quality", "efficiency-measured"]),
+    st.sampled_from(KINDS),
     st.lists(st.floats(-2, 2), min_size=1, max_size=4),
 )
 def test_supports_never_has_matches_class_whatever_was_measured(rule, rung, kind, values):
     try:
-        made = make_record(claim(rule, rung, kind, 1.0), "0", summarize(values), RUN, seeds=[0])
+        made = make_record(claim(rule, rung, kind, 1.0), "0", held(values), RUN, seeds=[0])
     except RecordError:
         return  # this rule cannot decide at this rung
     paper = read_paper_of(made)
@@ -317,7 +382,7 @@ def test_every_tile_leads_to_a_claim_and_every_claim_shows_its_record(root):
     ids = [a["id"] for a in parsed.all() if "id" in a]
     assert len(ids) == len(set(ids))
     tiles = parsed.all("a", "tile")
-    assert len(tiles) == 7 and all(a["href"][1:] in ids for a in tiles)
+    assert len(tiles) == 10 and all(a["href"][1:] in ids for a in tiles)
     for path in (root / "papers/demo/results").glob("C*.json"):
         assert path.read_text().strip() in parsed.text
     assert {a["data-copy"] for a in parsed.all("button", "copy")} >= {RUN["command"]}
@@ -378,8 +443,8 @@ def percent(attributes, name):
 
 
 def test_forest_positions_by_hand():
-    rule = {"type": "absolute", "tolerance": 10.0}  # band 90..110, ours 105 in [95, 115], pad 8 %
-    measured = one(105.0, stderr=1.0, stderr_kind="sample", n_items=9, ci95=[95.0, 115.0])
+    rule = {"absolute": 10.0}  # band 90..110, ours 105 in [95, 115], pad 8 %
+    measured = one(105.0, stderr=5.0, stderr_kind="bootstrap", n_items=9, ci95=[95.0, 115.0])
     got = drawn(row_of(claim(rule), {**measured, "baselines": {"random": 65.0}}))
     # the first axis from 90 - 2 to 115 + 2, 29 wide; the second from 65 - 3.2 to 105 + 3.2, 46.4
     ours, paper, random = (got.all("svg", name) for name in ("ours", "paper", "baseline"))
@@ -405,7 +470,7 @@ def test_the_papers_own_baseline_is_drawn_beside_ours():
 
 
 def test_an_effect_has_a_threshold_seeds_and_no_diamond():
-    got = drawn(row_of(claim("direction", "cpu-small"), {**UP, "baselines": {"CE": 4.0}}))
+    got = drawn(row_of(claim("above", "cpu-small"), {**UP, "baselines": {"CE": 4.0}}))
     assert len(got.all("svg", "ours")) == 1 and len(got.all("svg", "baseline")) == 1
     assert len(got.all("circle", "seed")) == 3 and not got.all("svg", "paper")
     assert len(got.all("line", "edge")) == 1
@@ -420,7 +485,7 @@ def test_a_claim_that_was_not_run_shows_the_papers_value():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.sampled_from(["exact", "relative", "absolute", "direction", "equivalence"]),
+    st.sampled_from(["equals", "relative", "absolute", "above", "below", "within"]),
     st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=4),
     st.floats(-1e9, 1e9).filter(bool),
 )
@@ -438,9 +503,9 @@ def test_every_rule_rung_and_word_is_explained():
         return re.sub(r"[\d.]+", "#", text)
 
     explained = {form(part) for name in RULES for part in name.split(", ")}
-    assert explained == {form(rule_text({"type": kind, "tolerance": 0.5, "threshold": 0.5})) for kind in READS}
+    assert explained == {form(rule_text({name: 0.5})) for name in (*COMPARING, *EFFECT)}
     assert tuple(SIZES) == RUNGS
-    assert set(MEANING) == {*WORDS, "stale", "scratch", "invalid", "unlisted"}
+    assert set(MEANING) == {*WORDS, "stale", "older", "scratch", "invalid", "unlisted"}
 
 
 # ------------------------------------------------------------------------------------- timings
@@ -529,13 +594,13 @@ def test_terminal_table_fits_120_columns(root):
     claims, made = load_claims(folder / "claims.yaml"), records.read_records(folder / "results")
     table = report.terminal_table(claims, made)
     lines = table.splitlines()
-    assert max(map(len, lines)) <= 120 and len(lines) == 9
-    assert [line[25:].split()[0] for line in lines[2:]] == [*WORDS, "not-run"]
+    assert max(map(len, lines)) <= 120 and len(lines) == 12
+    assert [line[25:].split()[0] for line in lines[2:]] == LAST
     line = report.json_line(claims, made, rung="cpu-small", seconds=12.34, commit="abc")
     assert "\n" not in line
     assert json.loads(line) == {
-        "paper": "demo", "rung": "cpu-small", "seconds": 12.3, "commit": "abc", "dirty": False, "stale": 0,
-        "counts": dict(zip(WORDS, (1, 1, 1, 1, 2, 1))),
+        "paper": "demo", "rung": "cpu-small", "seconds": 12.3, "commit": "abc", "dirty": False, "stale": 0, "older": 0,
+        "counts": {word: LAST.count(word) for word in WORDS},
     }  # fmt: skip
 
 
@@ -546,12 +611,12 @@ def test_a_run_in_a_changed_tree_counts_the_words_that_it_prints(root):
     table = report.terminal_table(claims, made)
     assert "*" not in table and "stale" not in table
     line = json.loads(report.json_line(claims, made, rung="cpu-small", seconds=1, commit="abc", dirty=True))
-    assert line["counts"] == dict(zip(WORDS, (1, 1, 1, 1, 2, 1))) and line["dirty"] and line["stale"] == 0
-    older = [{**r, "protocol": {**r["protocol"], "claims_sha256": "0" * 64}} for r in made[:2]] + made[2:]
-    assert "* stale: claims.yaml changed after this record was made" not in report.terminal_table(claims, older)  # it is of a changed tree
-    clean = [{**r, "run": {**r["run"], "dirty": False}} for r in older]
+    assert line["counts"] == {word: LAST.count(word) for word in WORDS} and line["dirty"] and line["stale"] == 0
+    stale = [{**r, "protocol": {**r["protocol"], "metric": "another"}} for r in made[:2]] + made[2:]
+    assert "* stale: claims.yaml says otherwise" not in report.terminal_table(claims, stale)  # it is of a changed tree
+    clean = [{**r, "run": {**r["run"], "dirty": False}} for r in stale]
     table = report.terminal_table(claims, clean)
-    assert table.count(" *") == 2 and "* stale: claims.yaml changed" in table
+    assert table.count(" *") == 2 and "* stale: claims.yaml says otherwise" in table
     assert json.loads(report.json_line(claims, clean, rung="cpu-small", seconds=1, commit="abc"))["stale"] == 2
 
 
@@ -563,9 +628,9 @@ def test_the_command_writes_the_page_and_names_what_is_invalid(root, tmp_path, c
         and "wrote page.html" in capsys.readouterr().out
     )
     assert command.main([], root) == 0 and (root / "report.html").exists()
-    (root / "papers/demo/results/C1.analytic.json").write_text("{")
+    (root / "papers/demo/results/C1.paper-scale.json").write_text("{")
     assert command.main([], root) == 1
-    assert "invalid: papers/demo/results/C1.analytic.json" in capsys.readouterr().err
+    assert "invalid: papers/demo/results/C1.paper-scale.json" in capsys.readouterr().err
 
 
 def test_a_page_that_cannot_be_written_is_one_line(root, capsys):

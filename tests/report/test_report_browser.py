@@ -17,12 +17,12 @@ import urllib.parse
 
 import pytest
 
-from common.claims.records import load_claims, make_record, summarize, write_record
-from common.claims.verdict import WORDS
+from common.claims.records import load_claims, make_record, write_record
+from common.claims.rules import WORDS
 from common.report.page import page
 from common.report.rows import anchors, read_papers
 from common.report.words import MEANING
-from tests.sample_records import RUN, claim, one, write
+from tests.sample_records import RUN, claim, headline, held, one, write
 
 EVIL = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>\"'><b>& `*_\\"
 FLAGS = (
@@ -65,24 +65,31 @@ def committed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The made-up paper's folder: C1 to C6 are the six words, then what counts as nothing."""
-    small = {"kind": "finding", "paper": None}
-    up = {**summarize([0.3, 0.31, 0.32]), "baselines": {"random": 0.125}}
+    """The made-up paper's folder: C1 to C9 are the words in their order, then what counts as nothing."""
+    small = {"paper": None}
+    up = {**held([0.3, 0.31, 0.32]), "baselines": {"random": 0.125}}
     root = write(
         tmp_path_factory.mktemp("demo"),
-        ({**claim("exact", "analytic", paper=524416), "statement": EVIL, "where": EVIL}, one(524416)),
-        (claim("direction", "cpu-small", **small), {**up, "details": {EVIL: EVIL}}),
+        ({**claim("equals", paper=524416), "statement": EVIL, "where": EVIL}, one(524416)),
+        (claim("above", "cpu-small", **small), {**up, "details": {EVIL: EVIL}}),
+        (claim("equals", "analytic", paper=524416), one(524416)),
         (claim(), one(50.0)),
-        (claim("direction", "cpu-small", **small), summarize([-1.0, 0.5, 1.0])),
+        (claim("above", "cpu-small", **small), held([-3.0, -3.1, -3.2])),
+        (claim("equals", "analytic", paper=524416), one(524417)),
+        (claim("above", "cpu-small", kind="ours", **small), held([-1.0, 0.5, 1.0])),
         (claim(blocked_by=["weights"]), None),
         (claim(status="not-checkable", paper=None), None),
-        (claim(), one(101.0)), (claim(), one(101.0)),
+        (claim(), one(101.0)), (claim(), one(101.0)), (claim(), one(101.0)),
+        headlines=[headline("C2", "C8", short=EVIL, needs=EVIL), headline("C1", number=2, statement=EVIL)],
     )  # fmt: skip
     folder = root / "papers/demo"
     claims, results = load_claims(folder / "claims.yaml"), folder / "results"
-    write_record(make_record(claims.find("C7"), "another", one(101.0), RUN, seeds=[0]), results)  # stale
-    (results / "C8.paper-scale.json").write_text("{")  # invalid
-    write_record(make_record(claim(id="demo/C9"), claims.sha256, one(101.0), RUN, seeds=[0]), results)  # unlisted
+    stale = {**claims.find("C10"), "statement": "It worked."}
+    write_record(make_record(stale, claims.sha256, one(101.0), RUN, seeds=[0]), results)
+    (results / "C11.paper-scale.json").write_text("{")  # invalid
+    older = RUN | {"sources": {"experiment": "lost", "sha256": "0" * 64}}
+    write_record(make_record(claims.find("C12"), claims.sha256, one(101.0), older, seeds=[0]), results)
+    write_record(make_record(claim(id="demo/C13"), claims.sha256, one(101.0), RUN, seeds=[0]), results)  # unlisted
     dirty = {**RUN, "dirty": True}
     write_record(make_record(claims.find("C1"), claims.sha256, one(524416), dirty, seeds=[0]), results / ".scratch")
     (results / "a.svg").write_text(
@@ -191,7 +198,7 @@ def test_every_link_leads_to_what_it_names(browser, committed, server):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", small)
     papers = read_papers()
     assert opened(browser, committed).execute_async_script(follow) == [sum(len(p.rows) for p in papers), []]
-    assert opened(browser, server[0]).execute_async_script(follow) == [10, []]
+    assert opened(browser, server[0]).execute_async_script(follow) == [14, []]
     anchor = anchors(papers[0].rows)[3]
     assert opened(browser, f"{committed}#{anchor}") and drawer(browser, anchor).get_attribute("open")
     assert not opened(browser, f"{committed}#%E0%A4%A").find_elements("css selector", "details.claim[open]")
@@ -236,7 +243,7 @@ def test_every_filter_narrows_to_the_count_that_it_announces(browser, committed,
             box.click()
         assert announced == browser.execute_script(labels, boxes) and shown(browser) == total
         groups = {group: sum(count for name, _, count in announced if name == group) for group, _, _ in announced}
-        assert groups == dict.fromkeys(("paper", "verdict", "rung"), total)
+        assert groups == dict.fromkeys(("paper", "verdict", "kind", "rung"), total)
     assert {value for name, value, _ in announced if name == "verdict"} == set(MEANING)  # the made-up paper has each
 
 
@@ -245,9 +252,9 @@ def test_filters_and_search_combine_and_nothing_left_is_said(browser, committed)
     papers = browser.find_elements("css selector", "input[name=paper]")
     papers[0].click()
     find(browser, "input[value=supports]").click()
-    matches = find(browser, "input[value=matches]")
-    both = shown(browser) + count_of(browser, matches)
-    matches.click()
+    adds_up = find(browser, "input[value=adds-up]")
+    both = shown(browser) + count_of(browser, adds_up)
+    adds_up.click()
     assert shown(browser) == both
     assert shown(browser, ".one-paper") == 1 and len(papers) == len([p for p in read_papers() if p.here])
     find(browser, "input[type=search]").send_keys("Router")
@@ -260,7 +267,7 @@ def test_filters_and_search_combine_and_nothing_left_is_said(browser, committed)
     assert find(browser, ".none").is_displayed()
     find(browser, "button[type=reset]").click()
     wait(browser, "return document.querySelectorAll('details.claim[hidden]').length === 0")
-    find(browser, "input[value=contradicts]").click()
+    find(browser, "input[name=verdict]").click()
     hidden = find(browser, "details.claim[hidden] .drawer").get_attribute("id")
     browser.execute_script("location.hash = arguments[0]", hidden)  # a link to what is filtered away shows it
     wait(browser, "return arguments[0].open && !arguments[0].hidden", drawer(browser, hidden))
@@ -352,10 +359,10 @@ def test_no_two_words_look_alike_and_all_can_be_read(browser, server, scheme):
     assert all(word in texts[word] for word in WORDS)
     assert [row for row in looks if row[3] < 4.5] == []
     fills = browser.execute_script("""
-        return ['paper', 'ours', 'baseline'].map((name) => {
+        return ['paper', 'ours', 'baseline', 'control'].map((name) => {
           const s = getComputedStyle(document.querySelector(`.plot .${name} path`));
           return s.fill + s.stroke + s.fillOpacity; });""")
-    assert len(set(fills)) == 3
+    assert len(set(fills)) == 4
 
 
 @pytest.mark.parametrize("width", [390, 320])
@@ -378,7 +385,7 @@ def test_paper_gets_every_drawer(browser, server):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     browser.execute_script("dispatchEvent(new Event('beforeprint'))")
     reasons = browser.find_elements("css selector", ".reason")
-    assert len(reasons) == 10 and all(reason.is_displayed() for reason in reasons)
+    assert len(reasons) == 14 and all(reason.is_displayed() for reason in reasons)
     assert not any(part.is_displayed() for css in (".filters", ".raw", ".copy", "nav")
                    for part in browser.find_elements("css selector", css))  # fmt: skip
     browser.execute_script("dispatchEvent(new Event('afterprint'))")
@@ -386,7 +393,7 @@ def test_paper_gets_every_drawer(browser, server):
     count = "window.opened = document.querySelectorAll('details.claim[open]').length"
     browser.execute_script(f"addEventListener('beforeprint', () => {{ {count}; }})")
     pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"])
-    assert pdf.startswith(b"%PDF") and browser.execute_script("return window.opened") == 10
+    assert pdf.startswith(b"%PDF") and browser.execute_script("return window.opened") == 14
     assert not browser.find_elements("css selector", "details[open]")
 
 
@@ -396,9 +403,9 @@ def test_it_reads_without_a_script(browser, server):
         opened(browser, f"{server[0]}#demo/C2")
         assert not find(browser, ".filters").is_displayed()
         assert find(browser, "[id='demo/C2']").is_displayed()  # the browser opens what a link leads into
-        closed = find(browser, "[id='demo/C3']")
+        closed = find(browser, "[id='demo/C4']")
         assert not closed.is_displayed()
-        find(browser, "details.claim:has([id='demo/C3']) summary").click()
+        find(browser, "details.claim:has([id='demo/C4']) summary").click()
         assert closed.is_displayed() and "better" not in closed.text and "50" in closed.text
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
@@ -426,7 +433,7 @@ def test_text_of_records_stays_text_and_the_policy_holds(browser, server):
     opened(browser, address)
     assert browser.execute_script("return window.pwned ?? null") is None
     assert EVIL in find(browser, "details.claim .what").text
-    assert EVIL in find(browser, ".strip").text
+    assert EVIL in find(browser, ".strip").text and EVIL in find(browser, ".headlines").text
     brought = "return [document.scripts.length, document.querySelectorAll('img:not(figure > img), [onerror]').length]"
     assert browser.execute_script(brought) == [1, 0]
     asked.clear()

@@ -10,10 +10,10 @@ from common.runs import catalogue, experiment
 from common.runs.experiment import Experiment, chosen, every_job
 from common.runs.jobs import Job, run_jobs
 from common.runs.reproduce import point
-from tests.sample_records import claim, claims_yaml
+from tests.sample_records import claim, claims_yaml, held
 
 NUMBER = "tests.killed_run:number"
-CLAIMS = [claim("exact", "analytic", paper=3.0), claim("direction", "cpu-small"), claim("direction", "cpu-small")]
+CLAIMS = [claim("equals", "analytic", paper=3.0), claim("above", "cpu-small"), claim("above", "cpu-small")]
 
 
 def jobs(name, count=2):
@@ -35,10 +35,10 @@ def draw(name):
 
 
 EXACT = Experiment("exact", "analytic", lambda results, size: {"C1": point(3.0)})
-TEXT = Experiment("text", "cpu", lambda results, size: {"C2": {"value": results["then/1"]["value"], "n_runs": 1, "timing": {"rounds": 3}}},
+TEXT = Experiment("text", "cpu", lambda results, size: {"C2": held(point(results["then/1"]["value"])) | {"timing": {"rounds": 3}}},
                   jobs("text"), after, tables=lambda results, size: [f"text at {size}: {len(results)}"], pictures=draw("text"),
                   document="cpu-small", example={"text/0": {}, "text/1": {}})
-SPEECH = Experiment("speech", "cpu", lambda results, size: {"C3": point(results["speech/0"]["value"])}, jobs("speech", 1), asked=True,
+SPEECH = Experiment("speech", "cpu", lambda results, size: {"C3": held(point(results["speech/0"]["value"]))}, jobs("speech", 1), asked=True,
                     claims=("C3",), pictures=draw("speech"), document="speech", draws=("speech.svg",))
 REAL = Experiment("real", "cpu", None, jobs("real"), asked=True, data=("text/lines.txt",), draws=("real.svg",))
 SPEED = Experiment("speed", "cpu", None, jobs("speed", 1), alone=True)

@@ -8,12 +8,12 @@ from common.pictures import draw_all
 from common.runs import reproduce
 from common.runs.jobs import work_folder
 from common.runs.reproduce import Outcome, main, point
-from tests.sample_records import claim, claims_yaml
+from tests.sample_records import claim, claims_yaml, held
 
 CLAIMS = [
-    claim("exact", "analytic", paper=3.0),
-    claim("direction", "cpu-small"),
-    claim("direction", "cpu-small"),  # measured by a command of its own
+    claim("equals", "analytic", paper=3.0),
+    claim("above", "cpu-small"),
+    claim("above", "cpu-small"),  # measured by a command of its own
     claim("relative", "paper-scale", blocked_by=["weights"]),
     {**claim(rung="cpu-small", status="not-checkable"), "protocol": {"metric": "score", "higher_is_better": True}},
 ]
@@ -37,7 +37,7 @@ def here(tmp_path):
 
 def outcome(**changes):
     whole = {
-        "measured": {"C1": point(3.0), "C2": point(0.2)}, "elsewhere": {"C3": "make reproduce-demo ONLY=speech"},
+        "measured": {"C1": point(3.0), "C2": held(point(0.2))}, "elsewhere": {"C3": "make reproduce-demo ONLY=speech"},
         "lines": ["a table"], "documents": {"cpu-small": {"loss": 1.0}}, "left_out": ("speech.svg",),
         "pictures": lambda folder: draw_all((plane,), {"points": [1, 2]}, folder),
     }  # fmt: skip
@@ -68,9 +68,10 @@ def test_a_whole_walk_ends_with_status_0_and_records_nothing(here, capsys):
 @pytest.mark.parametrize(("changes", "named"), [
     ({"measured": {"C1": point(3.0)}}, "demo/C2: the run gave it no value"),
     ({"measured": {"C1": point(3.0), "C2": {"value": None, "n_runs": 0}}}, "demo/C2: the run gave it no value"),
-    ({"measured": {"C1": point(3.0), "C2": point(math.nan)}}, "C2"),
-    ({"measured": {"C1": point(3.0), "C2": point(math.inf)}}, "C2"),
-    ({"measured": {"C1": point(3.0), "C2": point(0.2), "C7": point(1.0)}}, "in no claim of claims.yaml: C7"),
+    ({"measured": {"C1": point(3.0), "C2": held(point(math.nan))}}, "C2"),
+    ({"measured": {"C1": point(3.0), "C2": held(point(math.inf))}}, "C2"),
+    ({"measured": {"C1": point(3.0), "C2": held(point(0.2)), "C7": point(1.0)}}, "in no claim of claims.yaml: C7"),
+    ({"measured": {"C1": point(3.0), "C2": point(0.2)}}, "demo/C2: protocol.placebo names 'the no-op', and measured.placebo is missing"),
     ({"elsewhere": {}}, "demo/C3: the run gave it no value"),
     ({"pictures": None}, "not drawn, though README.md shows it: plane.svg"),
     ({"left_out": ()}, "not drawn, though README.md shows it: speech.svg"),
@@ -104,5 +105,5 @@ def test_a_changed_tree_then_a_clean_one_with_the_same_result(here, monkeypatch,
         assert main(here, lambda rung, log: outcome(pictures=None), ["--rung", "cpu"]) == 0
         text = capsys.readouterr().out
         assert "stale:" not in text and " *" not in text and f'"dirty": {str(dirty).lower()}' in text
-        assert '"counts": {"matches": 1' in text and ("has changes that no commit holds" in text) == dirty
+        assert '"adds-up": 1' in text and ("has changes that no commit holds" in text) == dirty
         assert reproduce.read_record(here / "results" / ".scratch" / "C1.analytic.json")["run"]["dirty"] == kept

@@ -1,0 +1,133 @@
+"""Effects: where the whole interval of a claim's quantity lies, never the point alone, and what a word about it rests on.
+
+    unit of evidence  protocol.evidence says what is counted: trainings, items or processes, and how few are too few; what
+                      supports needs, opposes needs
+    placebo           above, below: `measured.placebo` is the same quantity of an arm that must not pass. Where it passes, too,
+                      the measure does not discriminate, and nothing is supported
+    sensitivity       within: `measured.sensitivity` is the same quantity of a pair that is known to differ. Where the rule does
+                      not tell that apart, the measure is insensitive; so it is at a ceiling (`measured.ceiling`)
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean, stdev
+
+from ..errors import RecordError
+from .intervals import MIN_ITEMS, MIN_RUNS, interval, n_needed, over_items, p_above, sample_size
+from .rules import edges, limits, number, pair, rule_of, rule_text, unit_of
+
+OVER = {"trainings": "across-seeds", "processes": "across-processes"}
+DULL, INSENSITIVE = "does not discriminate", "insensitive"  # in the sentence of a claim whose control failed
+
+
+def effect(claim: dict, measured: dict) -> tuple[bool | None, str]:
+    """above, below, within: (whether it holds, or None where nothing decides; the sentence).
+
+    Raises RecordError where the protocol names a control and the measurement lacks it, whatever the word would be.
+    """
+    protocol = claim["protocol"]
+    rule, exact = protocol["rule"], claim["rung"] == "analytic"
+    for field in ("placebo", "sensitivity"):
+        if protocol.get(field) and (measured.get(field) or {}).get("value") is None:
+            raise RecordError(f"{claim['id']}: protocol.{field} names {protocol[field]!r}, and measured.{field} is missing")
+    holds, where = placed(rule, measured, exact)
+    text = f"{number(measured['value'])} {unit_of(claim)}".rstrip() + f"{where}, wanted {rule_text(rule)}"
+    if exact:
+        return holds, f"{text}."
+    if holds is None:
+        if interval(measured) is None:
+            return None, f"{text}: there is no interval (n = {sample_size(measured)}); run {MIN_RUNS} seeds."
+        edge = min(edges(rule), key=lambda e: abs(e - measured["value"]))
+        return None, f"{text}: contains {number(edge)}; {wanted(measured, edge)}"
+    if lack := lacking(protocol.get("evidence"), measured):
+        return None, f"{text}, but {lack}"
+    if not holds:
+        return False, f"{text}: the whole interval lies outside."
+    if doubt := _doubt(claim, measured):
+        return None, f"{text}, but {doubt}"
+    return True, f"{text}."
+
+
+def placed(rule: dict, measured: dict, exact: bool = False) -> tuple[bool | None, str]:
+    """(whether the whole interval holds the rule, fails it, or neither: None; the interval in words).
+
+    exact: the point decides, always: a value on the edge is within it, and neither above nor below.
+    """
+    low, high = limits(rule)
+    if exact:
+        value = measured["value"]
+        return (low <= value <= high if rule_of(rule)[0] == "within" else low < value < high), ""
+    span = interval(measured)
+    if span is None:
+        return None, ""
+    where = f", 95 % interval {pair(*span)}"
+    if span[1] < low or span[0] > high:
+        return False, where
+    return (True if low < span[0] and span[1] < high else None), where
+
+
+def lacking(evidence: str | None, measured: dict) -> str | None:
+    """What a measurement lacks to carry a word in either direction, or None. evidence: protocol.evidence of the claim; where
+    that says nothing, what the standard error is over."""
+    n, kind = sample_size(measured), measured.get("stderr_kind")
+    if evidence in OVER and kind != OVER[evidence]:
+        return f"the claim is about {evidence}, and the standard error is {kind or 'not there'} (n_runs = {measured['n_runs']})."
+    if evidence == "items" and not over_items(measured):
+        return "the claim is about items, and the standard error is not over items."
+    if over_items(measured):
+        return None if n >= MIN_ITEMS else f"it rests on {n} clusters of items; {MIN_ITEMS} are needed."
+    return None if n >= MIN_RUNS else f"it rests on {n} {evidence if evidence in OVER else 'runs'}; {MIN_RUNS} are needed."
+
+
+def _doubt(claim: dict, measured: dict) -> str | None:
+    """Why a rule that holds supports nothing: the placebo passes, too, or a difference could not have been seen."""
+    protocol = claim["protocol"]
+    rule = protocol["rule"]
+    if protocol.get("placebo"):
+        control = measured["placebo"]
+        if placed(rule, control, exact=interval(control) is None)[0]:  # without an interval its point decides
+            return f"the placebo, {protocol['placebo']}, passes, too ({number(control['value'])}): the measure {DULL}."
+    if protocol.get("sensitivity"):
+        control = measured["sensitivity"]
+        told_apart, where = placed(rule, control)
+        if told_apart is not False:
+            return (f"{INSENSITIVE}: {protocol['sensitivity']} differ by {number(control['value'])}{where} "
+                    "and are not told apart by this rule.")
+    if ceiling := measured.get("ceiling"):
+        values, best = ceiling["values"], ceiling["best"]
+        error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        room = abs(fmean(values) - best)
+        if room <= 2 * error or room <= max(edges(rule)):  # no room to differ by what the rule allows
+            return f"{INSENSITIVE}: the arms are at {number(fmean(values))}, and {number(best)} is all that is possible."
+    return None
+
+
+def p_values(claim: dict, measured: dict) -> tuple[float, float] | None:
+    """One-sided p-values that the effect rule holds, and that it fails; None where there is no standard error.
+
+    within: two one-sided tests, of which the larger counts.
+    """
+    stderr, n, value = measured.get("stderr"), sample_size(measured), measured["value"]
+    if not stderr or n < 2:
+        return None
+    low, high = limits(claim["protocol"]["rule"])
+    above = [p_above(value, stderr, edge, n) for edge in (low, high) if math.isfinite(edge)]
+    if math.isinf(high):
+        return above[0], 1 - above[0]
+    if math.isinf(low):
+        return 1 - above[0], above[0]
+    return max(above[0], 1 - above[1]), min(1 - above[0], above[1])
+
+
+def wanted(measured: dict, edge: float) -> str:
+    """What would decide: the n whose interval, around the same value, no longer reaches `edge`."""
+    n, span, stderr = sample_size(measured), interval(measured), measured.get("stderr")
+    if span is None or n < 2:
+        return f"no standard error is recorded, so the n needed is unknown (n = {n})."
+    stderr = (span[1] - span[0]) / 3.92 if stderr is None else stderr  # a bootstrap's, say
+    what = "items" if over_items(measured) else "runs"
+    size = n_needed(abs(measured["value"] - edge), stderr, n)
+    if size is None:
+        return f"no number of {what} below a million would decide (n = {n})."
+    return f"about {max(size, n + 1):,} {what} would decide (n = {n})."

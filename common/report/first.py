@@ -1,0 +1,51 @@
+"""The first view, the same in the root README and on the page: a line a paper, its headline, and what stands behind it here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..claims.headlines import Headline
+from ..claims.intervals import interval
+from .rows import COMING, Paper, ours_with_unit
+
+AT = {"analytic": "exact arithmetic", "gpu-random-weights": "real size, random weights"}  # beside a word that no small run gave
+
+
+@dataclass(frozen=True)
+class Line:
+    """small, full: (word, "" where there is none; what stands beside it) in the small, and at the paper's size."""
+
+    key: str
+    title: str
+    here: bool
+    headline: str
+    small: tuple[str, str]
+    full: tuple[str, str]
+
+
+def first_lines(papers: Iterable[Paper]) -> list[Line]:
+    return [_line(paper) for paper in papers]
+
+
+def _line(paper: Paper) -> Line:
+    title = paper.title.partition(":")[0]
+    if not paper.here:
+        return Line(paper.key, title, False, COMING.get(paper.key, "-"), ("", "planned"), ("", "planned"))
+    if not paper.headlines:
+        return Line(paper.key, title, True, "no headline can be read: see the report", ("", "-"), ("", "-"))
+    h = paper.headlines[0]
+    full = (h.word, shown(h)) if h.rung == "paper-scale" else ("", f"not run: needs {h.needs}")
+    small = ("", "not run") if h.rung in ("", "paper-scale") else (h.word, "; ".join(filter(None, (AT.get(h.rung), shown(h)))))
+    return Line(paper.key, title, True, f"{h.short} ({h.paper})", small, full)
+
+
+def shown(h: Headline) -> str:
+    """The row whose numbers a headline shows, with them; "" where it has none."""
+    return f"{h.row}: {ours_with_unit(h.record)}" if h.record and h.record["measured"]["value"] is not None else ""
+
+
+def intervals_shown(papers: Iterable[Paper]) -> int:
+    """How many intervals of 95 % the report shows of records to believe: one in twenty misses by chance."""
+    measured = [row.record["measured"] for paper in papers for row in paper.rows if row.record and not row.flag]
+    return sum(one["value"] is not None and interval(one) is not None for one in measured)
