@@ -1,12 +1,12 @@
 """What GPE is compared with. Most of it is an arm of method.py, because a variant is a mask and a vector of ids.
 
     interleaved            one causal sequence in order of arrival: what a chat model does with a stream
-    batch_streaming        batch-trained habits, ids frozen when written
+    batch_streaming        batch-trained habits, ids frozen when written: the nearest to SimulMask on this harness
     position_reencoding    ids as in a batch at every moment: cached keys turned at each READ
     kv_reencoding          the whole target encoded again at each READ: the batch-trained model's own way, at its price
-    contiguous             the same mask with contiguous ids: the nearest to SimulMask on this harness
+    contiguous             the same mask with contiguous ids, which only whoever knows the source's length can count
     no_..._positions       ids taken away from one stream or both
-    interleaved_group, blocked_arrival, finished_...       one of the three mismatches switched alone
+    interleaved_group, finished_...                        one of the three mismatches switched alone
     untuned                no-op: the batch-trained model, streamed as it is
     random                 the references of other sentences: fluent, grammatical, about something else
 
@@ -20,8 +20,7 @@ from collections.abc import Sequence
 
 LADDER = ("interleaved", "batch_streaming", "position_reencoding", "kv_reencoding", "group")
 ABLATIONS = ("no_source_positions", "no_target_positions", "no_positions")
-FACTORS = ("interleaved_group", "blocked_arrival", "finished_frozen", "finished_group")
-COMPARED = (*LADDER[:-1], "contiguous")
+FACTORS = ("interleaved_group", "finished_frozen", "finished_group")
 
 
 def of_other_sentences(references: Sequence[str], seed: int = 0) -> list[str]:

@@ -16,8 +16,10 @@ it. All arms of method.py run here, with the ids that a stream can know:
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,17 @@ from common.streaming.units import Example
 from common.streaming.words import Boundary
 
 from .method import TWO_FRAMES, Arm, check_model, inverse_frequencies, sliding_window
+
+
+class _Now(NamedTuple):
+    """Of each row, while tokens are chosen: how many are known, the goal, whether a word must open, whether it is done. chosen:
+    (row, place in the target, token, goal), of each token."""
+
+    known: list[int]
+    goal: list[int]
+    must_open: list[bool]
+    done: list[bool]
+    chosen: list[tuple[int, int, int, int]]
 
 
 @dataclass
@@ -62,7 +75,9 @@ def stream(model: nn.Module, arm: Arm, examples: Sequence[Example], boundary: Bo
 
 
 class _Streams:
-    """The state of a batch of streams. Vectors have an entry a row."""
+    """The state of a batch of streams. Vectors have an entry a row; what is counted row by row is in lists, which are faster there."""
+
+    LISTS = ("examples", "out", "sizes", "ends", "limits", "n_words", "word_length")
 
     def __init__(self, model, arm, examples, boundary, k, max_target, forced, keep_logits, project):
         self.model, self.arm, self.boundary, self.k = model, arm, boundary, k
@@ -77,17 +92,17 @@ class _Streams:
         for b, e in enumerate(examples):
             self.read[b, 1 : len(e.source_units) + 1] = torch.tensor(e.source_units).cumsum(0)
         self.embeddings = self._embed_sources(project)
+        self.sizes, self.ends, self.marks = self.units.tolist(), self.read.tolist(), boundary.table.tolist()
         self.opening = torch.tensor([e.target_units[0] for e in examples])
         limit = torch.as_tensor(max_target).expand(n).clone()
         self.limit = torch.tensor([len(e.target) for e in examples]) if forced else limit.clamp(min=1) + self.opening
-        width = int(self.limit.max()) + 1
+        self.limits, width = self.limit.tolist(), int(self.limit.max()) + 1
         self.tokens = torch.zeros(n, width, dtype=torch.int64)
         for b, e in enumerate(examples):
             self.tokens[b, : self.opening[b]] = e.target[: self.opening[b]]
-        self.n_words = torch.zeros(n, dtype=torch.int64)
-        self.word_length = torch.zeros(n, dtype=torch.int64)
+        self.n_words, self.word_length = [0] * n, [0] * n
         self.pointer = torch.zeros(n, dtype=torch.int64)  # source tokens fed
-        self.goal = self._goal()
+        self.goal = torch.tensor([self._goal(row) for row in range(n)])
         self.known, self.fed = self.opening.clone(), torch.zeros(n, dtype=torch.int64)  # target tokens chosen, fed
         self.written = self.goal[:, None].expand(-1, width).clone()
         self.started = torch.zeros(n, dtype=torch.bool)  # the first READ is over
@@ -108,10 +123,10 @@ class _Streams:
             rows.append(row)
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
-    def _goal(self) -> Tensor:
-        """Source tokens that must have been read before the next word: cum(1 + g(j))."""
-        wanted = self.units if self.k is None else (1 + self.k + self.n_words).clamp(max=self.units)
-        return self.read.gather(1, wanted[:, None])[:, 0]
+    def _goal(self, row: int) -> int:
+        """Source tokens that must have been read before the row's next word: cum(1 + g(j))."""
+        units = self.sizes[row]
+        return self.ends[row][units if self.k is None else min(1 + self.k + self.n_words[row], units)]
 
     # -- one step --------------------------------------------------------------------------------
     def run(self) -> list[Streamed]:
@@ -145,7 +160,9 @@ class _Streams:
         for name, value in vars(self).items():
             if isinstance(value, Tensor) and name != "frequencies":
                 setattr(self, name, value[keep])
-        self.examples, self.out = ([rows[i] for i in keep.tolist()] for rows in (self.examples, self.out))
+        for name in self.LISTS:
+            rows = getattr(self, name)
+            setattr(self, name, [rows[i] for i in keep.tolist()])
         self.cache.batch_select_indices(keep.to(self.device))
         self.n = len(keep)
 
@@ -214,60 +231,65 @@ class _Streams:
             inside[b.stop] = False
             inside = torch.nn.functional.pad(inside, (0, logits.shape[1] - len(inside)))
             logits = logits.masked_fill(self.must_open[:, None] & inside, float("-inf"))
-        best = logits.argmax(-1)
+        best = logits.argmax(-1).tolist()
+        now = _Now(self.known.tolist(), self.goal.tolist(), self.must_open.tolist(), self.done.tolist(), [])
         for row in ready.nonzero()[:, 0].tolist():
-            token = int(best[row])
+            token = best[row]
             if self.forced:
                 example = self.examples[row]
-                token = int(example.target[self.known[row]]) if self.known[row] < len(example.target) else b.stop
-            if self.keep_logits and not self.must_open[row]:
+                token = int(example.target[now.known[row]]) if now.known[row] < len(example.target) else b.stop
+            if self.keep_logits and not now.must_open[row]:
                 self.out[row].logits.append(logits[row])
             elif self.keep_logits:
                 self.out[row].logits[-1] = logits[row]  # the prediction after the READ is the one that counts
-            self._write(row, token)
+            self._write(row, token, now)
+        if now.chosen:
+            rows, at, tokens, goals = torch.tensor(now.chosen).T
+            self.tokens[rows, at], self.written[rows, at] = tokens, goals
+        self.known, self.goal = torch.tensor(now.known), torch.tensor(now.goal)
+        self.must_open, self.done = torch.tensor(now.must_open), torch.tensor(now.done)
 
-    def _write(self, row: int, token: int) -> None:
-        b, out, stop = self.boundary, self.out[row], token == self.boundary.stop
-        if b.kind == "opens" and self.word_length[row] > 0 and not self.must_open[row] and (stop or b.table[token]):
-            self._end_word(row)
-            if self._read_on(row):
-                self.must_open[row] = True
+    def _write(self, row: int, token: int, now: _Now) -> None:
+        out, stop = self.out[row], token == self.boundary.stop
+        opens = self.boundary.kind == "opens"
+        if opens and self.word_length[row] > 0 and not now.must_open[row] and (stop or self.marks[token]):
+            self._end_word(row, now)
+            if self._read_on(row, now):
+                now.must_open[row] = True
                 self._take_back(row)
                 return
-        self.must_open[row] = False
+        now.must_open[row] = False
         if stop:
             if self.word_length[row]:
-                self._end_word(row)
-            self.done[row] = True
+                self._end_word(row, now)
+            now.done[row] = True
             return
         if self.word_length[row] == 0:
             out.words.append([])
         out.words[-1].append(token)
-        self.written[row, self.known[row]] = self.goal[row]
-        self.tokens[row, self.known[row]] = token
-        self.known[row] += 1
+        now.chosen.append((row, now.known[row], token, now.goal[row]))
+        now.known[row] += 1
         self.word_length[row] += 1
-        if b.kind == "ends" and b.table[token]:
-            self._end_word(row)
-            if self._read_on(row) and self.arm.refresh:
+        if not opens and self.marks[token]:
+            self._end_word(row, now)
+            if self._read_on(row, now) and self.arm.refresh:
                 self._forget_target(row)
-        if self.known[row] >= self.limit[row] and not self.forced:
+        if now.known[row] >= self.limits[row] and not self.forced:
             if self.word_length[row]:
-                self._end_word(row)
-            self.done[row] = out.truncated = True
+                self._end_word(row, now)
+            now.done[row] = out.truncated = True
 
-    def _end_word(self, row: int) -> None:
-        read = int((self.read[row, 1 : self.units[row] + 1] <= self.goal[row]).sum()) - 1  # units after u_0
-        self.out[row].delays.append(min(read, int(self.units[row]) - 2))
+    def _end_word(self, row: int, now: _Now) -> None:
+        units = self.sizes[row]
+        read = bisect_right(self.ends[row], now.goal[row], 1, units + 1) - 2  # units after u_0
+        self.out[row].delays.append(min(read, units - 2))
         self.n_words[row] += 1
         self.word_length[row] = 0
 
-    def _read_on(self, row: int) -> bool:
+    def _read_on(self, row: int, now: _Now) -> bool:
         """Moves the row's goal; whether that means a READ."""
-        before = int(self.goal[row])
-        wanted = int(self.units[row]) if self.k is None else min(1 + self.k + int(self.n_words[row]), int(self.units[row]))
-        self.goal[row] = self.read[row, wanted]
-        return int(self.goal[row]) > before
+        before, now.goal[row] = now.goal[row], self._goal(row)
+        return now.goal[row] > before
 
     def _take_back(self, row: int) -> None:
         """After a READ the last target token is fed again, with what it may see then."""

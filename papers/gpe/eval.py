@@ -29,9 +29,9 @@ EXPERIMENTS = (
                minutes=8, data=(speech.DIGITS,)),
     Experiment("multi30k", "cpu", None, multi30k.jobs, tables=tables.multi30k, pictures=pictures.real, asked=True,
                document="multi30k", left_out=WHOLE, minutes=40, data=multi30k.data_files(), draws=("multi30k.svg",)),
-    Experiment("gpu", "gpu", quantities.gpu, run=lambda folder, log: speed.measure_gpu(out=folder, log=log), minutes=10,
+    Experiment("gpu", "gpu", quantities.gpu, run=speed.gpu, minutes=10,
                document="gpu-random-weights", needs="one CUDA device"),
-    Experiment("paper", "paper", quantities.paper, run=lambda folder, log: paper.measure_paper(log=log),
+    Experiment("paper", "paper", quantities.paper, run=paper.measured, document="paper-scale",
                needs="the paper's models and data, trained by configs/cuda"),
 )
 

@@ -1,4 +1,9 @@
-"""The committed recognisers of spoken words (batch training, a minute and a half of CPU each), and how their streams are scored."""
+"""Recognisers of spoken words (batch training, a minute and a half of CPU each), and how their streams are scored.
+
+Three are committed; that of any other seed is trained where the cache lacks it, by the same recipe.
+
+Apart from common/streaming/audio.py, which trainings on text import, too: they do not depend on these weights.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,9 @@ from torch import nn
 
 from common.benchmarks.speech import wer
 from common.benchmarks.translation import latency
-from common.files import write_json
+from common.files import building, cache_dir, write_json
 from common.models import ModelSpec, load
+from common.runs.jobs import Job
 from common.streaming.audio import CausalEncoder
 from common.streaming.units import Example
 from common.streaming.words import Boundary
@@ -24,19 +30,31 @@ from .module import StreamingTraining
 from .toy import CONFIG, TARGET_END, Recipe
 
 RECOGNISERS = Path(__file__).parent / "standins-speech"
+COMMITTED = (0, 1, 2)
 FEATURES = 160  # of a source token: stacked log-mel frames
 
 
 SIZES = {"smoke": Recipe(steps=2, batch=4, test=8), "cpu": Recipe(steps=600, batch=32, test=200)}
 
 
+def recogniser_folder(seed: int) -> Path:
+    """Where the recogniser of a seed is: committed, or in the cache, named by all that its training depends on."""
+    if seed in COMMITTED:
+        return RECOGNISERS / f"seed{seed}"
+    key = Job("standin", f"{__name__}:train_recogniser", {"seed": seed}).key()
+    return cache_dir() / "standins-gpe" / f"recogniser-seed{seed}-{key}"
+
+
 def recogniser(seed: int, folder: Path | None = None):
-    """(Loaded, encoder) of the committed recogniser."""
+    """(Loaded, encoder) of a seed's recogniser, or of the one in `folder`."""
     from safetensors.torch import load_file
 
-    folder = folder or RECOGNISERS / f"seed{seed}"
+    own, folder = folder is None, folder or recogniser_folder(seed)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder.name} of standins-speech/ is missing: restore it or run `make standins-gpe`")
+        if not own or seed in COMMITTED:
+            raise FileNotFoundError(f"{folder.name} of standins-speech/ is missing: restore it or run `make standins-gpe`")
+        with building(folder) as made:
+            train_recogniser(seed, folder=made, bar=False)
     loaded = load(ModelSpec(str(folder)))
     encoder = CausalEncoder(FEATURES, loaded.model.config.hidden_size)
     encoder.load_state_dict({name: t.float() for name, t in load_file(folder / "encoder.safetensors").items()})
@@ -64,11 +82,13 @@ def speech_scores(model: nn.Module, encoder: CausalEncoder, arm: method.Arm, see
         found = wer(texts, [e.reference for e in examples])
         late = latency(heard, [e.unit_ends[-1] for e in examples], [len(e.reference.split()) for e in examples])
         rows[str(k or "batch")] = {"wer": found["wer"], "scorer": found["version"], "sentences": found["sentences"],
+                                   "words": sum(len(e.reference.split()) for e in examples),
                                    "no output": late["skipped"], **{name: late[name] for name in ("AL", "LAAL", "AP", "DAL")}}
     return rows
 
 
-def train_recogniser(seed: int, bank: str = "espeak", folder: Path | None = None, size: str = "cpu") -> dict:
+def train_recogniser(seed: int, bank: str = "espeak", folder: Path | None = None, size: str = "cpu",
+                     bar: bool = True) -> dict:
     """The batch recogniser of a seed: whole utterances, contiguous ids, loss on the words."""
     from safetensors.torch import save_file
 
@@ -77,7 +97,7 @@ def train_recogniser(seed: int, bank: str = "espeak", folder: Path | None = None
     module = StreamingTraining(ModelSpec("random", config=CONFIG | {"vocab_size": len(SPECIAL) + words}, seed=seed),
                                "contiguous", learning_rate=2e-3, weight_decay=0.01, beta2=0.98, warmup_steps=20,
                                features=FEATURES, seed=seed)
-    losses = fit(module, SpokenWords([None], bank, train_samples=s.steps * s.batch, batch_size=s.batch, seed=seed), s.steps, bar=True)
+    losses = fit(module, SpokenWords([None], bank, train_samples=s.steps * s.batch, batch_size=s.batch, seed=seed), s.steps, bar=bar)
     score = speech_scores(module.model, module.projector, method.arm("contiguous"), seed, bank, s.test, (None,))["batch"]
     result = {"seed": seed, "steps": s.steps, "bank": bank, "wer": score["wer"],
               "curve": [[step, round(losses[step], 4)] for step in range(0, s.steps, 25)]}

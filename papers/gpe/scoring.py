@@ -20,7 +20,7 @@ TEST_FROM = 2 * 10**6  # number of the first test sentence: no training sentence
 
 def scores(hypotheses: list[str], delays: list[list[int]], examples: list[Example], truncated: int = 0,
            tokenize: str = "13a") -> dict:
-    """BLEU, exact matches and latency of one decoded set. statistics: per sentence, for paired bootstrap."""
+    """BLEU, exact matches and latency of one decoded set. statistics: per sentence, for paired bootstrap. words: of the references."""
     references = [e.reference for e in examples]
     statistics = sentence_statistics(hypotheses, references, tokenize)
     found = latency(delays, [e.n_units for e in examples], [len(r.split()) for r in references])
@@ -28,6 +28,7 @@ def scores(hypotheses: list[str], delays: list[list[int]], examples: list[Exampl
         "bleu": bleu_from_statistics(statistics.sum(0)),
         "exact": sum(h == r for h, r in zip(hypotheses, references)) / len(references),
         "truncated": truncated,
+        "words": sum(len(r.split()) for r in references),
         **{name: found[name] for name in ("AL", "LAAL", "AP", "DAL")},
         "statistics": statistics.tolist(),
     }

@@ -68,6 +68,11 @@ def measure_paper(log: Callable[[str], None] = print, device: str = "cuda", limi
     return scores
 
 
+def measured(folder: Path, log: Callable[[str], None]) -> dict[str, dict]:
+    """As an experiment runs it; the runs are in `runs_folder()`."""
+    return measure_paper(log=log)
+
+
 def measure_run(folder: Path, about: dict, device: str, limit: int | None = None) -> dict:
     """One trained model on its test split, see `measure_paper`."""
     loaded = open_run(folder, about, device)

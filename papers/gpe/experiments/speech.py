@@ -2,25 +2,28 @@
 
 Per seed: utterances of three to seven words in random order, spoken by espeak-ng in sixteen voices with pauses and noise
 (common/data/speech.py), a causal encoder of log-mel frames (common/streaming/audio.py) in front of a Llama of 0.3 M parameters, trained
-on whole utterances (`standins-speech/`, committed; `make standins-gpe` trains it again). Copies of it are tuned with group
-ids at several offsets phi and recognise unseen utterances chunk by chunk at every k. k counts chunks of 480 ms.
+on whole utterances (`standins-speech/`, three committed; `make standins-gpe` trains them again). Copies of it are tuned with
+group ids at several offsets phi, and in order of arrival, and recognise unseen utterances chunk by chunk at every k. k counts
+chunks of 480 ms.
 With NINEFOLD_DATA the same is done with recorded digits (Free Spoken Digit Dataset), trained and tested on disjoint takes.
 `tune` and `recorded` are one job each: arguments in, JSON out (common/runs/jobs.py); how much of everything, by SIZES.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.models import ModelSpec
 from common.runs.jobs import Job
+from common.seeds import asked
 from common.training.fit import fit
 
 from .. import method
 from ..data import SpokenWords
 from ..module import StreamingTraining
-from ..recognisers import FEATURES, RECOGNISERS, recogniser, speech_scores, train_recogniser
+from ..recognisers import COMMITTED, FEATURES, recogniser, recogniser_folder, speech_scores, train_recogniser
 
 KS, PHIS = (1, 3, 5), (0, 64, 512)
 DIGITS = "speech/fsdd.zip"
@@ -28,30 +31,31 @@ DIGITS = "speech/fsdd.zip"
 
 @dataclass(frozen=True)
 class Size:
-    """short, long: steps of tuning. batch: utterances a step. test: unseen ones that are streamed. job_seconds: no job takes longer."""
+    """steps: of tuning. batch: utterances a step. test: unseen ones that are streamed. job_seconds: no job takes longer."""
 
     seeds: tuple[int, ...]
-    short: int
-    long: int
+    steps: int
     batch: int
     test: int
     job_seconds: float
 
 
-SIZES = {"smoke": Size((0,), short=1, long=2, batch=4, test=8, job_seconds=1),
-         "cpu": Size((0, 1, 2), short=300, long=1000, batch=32, test=200, job_seconds=200)}
+SIZES = {"smoke": Size((0,), steps=1, batch=4, test=8, job_seconds=1),
+         "cpu": Size(asked(), steps=600, batch=32, test=200, job_seconds=200)}
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------
 def jobs(size: str = "cpu") -> list[Job]:
-    """Group ids at every phi and seed; one longer tuning shows whether the farthest offset catches up."""
+    """Group ids at every phi and seed, and interleaved streaming, which is known to differ; before them what they all need."""
     s = SIZES[size]
-    tuned = [(phi, seed, "short", "") for phi in PHIS for seed in s.seeds] + [(PHIS[-1], 0, "long", f", {s.long} steps")]
     words = Job("speech/words", f"{__name__}:words", {"bank": "espeak", "size": size}, seconds=min(20, s.job_seconds))
-    return [words, *(Job(f"speech/phi {phi}{more}/seed{seed}", f"{__name__}:tune",
-                         {"seed": seed, "phi": phi, "budget": budget, "size": size},
-                         seconds=min(60 if budget == "short" else 170, s.job_seconds), after=(words.name,))
-                     for phi, seed, budget, more in tuned)]
+    trained = {seed: Job(f"speech/standin/seed{seed}", f"{__name__}:standin", {"seed": seed, "size": size}, after=(words.name,),
+                         seconds=min(100, s.job_seconds)) for seed in s.seeds if seed not in COMMITTED}
+    tuned = [(f"phi {phi}", {"phi": phi}) for phi in PHIS] + [("interleaved", {"phi": 0, "arm": "interleaved"})]
+    return [words, *trained.values(),
+            *(Job(f"speech/{name}/seed{seed}", f"{__name__}:tune", {"seed": seed, "size": size, **arguments},
+                  seconds=min(110, s.job_seconds), after=(trained[seed].name if seed in trained else words.name,))
+              for name, arguments in tuned for seed in s.seeds)]
 
 
 def digit_jobs(size: str = "cpu") -> list[Job]:
@@ -68,28 +72,34 @@ def words(bank: str, size: str = "cpu") -> dict:
     return SpokenWords(bank=bank, seed=0).banks()[1].facts()
 
 
+def standin(seed: int, size: str = "cpu") -> dict:
+    """The batch recogniser of a seed beyond the committed ones: trained where the cache lacks it; what it can do."""
+    recogniser(seed)
+    card = json.loads((recogniser_folder(seed) / "training.json").read_text(encoding="utf-8"))
+    return {name: card[name] for name in ("seed", "steps", "wer")}
+
+
 def data(seed: int, bank: str, ks, steps: int, batch: int, first: int = 0) -> SpokenWords:
     return SpokenWords(list(ks), bank, train_samples=steps * batch, first=first, batch_size=batch, seed=seed)
 
 
-def tune(seed: int, phi: float, budget: str = "short", size: str = "cpu", bank: str = "espeak", folder: str | None = None) -> dict:
-    """Group ids at phi: tuned from the batch recogniser, then streamed at every k and asked for whole utterances.
+def tune(seed: int, phi: float, arm: str = "group", size: str = "cpu", bank: str = "espeak", folder: str | None = None) -> dict:
+    """One arm at phi: tuned from the batch recogniser, then streamed at every k and asked for whole utterances.
 
-    budget: "short" or "long". folder: of another batch recogniser than the committed one.
+    folder: of another batch recogniser than the seed's own.
     """
     s = SIZES[size]
-    steps = getattr(s, budget)
-    module = StreamingTraining(ModelSpec(str(RECOGNISERS / f"seed{seed}")), "group", phi, 1e-3, weight_decay=0.01, beta2=0.98,
+    steps, own = s.steps, method.arm(arm, phi)
+    module = StreamingTraining(ModelSpec(str(folder or recogniser_folder(seed))), arm, phi, 1e-3, weight_decay=0.01, beta2=0.98,
                                warmup_steps=5, features=FEATURES, seed=seed)
     module.loaded, encoder = recogniser(seed, Path(folder) if folder else None)
     module.configure_model()
     module.projector.load_state_dict(encoder.state_dict())
     losses = fit(module, data(seed, bank, KS, steps, s.batch, first=10**6), steps)
-    arm = method.arm("group", phi)
     return {"model": module.loaded.source, "data": SpokenWords(bank=bank, seed=seed).banks()[1].facts(),
             "loss": sum(losses[-10:]) / len(losses[-10:]),
-            "stream": speech_scores(module.model, module.projector, arm, seed, bank, s.test, KS),
-            "batch": speech_scores(module.model, module.projector, arm, seed, bank, s.test, (None,))}
+            "stream": speech_scores(module.model, module.projector, own, seed, bank, s.test, KS),
+            "batch": speech_scores(module.model, module.projector, own, seed, bank, s.test, (None,))}
 
 
 def recorded(seed: int, phi: float, size: str = "cpu") -> dict:
@@ -98,4 +108,4 @@ def recorded(seed: int, phi: float, size: str = "cpu") -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         trained = train_recogniser(seed, "fsdd", Path(folder), size)
-        return tune(seed, phi, "short", size, "fsdd", folder) | {"batch-trained": {"wer": trained["wer"]}}
+        return tune(seed, phi, "group", size, "fsdd", folder) | {"batch-trained": {"wer": trained["wer"]}}
