@@ -8,6 +8,7 @@ pruning method that ranks by this attention can keep the same number and pay les
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -22,19 +23,20 @@ def last_slots(layout: Layout) -> Tensor:
 
 
 @torch.no_grad()
-def attention_to_pictures(decoder: nn.Module, layout: Layout, visual: Tensor, layer: int) -> Tensor:
-    """(B, N): attention of the last text slot to each visual token in a dense pass, mean over heads of one layer."""
+def attention_to_pictures(decoder: nn.Module, layout: Layout, visual: Tensor, layers: Iterable[int]) -> dict[int, Tensor]:
+    """{layer: (B, N)}: attention of the last text slot to each visual token in a dense pass, mean over heads."""
     before = decoder.config._attn_implementation
     decoder.set_attn_implementation("eager")  # the only one that gives its maps
     try:
         embeds, positions, mask, _ = joint(layout, decoder.get_input_embeddings()(layout.ids), visual)
         mask = torch.zeros(mask.shape, dtype=embeds.dtype, device=embeds.device).masked_fill_(~mask, torch.finfo(embeds.dtype).min)
         maps = decoder.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False,
-                             output_attentions=True).attentions[layer]
+                             output_attentions=True).attentions
     finally:
         decoder.set_attn_implementation(before)
     rows = torch.arange(len(embeds), device=embeds.device)
-    return maps.mean(1)[rows, visual.shape[1] + last_slots(layout), : visual.shape[1]]
+    at = visual.shape[1] + last_slots(layout)
+    return {layer: maps[layer].mean(1)[rows, at, : visual.shape[1]] for layer in layers}
 
 
 def kept_by(score: Tensor, count: int) -> Tensor:

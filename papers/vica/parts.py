@@ -115,10 +115,10 @@ def parts_of(small: llava.Llava, tower: bool = True) -> Parts:
 
 
 def stand_in(seed: int) -> Parts:
-    """The committed small LLaVA of a seed, without its tower. Raises ModelError where it is missing."""
-    from common.standins.llava import FOLDER  # brings Lightning along
+    """The small LLaVA of a seed, without its tower. Raises ModelError where a committed one is missing."""
+    from common.standins.llava import folder_of  # brings Lightning along
 
-    folder = FOLDER / f"seed{seed}"
+    folder = folder_of(seed)
     if not folder.is_dir():
         raise ModelError(f"{folder.name} of common/standins/llava-weights is missing: restore it or run `make standins-llava`")
     return parts_of(llava.load_llava(folder, tower=False), tower=False)  # the experiments work on features that are kept

@@ -142,7 +142,7 @@ def test_pruned_dense_is_dense_without_those_tokens(decoder):
     model, config = decoder(), ViCAConfig((0, 1, 2))
     layout, *_ = batch([PROMPTS[1]])
     visual = pictures(layout)
-    score = attention_to_pictures(model, layout, visual, 1)
+    score = attention_to_pictures(model, layout, visual, [1])[1]
     assert score.shape == (1, 4) and 0 < float(score.sum()) < 1 and config.cross_layers
     keep = torch.tensor([[True, False, False, True]])
     fewer, left = without(layout, visual, keep)
