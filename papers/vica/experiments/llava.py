@@ -1,14 +1,18 @@
 """The claims in the small: a LLaVA that answers well is taught to look in two of its eight layers.
 
-Per seed: the committed stand-in (common/standins/llava-weights: dense, really trained, real frozen vision tower) and copies of
-it, each tuned for the same steps on the same rows: dense; ViCA with all layers, with the two that matter most, the two that
-matter least, the last two, two drawn; and the text alone. All then answer the same unseen questions about unseen pictures.
+Per seed: the stand-in (common/standins/llava-weights: dense, really trained, real frozen vision tower) and copies of it, each
+tuned for the same steps on the same rows: dense; dense on as few visual tokens as cost what ViCA costs; ViCA with all layers,
+with the two of the highest scores, two by greedy elimination, two drawn; and the text alone. All then answer the same unseen
+questions about unseen pictures. What no claim compares is not run.
 
     features    of the frozen vision tower, which all other jobs only read
-    all_layers  tunes the all-layer model, measures each layer's worth and every pair of layers without training, and what
-                freezing costs the dense model; keeps the weights in the cache
-    tune        tunes one arm whose layers `all_layers` chose, and answers; the widest also drops visual tokens (PyramidDrop)
-    pruned      the dense model as it is, on fewer visual tokens
+    untuned     the stand-in as it is: whole, with frozen visual tokens, on fewer of them
+    all_layers  tunes the all-layer model, measures each layer's worth and every pair of layers without training, and drops visual
+                tokens on the way (PyramidDrop)
+    tune        tunes one other arm, and answers
+
+One arm of one seed is tuned once more ("again") from weights that are moved by less than their own rounding. What then differs
+is what another processor, or another number of threads, would make differ: no claim is decided by less.
 
 Each is one job: arguments in, JSON out (common/runs/jobs.py); how much of everything, by SIZES. What trains is imported where
 it is used: the command that plans the jobs need not wait for Lightning.
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +30,7 @@ import torch
 from torch import Tensor
 
 from common.runs.jobs import Job, work_folder
+from common.seeds import asked as seeds_asked
 from common.training.fit import fit
 from common.vision.layout import Layout
 from common.vision.parts import LlavaSpec, Parts
@@ -33,21 +39,19 @@ from common.vision.visual_tokens import attention_to_pictures, random_scores, sc
 from .. import baselines, method, pruning, selection
 from ..analytic import Shape, equivalent_tokens, visual_flops
 from ..reference import frozen_dense
-from ..scoring import blind, dense, log_probabilities, right_answers, scores, test_set, tested, vica
+from ..scoring import YES_NO, blind, dense, log_probabilities, right_answers, scores, test_set, tested, vica
 
-K, WIDER = 2, 4  # layers that look, of the stand-in's eight
-KEEPS = (0.5, 0.35)  # mean share of visual tokens over WIDER layers under PyramidDrop; the first layer sees all
-FREEZES = ("ffn", "attention", "all")  # what visual tokens of a dense model go without
-RANKS = 2  # the layer whose attention ranks the visual tokens of pruned dense models (FastV's)
+K = 2  # layers that look, of the stand-in's eight
+KEEP = 0.5  # mean share of visual tokens over all layers under PyramidDrop; the first layer sees all
+FREEZES = ("ffn", "all")  # what visual tokens of a dense model go without
 RATE = 1e-3
-SPLITS = {"train": 30, "val": 5, "test": 12}  # seconds that their features take
+SPLITS = {"train": 32, "test": 10, "easy": 8, "val": 3}  # seconds that their features take
 
 
 @dataclass(frozen=True)
 class Size:
     """steps, rows: of tuning. trained_on, test, validation, easy: pictures; easy is of easy-VQA's test split, and of its training
-    split a quarter of `trained_on` is used. counts: visual tokens of pruned dense models, beside the equivalent count.
-    job_seconds: no job takes longer."""
+    split a quarter of `trained_on` is used. job_seconds: no job takes longer."""
 
     seeds: tuple[int, ...]
     steps: int
@@ -56,13 +60,13 @@ class Size:
     test: int
     validation: int
     easy: int
-    counts: tuple[int, ...]
     job_seconds: float
 
 
-SIZES = {"smoke": Size(seeds=(0,), steps=2, rows=2, trained_on=4, test=3, validation=2, easy=1, counts=(16,), job_seconds=2.0),
-         "cpu": Size(seeds=(0, 1, 2), steps=160, rows=16, trained_on=1200, test=250, validation=100, easy=120, counts=(8, 16, 32),
-                     job_seconds=1000.0)}
+SIZES = {"smoke": Size(seeds=(0,), steps=2, rows=2, trained_on=4, test=3, validation=2, easy=1, job_seconds=2.0),
+         "cpu": Size(seeds=seeds_asked(), steps=100, rows=16, trained_on=1200, test=250, validation=60, easy=120, job_seconds=1e4)}
+COMMITTED = 3  # small LLaVAs in common/standins/llava-weights; further seeds train theirs first
+AGAIN = 0  # the seed of which an arm is tuned once more
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------
@@ -72,80 +76,104 @@ def _job(name: str, function: str, size: str, seconds: float, after: tuple[str, 
 
 
 def jobs(size: str = "cpu") -> list[Job]:
-    """Features, and all that needs nothing else."""
+    """Features, stand-ins that are not committed, and all that needs nothing else."""
     made = [_job(f"features/{split}", "features", size, seconds, split=split) for split, seconds in SPLITS.items()]
     needed = tuple(job.name for job in made)
-    kept = work_folder("vica", size)
+    made += standins(SIZES[size].seeds)
     for seed in SIZES[size].seeds:
-        weights = str(kept / f"all-layers-{seed}.safetensors")
-        made += [_job(f"all layers/seed{seed}", "all_layers", size, 110, needed, seed=seed, weights=weights),
-                 _job(f"dense/seed{seed}", "tune", size, 100, needed, seed=seed, arm="dense", layers=None),
-                 _job(f"text/seed{seed}", "tune", size, 25, needed, seed=seed, arm="text", layers=[]),
-                 _job(f"pruned/seed{seed}", "pruned", size, 60, needed, seed=seed)]
+        after = (*needed, f"stand-in/seed{seed}")
+        weights = str(work_folder("vica", size) / f"all-layers-{seed}.safetensors")
+        made += [_job(f"all layers/seed{seed}", "all_layers", size, 60, after, seed=seed, weights=weights),
+                 _job(f"dense/seed{seed}", "tune", size, 40, after, seed=seed, arm="dense", layers=None),
+                 _job(f"few/seed{seed}", "tune", size, 25, after, seed=seed, arm="few", layers=None),
+                 _job(f"text/seed{seed}", "tune", size, 20, after, seed=seed, arm="text", layers=[]),
+                 _job(f"untuned/seed{seed}", "untuned", size, 25, after, seed=seed)]
     return made
+
+
+def standins(seeds: tuple[int, ...]) -> list[Job]:
+    """A job for the small LLaVA of each seed that is not among the committed ones: an hour."""
+    return [Job(f"stand-in/seed{seed}", "common.standins.llava:made", {"seed": seed}, seconds=3600) for seed in seeds if seed >= COMMITTED]
 
 
 def then(size: str, results: dict) -> list[Job]:
     """The arms of every seed whose all-layer model is there to choose their layers."""
-    return [_job(f"{name}/seed{seed}", "tune", size, 80 if name == "wide" else 45, seed=seed, arm=name, layers=layers, drop=name == "wide")
-            for seed in SIZES[size].seeds if f"all layers/seed{seed}" in results for name, layers in arms(results, seed).items()]
+    found = [seed for seed in SIZES[size].seeds if f"all layers/seed{seed}" in results]
+    made = [(name, seed, layers) for seed in found for name, layers in arms(results, seed).items()]
+    made += [("again", AGAIN, arms(results, AGAIN)["greedy"])] if AGAIN in found else []
+    return [_job(f"{name}/seed{seed}", "tune", size, 22, seed=seed, arm=name, layers=layers) for name, seed, layers in made]
 
 
 def arms(results: dict, seed: int) -> dict[str, list[int]]:
     """Sets of layers, chosen by what the seed's all-layer model showed on validation pictures, or without looking."""
     of = results[f"all layers/seed{seed}"]
     worth, n = {int(k): v for k, v in of["leave-one-out"].items()}, of["layers"]
-    return {"top": list(selection.top(worth, K)), "bottom": list(selection.bottom(worth, K)), "last": list(baselines.last_layers(n, K)),
-            "drawn": list(baselines.random_layers(n, K, seed)), "greedy": of["greedy"]["kept"], "wide": kept_by_greedy(of, WIDER)}
-
-
-def kept_by_greedy(of: dict, count: int) -> list[int]:
-    """What greedy elimination had left when it was down to `count` layers."""
-    gone = [layer for layer, _ in of["greedy"]["steps"]]
-    return sorted(set(range(of["layers"])) - set(gone[: of["layers"] - count]))
+    return {"top": list(selection.top(worth, K)), "greedy": of["greedy"]["kept"], "drawn": list(baselines.random_layers(n, K, seed))}
 
 
 # What `arms` reads of a result of `all_layers`.
 EXAMPLE = {f"all layers/seed{seed}": {
     "layers": 8, "leave-one-out": {str(k): 1.0 - k / 8 for k in range(8)},
-    "greedy": {"kept": [0, 1], "steps": [[k, 0.0] for k in range(7, 1, -1)]}} for seed in SIZES["cpu"].seeds}
+    "greedy": {"kept": [0, 1]}} for seed in SIZES["cpu"].seeds}
 
 
 # -- training ----------------------------------------------------------------------------------------------
-def tuned(parts: Parts, layers: tuple[int, ...] | None, seed: int, s: Size) -> float:
+def tuned(parts: Parts, layers: tuple[int, ...] | None, seed: int, s: Size, tokens: int | None = None) -> float:
     """Trains parts in place: the same rows for every arm. layers: None is dense. Returns the loss of the last ten steps."""
-    losses = train(parts, layers, seed, s.steps, s.rows, RATE, scenes=s.trained_on, easy=s.trained_on // 4)
+    losses = train(parts, layers, seed, s.steps, s.rows, RATE, tokens, scenes=s.trained_on, easy=s.trained_on // 4)
     return sum(losses[-10:]) / len(losses[-10:])
 
 
-def train(parts: Parts, cross_layers: tuple[int, ...] | None, seed: int, steps: int, rows: int, rate: float, **pictures) -> list[float]:
-    """Losses of a training in place, in bf16: of ViCA in these layers, or of dense. pictures: arguments of ScenePictures."""
+def pooled(features: Tensor, tokens: int | None) -> Tensor:
+    """(..., N, dv) -> (..., tokens, dv): means over stretches of visual tokens, in reading order; None leaves them as they are."""
+    if tokens is None:
+        return features
+    return torch.stack([part.float().mean(-2) for part in features.tensor_split(tokens, dim=-2)], -2)
+
+
+@torch.no_grad()
+def nudged(parts: Parts, seed: int) -> None:
+    """Moves every weight by at most half a unit of its last place: as much as another order of summation does to what it meets."""
+    draw = torch.Generator().manual_seed(seed)
+    for weight in (*parts.decoder.parameters(), *parts.projector.parameters()):
+        weight.mul_(1 + 2.0**-23 * torch.randint(-1, 2, weight.shape, generator=draw))
+
+
+def train(parts: Parts, cross_layers: tuple[int, ...] | None, seed: int, steps: int, rows: int, rate: float, tokens: int | None = None,
+          **pictures) -> list[float]:
+    """Losses of a training in place, in fp32: of ViCA in these layers, or of dense. tokens: so many `pooled` ones in place of all.
+    pictures: arguments of ScenePictures."""
     from ..data import ScenePictures
     from ..module import ViCATraining
 
     module = ViCATraining(LlavaSpec(stand_in="in memory"), None if cross_layers is None else list(cross_layers), learning_rate=rate,
                           weight_decay=0.01, beta2=0.98, warmup_steps=15, seed=seed)
     module.given = parts
-    data = ScenePictures(train_samples=steps * rows, batch_size=rows, easy_share=0.15, seed=seed, **pictures)
-    parts.decoder.set_attn_implementation("eager")  # on CPU in bf16 twice as fast as SDPA at this width
-    losses = fit(module, data, steps, precision="32-true")
-    parts.decoder.set_attn_implementation("sdpa")
-    return losses
+
+    class Shown(ScenePictures):
+        def _rows(self, *which):
+            made = super()._rows(*which)
+            made.entries = [(pooled(features, tokens), texts) for features, texts in made.entries]
+            return made
+
+    data = Shown(train_samples=steps * rows, batch_size=rows, easy_share=0.15, seed=seed, **pictures)
+    return fit(module, data, steps, precision="32-true")
 
 
 # -- what the jobs do --------------------------------------------------------------------------------------
 def features(split: str, size: str = "cpu") -> int:
-    """Features of every picture of a split that the other jobs use. How many."""
+    """Features of every picture of a split that the other jobs use. How many. "easy" is easy-VQA's part of the training pictures."""
     from common.vision.features import Pictures
 
     s = SIZES[size]
-    count, easy = {"train": (s.trained_on, s.trained_on // 4), "val": (s.validation, 0), "test": (s.test, s.easy)}[split]
-    Pictures(count, split=split, easy=easy)
+    name, count, easy = {"train": ("train", s.trained_on, 0), "easy": ("train", 0, s.trained_on // 4), "val": ("val", s.validation, 0),
+                         "test": ("test", s.test, s.easy)}[split]
+    Pictures(count, split=name, easy=easy)
     return count + easy
 
 
 def all_layers(seed: int, weights: str, size: str = "cpu") -> dict:
-    """The all-layer model of a seed, what its layers are worth, and what freezing costs the dense one.
+    """The all-layer model of a seed, and what its layers are worth.
 
     weights: file that the tuned all-layer weights are kept in, for looking into later.
     """
@@ -155,15 +183,25 @@ def all_layers(seed: int, weights: str, size: str = "cpu") -> dict:
 
     parts, s = stand_in(seed), SIZES[size]
     every = tuple(range(parts.decoder.config.num_hidden_layers))
-    result = {"model": parts.source, "layers": len(every), "dense": tested(parts, dense(parts), s.test, s.easy),
-              "blind": blind(s.test, s.easy), "frozen": frozen(parts, s), "dense, leave-one-out": worth(parts, every, s)[0],
+    result = {"model": parts.source, "layers": len(every), "items": items(s), "blind": blind(s.test, s.easy),
               "loss": tuned(parts, every, seed, s)}
     Path(weights).parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in parts.decoder.state_dict().items() if k != "lm_head.weight"}, weights)
     result["all layers"] = tested(parts, vica(parts, every), s.test, s.easy)
     single, kept, eliminated = worth(parts, every, s, K)
-    result |= {"leave-one-out": single, "greedy": {"kept": kept, "steps": eliminated}, "pairs": pairs(parts, every, s)}
+    result |= {"leave-one-out": single, "greedy": {"kept": kept, "steps": eliminated}, "pairs": pairs(parts, every, s),
+               f"PyramidDrop {KEEP}": dropped(parts, every, KEEP, s)}
     return result
+
+
+def items(s: Size) -> dict[str, int]:
+    """Questions behind an accuracy; "pairs, ..." and "dropped, ...": behind one of `pairs` and of `dropped`."""
+    def count(which: slice) -> dict[str, int]:
+        kinds = [q.kind for row in test_set("test", s.test, s.easy)[1][which] for q in row]
+        return {"all": len(kinds), "open": sum(kind not in YES_NO for kind in kinds)}
+
+    return count(slice(s.test)) | {f"pairs, {name}": n for name, n in count(slice(s.test // 3)).items()} | {
+        f"dropped, {name}": n for name, n in count(slice(0, s.test, 2)).items()}
 
 
 def frozen(parts: Parts, s: Size) -> dict[str, dict]:
@@ -194,51 +232,84 @@ def pairs(parts: Parts, layers: tuple[int, ...], s: Size) -> dict[str, dict[str,
     return by_pair
 
 
-def tune(seed: int, arm: str, layers: list[int] | None, size: str = "cpu", drop: bool = False) -> dict:
-    """One arm: dense (layers None), the text alone ([]) or ViCA in `layers`; with drop, PyramidDrop on it as well."""
+def tune(seed: int, arm: str, layers: list[int] | None, size: str = "cpu") -> dict:
+    """One arm: dense (layers None), dense on few tokens, the text alone ([]) or ViCA in `layers`."""
     from common.standins.llava import stand_in
 
     parts, s = stand_in(seed), SIZES[size]
-    loss = tuned(parts, None if layers is None else tuple(layers), seed, s)
+    tokens = equal_tokens(parts) if arm == "few" else None
+    if arm == "again":
+        nudged(parts, seed)
+    loss = tuned(parts, None if layers is None else tuple(layers), seed, s, tokens)
     way = dense(parts) if layers is None else vica(parts, tuple(layers))
-    result = {"arm": arm, "layers": layers, "loss": loss, "test": tested(parts, way, s.test, s.easy)}
-    if layers is None:
-        result["frozen"] = frozen(parts, s)
-    return result | {f"PyramidDrop {keep}": dropped(parts, tuple(layers), keep, s) for keep in (KEEPS if drop else ())}
+    result = {"arm": arm, "layers": layers, "loss": loss}
+    if arm == "few":
+        return result | {"tokens": tokens, "test": on_few(parts, tokens, s)}
+    return result | {"test": tested(parts, way, s.test, s.easy)}
+
+
+def on_few(parts: Parts, tokens: int, s: Size) -> dict[str, float]:
+    """Scores of a dense model that is shown `pooled` tokens."""
+    pictures, asked = test_set("test", s.test, s.easy)
+    return scores(asked, right_answers(parts, dense(parts), pooled(pictures, tokens), asked), s.test)
 
 
 def dropped(parts: Parts, layers: tuple[int, ...], keep: float, s: Size) -> dict:
-    """The arm with a mean share `keep` of visual tokens over its layers: ranked by attention, and by lot."""
+    """The arm with a mean share `keep` of visual tokens over its layers: ranked by attention, by two lots, and whole; on every other
+    picture, for here each question is a row."""
     shares, config = schedule(layers, keep), method.ViCAConfig(layers)
+    pictures, asked = (part[: s.test : 2] for part in test_set("test", s.test, s.easy))
     ways = {"ranked": lambda layout, visual: pruning.ranked(parts.decoder, config, layout, visual, shares),
-            "random": lambda layout, visual: pruning.by_lot(layout.visual_real, shares, seed=0)}
-    return {"schedule": {str(k): v for k, v in shares.items()},
-            **{way: tested(parts, vica(parts, layers, choose), s.test, s.easy, alone=True) for way, choose in ways.items()}}
+            "random": lambda layout, visual: pruning.by_lot(layout.visual_real, shares, seed=0),
+            "random again": lambda layout, visual: pruning.by_lot(layout.visual_real, shares, seed=1), "whole": None}
+
+    def of(choose) -> dict[str, float]:
+        right = right_answers(parts, vica(parts, layers, choose), pictures, asked, alone=choose is not None)
+        return scores(asked, right, len(asked))
+
+    return {"schedule": {str(k): v for k, v in shares.items()}} | {way: of(choose) for way, choose in ways.items()}
 
 
-def pruned(seed: int, size: str = "cpu") -> dict:
-    """The dense stand-in on fewer visual tokens: as many as ViCA's visual FLOPs are worth, and more. Training-free."""
+def untuned(seed: int, size: str = "cpu") -> dict:
+    """The dense stand-in as it is: on all visual tokens, with these frozen, and on as many as ViCA's visual FLOPs are worth.
+
+    The few are kept by lot, or by the attention of that layer whose ranking answers most questions about validation pictures:
+    FastV's own layer is that of another model, and the baseline shall not lose by ours.
+    """
     from common.standins.llava import stand_in
 
-    parts, s, ranking = stand_in(seed), SIZES[size], []
+    parts, s = stand_in(seed), SIZES[size]
     equal, decoder = equal_tokens(parts), parts.decoder
+    every = range(decoder.config.num_hidden_layers)
 
-    def rank(layout: Layout, visual: Tensor) -> Tensor:
-        ranking.append(attention_to_pictures(decoder, layout, visual, [RANKS])[RANKS])
-        return torch.zeros(*layout.ids.shape, visual.shape[-1])
+    def shown(split: str, count: int, way: Callable[[Layout, Tensor], Tensor]) -> dict[str, float]:
+        pictures, asked = (part[:count] for part in test_set(split, count, s.easy if split == "test" else 0))
+        return scores(asked, right_answers(parts, way, pictures, asked, alone=True), count)
 
-    def cut(count: int, scored: list[Tensor]) -> dict:
-        batches = iter(scored)
+    def ranked(split: str, count: int, layers: Iterable[int]) -> list[dict[int, Tensor]]:
+        """By batch: {layer: attention to each visual token}. One pass, after which every cut is cheap."""
+        found = []
 
-        def hidden(layout: Layout, visual: Tensor) -> Tensor:
-            return baselines.dense_on(decoder, layout, visual, next(batches), count)
+        def look(layout: Layout, visual: Tensor) -> Tensor:
+            found.append(attention_to_pictures(decoder, layout, visual, layers))
+            return torch.zeros(*layout.ids.shape, visual.shape[-1])
 
-        return tested(parts, hidden, s.test, s.easy, alone=True)
+        shown(split, count, look)
+        return found
 
-    tested(parts, rank, s.test, s.easy, alone=True)  # once: every count cuts the same order
-    lot = [random_scores(score, i) for i, score in enumerate(ranking)]
-    return {"equivalent tokens": equal} | {str(count): {"attention": cut(count, ranking), "random": cut(count, lot)}
-                                           for count in sorted({equal, *s.counts})}
+    def cut(split: str, count: int, ranks: list[Tensor]) -> dict[str, float]:
+        batches = iter(ranks)
+        return shown(split, count, lambda layout, visual: baselines.dense_on(
+            decoder, layout, visual, next(batches), equal))
+
+    tried = ranked("val", s.validation, every)
+    on_validation = {layer: cut("val", s.validation, [of[layer] for of in tried])["all"] for layer in every}
+    best = max(every, key=lambda layer: (on_validation[layer], -layer))
+    ranks = [of[best] for of in ranked("test", s.test, [best])]
+    lot = [random_scores(of, i) for i, of in enumerate(ranks)]
+    return {"whole": tested(parts, dense(parts), s.test, s.easy), "frozen": frozen(parts, s), "equivalent tokens": equal, "ranks": best,
+            "validation": {str(k): v for k, v in on_validation.items()}, "attention": cut("test", s.test, ranks),
+            "random": cut("test", s.test, lot)}
 
 
 def equal_tokens(parts: Parts, n_text: int = 11) -> int:

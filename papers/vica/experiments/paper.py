@@ -43,6 +43,11 @@ def runs_folder() -> Path:
 
 
 # -- all of it ---------------------------------------------------------------------------------------------
+def measured(folder: Path, log: Callable[[str], None]) -> dict[str, dict]:
+    """What is measured of the models in `runs_folder`; they keep their scores themselves, and need no folder of the rung."""
+    return measure_paper(log=log)
+
+
 def measure_paper(log: Callable[[str], None] = print, device: str = "cuda", benchmarks: Sequence[str] = BENCHMARKS,
                   limit: int | None = None) -> dict[str, dict]:
     """{run, or "run + PyramidDrop": {"trained_from", "cross_layers", "prefix_update", "scores", "relative", "against"}}.

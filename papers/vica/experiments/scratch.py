@@ -2,7 +2,8 @@
 
 The default run turns a trained dense model into ViCA; the paper trains ViCA from the start. Here the stand-in's own training
 (common/standins/llava.py: 400 steps of captions, 3,200 of questions) runs with two of eight layers looking, evenly spread, and
-its answers stand beside those of the committed dense stand-in of the same seed. Half an hour of two cores for three seeds.
+its answers stand beside those of the dense stand-in of the same seed. Beside it, by the same recipe: two layers drawn by lot, and
+the text alone, which must not answer. Two hours of two cores for three seeds.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from torch import Tensor
 
 from common.runs.jobs import Job
 from common.runs.sources import closure
+from common.seeds import asked
 from common.vision.layout import Layout
 from common.vision.parts import parts_of
 
 from .. import method
-from ..baselines import uniform_layers
-from ..scoring import dense, tested, vica
+from ..baselines import random_layers, uniform_layers
+from ..scoring import blind, dense, tested, vica
 
 LAYERS = uniform_layers(8, 2)  # the paper's share, a quarter
+ARMS = {"scratch": 2000, "scratch/drawn": 2000, "scratch/text": 1000}  # seconds that they take
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,17 @@ class Size:
 
 
 SIZES = {"smoke": Size(seeds=(0,), stages=(1, 1), test=3, easy=1, job_seconds=2.0),
-         "cpu": Size(seeds=(0, 1, 2), stages=(400, 3200), test=250, easy=120, job_seconds=1000.0)}
+         "cpu": Size(seeds=asked(), stages=(400, 3200), test=250, easy=120, job_seconds=1e4)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:
     s = SIZES[size]
-    return [Job(f"scratch/seed{seed}", f"{__name__}:scratch", {"seed": seed, "layers": list(LAYERS), "size": size},
-                seconds=min(850, s.job_seconds)) for seed in s.seeds]
+    return [Job(f"{arm}/seed{seed}", f"{__name__}:scratch", {"seed": seed, "layers": list(layers(arm, seed)), "size": size},
+                seconds=min(seconds, s.job_seconds)) for seed in s.seeds for arm, seconds in ARMS.items()]
+
+
+def layers(arm: str, seed: int) -> tuple[int, ...]:
+    return {"scratch": LAYERS, "scratch/drawn": random_layers(8, len(LAYERS), seed), "scratch/text": ()}[arm]
 
 
 def scratch(seed: int, layers: list[int], size: str = "cpu") -> dict:
@@ -53,10 +60,11 @@ def scratch(seed: int, layers: list[int], size: str = "cpu") -> dict:
             embeds = self.decoder.get_input_embeddings()(layout.ids)
             return method.hidden_states(self.decoder, method.ViCAConfig(tuple(layers)), embeds, layout, visual)
 
+
     s, code = SIZES[size], tuple(map(str, closure(method.__name__)))
-    model, losses = train(seed, "vica-" + "-".join(map(str, layers)), Training, *s.stages, progress=False, sources=code)
-    parts = parts_of(model)
+    name = "vica-" + ("-".join(map(str, layers)) or "text")
+    model, losses = train(seed, name, Training, *s.stages, progress=False, sources=code)
+    parts, stand = parts_of(model), stand_in(seed)
     parts.decoder.set_attn_implementation("sdpa")
-    stand = stand_in(seed)
-    return {"layers": layers, "curve": [losses[i] for i in range(0, len(losses), 50)],
+    return {"layers": layers, "curve": [losses[i] for i in range(0, len(losses), 50)], "blind": blind(s.test, s.easy),
             "test": tested(parts, vica(parts, tuple(layers)), s.test, s.easy), "dense": tested(stand, dense(stand), s.test, s.easy)}

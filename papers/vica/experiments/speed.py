@@ -3,20 +3,23 @@
 A case (timed.py) is a batch of prompts of one shape around a picture. A speed-up above its bound, the ratio of FLOPs, means that
 the baseline is handicapped, and is flagged like every other thing that cannot be right.
 
-`measure` saves after each case and goes on from what it saved. `python -m papers.vica.experiments.speed` measures the
-shape of SmolLM2-135M, with --device cuda LLaVA-1.5-7B in bf16, and records nothing.
+Another process gets other memory, and keeps it: so a timing is of PROCESSES of them, one after the other, and the rounds within
+one say how finely it could be read. `measure` saves after each case and goes on from what it saved.
+`python -m papers.vica.experiments.speed` measures the shape of SmolLM2-135M, with --device cuda LLaVA-1.5-7B in bf16, and
+records nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from common.errors import UserError
 from common.models import ModelSpec, load
 from common.runs.jobs import Job
 from common.runs.sources import closure
-from common.timing.cases import Timetable, finished, over_processes, run_cases, time_allowed
+from common.timing.cases import Timetable, finished, in_a_process, run_cases, time_allowed
 from common.timing.clock import FEWEST, facts
 
 from .. import analytic, method
@@ -36,6 +39,7 @@ from .timed import GRAPH, Case, Run, agreement, expected_flops, run_case, stock_
 
 TOLERANCE = 1.1  # above its bound by more than this, a speed-up is not believed (spec 7.4)
 CLAIMED = {1: 3.5, 8: 10.0}  # batch -> speed-up (spec C3, C4)
+PROCESSES = 3
 
 
 @dataclass(frozen=True)
@@ -56,31 +60,46 @@ SIZES = {
 
 
 def jobs(size: str = "cpu") -> list[Job]:
-    return [Job("speed", f"{__package__}.speed:measure_cpu", {"size": size}, seconds=60 if size == "cpu" else 2)]
+    processes, seconds = (PROCESSES, 20.0) if size == "cpu" else (1, 2.0)
+    return [Job(f"speed/process{i}", f"{__package__}.speed:one_process", {"process": i, "time_limit": seconds, "size": size},
+                seconds=2 * seconds) for i in range(processes)]
 
 
-def measure_cpu(time_limit: float = 60.0, out: Path | None = None, log: Callable[[str], None] = print, size: str = "cpu",
-                processes: int = 1) -> dict[str, Any]:
-    """One case of SIZES in fp32, in so many processes, each within the time limit."""
+def one_process(process: int, time_limit: float, size: str) -> dict[str, Any]:
+    """`measure_cpu`, at size cpu in a process of its own; only the first also decodes, for no claim is about that."""
+    run = measure_cpu if size == "smoke" else functools.partial(in_a_process, measure_cpu)
+    return run(time_limit, size=size, decode=not process)
+
+
+def gpu(folder: Path, log: Callable[[str], None]) -> dict[str, Any]:
+    """{"processes": documents of `measure_gpu`}, the time allowed shared among them."""
+    if not torch.cuda.is_available():
+        measure_gpu(log=log)  # names what is missing
+    share = time_allowed(540.0) / PROCESSES
+    return {"processes": [in_a_process(measure_gpu, folder / f"process{i}", time_limit=share) for i in range(PROCESSES)]}
+
+
+def measure_cpu(time_limit: float = 20.0, out: Path | None = None, log: Callable[[str], None] = print, size: str = "cpu",
+                decode: bool = True) -> dict[str, Any]:
+    """One case of SIZES in fp32."""
     s = SIZES[size]
-    run = Run("cpu", "float32", repeats=s.repeats, time_limit=time_limit)
-    return over_processes(processes, measure, s.shape, s.layers, [s.case], run, out=out, log=log)
+    case = s.case if decode else replace(s.case, decode=())
+    return measure(s.shape, s.layers, [case], Run("cpu", "float32", repeats=s.repeats, time_limit=time_limit), out=out, log=log)
 
 
-def measure_gpu(out: Path | None = None, log: Callable[[str], None] = print, time_limit: float | None = None,
-                processes: int = 3) -> dict[str, Any]:
+def measure_gpu(out: Path | None = None, log: Callable[[str], None] = print, time_limit: float = 540.0) -> dict[str, Any]:
     """The decoder of LLaVA-1.5-7B in bf16, random weights, the grid of spec 7.4. Raises UserError without a CUDA device.
 
-    out: a folder for speed.json, kept and continued. time_limit: seconds of all processes together, each has its share.
+    out: a folder for speed.json, kept and continued.
     """
     if not torch.cuda.is_available():
         raise UserError("no CUDA device: the rung gpu-random-weights times a model of real size on one GPU with 80 GB; a smaller "
                         "one on the CPU: make reproduce-vica ONLY=speed")
     cases = [Case(batch, prefix, suffix, decode=(1, 16, 128) if suffix == 27 else ())
              for batch in (1, 8, 16, 32) for prefix, suffix in ((1, 29), (35, 27), (35, 65), (35, 262))]
-    run = Run("cuda", "bfloat16", repeats=50, warmup=10, time_limit=(time_limit or time_allowed(540.0)) / processes, vision=True)
-    return over_processes(processes, measure, analytic.LLAVA_7B, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], cases, run,
-                          out=None if out is None else out / "speed.json", log=log)
+    run = Run("cuda", "bfloat16", repeats=50, warmup=10, time_limit=time_limit, vision=True)
+    return measure(analytic.LLAVA_7B, method.PAPER_CROSS_LAYERS["llava-1.5-7b"], cases, run,
+                   out=None if out is None else out / "speed.json", log=log)
 
 
 # -- all cases ---------------------------------------------------------------------------------------------
@@ -166,15 +185,15 @@ def summary(document: dict[str, Any]) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Prefill and decoding of ViCA, dense and text only: time beside FLOPs.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--time-limit", type=float, help="seconds of measurement (60; 540 on CUDA)")
+    parser.add_argument("--time-limit", type=float, help="seconds of measurement (20; 540 on CUDA)")
     parser.add_argument("--out", type=Path, help="JSON file (a folder on CUDA), kept and continued")
     options = parser.parse_args(argv)
     try:
         if options.device == "cuda":
-            document = measure_gpu(options.out, print, options.time_limit)
+            document = measure_gpu(options.out, print, options.time_limit or 540.0)
         else:
             print(f"{torch.get_num_threads()} threads; load average {os.getloadavg()[0]:.1f}")
-            document = measure_cpu(options.time_limit or 60.0, options.out)
+            document = measure_cpu(options.time_limit or 20.0, options.out)
     except UserError as error:
         print(f"vica speed: {error}", file=sys.stderr)
         return 2
