@@ -85,7 +85,7 @@ def counts_table(papers: Iterable[Paper]) -> str:
         cells = [", ".join(f"{n} {word}" for word, n in sorted(counted.get(kind, {}).items(), key=lambda item: -item[1])) or "·"
                  for kind in KINDS]
         second_hand = _second_hand(paper)
-        read = "-" if not paper.rows else "yes" if not second_hand else f"no: {second_hand} value{'' if second_hand == 1 else 's'} second-hand"
+        read = f"no: {second_hand} value{'' if second_hand == 1 else 's'} second-hand" if second_hand else "yes" if paper.about else "-"
         lines.append(f"| {paper.key} | {' | '.join(cells)} | {read} | `make reproduce-{paper.key}` |")
     return "\n".join(lines)
 
@@ -97,7 +97,7 @@ def _second_hand(paper: Paper) -> int:
 def read_sentence(papers: Iterable[Paper]) -> str:
     """For how many papers the text could be read; what the mark on a value means."""
     here = [paper for paper in papers if paper.here]
-    whole = sum(bool(paper.rows) and not _second_hand(paper) for paper in here)
+    whole = sum(bool(paper.about) and not _second_hand(paper) for paper in here)
     return (f"The text of {whole or 'none'} of these {len(here)} papers could be read in full. Where it could not, a value is from the "
             "abstract, the authors' code, or somebody who quotes it; the last are marked *(secondary)* wherever they stand, and a "
             "paper's README says who that is.")

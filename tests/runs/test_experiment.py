@@ -6,11 +6,12 @@ import pytest
 
 from common.claims.intervals import summarize
 from common.errors import RecordError, UserError
-from common.runs import catalogue, experiment
+from common.report import chain
+from common.runs import catalogue, experiment, reproduce
 from common.runs.experiment import Experiment, chosen, every_job
 from common.runs.jobs import Job, run_jobs
 from common.runs.reproduce import point
-from tests.sample_records import claim, claims_yaml, held
+from tests.sample_records import claim, claims_yaml, held, record
 
 NUMBER = "tests.killed_run:number"
 CLAIMS = [claim("equals", "analytic", paper=3.0), claim("above", "cpu-small"), claim("above", "cpu-small")]
@@ -133,3 +134,49 @@ def test_the_list_of_experiments_names_each_with_the_command_that_runs_it():
     assert catalogue.command("demo", TEXT) == "make reproduce-demo"
     assert catalogue.command("demo", SPEECH) == "make reproduce-demo ONLY=speech"
     assert catalogue.command("demo", LARGE) == "make reproduce-demo RUNG=gpu"
+
+
+# --- what a record can be held against -------------------------------------------------------------
+
+
+def test_quantities_read_what_is_committed_and_nothing_else(here):
+    """Numbers to five places, without what is left out: whoever has the repository can compute every word again."""
+    seen = []
+
+    def quantities(results, size):
+        seen.append(results)
+        return {}
+
+    full = Experiment("full", "gpu", quantities, run=lambda folder, log: {"ms": 1.23456789, "raw": [1, 2], "rows": ({"raw": 3, "n": 4},)},
+                      left_out=("raw",), document="gpu")
+    out = experiment.measure("demo", (full,), None, "gpu", lambda text: None)
+    assert seen == [{"full": {"ms": 1.23457, "rows": [{"n": 4}]}}] and out.documents == {"gpu": seen[0]["full"]}
+    reads = Experiment("reads", "gpu", lambda results, size: {"C1": point(results["reads"]["raw"])}, run=full.run, left_out=("raw",))
+    with pytest.raises(KeyError, match="raw"):
+        experiment.measure("demo", (reads,), None, "gpu", lambda text: None)
+
+
+def test_a_record_names_the_files_that_its_experiment_depends_on(here):
+    assert experiment.main(here, ALL, []) == 0
+    scratch = here / "results" / ".scratch"
+    files = json.loads((scratch / "sources.json").read_text())
+    assert set(files) == {"exact", "text", "speed"} and files["text"]["tests/killed_run.py"]
+    for name, of in (("C1.analytic", "exact"), ("C2.cpu-small", "text")):
+        run = json.loads((scratch / f"{name}.json").read_text())["run"]
+        assert run["sources"] == {"experiment": of, "sha256": chain.digest_of(files[of])}
+    assert experiment.main(here, ALL, ["--only", "speech"]) == 0
+    assert set(json.loads((scratch / "sources.json").read_text())) == {"exact", "text", "speed", "speech"}  # of the others nothing is lost
+
+
+def test_a_run_ends_with_what_differs_from_the_committed_records():
+    def made(number, values, **more):
+        return record(claim("above", "cpu-small", id=f"demo/C{number}"), held(values), **more)
+
+    committed = [made(1, [0.3, 0.31, 0.32]), made(2, [0.3, 0.31, 0.32]), made(3, [0.3, 0.31, 0.32])]
+    now = [made(1, [0.3, 0.31, 0.32], run={"seconds": 9}), made(2, [0.3, 0.31, 0.33]), made(3, [0.3, 0.0, -0.3]),
+           made(4, [0.3, 0.31, 0.32]), record(claim(blocked_by=["gpu"]), {"value": None, "n_runs": 0})]
+    assert reproduce.differences(committed, now) == [
+        "Against the committed records: 1 equal, 2 different, 1 without a committed value:",
+        "  demo/C2: committed supports 0.31 [0.2852, 0.3348]; this run supports 0.3133 [0.2754, 0.3513]",
+        "  demo/C3: committed supports 0.31 [0.2852, 0.3348]; this run inconclusive 0 [-0.7452, 0.7452]  <- another word"]
+    assert reproduce.differences(committed, now[:1]) == ["Against the committed records: 1 equal, 0 different."]
