@@ -7,7 +7,10 @@ little between Python versions.
 `docstrings()`: long English docstrings of the installed packages, megabytes of them, for longer
 training. It depends on what is installed, so its sha256 belongs into the record of every run.
 
-Both give a `Corpus` of three splits in which no paragraph occurs twice: help pages include each
+`library()`: docstrings of the standard library, a document a module, a hundred of them. It is a
+test split and nothing else, for results whose evidence is counted in documents.
+
+The first two give a `Corpus` of three splits in which no paragraph occurs twice: help pages include each
 other and docstrings are copied between classes, so that a plain split by page or docstring leaks.
 """
 
@@ -97,6 +100,47 @@ def docstrings(
             seal(f)
     origin = {"origin": "docstrings of installed packages", "version": platform.python_version()}
     return _corpus("docstrings", splits, origin | dict(max_chars=max_chars, min_chars=min_chars))
+
+
+COPIED = ("argparse", "pdb")  # modules whose docstrings installed packages have copied: `docstrings()` may hold them
+
+
+def library(min_chars: int = 1500, root: Path | None = None) -> Corpus:
+    """The standard library's docstrings of 200 characters and more, one document a module, all of them test.
+
+    root: default, the folder of the standard library; its modules and packages (of these the first file) are read in the
+    order of their names. min_chars: of a document, below which it is left out. It differs a little between Python versions.
+    """
+    root = Path(root or sysconfig.get_paths()["stdlib"])
+    documents, seen = [], set()
+    for path in sorted([*root.glob("*.py"), *root.glob("*/__init__.py")]):
+        if "site-packages" in path.parts or {path.stem, path.parent.name} & set(COPIED):
+            continue
+        texts = _without_repeats([text for text in _docstrings_of(path) if len(text) >= 200], seen)
+        document = "\n\n".join(text for text in texts if text)
+        if len(document) >= min_chars and _is_english(document):
+            documents.append(document)
+    origin = {"origin": "docstrings of the standard library", "version": platform.python_version(), "min_chars": min_chars}
+    return _corpus("library", {"train": [], "validation": [], "test": documents}, origin)
+
+
+def document_windows(texts: Sequence[str], tokenizer, length: int, each: int = 1) -> tuple[Tensor, list[int]]:
+    """Token windows (N, length), int64, that never cross from one document into the next, and of each the number of its document.
+
+    each: at most so many of a document, from even distances; a document shorter than one window gives none. ValueError if
+    none gives one.
+    """
+    rows, numbers = [], []
+    for number, text in enumerate(texts):
+        ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+        fitting = len(ids) // length
+        for i in range(min(each, fitting)):
+            start = (2 * i + 1) * fitting // (2 * min(each, fitting)) * length  # the middle of each part
+            rows.append(ids[start : start + length])
+            numbers.append(number)
+    if not rows:
+        raise ValueError(f"no document fills a window of {length} tokens.")
+    return torch.stack(rows), numbers
 
 
 def windows(texts: Sequence[str], tokenizer, length: int, stride: int | None = None) -> Tensor:

@@ -12,26 +12,26 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import paper, scratch, smollm2, speed
+from .experiments import paper, prefill, scratch, smollm2
 
 HERE = Path(__file__).parent
-# The long per-window lists and curves of positions: kept in the cache, too long to commit.
-WINDOWS = ("windows", "position", "correct", "window_nll", "window_tokens", "attn skip by window", "mlp skip by window",
-           "first quarter", "last quarter")
+# Curves that only pictures read, and lists of every token: kept in the cache, too long to commit.
+LONG = ("position", "correct", "window_nll", "window_tokens")
 
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact),
     Experiment("scratch", "cpu", quantities.scratch, scratch.jobs, tables=tables.scratch, pictures=pictures.scratch,
-               document="cpu-small", left_out=WINDOWS, minutes=6),
+               document="cpu-small", left_out=LONG, minutes=5),
     Experiment("smollm2", "cpu", quantities.smollm2, smollm2.jobs, tables=tables.smollm2, pictures=pictures.smollm2,
-               document="cpu-small", left_out=WINDOWS, minutes=3,
+               document="cpu-small", left_out=LONG, minutes=2,
                facts=lambda results: tuple([results["tier_b/dense"][what]] for what in ("model", "text"))),
-    Experiment("speed", "cpu", quantities.speed, speed.jobs, alone=True, document="cpu-small", left_out=WINDOWS, minutes=1),
-    Experiment("real", "cpu", None, smollm2.real_jobs, tables=tables.real, asked=True, document="real-data", left_out=WINDOWS,
-               minutes=12, data=smollm2.REAL_FILES),
-    Experiment("gpu", "gpu", quantities.gpu, run=lambda folder, log: speed.measure_gpu(out=folder, log=log), minutes=10,
-               document="gpu-random-weights", needs="one CUDA device with 80 GB"),
-    Experiment("paper", "paper", quantities.paper, run=lambda folder, log: paper.measure_paper(log=log),
+    Experiment("speed", "cpu", quantities.speed, prefill.jobs, alone=True, document="cpu-small", minutes=1),
+    Experiment("extras", "cpu", None, scratch.extra_jobs, tables=tables.extras, asked=True, document="extras", left_out=LONG, minutes=2),
+    Experiment("real", "cpu", None, smollm2.real_jobs, tables=tables.real, asked=True, document="real-data",
+               left_out=(*LONG, "windows"), minutes=12, data=smollm2.REAL_FILES),
+    Experiment("gpu", "gpu", quantities.gpu, run=prefill.on_a_gpu, minutes=10, document="gpu-random-weights",
+               needs="one CUDA device with 80 GB"),
+    Experiment("paper", "paper", quantities.paper, run=paper.measure_for_claims, document="paper-scale",
                needs="the paper's models and tasks, and routers trained by configs/cuda"),
 )
 

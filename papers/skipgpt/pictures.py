@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 
 from common.pictures import draw_all
+from common.seeds import seeds_of
 
-from .experiments import scratch as scratch_experiment
 from .experiments import smollm2 as smollm2_experiment
 from .experiments.smollm2 import TARGETS
 from .router_files import ROUTERS, committed
@@ -19,7 +19,7 @@ ATTENTION, MLP, GREY = "#1f6f8b", "#c8553d", "#777777"
 
 def scratch(results: dict, size: str, folder: Path) -> list[Path]:
     """Writes the pictures of the experiment; returns the files. size: of the run that gave the results. The same below."""
-    seeds = scratch_experiment.SIZES[size].seeds
+    seeds = seeds_of(results, "tier_a/routers at 0.40")
     return draw_all([_of(tier_a_methods, seeds=seeds), _of(sparsity_sweep, seeds=seeds)], results, folder)
 
 
@@ -74,7 +74,7 @@ def sparsity_sweep(plt, results, seeds):
     figure, axis = plt.subplots(figsize=(5.4, 3.4))
     for key, label, color in (("ce", "routers", ATTENTION), ("matched", "matched random", MLP), ("uniform", "uniform random", GREY)):
         for seed in seeds:
-            rows = results[f"tier_a/routers at 0.40/seed{seed}"]["sweep"]
+            rows = results[f"tier_a/routers at 0.40/seed{seed}"]["sweep"]["rows"]
             axis.plot([r["sparsity"] for r in rows], [r[key] for r in rows], color=color, lw=1, marker=".",
                       label=label if seed == seeds[0] else None)
     dense = fmean(results[f"tier_a/static/seed{seed}"]["dense"]["ce"] for seed in seeds)
@@ -89,7 +89,7 @@ def router_map(plt, results):
     """Which modules of SmolLM2 are skipped, by layer (claim C11)."""
     figure, axes = plt.subplots(len(TARGETS), 1, figsize=(6.4, 3.6), sharex=True)
     for axis, target in zip(axes, TARGETS):
-        rates = results[f"tier_b/routers at {target:.2f}"]["skip"]["per_layer"]
+        rates = results[f"tier_b/routers at {target:.2f}/seed0"]["skip"]["per_layer"]
         layers = range(len(rates))
         axis.bar([i - 0.2 for i in layers], [r[0] for r in rates], 0.4, color=ATTENTION, label="attention")
         axis.bar([i + 0.2 for i in layers], [r[1] for r in rates], 0.4, color=MLP, label="MLP")
@@ -103,7 +103,7 @@ def position(plt, results, width: int = 100):
     """Execution rate along the sequence, moving average of 100 tokens as in the paper, less in short windows (claim C12)."""
     figure, axes = plt.subplots(1, len(TARGETS), figsize=(7.2, 3.0), sharey=True)
     for axis, target in zip(axes, TARGETS):
-        curve = results[f"tier_b/routers at {target:.2f}"]["position"]
+        curve = results[f"tier_b/positions at {target:.2f}"]["position"]
         for name, color in (("attn", ATTENTION), ("mlp", MLP)):
             values = curve[name][1:]
             smooth = [fmean(values[i : i + width]) for i in range(len(values) - width + 1)]

@@ -61,9 +61,15 @@ class RouterFileError(UserError, ValueError):
     """Routers that cannot or must not be loaded: which file, what is wrong, what to do."""
 
 
-def committed(target: float) -> Path:
-    """Folder of the committed routers of SmolLM2-135M-Instruct that skip this share of the modules."""
-    return ROUTERS / f"smollm2-135m-instruct-t{round(100 * target)}"
+def committed(target: float, seed: int = 0) -> Path:
+    """Folder of the committed routers of SmolLM2-135M-Instruct that skip this share of the modules, of one training."""
+    return (ROUTERS / f"seed{seed}" if seed else ROUTERS) / f"smollm2-135m-instruct-t{round(100 * target)}"
+
+
+def committed_seeds(target: float) -> tuple[int, ...]:
+    """The trainings of which routers are committed; the first is 0."""
+    others = (int(folder.name.removeprefix("seed")) for folder in ROUTERS.glob("seed*"))
+    return (0, *sorted(seed for seed in others if (committed(target, seed) / CARD).is_file()))
 
 
 def save_routers(model: nn.Module, folder: str | os.PathLike, *, base: dict[str, Any],

@@ -13,16 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from common.files import write_json
+from common.files import building, write_json
 from common.progress import progress
 
 from . import routers_smollm2
-from .difficulty import BASES, VOCABULARY, batches, sequences
+from .difficulty import BASES, VOCABULARY, base_folder, batches, sequences
 from .tuning import Rate, evaluate, tune
 
 SEEDS = (0, 1, 2)
@@ -55,13 +56,23 @@ def train_base(seed: int, steps: int = STEPS, folder: Path | None = None) -> dic
     return result
 
 
+def base_of_run(seed: int, size: str = "cpu") -> dict:
+    """A job: the base model of a seed beyond the committed ones, by the same recipe, kept in the cache."""
+    folder = base_folder(seed)
+    shutil.rmtree(folder, ignore_errors=True)  # this job runs when there is none, or one of an older recipe
+    with building(folder) as work:
+        return {name: value for name, value in train_base(seed, folder=work).items() if name != "curve"}
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--routers", action="store_true", help="train the routers of SmolLM2 instead of the small models (an hour)")
-    if parser.parse_args(argv).routers:
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: those that are committed")
+    options = parser.parse_args(argv)
+    if options.routers:
         return routers_smollm2.main([])
-    for seed in SEEDS:
-        result = train_base(seed)
+    for seed in options.seeds:
+        result = train_base(seed) if seed in SEEDS else base_of_run(seed)
         print(json.dumps({name: result[name] for name in ("seed", "test_ce")}), flush=True)
         if not math.isfinite(result["test_ce"]):
             raise SystemExit(f"seed {seed} diverged")

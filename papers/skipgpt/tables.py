@@ -6,48 +6,71 @@ import math
 from collections.abc import Iterator
 from statistics import fmean
 
+from common.seeds import seeds_of
+
 from . import analytic
-from .experiments import scratch as scratch_experiment
 from .experiments import smollm2 as smollm2_experiment
 from .experiments.smollm2 import TARGETS
 
 
 def scratch(results: dict, size: str = "cpu") -> Iterator[str]:
     """Every method of Tier A. size: of the run that gave the results; the same for those below."""
-    n = scratch_experiment.SIZES[size]
+    rows = scratch_rows(results)
     yield ""
-    yield (f"Tier A: from-scratch Llama, 6 layers, mean of {len(n.seeds)} seeds (cross-entropy in nats; random baselines carry the "
+    yield (f"Tier A: from-scratch Llama, 6 layers, mean of {len(rows['dense'])} seeds (cross-entropy in nats; random baselines carry the "
            "router's rates)")
-    yield f"{'method':<44s}{'CE':>8s}{'recall acc':>12s}{'attn skip':>11s}{'MLP skip':>10s}{'sparsity':>10s}"
-    for name, seeds in scratch_rows(results, n).items():
+    yield from _methods(rows)
+
+
+def extras(results: dict, size: str = "cpu") -> Iterator[str]:
+    """What no claim reads, on the first seed."""
+    def of(name: str) -> dict:
+        return results[f"tier_a/{name}/seed0"]
+
+    yield ""
+    yield "Tier A, one seed each, read by no claim"
+    yield from _methods({
+        "MoD-D + LoRA, T = 0.40": [of("MoD-D with LoRA")],
+        "routers, T = 0.25": [of("routers at 0.25")["trained"]],
+        "  the same, sampled gates": [of("routers at 0.25")["sampled"]],
+        "routers, T = 0.25, the paper's rate 2e-3, as many steps": [of("paper's learning rate")["trained"]],
+    })
+
+
+def _methods(rows: dict[str, list[dict]]) -> Iterator[str]:
+    yield f"{'method':<56s}{'CE':>8s}{'recall acc':>12s}{'attn skip':>11s}{'MLP skip':>10s}{'sparsity':>10s}"
+    for name, seeds in rows.items():
         ce, attn, mlp, both = (fmean(row.get(key, 0.0) for row in seeds) for key in ("ce", "attn_skip", "mlp_skip", "sparsity"))
         recall = fmean(row["accuracy"]["recall"] for row in seeds)
-        yield f"{name:<44s}{ce:8.3f}{recall:12.3f}{attn:11.3f}{mlp:10.3f}{both:10.3f}"
+        yield f"{name:<56s}{ce:8.3f}{recall:12.3f}{attn:11.3f}{mlp:10.3f}{both:10.3f}"
 
 
-def scratch_rows(results: dict, n: scratch_experiment.Size) -> dict[str, list[dict]]:
+def scratch_rows(results: dict) -> dict[str, list[dict]]:
     """{method: one measurement a seed}, the static plans and everything trained."""
     rows: dict[str, list[dict]] = {}
-    for seed in n.seeds:
-        for name, row in _rows_of(results, n, seed).items():
+    for seed in seeds_of(results, "tier_a/routers at 0.40"):
+        for name, row in _rows_of(results, seed).items():
             rows.setdefault(name, []).append(row)
     return rows
 
 
-def _rows_of(results: dict, n: scratch_experiment.Size, seed: int) -> dict[str, dict]:
+def _rows_of(results: dict, seed: int) -> dict[str, dict]:
     def of(name: str) -> dict:
         return results[f"tier_a/{name}/seed{seed}"]
 
     tuned, coupled = of("routers at 0.40"), of("coupled")
     rows = {f"{name} [training-free]" if name != "dense" else name: row for name, row in of("static").items()}
-    rows |= {
+    return rows | {
+        "routers, T = 0.40, untrained": tuned["untrained"],
         "routers, T = 0.40 [trained]": tuned["trained"],
         "  the same, sampled gates": tuned["sampled"],
         "  its rates at random, per module": tuned["trained random"]["matched"],
         "  its mean rate at random": tuned["trained random"]["uniform"],
         "  held at 5/12": tuned["held"],
         "  held at 5/12, its rates at random": tuned["held random"]["matched"],
-        f"  then LoRA, {n.lora_steps} steps [trained]": tuned["lora"]["routed"],
+        "  then LoRA [trained]": tuned["lora"]["routed"],
+        "  then LoRA, held at 0.40": tuned["lora"]["routed held"],
+        "  then LoRA on q and v alone, held at 0.40": tuned["lora"]["q and v held"],
         "dense + the same LoRA [trained]": tuned["lora"]["dense"],
         "one gate a layer, T = 0.40 [trained]": coupled["trained"],
         "  held at 5/12 ": coupled["held"],
@@ -57,14 +80,6 @@ def _rows_of(results: dict, n: scratch_experiment.Size, seed: int) -> dict[str, 
         "  held at 0.40": of("joint")["held"],
         "MoD-D, T = 0.40 [trained]": of("MoD-D"),
     }
-    if seed == n.seeds[0]:
-        rows |= {
-            "MoD-D + LoRA, T = 0.40 [trained, seed 0]": of("MoD-D with LoRA"),
-            "routers, T = 0.25 [trained, seed 0]": of("routers at 0.25")["trained"],
-            "  the same, sampled gates ": of("routers at 0.25")["sampled"],
-            "  the paper's rate 2e-3, as many steps": of("paper's learning rate")["trained"],
-        }
-    return rows
 
 
 def _ppl(ce: float) -> str:
@@ -81,32 +96,29 @@ def definitions(s_a: float, s_m: float) -> str:
 
 
 def smollm2(results: dict, size: str = "cpu") -> Iterator[str]:
-    n, dense = smollm2_experiment.SIZES[size], results["tier_b/dense"]
+    dense = results["tier_b/dense"]
     yield ""
-    yield (f"Tier B: SmolLM2-135M-Instruct (4-bit weights, fp32), held-out prose, {n.test_windows} windows of {n.length} tokens; "
-           f"cloze: lm-eval, acc_norm, {n.cloze_items} items")
-    yield (f"{'method':<46s}{'CE':>7s}{'ppl':>8s}{'cloze':>7s}{'attn':>7s}{'MLP':>7s}{'modules':>9s}{'block p':>8s}{'all p':>8s}"
-           f"{'idle p':>8s}{'FLOPs':>8s}")
+    yield (f"Tier B: SmolLM2-135M-Instruct (4-bit weights, fp32), held-out prose, {len(dense['documents'])} windows, each of another "
+           "document")
+    yield (f"{'method':<46s}{'CE':>7s}{'ppl':>8s}{'attn':>7s}{'MLP':>7s}{'modules':>9s}{'block p':>8s}{'all p':>8s}{'idle p':>8s}"
+           f"{'FLOPs':>8s}")
 
-    def line(name: str, row: dict, cloze: dict | None = None) -> str:
-        score = f"{cloze['metrics']['acc_norm']['value']:7.3f}" if cloze else " " * 7
+    def line(name: str, row: dict) -> str:
         s_a, s_m = row.get("attn_skip", 0.0), row.get("mlp_skip", 0.0)
         shares = definitions(s_a, s_m) if "attn_skip" in row else ""
-        return f"{name:<46s}{row['ce']:7.3f}{_ppl(row['ce'])}{score}{s_a:7.3f}{s_m:7.3f}{shares}"
+        return f"{name:<46s}{row['ce']:7.3f}{_ppl(row['ce'])}{s_a:7.3f}{s_m:7.3f}{shares}"
 
-    yield line("dense", dense, dense["cloze"])
+    yield line("dense", dense)
     for target in TARGETS:
-        ours = results[f"tier_b/routers at {target:.2f}"]
-        yield line(f"routers, T = {target:.2f} [trained]", ours["skip"], ours["cloze"])
-        yield line("  the same, sampled gates", ours["sampled"])
-        random = results[f"tier_b/random at {target:.2f}"]
-        for kind in ("matched", "uniform"):
-            mean = {key: fmean(row[key] for row in random[kind]) for key in ("ce", "attn_skip", "mlp_skip")}
-            draws = f"{len(random[kind])} draw{'s' * (len(random[kind]) > 1)}"
-            yield line(f"  {kind} random, {draws}", mean, random["cloze"] if kind == "matched" else None)
+        seeds = seeds_of(results, f"tier_b/routers at {target:.2f}")
+        runs = [results[f"tier_b/routers at {target:.2f}/seed{seed}"] for seed in seeds]
+        for kind, title in (("skip", f"routers, T = {target:.2f} [trained {len(seeds)} x]"), ("sampled", "  the same, sampled gates"),
+                            ("matched", "  their rates at random"), ("matched again", "  another draw"),
+                            ("uniform", "  their mean rate at random")):
+            yield line(title, {key: fmean(run[kind][key] for run in runs) for key in ("ce", "attn_skip", "mlp_skip")})
         for name, row in results[f"tier_b/static at {target:.2f}"].items():
             yield line(f"  {name} [training-free]", row)
-    tokens = results["tier_b/routers at 0.25"]["tokens"]
+    tokens = results["tier_b/positions at 0.25"]["tokens"]
     yield f"tokens that run attention least: {', '.join(repr(row[0]) for row in tokens['least attention'][:8])}"
     yield f"tokens that run attention most:  {', '.join(repr(row[0]) for row in tokens['most attention'][-8:])}"
 

@@ -61,6 +61,11 @@ def measure_paper(log=print, device: str = "cuda", tasks=tuple(language.TASKS),
     return scores
 
 
+def measure_for_claims(folder: Path, log) -> dict[str, dict[str, dict[str, float]]]:
+    """What the rung runs. folder: of the run, which this needs nothing in."""
+    return measure_paper(log)
+
+
 def trained_routers() -> dict[str, dict[str, Path]]:
     """{model: {run: its folder of routers}}, of models that have any. Raises SetupError if none has."""
     folder = Path(os.environ.get("SKIPGPT_RUNS", "lightning_logs/skipgpt"))

