@@ -12,7 +12,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import paper, prefill, scratch, smollm2
+from .experiments import paper, scratch, smollm2, speed
 
 HERE = Path(__file__).parent
 # Curves that only pictures read, and lists of every token: kept in the cache, too long to commit.
@@ -25,11 +25,11 @@ EXPERIMENTS = (
     Experiment("smollm2", "cpu", quantities.smollm2, smollm2.jobs, tables=tables.smollm2, pictures=pictures.smollm2,
                document="cpu-small", left_out=LONG, minutes=2,
                facts=lambda results: tuple([results["tier_b/dense"][what]] for what in ("model", "text"))),
-    Experiment("speed", "cpu", quantities.speed, prefill.jobs, alone=True, document="cpu-small", minutes=1),
+    Experiment("speed", "cpu", quantities.speed, speed.jobs, alone=True, document="cpu-small", minutes=1),
     Experiment("extras", "cpu", None, scratch.extra_jobs, tables=tables.extras, asked=True, document="extras", left_out=LONG, minutes=2),
     Experiment("real", "cpu", None, smollm2.real_jobs, tables=tables.real, asked=True, document="real-data",
                left_out=(*LONG, "windows"), minutes=12, data=smollm2.REAL_FILES),
-    Experiment("gpu", "gpu", quantities.gpu, run=prefill.on_a_gpu, minutes=10, document="gpu-random-weights",
+    Experiment("gpu", "gpu", quantities.gpu, run=speed.gpu, minutes=10, document="gpu-random-weights",
                needs="one CUDA device with 80 GB"),
     Experiment("paper", "paper", quantities.paper, run=paper.measure_for_claims, document="paper-scale",
                needs="the paper's models and tasks, and routers trained by configs/cuda"),

@@ -22,7 +22,7 @@ from common.runs.jobs import Job
 from common.seeds import asked
 
 from .. import baselines
-from ..baselines import LORA_TARGETS
+from ..baselines import JOINT_TARGETS, LORA_TARGETS
 from ..difficulty import BASES, KINDS, base_model, batches, sequences
 from ..method import RoutingState, SkipGPTConfig, apply_skipgpt, remove_skipgpt
 from ..tuning import hold_budget, shift_budget, tune
@@ -231,7 +231,7 @@ def lora(model: nn.Module, state: RoutingState, seed: int, n: Size, target: floa
     on the dense model, and LoRA on q and v alone, which is all that joint training has."""
     ids, kinds, held_out = measured_on(seed, n)
     result = {}
-    for kind, mode, modules in (("routed", "mask", LORA_TARGETS), ("dense", "dense", LORA_TARGETS), ("q and v", "mask", ("q_proj", "v_proj"))):
+    for kind, mode, modules in (("routed", "mask", LORA_TARGETS), ("dense", "dense", LORA_TARGETS), ("q and v", "mask", JOINT_TARGETS)):
         torch.manual_seed(seed)
         wrapped = add_lora(model, LoraSpec(8, 16, 0.1, modules))
         state.set_mode(mode)

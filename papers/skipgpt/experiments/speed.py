@@ -32,7 +32,7 @@ from common.errors import SetupError
 from common.models import ModelSpec, load
 from common.runs.jobs import Job
 from common.runs.sources import closure
-from common.timing.cases import Timetable, finished, over_processes, run_cases, time_allowed
+from common.timing.cases import Timetable, finished, in_a_process, over_processes, run_cases, time_allowed
 from common.timing.clock import FEWEST, calibrate, facts, peak_rss_bytes
 
 from .. import analytic
@@ -86,10 +86,13 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(analytic.SMOLLM2_135M, Plan(time_limit=36.0), calibration=1.0, job_seconds=50.0),
+    "cpu": Size(analytic.SMOLLM2_135M, Plan(time_limit=36.0), calibration=1.0, job_seconds=25.0),
     "smoke": Size(Shape(72, 192, 2, 9, 3, 8, 512, tied=True), Plan(batches=(1, 2), prompt_lengths=(8, 16), contexts=(16,), repeats=2,
                                                                    time_limit=10.0), calibration=0.05, job_seconds=1.5),
 }
+PROCESSES = 3
+PREFILL = {"cpu": Plan(batches=(1,), prompt_lengths=(256,), contexts=(), sparsities=(0.40,), repeats=12, time_limit=15.0),
+           "smoke": Plan(batches=(1,), prompt_lengths=(16,), contexts=(), sparsities=(0.40,), repeats=2, time_limit=5.0)}
 THOROUGH = Plan(batches=(1, 2, 4, 8), prompt_lengths=(16, 32, 64, 128, 256, 512), repeats=20, time_limit=900.0)
 GPU = Plan(batches=(1, 8), prompt_lengths=(1024, 4096), contexts=(1024,), decode_batches=(1, 8, 32), steps=8, repeats=30, warmup=10,
            time_limit=540.0)
@@ -202,7 +205,25 @@ def line(case: dict[str, Any]) -> str:
 
 # -- what the rungs ask for ------------------------------------------------------------------------
 def jobs(size: str = "cpu") -> list[Job]:
-    return [Job("speed", f"{__name__}:measure_cpu", {"size": size}, seconds=SIZES[size].job_seconds)]
+    """One prefill, dense and skipping, in PROCESSES processes: rounds within one say how fine a ratio is, processes how sure."""
+    return [Job(f"speed/process{i}", f"{__name__}:one_process", {"process": i, "size": size}, seconds=SIZES[size].job_seconds)
+            for i in range(PROCESSES)]
+
+
+def one_process(process: int, size: str = "cpu") -> dict[str, Any]:
+    """Jobs of one run may share a worker; a process more makes sure that these do not."""
+    return in_a_process(prefill, process, size)
+
+
+def prefill(process: int, size: str) -> dict[str, Any]:
+    """process: also the seed of what is skipped."""
+    n = SIZES[size]
+    return measure(n.shape.config(max_position_embeddings=8192), replace(PREFILL[size], seed=process), calibration=n.calibration)
+
+
+def gpu(folder: Path, log: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """What the rung gpu runs: real sizes, {"8B": document, "7B": document}."""
+    return measure_gpu(out=folder, log=log)
 
 
 def measure_cpu(thorough: bool = False, time_limit: float | None = None, out: Path | None = None,
