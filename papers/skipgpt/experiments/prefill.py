@@ -14,13 +14,12 @@ from typing import Any
 
 from common.runs.jobs import Job
 
-from ..timetable import Plan
 from . import speed
 
 PROCESSES = 3
 PLANS = {
-    "cpu": Plan(batches=(1,), prompt_lengths=(128,), contexts=(), sparsities=(0.40,), repeats=12, time_limit=15.0),
-    "smoke": Plan(batches=(1,), prompt_lengths=(16,), contexts=(), sparsities=(0.40,), repeats=2, time_limit=5.0),
+    "cpu": speed.Plan(batches=(1,), prompt_lengths=(128,), contexts=(), sparsities=(0.40,), repeats=12, time_limit=15.0),
+    "smoke": speed.Plan(batches=(1,), prompt_lengths=(16,), contexts=(), sparsities=(0.40,), repeats=2, time_limit=5.0),
 }
 
 
