@@ -1,6 +1,7 @@
 """Router tuning of SmolLM2-135M-Instruct on two CPU cores: where the routers and the static plans of `routers/` come from.
 
     python -m papers.skipgpt.routers_smollm2              both committed routers, 25 % (800 steps) and 40 % (300): an hour
+    python -m papers.skipgpt.routers_smollm2 --seed 1     another training of both, into routers/seed1/: the default run then takes it, too
     python -m papers.skipgpt.routers_smollm2 --plans      the static plans at the same budgets: ten minutes
     python -m papers.skipgpt.routers_smollm2 --recipes    the first steps of each recipe that was considered (README)
 
@@ -8,7 +9,9 @@ Stage 1 of the paper on a frozen pretrained model, with the four changes without
 little (README, deviations D3 to D6): bfloat16 weights and windows of 128 tokens; routers read the RMS-normalised
 state; they start at zero weights with biases set from what skipping each single module costs; and afterwards one
 threshold for the whole model is shifted until the argmax rate equals the target. The loss is the paper's. The routers
-(69,240 numbers) are saved with their learning curve; a run that was killed goes on at its last checkpoint.
+(69,240 numbers) are saved with their learning curve; a run that was killed goes on at its last checkpoint. A seed decides the
+order of the texts, what is held back of them, and all that is drawn. On a processor without units for bfloat16,
+`--dtype float32` is three times as fast; `--device cuda` takes minutes.
 """
 
 from __future__ import annotations
@@ -78,11 +81,11 @@ class Tuning:
 
 
 # -- how routers start -------------------------------------------------------------------------------------
-def corpora(tokenizer) -> tuple[Tensor, Tensor, dict]:
-    """Training windows (N, 128) shuffled, validation windows, and the hashes of both texts."""
+def corpora(tokenizer, seed: int = 0) -> tuple[Tensor, Tensor, dict]:
+    """Training windows (N, 128) shuffled by the seed, validation windows, and the hashes of both texts."""
     prose, code = topics(), docstrings()
     train = torch.cat([windows(prose["train"], tokenizer, LENGTH), windows(code["train"], tokenizer, LENGTH)])
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     return train[order], windows(prose["validation"], tokenizer, LENGTH), {"topics": prose.source, "docstrings": code.source}
 
 
@@ -110,10 +113,12 @@ def start_from_costs(state: RoutingState, costs: Tensor, slope: float = 3.0, low
             router.layers[-1].bias.data.copy_(torch.stack([logit / 2, -logit / 2]))
 
 
-def prepare(recipe: dict, target: float, seed: int, log=print, costs: Tensor | None = None) -> Tuning:
+def prepare(recipe: dict, target: float, seed: int, log=print, costs: Tensor | None = None, dtype: str = "bfloat16",
+            device: str = "cpu") -> Tuning:
     """Model, routers as the recipe starts them, optimiser, texts. costs (L, 2): of skipping each module alone, if known already."""
-    loaded = load(replace(SMOLLM2, dtype="bfloat16", attn_implementation="eager"))  # eager: 1.2x at 128 tokens on CPU
-    train, validation, text = corpora(loaded.tokenizer)
+    loaded = load(replace(SMOLLM2, dtype=dtype, device=device, attn_implementation="eager"))  # eager: 1.2x at 128 tokens on CPU
+    train, validation, text = corpora(loaded.tokenizer, seed)
+    train, validation = train.to(device), validation.to(device)
     torch.manual_seed(seed)
     state = apply_skipgpt(loaded.model, SkipGPTConfig(target_sparsity=target, router_norm=recipe["norm"],
                                                       init_execute_bias=recipe.get("bias", 0.0)))
@@ -133,13 +138,14 @@ def prepare(recipe: dict, target: float, seed: int, log=print, costs: Tensor | N
 
 
 # -- training ----------------------------------------------------------------------------------------------
-def train(target: float, steps: int, seed: int = 0, folder: Path | None = None, every: int = 50, log=print) -> Path:
+def train(target: float, steps: int, seed: int = 0, folder: Path | None = None, every: int = 50, log=print, dtype: str = "bfloat16",
+          device: str = "cpu") -> Path:
     """Trains, holds the budget, saves to `folder`; resumes from its checkpoint in the cache. Returns the folder."""
-    folder = committed(target) if folder is None else folder / committed(target).name
+    folder = committed(target, seed) if folder is None else folder / committed(target).name
     commit, dirty = git_state()  # of the code that trains, not of what the tree has become at the end
-    tuning = prepare(CHOSEN, target, seed, log)
+    tuning = prepare(CHOSEN, target, seed, log, dtype=dtype, device=device)
     state = tuning.state
-    run = json.dumps([target, steps, seed, CHOSEN, tuning.sources], sort_keys=True, default=str)
+    run = json.dumps([target, steps, seed, CHOSEN, tuning.sources, dtype, device], sort_keys=True, default=str)
     checkpoint = cache_dir() / f"skipgpt-smollm2-{hashlib.sha256(run.encode()).hexdigest()[:12]}.pt"
     start, curve, spent = _resume(tuning, checkpoint)
     if start:
@@ -167,9 +173,10 @@ def train(target: float, steps: int, seed: int = 0, folder: Path | None = None, 
     shift = hold_budget(tuning.model, state, tuning.train[-CALIBRATE:], target, batch_size=16)
     base = {key: tuning.sources["model"][key] for key in ("name", "revision", "weights_sha256") if key in tuning.sources["model"]}
     save_routers(tuning.model, folder, base=base, extra={
-        "command": f"python -m papers.skipgpt.routers_smollm2 --target {target} --steps {steps} --seed {seed}",
+        "command": f"python -m papers.skipgpt.routers_smollm2 --target {target} --steps {steps} --seed {seed} --dtype {dtype} "
+                   f"--device {device}",
         "seed": seed, "commit": commit, "dirty": dirty, "steps": steps, "tokens": steps * BATCH * LENGTH, "seconds": round(seconds),
-        "machine": f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}", "threshold_shift": shift,
+        "machine": machine(device), "threshold_shift": shift,
         "recipe": CHOSEN, "text": tuning.sources["text"]})
     write_json(folder / "curve.json", curve)
     checkpoint.unlink(missing_ok=True)
@@ -177,11 +184,16 @@ def train(target: float, steps: int, seed: int = 0, folder: Path | None = None, 
     return folder
 
 
+def machine(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else (
+        f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}")
+
+
 def _resume(tuning: Tuning, checkpoint: Path) -> tuple[int, list[dict], float]:
     """(step to go on with, curve so far, seconds so far)."""
     if not checkpoint.exists():
         return 0, [], 0.0
-    saved = torch.load(checkpoint, weights_only=True)
+    saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
     for router, tensors in zip(tuning.state.routers().values(), saved["routers"]):
         router.load_state_dict(tensors)
     tuning.optimiser.load_state_dict(saved["optimiser"])
@@ -255,7 +267,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--target", type=float, nargs="+", default=list(TARGETS), help="module sparsity, one run each")
     parser.add_argument("--steps", type=int, help=f"optimiser steps of {BATCH} windows of {LENGTH} tokens; default: as the committed "
                         "routers, or 1000 at another target")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="0: routers/ itself; another: routers/seedN/")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the frozen model")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, help="folder to hold a folder for each target; default: routers/ of this paper")
     parser.add_argument("--recipes", action="store_true", help="compare the first --steps (40) of every recipe instead")
     parser.add_argument("--plans", action="store_true", help="calibrate the static baselines instead")
@@ -271,7 +285,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.recipes:
             compare_recipes(target, options.steps or 40, log)
         else:
-            train(target, options.steps or STEPS.get(target, 1000), options.seed, options.out, log=log)
+            train(target, options.steps or STEPS.get(target, 1000), options.seed, options.out, log=log, dtype=options.dtype,
+                  device=options.device)
     return 0
 
 

@@ -10,7 +10,7 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 from common.data import prose, text
-from common.data.prose import SPLITS, docstrings, token_ids, topics, windows
+from common.data.prose import SPLITS, docstrings, library, token_ids, topics, windows
 from common.data.text import cloze_file, cloze_items, read_items, read_text
 from common.errors import DataError
 
@@ -85,6 +85,16 @@ def test_docstrings_of_a_package(tmp_path):
     assert 3000 <= sum(small.source[split]["characters"] for split in SPLITS) < 6000
     (root / "m0.py").write_text("")
     assert docstrings(min_chars=200, root=root).source != corpus.source  # a changed file is noticed
+
+
+def test_the_library_is_a_document_a_module_all_of_it_test(tmp_path):
+    make_package(tmp_path)
+    (tmp_path / "pdb.py").write_text(f'"""{"This is copied and it is as long as the others. " * 60}"""\n')
+    corpus = library(min_chars=600, root=tmp_path)
+    assert corpus["train"] == corpus["validation"] == () and len(corpus["test"]) == 30
+    assert sum("sentence of a file" in document for document in corpus["test"]) == 1
+    assert not any("copied" in document for document in corpus["test"])
+    assert len(library()["test"]) > 60 and library() == library()
 
 
 def test_windows_pack_everything_with_end_tokens(tokenizer):

@@ -4,11 +4,14 @@ import importlib
 import inspect
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
+from common.claims.intervals import MIN_ITEMS, MIN_RUNS
 from common.claims.records import load_claims, make_record, start_run
+from common.data.prose import docstrings, document_windows, topics
 from common.runs import reproduce
 from common.runs.experiment import every_job, main
 from common.runs.jobs import work_folder
@@ -17,8 +20,8 @@ from tests.numerics import close
 
 from .. import crossing, pictures, quantities, standins, tables
 from .. import eval as harness
-from ..difficulty import base_model
-from ..experiments import scratch, smollm2, speed
+from ..difficulty import base_folder, base_model
+from ..experiments import prefill, scratch, smollm2
 from ..experiments.smollm2 import BudgetMissed, check_budget
 from ..method import SkipGPTConfig, apply_skipgpt
 from ..tuning import BudgetNotHeld, evaluate, hold_budget, shift_budget, tune
@@ -114,39 +117,9 @@ def test_every_analytic_claim_gets_the_verdict_that_its_figures_give():
     for claim in analytic:
         name = claim["id"].partition("/")[2]
         words[name] = make_record(claim, CLAIMS.sha256, measured[name], facts, seeds=[])["verdict"]["word"]
-    assert words.pop("C10") == "contradicts"  # 10,000 x 16 samples need 111 % of the card's four-hour peak
-    assert set(words.values()) == {"matches"}
-
-
-def smollm2_results(ours=3.0, random=3.4, static=3.3):
-    """Results as the jobs give them, with losses that we choose."""
-    windows = [[value + 0.01 * (i % 3) for i in range(40)] for value in (ours, random, static)]
-    mean = [sum(w) / len(w) for w in windows]
-    rates = {"attn_skip": 0.3, "mlp_skip": 0.2, "sparsity": 0.25}
-    results = {"tier_b/dense": {"ce": 2.9}}
-    for target in ("0.25", "0.40"):
-        learned = {"skip": {"ce": mean[0], "windows": windows[0], **rates}, "first quarter": [[0.5, 0.6], [0.8, 0.7]],
-                   "last quarter": [[0.7, 0.9], [0.6, 0.6]], "attn skip by window": [0.3, 0.31], "mlp skip by window": [0.2, 0.22]}
-        results[f"tier_b/routers at {target}"] = learned
-        results[f"tier_b/static at {target}"] = {"plan": {"ce": mean[2], "windows": windows[2]}}
-        row = {"ce": mean[1], "windows": windows[1]}
-        results[f"tier_b/random at {target}"] = {"matched": [row] * 3, "uniform": [row] * 3}
-    return results
-
-
-def verdict_of(results, claim):
-    measured = quantities.smollm2(results)[claim]
-    return make_record(CLAIMS.find(claim), CLAIMS.sha256, measured, start_run("test") | {"seconds": 0.0}, seeds=[0, 1, 2])
-
-
-def test_a_router_that_beats_its_baselines_is_supported_and_the_no_op_swap_is_not():
-    assert verdict_of(smollm2_results(), "C2c")["verdict"]["word"] == "supports"
-    assert verdict_of(smollm2_results(), "C2d")["measured"]["value"] == pytest.approx(0.3)
-    # Swap the method for its own rates at random: the same losses, so nothing may be supported.
-    swapped = verdict_of(smollm2_results(ours=3.4), "C2c")
-    assert swapped["measured"]["value"] == pytest.approx(0.0) and swapped["verdict"]["word"] != "supports"
-    assert verdict_of(smollm2_results(ours=3.5), "C2d")["verdict"]["word"] == "contradicts"
-    assert verdict_of(smollm2_results(), "C2e")["verdict"]["word"] == "contradicts"  # 0.4 nats, a whole nat is asked for
+    assert words.pop("C10") == "does-not-add-up"  # 10,000 x 16 samples need 111 % of the card's four-hour peak
+    assert words.pop("C15c") == "supports"  # 1.44 reported, 1.81 possible
+    assert set(words.values()) == {"adds-up"}
 
 
 @pytest.mark.parametrize("argv, reason", [(["--rung", "gpu"], "CUDA"), (["--rung", "paper"], "GPU"), (["--only", "real"], "NINEFOLD_DATA")])
@@ -164,7 +137,8 @@ def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, tmp_pat
     (tmp_path / "eval.py").write_bytes((harness.HERE / "eval.py").read_bytes())
     assert main(tmp_path, harness.EXPERIMENTS, ["--rung", "analytic"]) == 0
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert last["paper"] == "skipgpt" and last["counts"]["matches"] == 7 and last["counts"]["contradicts"] == 1
+    assert last["paper"] == "skipgpt" and last["counts"]["adds-up"] == 6
+    assert last["counts"]["does-not-add-up"] == 1 and last["counts"]["supports"] == 1
     assert len(list((tmp_path / "results" / ".scratch").glob("C*.json"))) == 8 + sum(
         claim["rung"] == "paper-scale" for claim in CLAIMS)
 
@@ -210,12 +184,12 @@ def jobs(monkeypatch):
 
 def arms(jobs):
     """What each job does, but for its size and its seed: {(name, function, other arguments)}."""
-    return {(re.sub(r"/seed\d$", "", job.name), job.function, json.dumps(
+    return {(re.sub(r"/seed\d+$", "", job.name), job.function, json.dumps(
         {key: value for key, value in job.arguments.items() if key not in ("size", "seed")}, sort_keys=True)) for job in jobs}
 
 
 def test_the_smoke_run_walks_every_job_of_the_default_run(jobs):
-    assert arms(jobs("smoke")) == arms(jobs("cpu")) and len(arms(jobs("cpu"))) == 9 + 7 + 1
+    assert arms(jobs("smoke")) == arms(jobs("cpu")) and len(arms(jobs("cpu"))) == 6 + 7 + 3 + 3
     for size in ("smoke", "cpu"):
         listed = jobs(size)
         assert all(job.arguments["size"] == size for job in listed)
@@ -226,7 +200,7 @@ def test_the_smoke_run_walks_every_job_of_the_default_run(jobs):
 def test_no_smoke_result_is_taken_for_one_of_the_default_run(jobs):
     asked = {size: {(job.function, json.dumps(job.arguments, sort_keys=True)) for job in jobs(size)} for size in ("smoke", "cpu")}
     assert not asked["smoke"] & asked["cpu"]
-    assert speed.jobs("smoke")[0].key() != speed.jobs("cpu")[0].key()
+    assert prefill.jobs("smoke")[0].key() != prefill.jobs("cpu")[0].key()
     assert work_folder("skipgpt", "smoke") != work_folder("skipgpt", "cpu")
 
 
@@ -243,8 +217,8 @@ def test_what_only_shows_judges_or_trained_is_no_part_of_a_jobs_name(jobs):
         assert not names & {"eval.py", "quantities.py", "tables.py", "pictures.py", "claims.yaml", "standins.py", "routers_smollm2.py",
                             "crossing.py", "gathering.py", "module.py", "data.py"}, module
     weights = {module: {path.relative_to(harness.HERE).parts[0] for path in closure(module.__name__) if path.suffix == ".safetensors"}
-               for module in (scratch, smollm2, speed)}
-    assert weights == {scratch: {"standins"}, smollm2: {"routers"}, speed: set()}
+               for module in (scratch, smollm2, prefill)}
+    assert weights == {scratch: {"standins"}, smollm2: {"routers"}, prefill: set()}
 
 
 def test_real_benchmarks_are_jobs_where_the_data_is(jobs, tmp_path, monkeypatch):
@@ -264,16 +238,52 @@ def test_the_default_run_has_the_sizes_that_its_claims_name(jobs):
     named = {tuple(claim["protocol"]["seeds"]) for claim in CLAIMS
              if claim["rung"] == "cpu-small" and "from-scratch" in claim["paper"].get("setup", "")}
     assert named == {small.seeds}
-    (windows, length), = {tuple(map(int, numbers)) for claim in CLAIMS
-                          for numbers in re.findall(r"(\d+) windows of (\d+)", claim["paper"].get("setup") or "")}
-    assert (windows, length) == (pretrained.long_windows, pretrained.long)
-    assert speed.SIZES["cpu"].shape == speed.analytic.SMOLLM2_135M
-    results = committed_measurements("cpu-small")
-    assert {job.name for job in jobs("cpu")} == set(results) - {"tier_b/curves"}  # which earlier runs copied there
-    assert results["tier_b/routers at 0.25"]["skip"]["tokens"] == pretrained.test_windows * pretrained.length
-    assert len(results["tier_b/random at 0.25"]["matched"]) == len(pretrained.draws)
-    assert results["tier_b/dense"]["cloze"]["n"] == pretrained.cloze_items
-    assert len(results["tier_a/routers at 0.40/seed0"]["curve"]) == len(range(0, small.tune_steps, 20))
+    named = {tuple(map(int, numbers)) for claim in CLAIMS
+             for numbers in re.findall(r"(\d+) windows of (\d+)", claim["paper"].get("setup") or "")}
+    assert named == {(pretrained.test_windows, pretrained.length), (pretrained.long_windows, pretrained.long)}
+    assert min(pretrained.test_windows, pretrained.long_windows) >= MIN_ITEMS and prefill.PROCESSES >= MIN_RUNS
+    assert {plan.prompt_lengths for size, plan in prefill.PLANS.items() if size == "cpu"} == {(128,)}
+    assert "one prompt of 128 tokens" in CLAIMS.find("C15d")["paper"]["setup"]
+
+
+def test_more_seeds_train_their_base_models_first(monkeypatch):
+    monkeypatch.setitem(scratch.SIZES, "cpu", replace(scratch.SIZES["cpu"], seeds=(0, 3)))
+    listed = {job.name: job for job in scratch.jobs()}
+    assert listed["tier_a/joint/seed3"].after == ("tier_a/base/seed3",) and not listed["tier_a/joint/seed0"].after
+    assert listed["tier_a/base/seed3"].arguments == {"seed": 3, "size": "cpu"} and "tier_a/base/seed0" not in listed
+
+
+def test_a_base_of_more_seeds_is_kept_and_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("NINEFOLD_CACHE", str(tmp_path))
+    monkeypatch.setattr(standins, "STEPS", 2)
+    with pytest.raises(FileNotFoundError, match="--seeds 3"):
+        base_model(3)
+    monkeypatch.setattr(standins.train_base, "__defaults__", (2, None))
+    assert standins.base_of_run(3)["seed"] == 3
+    assert base_folder(3).is_relative_to(tmp_path) and base_model(3).config.num_hidden_layers == 6
+
+
+# -- the held-out text -----------------------------------------------------------------------------
+def paragraphs(texts):
+    return {bare for text in texts for part in re.split(r"\n\s*\n", text) if len(bare := "".join(part.split())) > 40}
+
+
+def test_the_held_out_text_is_of_many_documents_and_nothing_of_it_was_trained_on_or_calibrated_with():
+    seen = paragraphs(text for corpus in (topics(), docstrings()) for split in ("train", "validation") for text in corpus[split])
+    assert not seen & paragraphs(smollm2.documents())
+    assert len(smollm2.documents()) > 100
+
+
+def test_every_window_is_of_another_document():
+    texts = ["a " * 300, "b " * 5, "c " * 100]
+
+    class Letters:
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": [ord(letter) for letter in text.split()[0]] * len(text.split())}
+
+    rows, numbers = document_windows(texts, Letters(), 50)
+    assert rows.shape == (2, 50) and numbers == [0, 2] and rows[:, 0].tolist() == [ord("a"), ord("c")]
+    assert document_windows(texts, Letters(), 50, each=2)[1] == [0, 0, 2, 2]
 
 
 def test_the_page_shows_every_picture_and_no_other():
