@@ -1,8 +1,8 @@
 """What ViCA's claims are measured by: `python -m papers.vica.eval` is what `make reproduce-vica` runs.
 
-Rungs: `cpu` (two cores, ten minutes: a small LLaVA taught to look in few layers, pruning beside it, prefill timed at
+Rungs: `cpu` (two cores, seven minutes: a small LLaVA turned into ViCA and what it has to beat, prefill timed at
 SmolLM2-135M's dimensions), `smoke` (the same at tiny sizes, and patches), `gpu` (LLaVA-1.5-7B's dimensions, random weights),
-`paper` (the paper's models and data); the exact claims are part of every run.
+`paper` (the paper's models and data); arithmetic is part of every run.
 """
 
 from __future__ import annotations
