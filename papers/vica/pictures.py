@@ -10,6 +10,7 @@ from statistics import fmean
 import torch
 
 from common.pictures import draw_all
+from common.seeds import seeds_of
 from common.vision.layout import split, visibility
 
 from .analytic import Shape, visual_flops, visual_ratio
@@ -18,9 +19,9 @@ from .experiments import llava as small
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
 SMALL = Shape(96, 256, 8, 4, 4, 24, 66, name="the small LLaVA")
 TEXT = 11  # tokens before and behind the picture of a typical question
-MARKS = {"greedy": ("ViCA, greedy 2", BLUE, "o"), "wide": ("ViCA, greedy 4", BLUE, "s"), "all layers": ("ViCA, all 8", BLUE, "D"),
-         "top": ("ViCA, top 2 by score", PURPLE, "o"), "bottom": ("ViCA, bottom 2", PURPLE, "v"), "last": ("ViCA, last 2", GOLD, "o"),
-         "drawn": ("ViCA, drawn 2", GOLD, "v"), "text": ("the text alone", GREY, "x"), "dense": ("dense", "#222222", "*")}
+MARKS = {"greedy": ("ViCA, greedy 2", BLUE, "o"), "all layers": ("ViCA, all 8", BLUE, "D"), "top": ("ViCA, top 2 by score", PURPLE, "o"),
+         "drawn": ("ViCA, drawn 2", GOLD, "v"), "few": ("dense, 3 pooled tokens", GREEN, "s"), "text": ("the text alone", GREY, "x"),
+         "dense": ("dense", "#222222", "*")}
 
 
 def llava(results: dict, size: str, folder: Path) -> list[Path]:
@@ -29,7 +30,7 @@ def llava(results: dict, size: str, folder: Path) -> list[Path]:
     scratch = folder / "measurements.scratch.json"
     if scratch.is_file():
         results = results | json.loads(scratch.read_text())["results"]
-    seeds = small.SIZES[size].seeds
+    seeds = seeds_of(results, "all layers")
     of_seeds = [functools.wraps(picture)(functools.partial(picture, seeds=seeds)) for picture in (trade_off, layers, pairs)]
     return draw_all((who_sees_whom, *of_seeds), results, folder)
 
@@ -64,8 +65,8 @@ def who_sees_whom(plt, results):
 
 def visual_share(name: str, results: dict, seed: int) -> float:
     """Visual FLOPs of an arm in % of dense, at the small model's dimensions."""
-    if name == "dense":
-        return 100.0
+    if name in ("dense", "few"):
+        return 100.0 if name == "dense" else token_share(results[f"few/seed{seed}"]["tokens"])
     count = SMALL.L if name == "all layers" else len(results[f"{name}/seed{seed}"]["layers"])
     return 100 * visual_ratio(SMALL, count, 64, TEXT)
 
@@ -84,18 +85,17 @@ def trade_off(plt, results, seeds):
             x = max(visual_share(arm, results, seeds[0]), 0.4)
             axis.scatter([x] * len(values), values, color=color, marker=mark, s=9, alpha=0.5)
             axis.scatter([x], [fmean(values)], color=color, marker=mark, s=60, label=label)
-        counts = sorted((k for k in results[f"pruned/seed{seeds[0]}"] if k.isdigit()), key=int)
-        for way, color, label in (("attention", RED, "dense, tokens by attention"), ("random", GREEN, "dense, random tokens")):
-            means = [100 * fmean(results[f"pruned/seed{s}"][c][way][name] for s in seeds) for c in counts]
-            axis.plot([token_share(int(c)) for c in counts], means, color=color, marker="o", mfc="white", lw=1, label=label)
+        for way, color, label in (("attention", RED, "dense, 3 tokens by attention"), ("random", GREEN, "dense, 3 random tokens")):
+            mean = 100 * fmean(results[f"untuned/seed{s}"][way][name] for s in seeds)
+            tokens = results[f"untuned/seed{seeds[0]}"]["equivalent tokens"]
+            axis.scatter([token_share(tokens)], [mean], edgecolors=color, facecolors="white", marker="o", s=45, label=label)
         if f"scratch/seed{seeds[0]}" in results:
             values = [100 * results[f"scratch/seed{s}"]["test"][name] for s in seeds]
             share = 100 * visual_ratio(SMALL, len(results[f"scratch/seed{seeds[0]}"]["layers"]), 64, TEXT)
             axis.scatter([share], [fmean(values)], color=RED, marker="*", s=110, zorder=3, label="ViCA, 2 layers, from nothing")
-        for keep in ("0.5", "0.35"):
-            values = [100 * results[f"wide/seed{s}"][f"PyramidDrop {keep}"]["ranked"][name] for s in seeds]
-            axis.scatter([visual_share("wide", results, seeds[0]) * float(keep)], [fmean(values)], facecolors="white", edgecolors=BLUE,
-                         marker="s", s=45, label="ViCA, greedy 4 + PyramidDrop" if keep == "0.5" else None)
+        half = [100 * results[f"all layers/seed{s}"][f"PyramidDrop {small.KEEP}"]["ranked"][name] for s in seeds]
+        axis.scatter([visual_share("all layers", results, seeds[0]) * small.KEEP], [fmean(half)], facecolors="white", edgecolors=BLUE,
+                     marker="D", s=45, label="ViCA, all 8 + PyramidDrop")
         axis.axhline(100 * results[f"all layers/seed{seeds[0]}"]["blind"][name], color=GREY, lw=0.8, ls=":")
         axis.set(xscale="log", xlabel="visual FLOPs, % of dense (the text alone: none)", title=f"{name} questions")
         axis.grid(lw=0.3)
@@ -108,9 +108,11 @@ def layers(plt, results, seeds):
     """What a layer's look at the picture is worth."""
     figure, axis = plt.subplots(figsize=(6.4, 3.0))
     n = results[f"all layers/seed{seeds[0]}"]["layers"]
+    width = 0.75 / len(seeds)
     for i, seed in enumerate(seeds):
         nats = results[f"all layers/seed{seed}"]["leave-one-out"]
-        axis.bar([k + 0.25 * (i - 1) for k in range(n)], [nats[str(k)] for k in range(n)], width=0.22, label=f"seed {seed}",
+        at = [k + width * (i - (len(seeds) - 1) / 2) for k in range(n)]
+        axis.bar(at, [nats[str(k)] for k in range(n)], width=0.9 * width, label=f"seed {seed}",
                  color=(BLUE, GOLD, PURPLE)[i % 3])
     axis.set(xlabel="layer", ylabel="nats at the answer without its look")
     axis.set_xticks(range(n))
@@ -139,7 +141,7 @@ def pairs(plt, results, seeds):
 
 def time(plt, results):
     """Speed-ups that were measured, beside what FLOPs allow."""
-    case = next(iter(results["speed"]["cases"].values()))
+    case = next(iter(results["speed/process0"]["cases"].values()))
     shown = [p for p in case["ratios"] if p.startswith("dense")]
     figure, axis = plt.subplots(figsize=(6.4, 0.4 * len(shown) + 1.2))
     for y, name in enumerate(reversed(shown)):

@@ -15,7 +15,7 @@ from common.seeds import asked
 from common.vision.llava import LAYERS, build
 from common.vision.parts import parts_of
 
-from ..scoring import dense, tested, vica
+from ..scoring import dense, questions, tested, vica
 from .llava import train
 
 RATE = 2e-3
@@ -55,4 +55,4 @@ def patches(seed: int, arm: str, size: str = "cpu") -> dict:
     losses = train(parts, every, seed, s.steps, s.rows, RATE, scenes=s.trained_on, easy=0, captions=0.2, layers=list(of))
     way = dense(parts) if every is None else vica(parts, every)
     return {"arm": arm, "loss": sum(losses[-10:]) / len(losses[-10:]), "curve": [round(loss, 3) for loss in losses[::25]],
-            "test": tested(parts, way, s.test, 0, layers=of)}
+            "items": sum(map(len, questions("test", s.test, 0))), "test": tested(parts, way, s.test, 0, layers=of)}

@@ -20,7 +20,7 @@ from common.vision.parts import parts_of
 
 from .. import method
 from ..baselines import random_layers, uniform_layers
-from ..scoring import blind, dense, tested, vica
+from ..scoring import blind, dense, questions, tested, vica
 
 LAYERS = uniform_layers(8, 2)  # the paper's share, a quarter
 ARMS = {"scratch": 2000, "scratch/drawn": 2000, "scratch/text": 1000}  # seconds that they take
@@ -67,4 +67,5 @@ def scratch(seed: int, layers: list[int], size: str = "cpu") -> dict:
     parts, stand = parts_of(model), stand_in(seed)
     parts.decoder.set_attn_implementation("sdpa")
     return {"layers": layers, "curve": [losses[i] for i in range(0, len(losses), 50)], "blind": blind(s.test, s.easy),
+            "items": sum(map(len, questions("test", s.test, 0))),
             "test": tested(parts, vica(parts, tuple(layers)), s.test, s.easy), "dense": tested(stand, dense(stand), s.test, s.easy)}

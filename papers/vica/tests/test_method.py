@@ -13,10 +13,10 @@ from tests.numerics import close, far
 from .. import method
 from ..checkpoint import FILE, save
 from ..checkpoint import load as load_config
-from ..experiments.exact import differing_logits, uncounted_flops
 from ..method import Places, ViCAConfig, check_model
 from ..reference import frozen_dense, masked_reference
 from .conftest import IMAGE, PROMPTS, batch, pictures
+from .exact import differing_logits, uncounted_flops
 from .runs import truly_double
 
 pytestmark = pytest.mark.numerics

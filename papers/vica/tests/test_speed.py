@@ -248,7 +248,7 @@ def test_the_table_says_times_bounds_bytes_and_what_is_missing():
     document = measured([Case(1, 3, 5, visual=16, decode=(1, 2))])
     document["not_run"] = [{"case": "B=8 P=3 Q=5", "reason": "out of device memory"}]
     document["cases"]["B=1 P=3 Q=5"]["no_graph"] = {"vica": "capture failed"}
-    text = "\n".join(tables.gpu({"gpu": document}))
+    text = "\n".join(tables.gpu({"gpu": {"processes": [document]}}))
     ratio = document["cases"]["B=1 P=3 Q=5"]["ratios"]["dense / vica"]
     assert f"dense / vica {ratio['median']:.2f} ({ratio['bound']:.2f})" in text
     for part in ("B=1 P=3 N=16 Q=5, 3 rounds, ms: dense ", "KV cache, MiB: dense 0.0", "decoding, ms a token: dense ", " over 2",

@@ -110,9 +110,10 @@ def test_figures_of_the_claims_are_those_of_the_table():
 
 
 def test_small_claims_have_three_seeds_and_an_effect_rule():
-    small = [c for c in CLAIMS if c["rung"] == "cpu-small" and c["kind"] != "efficiency-measured"]
-    assert {tuple(c["protocol"]["seeds"]) for c in small} == {(0, 1, 2)}
-    assert all(c["protocol"]["rule"]["type"] in ("direction", "equivalence") for c in small)
+    small = [c for c in CLAIMS if c["rung"] == "cpu-small"]
+    assert {tuple(c["protocol"]["seeds"]) for c in small if c["protocol"]["evidence"] == "trainings"} == {(0, 1, 2)}
+    assert all(c["protocol"]["rule"].keys() & {"above", "below", "within"} for c in small)
+    assert {c["protocol"]["evidence"] for c in small if c["topic"] == "efficiency-measured"} == {"processes"}
 
 
 def test_causal_edges_to_the_printed_digit():

@@ -1,4 +1,4 @@
-"""Claims that a small random model decides by itself: what is counted runs, and two forms of one attention agree."""
+"""What is true by construction, looked at on a small random model: what is counted runs, and two forms of one attention agree."""
 
 from __future__ import annotations
 
