@@ -149,7 +149,8 @@ def speech_table(results: dict, kind: str, phis: Sequence[float]) -> Iterator[st
 def speed_table(document: dict) -> Iterator[str]:
     yield ""
     yield (f"Streaming one sentence, {document['shape']}, {document['device']}, k = {document['k']}, every token forced, "
-           f"{document['processes']} processes: ms a READ with its WRITE, in the first and the last fifth of the stream, and time over GPE's")
+           f"{document['processes']} processes: ms a READ with its WRITE, in the first and the last fifth of the stream, and time "
+           "over GPE's")
     yield f"{'mode':<14s}" + "".join(f"{str(case['words']) + ' words':>34s}" for case in document["cases"].values())
     for mode in next(iter(document["cases"].values()))["modes"]:
         cells = []
