@@ -13,11 +13,11 @@ from common.pictures import draw_all
 from .experiments import speech as speech_experiment
 from .experiments import text as text_experiment
 from .experiments.text import KS, PHIS
-from .tables import LONG, SHORT, scores_of
+from .tables import LONG, SHORT, scores_of, speech_seeds, text_seeds
 
 GPE, RED, GREY, GREEN, PURPLE, BLACK = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#222222"
 SHOWN = {"group (GPE)": GPE, "interleaved": RED, "batch-streaming (frozen ids)": GREEN, "KV re-encoding, trained for it": PURPLE,
-         "no positions": "#d9a441", "untuned, KV re-encoding": GREY, "untuned, frozen ids": BLACK}
+         "no positions": "#d9a441", "untuned, KV re-encoding": GREY}
 
 
 def text(results: dict, size: str, folder: Path) -> list[Path]:
@@ -45,13 +45,12 @@ def bleu_latency(plt, results, size):
     """BLEU against LAAL for the main arms, both budgets; a thin line a seed, a thick one their mean."""
     s = text_experiment.SIZES[size]
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.8), sharey=True)
-    for axis, steps, rows, gpe in ((axes[0], s.short, SHORT, "group (GPE)"), (axes[1], s.long, LONG, "group, phi = 0")):
+    for axis, steps, rows in ((axes[0], s.short, SHORT), (axes[1], s.long, LONG)):
         for row, color in SHOWN.items():
-            name = gpe if row == "group (GPE)" else row
-            if name not in rows and not name.startswith("untuned"):
+            if row not in rows and not row.startswith("untuned"):
                 continue
             curves = [[(scores[str(k)]["LAAL"], scores[str(k)]["bleu"]) for k in KS]
-                      for scores in scores_of(results, name, steps, s.seeds)]
+                      for scores in scores_of(results, row, steps, text_seeds(results))]
             for curve in curves:
                 axis.plot(*zip(*curve), color=color, lw=0.5, alpha=0.5)
             mean = [tuple(map(fmean, zip(*points))) for points in zip(*curves)]
@@ -65,31 +64,31 @@ def bleu_latency(plt, results, size):
 
 def ladder(plt, results, size):
     """Every arm after the short tuning, mean of k = 3, 5, 7; one dot a seed."""
-    s = text_experiment.SIZES[size]
+    s, seeds = text_experiment.SIZES[size], text_seeds(results)
     figure, axis = plt.subplots(figsize=(6.4, 0.24 * len(SHORT) + 1.0))
     for y, row in enumerate(reversed(SHORT)):
-        values = [fmean(scores[str(k)]["bleu"] for k in KS[1:]) for scores in scores_of(results, row, s.short, s.seeds)]
+        values = [fmean(scores[str(k)]["bleu"] for k in KS[1:]) for scores in scores_of(results, row, s.short, seeds)]
         color = GPE if row.startswith("group") else RED if row.startswith("interleaved") else GREY
         axis.scatter(values, [y] * len(values), color=color, s=18, zorder=3)
         axis.plot([fmean(values)] * 2, [y - 0.3, y + 0.3], color=color, lw=2)
     axis.set_yticks(range(len(SHORT)), [row.rstrip() for row in reversed(SHORT)], fontsize=7.5)
     axis.grid(axis="y", lw=0.3)
-    axis.set(xlabel=f"BLEU, mean of k = 3, 5, 7; {len(s.seeds)} seeds", title=f"All arms, {s.short} steps of tuning")
+    axis.set(xlabel=f"BLEU, mean of k = 3, 5, 7; {len(seeds)} seeds", title=f"All arms, {s.short} steps of tuning")
     return figure
 
 
 def offset(plt, results, size):
     """BLEU at each k over the target's first position."""
-    s = text_experiment.SIZES[size]
-    rows = {phi: scores_of(results, f"group, phi = {phi}", s.long, s.seeds) for phi in PHIS}
+    s, seeds = text_experiment.SIZES[size], text_seeds(results)
+    rows = {phi: scores_of(results, f"group, phi = {phi}" if phi else "group (GPE)", s.short, seeds) for phi in PHIS}
     figure, axis = plt.subplots(figsize=(4.6, 3.0))
     for k, color in zip(KS, (GREY, GREEN, GPE, PURPLE)):
         for i, phi in enumerate(PHIS):
-            axis.scatter([i] * len(s.seeds), [scores[str(k)]["bleu"] for scores in rows[phi]], color=color, s=10)
+            axis.scatter([i] * len(seeds), [scores[str(k)]["bleu"] for scores in rows[phi]], color=color, s=10)
         means = [fmean(scores[str(k)]["bleu"] for scores in rows[phi]) for phi in PHIS]
         axis.plot(range(len(PHIS)), means, color=color, lw=1, label=f"k = {k}")
     axis.set_xticks(range(len(PHIS)), [f"{phi:g}" for phi in PHIS])
-    axis.set(xlabel="phi, the target's first position", ylabel="BLEU", title=f"{s.long} steps of tuning")
+    axis.set(xlabel="phi, the target's first position", ylabel="BLEU", title=f"{s.short} steps of tuning")
     axis.legend(frameon=False, fontsize=7)
     return figure
 
@@ -99,7 +98,9 @@ def stream_cost(plt, results, size):
     document = results["speed"]
     case = document["cases"][document["longest"]]
     figure, axis = plt.subplots(figsize=(5.4, 3.2))
-    for mode, color in zip(case["modes"], (GPE, GREEN, RED, BLACK)):
+    for mode, color in (("group", GPE), ("position", GREEN), ("kv", RED), ("interleaved", BLACK)):
+        if mode not in case["modes"]:
+            continue
         times = case["modes"][mode]["per_read"]
         axis.plot(range(1, len(times) + 1), [1e3 * t for t in times], color=color, lw=1, label=mode)
     axis.set(xlabel="words read", ylabel="ms for a READ and its WRITE", ylim=(0, None),
@@ -113,7 +114,7 @@ def speech_latency(plt, results, size):
     figure, axis = plt.subplots(figsize=(4.6, 3.0))
     for phi, color in zip(speech_experiment.PHIS, (GPE, GREEN, PURPLE)):
         curves = [[(r["stream"][str(k)]["LAAL"], r["stream"][str(k)]["wer"]) for k in speech_experiment.KS]
-                  for r in (results[f"speech/phi {phi}/seed{seed}"] for seed in speech_experiment.SIZES[size].seeds)]
+                  for r in (results[f"speech/phi {phi}/seed{seed}"] for seed in speech_seeds(results))]
         for curve in curves:
             axis.plot(*zip(*curve), color=color, lw=0.5, alpha=0.5)
         axis.plot(*zip(*[tuple(map(fmean, zip(*points))) for points in zip(*curves)]), color=color, marker=".", label=f"phi = {phi}")

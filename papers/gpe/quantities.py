@@ -1,177 +1,301 @@
-"""From results of jobs to what claims measure: {claim: measured}. The rules and verdicts are in claims.yaml and common/."""
+"""From results of jobs to what claims measure: {claim: measured}. What decides is in claims.yaml; no number here judges.
+
+Results are read as they are committed (measurements.<document>.json); the seeds that are there are counted. Beside each quantity
+stands the same one of an arm that must not pass ("placebo") or of a pair that is known to differ ("sensitivity").
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from common.claims.intervals import summarize
 from common.runs.reproduce import point
+from common.seeds import seeds_of
 
 from .experiments import exact as counts
 from .reported import PHI_BLEU, gain, share_of_gap, spread
 
-LATE = ("3", "5", "7")  # k = 1 writes before it has seen what it needs: guessing, reported and left out of the rules
+EVERY, LATE = ("1", "3", "5", "7"), ("3", "5", "7")  # k = 1 writes before it has seen what it needs: guessing
+PERFECT, BATCH = {"BLEU": 100.0, "WER": 0.0}, "batch"
 
 
 # -- analytic ----------------------------------------------------------------------------------------------
 def exact(results: dict, size: str) -> dict[str, dict]:
     with counts.one_thread():
-        growth = {mode: counts.growth(mode) for mode in ("group", "kv")}
         ratios = {k: counts.flops_ratio(k) for k in (1, 3, 5, 7, 9)}
-        added, wrong, fed = counts.added_entries(), counts.wrong_delays(), counts.counted(counts.EXAMPLE, 1, "group").fed
-    steps = [b - a for a, b in zip(growth["kv"], growth["kv"][1:])]
     return {
         "C1f": point(gain("batch_streaming", "interleaved", "en-fr", 1)),
         "C3b": point(gain("kv_reencoding", "position_reencoding", "en-fr", 1)),
         "C4": point(round(share_of_gap(), 1), baselines={"untruncated": share_of_gap()}),
         "C5b": point(spread(PHI_BLEU)),
-        "C10": point(added),
-        "C13": point(wrong),
-        "C14": point(round(ratios[1], 3), baselines={f"k = {k}": ratios[k] for k in (3, 5, 7, 9)}),
-        "C14a": point(fed),
-        "C14b": point(max(growth["group"]) - min(growth["group"])),
-        "C14c": point(fmean(steps), baselines={"largest": max(steps), "smallest": min(steps)}),
+        "C14": point(min(ratios.values()), baselines={f"k = {k}": ratio for k, ratio in ratios.items()}),
     }
 
 
 # -- text --------------------------------------------------------------------------------------------------
-def bleu(results: dict, name: str, seed: int, k: str, decoding: str = "stream") -> float:
-    """BLEU of job text/<name> of a seed, streamed in one way at k ("1" ... "7", "batch")."""
-    return results[f"text/{name}/seed{seed}"][decoding][k]["bleu"]
+Row = dict[str, float]  # BLEU by k: of an arm and a seed
+
+
+class Text:
+    """Scores of the experiment by seed and arm. steps: of the budget that is meant where none is named."""
+
+    def __init__(self, results: dict, steps: int):
+        self.results, self.steps = results, steps
+        self.seeds = seeds_of(results, "text/untuned")
+
+    def run(self, name: str, seed: int, steps: int | None = None) -> dict:
+        return self.results[f"text/{name}, {steps or self.steps} steps/seed{seed}"]
+
+    def row(self, name: str, seed: int, decoding: str = "stream", steps: int | None = None) -> Row:
+        return {k: scores["bleu"] for k, scores in self.run(name, seed, steps)[decoding].items()}
+
+    def rows(self, name: str, decoding: str = "stream", steps: int | None = None) -> list[Row]:
+        """One a seed."""
+        return [self.row(name, seed, decoding, steps) for seed in self.seeds]
+
+    def untuned(self, decoding: str) -> list[Row]:
+        return [{k: scores["bleu"] for k, scores in self.results[f"text/untuned/seed{seed}"][decoding].items()} for seed in self.seeds]
+
+    def resolution(self) -> float:
+        """BLEU cannot tell less apart than a word in all that was translated."""
+        return 100 / self.results[f"text/untuned/seed{self.seeds[0]}"][BATCH][BATCH]["words"]
+
+    def seeds_say(self, values: Sequence[float], **baselines: Sequence[float]) -> dict:
+        shown = {"baselines": {name.replace("_", " "): fmean(v) for name, v in baselines.items()}} if baselines else {}
+        return summarize(values, resolution=self.resolution()) | shown
+
+
+def mean_over(rows: Sequence[Row], ks: Sequence[str] = EVERY) -> list[float]:
+    return [fmean(row[k] for k in ks) for row in rows]
+
+
+def at(rows: Sequence[Row], k: str) -> list[float]:
+    return [row[k] for row in rows]
+
+
+def less(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(ours, theirs)]
+
+
+def least(ours: Sequence[Row], theirs: Sequence[Row], ks: Sequence[str]) -> list[float]:
+    """Of each seed the smallest over ks of ours - theirs."""
+    return [min(a[k] - b[k] for k in ks) for a, b in zip(ours, theirs)]
+
+
+def largest(ours: Sequence[Row], theirs: Sequence[Row]) -> list[float]:
+    """Of each seed the difference over k that is largest in size, with its sign."""
+    return [max((a[k] - b[k] for k in EVERY), key=abs) for a, b in zip(ours, theirs)]
+
+
+def widest(arms: Sequence[Sequence[Row]], ks: Sequence[str] = EVERY) -> list[float]:
+    """Of each seed the largest over ks of the spread between arms."""
+    return [max(max(row[k] for row in rows) - min(row[k] for row in rows) for k in ks) for rows in zip(*arms)]
+
+
+def ahead_of_best(ours: Sequence[Row], others: Sequence[Sequence[Row]]) -> list[float]:
+    """Of each seed the mean over k minus that of the best other arm."""
+    return less(mean_over(ours), [max(means) for means in zip(*map(mean_over, others))])
+
+
+def ceiling(*arms: Sequence[Row]) -> dict:
+    """Of the k at which they are worst: where even that is perfect, no difference could be seen."""
+    return {"values": [min(row[k] for k in EVERY) for rows in arms for row in rows], "best": PERFECT["BLEU"]}
 
 
 def text(results: dict, size: str = "cpu") -> dict[str, dict]:
-    from .experiments.text import PHIS, SIZES
+    from .experiments.text import SIZES
 
-    s = SIZES[size]
+    short, long = SIZES[size].short, SIZES[size].long
+    t = Text(results, short)
+    return ladder(t, long) | toggles(t) | equivalences(t) | needed(t) | both_modes(t, long) | where_it_looks(t, long)
 
-    def row(name: str, k: str, decoding: str = "stream", steps: int = s.short) -> list[float]:
-        return [bleu(results, f"{name}, {steps} steps", seed, k, decoding) for seed in s.seeds]
 
-    def late(name: str, decoding: str = "stream", steps: int = s.short) -> list[float]:
-        return [fmean(values) for values in zip(*(row(name, k, decoding, steps) for k in LATE))]
+def ladder(t: Text, long: int) -> dict[str, dict]:
+    """C1a, C1b, C8a: GPE and the ways to stream that encode nothing again."""
+    arms = {name: t.rows(name) for name in ("interleaved", "batch_streaming", "position_reencoding", "group")}
+    later = {name: t.rows(name, steps=long) for name in ("interleaved", "batch_streaming", "group")}
 
-    def less(ours: list[float], theirs: list[float]) -> list[float]:
-        return [a - b for a, b in zip(ours, theirs)]
+    def behind(rows: dict, arm: str) -> list[float]:
+        return least(rows["batch_streaming"], rows[arm], ("3", "5"))
 
-    def seeds(values: list[float], **baselines: list[float]) -> dict:
-        return summarize(values) | {"baselines": {name.replace("_", " "): fmean(v) for name, v in baselines.items()}}
+    def ahead(arm: str) -> list[float]:
+        return ahead_of_best(arms[arm], [rows for name, rows in arms.items() if name != arm])
 
-    def largest(*differences: list[float]) -> list[float]:
-        """Of each seed the difference that is largest in size, with its sign."""
-        return [max(values, key=abs) for values in zip(*differences)]
-
-    def spread_of(k: str) -> list[float]:
-        by_phi = [row(f"group, phi {phi}", k, steps=s.long) for phi in PHIS]
-        return [max(values) - min(values) for values in zip(*by_phi)]
-
-    gap = {steps: {k: less(row("batch_streaming", k, steps=steps), row("interleaved", k, steps=steps)) for k in ("3", "5")}
-           for steps in (s.short, s.long)}
-    smaller = {steps: [min(pair) for pair in zip(*by_k.values())] for steps, by_k in gap.items()}
-    both = {k: row("batch_streaming", k) for k in ("1", *LATE)}
-    kv = {k: row("batch_streaming", k, "kv_reencoding") for k in ("1", *LATE)}
-    group5 = row("group", "5")
-    batch = [bleu(results, f"batch, {s.long} steps", seed, "batch", "batch") for seed in s.seeds]
-    group0, mixed = f"group, phi 0, {s.long} steps", f"group with batch, {s.long} steps"
-    kept = [bleu(results, group0, seed, "batch", "batch") for seed in s.seeds]
-    kept_mixed = [bleu(results, mixed, seed, "batch", "batch") for seed in s.seeds]
-    contiguous = [bleu(results, group0, seed, "7", "contiguous ids") for seed in s.seeds]
-    diagonal = [results[f"text/{group0}/seed{seed}"]["diagonal"] for seed in s.seeds]
+    shown = {f"{name}_at_{k}": at(arms[name], k) for name in ("interleaved", "batch_streaming") for k in ("3", "5")}
     return {
-        "C1a": seeds(smaller[s.short], interleaved_at_3=row("interleaved", "3"), batch_streaming_at_3=both["3"],
-                     interleaved_at_5=row("interleaved", "5"), batch_streaming_at_5=both["5"]),
-        "C1b": seeds(smaller[s.long], interleaved_at_3=row("interleaved", "3", steps=s.long),
-                     batch_streaming_at_3=row("batch_streaming", "3", steps=s.long)),
-        "C1c": seeds(less(late("batch_streaming"), late("finished_frozen")), batch_streaming=late("batch_streaming"),
-                     finished_target_visible=late("finished_frozen")),
-        "C1d": seeds(less(late("group"), late("finished_group")), group=late("group"),
-                     finished_target_visible=late("finished_group")),
-        "C1e": seeds(less(late("finished_group"), late("interleaved_group")), finished=late("finished_group"),
-                     interleaved_with_group_ids=late("interleaved_group")),
-        "C2a": seeds(largest(*(less(row("position_reencoding", k), both[k]) for k in LATE)),
-                     position_reencoding=late("position_reencoding"), batch_streaming=late("batch_streaming"),
-                     at_1=less(row("position_reencoding", "1"), both["1"])),
-        "C3a": seeds([2 - max(values) for values in zip(*(less(kv[k], both[k]) for k in LATE))],
-                     kv_reencoding=late("batch_streaming", "kv_reencoding"),
-                     batch_streaming=late("batch_streaming"), at_1=less(kv["1"], both["1"])),
-        "C4a": seeds(less(late("group"), late("kv_reencoding")), group=late("group"), kv_reencoding=late("kv_reencoding"),
-                     untuned_kv_reencoding=[fmean(bleu(results, "untuned", seed, k, "kv_reencoding") for k in LATE)
-                                            for seed in s.seeds]),
-        "C5a": seeds([max(values) for values in zip(*map(spread_of, LATE))], at_1=spread_of("1"),
-                     **{f"phi_{phi}": late(f"group, phi {phi}", steps=s.long) for phi in PHIS}),
-        "C6a": seeds(less(group5, row("no_positions", "5")), group=group5, no_positions=row("no_positions", "5")),
-        "C6b": seeds(less(group5, row("no_source_positions", "5")), group=group5,
-                     no_source_positions=row("no_source_positions", "5")),
-        "C6c": seeds(less(group5, row("no_target_positions", "5")), group=group5,
-                     no_target_positions=row("no_target_positions", "5")),
-        "C6d": seeds(less(late("no_target_positions"), late("no_source_positions")),
-                     no_source_positions=late("no_source_positions"), no_target_positions=late("no_target_positions")),
-        "C8a": seeds(less(late("group"), late("contiguous", "frozen ids")), group=late("group"),
-                     contiguous_streamed=late("contiguous", "frozen ids"), contiguous_with_known_length=late("contiguous")),
-        "C9a": seeds([100 * a / b - 95 for a, b in zip(kept, batch)], batch_tuned=batch, group_in_batch_mode=kept,
-                     group_weights_with_contiguous_ids_at_7=contiguous),
-        "C9b": seeds([100 * a / b - 95 for a, b in zip(kept_mixed, batch)], batch_tuned=batch,
-                     group_in_batch_mode=kept_mixed),
-        "C12a": seeds([d["group"]["share"] - d["group"]["even"] for d in diagonal],
-                      group=[d["group"]["share"] for d in diagonal], even=[d["group"]["even"] for d in diagonal],
-                      batch_trained=[d["batch-trained"]["share"] for d in diagonal]),
+        "C1a": t.seeds_say(behind(arms, "interleaved"), **shown) | {"placebo": t.seeds_say(behind(arms, "position_reencoding"))},
+        "C1b": t.seeds_say(behind(later, "interleaved"), **{name: at(rows, "3") for name, rows in later.items()})
+        | {"placebo": t.seeds_say(behind(later, "group"))},
+        "C8a": t.seeds_say(ahead("group"), **{name: mean_over(rows) for name, rows in arms.items()})
+        | {"placebo": t.seeds_say(ahead("batch_streaming"))},
     }
 
 
-def speech(results: dict, size: str = "cpu") -> dict[str, dict]:
-    from .experiments.speech import KS, PHIS, SIZES
+def toggles(t: Text) -> dict[str, dict]:
+    """C1c, C1d, C1e: one thing changed at a time."""
+    frozen, group, moved = (t.rows(name) for name in ("batch_streaming", "group", "position_reencoding"))
+    frozen_seen, group_seen, by_arrival = (t.rows(name) for name in ("finished_frozen", "finished_group", "interleaved_group"))
 
-    seeds = SIZES[size].seeds
+    def paths(ours: list[Row], theirs: list[Row]) -> list[float]:
+        return less(mean_over(ours, LATE), mean_over(theirs, LATE))
 
-    def wer(phi, seed, k) -> float:
-        return results[f"speech/phi {phi}/seed{seed}"]["stream"][str(k)]["wer"]
-
-    spreads = {k: [max(v) - min(v) for v in zip(*([wer(phi, seed, k) for seed in seeds] for phi in PHIS))] for k in KS}
-    first = {k: [wer(PHIS[0], seed, k) for seed in seeds] for k in KS}
-    batch = [results[f"speech/phi {PHIS[0]}/seed{seed}"]["batch"]["batch"]["wer"] for seed in seeds]
     return {
-        "C7a": summarize([max(v) for v in zip(*spreads.values())])
-        | {"baselines": {f"WER at phi {phi}, k {k}": fmean(wer(phi, s, k) for s in seeds) for phi in PHIS for k in KS}},
-        "C7b": summarize([a - b for a, b in zip(first[KS[0]], first[KS[-1]])])
-        | {"baselines": {f"WER at k {k}": fmean(first[k]) for k in KS} | {"WER in batch mode": fmean(batch)}},
+        "C1c": t.seeds_say(largest(frozen, frozen_seen), batch_streaming=mean_over(frozen), finished_target_visible=mean_over(frozen_seen))
+        | {"placebo": t.seeds_say(largest(frozen, moved))},
+        "C1d": t.seeds_say(largest(group, group_seen), group=mean_over(group), finished_target_visible=mean_over(group_seen))
+        | {"placebo": t.seeds_say(largest(group, frozen))},
+        "C1e": t.seeds_say(paths(group_seen, by_arrival), finished=mean_over(group_seen, LATE),
+                           interleaved_with_group_ids=mean_over(by_arrival, LATE))
+        | {"placebo": t.seeds_say(paths(group, group_seen))},
+    }
+
+
+def equivalences(t: Text) -> dict[str, dict]:
+    """C2a, C3a, C4a, C5a: what is said to make no difference."""
+    from .experiments.text import PHIS
+
+    interleaved, frozen, moved, group = (t.rows(name) for name in ("interleaved", "batch_streaming", "position_reencoding", "group"))
+    again, trained = t.rows("batch_streaming", "kv_reencoding"), t.rows("kv_reencoding")
+    offsets = [group, *(t.rows(f"group, phi {phi}") for phi in PHIS[1:])]
+    by_arrival = t.rows("interleaved_group")
+    known = {"sensitivity": t.seeds_say(largest(interleaved, frozen))}
+    untuned = {"untuned": mean_over(t.untuned("kv_reencoding"))}
+
+    def gained_over(arm: list[Row]) -> list[float]:
+        """By the better of two models that encode everything again."""
+        return [-x for x in ahead_of_best(arm, (again, trained))]
+
+    return {
+        "C2a": t.seeds_say(largest(moved, frozen), position_reencoding=mean_over(moved), batch_streaming=mean_over(frozen),
+                           at_1=less(at(moved, "1"), at(frozen, "1"))) | known | {"ceiling": ceiling(moved, frozen)},
+        "C3a": t.seeds_say(largest(again, frozen), kv_reencoding=mean_over(again), batch_streaming=mean_over(frozen),
+                           at_1=less(at(again, "1"), at(frozen, "1"))) | known | {"ceiling": ceiling(again, frozen)},
+        "C4a": t.seeds_say(gained_over(group), group=mean_over(group), trained_for_it=mean_over(trained),
+                           weights_of_batch_streaming=mean_over(again), **untuned) | {"placebo": t.seeds_say(gained_over(interleaved))},
+        "C5a": t.seeds_say(widest(offsets), at_1=widest(offsets, ("1",)),
+                           **{f"phi_{phi}": mean_over(rows) for phi, rows in zip(PHIS, offsets)})
+        | {"sensitivity": t.seeds_say(widest([group, by_arrival])), "ceiling": ceiling(*offsets)},
+    }
+
+
+def needed(t: Text) -> dict[str, dict]:
+    """C6: which positions are needed."""
+    from .experiments.text import PHIS
+
+    group, moved = t.rows("group"), t.rows(f"group, phi {PHIS[-1]}")
+    none, no_source, no_target = (t.rows(f"no_{which}positions") for which in ("", "source_", "target_"))
+
+    def lost(arm: list[Row]) -> list[float]:
+        return less(at(group, "5"), at(arm, "5"))
+
+    def costs_more(ours: list[Row], theirs: list[Row]) -> list[float]:
+        return less(mean_over(theirs, LATE), mean_over(ours, LATE))
+
+    control = {"placebo": t.seeds_say(lost(moved))}
+    return {
+        "C6a": t.seeds_say(lost(none), group=at(group, "5"), no_positions=at(none, "5")) | control,
+        "C6b": t.seeds_say(lost(no_source), group=at(group, "5"), no_source_positions=at(no_source, "5")) | control,
+        "C6c": t.seeds_say(lost(no_target), group=at(group, "5"), no_target_positions=at(no_target, "5")) | control,
+        "C6d": t.seeds_say(costs_more(no_source, no_target), no_source_positions=mean_over(no_source, LATE),
+                           no_target_positions=mean_over(no_target, LATE)) | {"placebo": t.seeds_say(costs_more(no_source, none))},
+    }
+
+
+def both_modes(t: Text, long: int) -> dict[str, dict]:
+    """C9a, C9b: whole sentences, in % of what a copy gets that was tuned on whole sentences."""
+    def whole(name: str) -> list[float]:
+        return at(t.rows(name, BATCH, long), BATCH)
+
+    def kept(values: list[float]) -> list[float]:
+        return [100 * a / b for a, b in zip(values, tuned)]
+
+    tuned, group, mixed, unlearned = whole(BATCH), whole("group"), whole("group with batch"), at(t.untuned("wrong ids"), BATCH)
+    control = {"placebo": t.seeds_say(kept(unlearned))}
+    return {
+        "C9a": t.seeds_say(kept(group), batch_tuned=tuned, group_in_batch_mode=group, interleaved_in_batch_mode=whole("interleaved"),
+                           group_weights_with_contiguous_ids_at_7=at(t.rows("group", "contiguous ids", long), "7")) | control,
+        "C9b": t.seeds_say(kept(mixed), batch_tuned=tuned, group_in_batch_mode=mixed) | control,
+    }
+
+
+def where_it_looks(t: Text, long: int) -> dict[str, dict]:
+    """C12a: attention near the diagonal, against the model before tuning."""
+    def share(arm: str, which: str, what: str = "share") -> list[float]:
+        return [t.run(arm, seed, long)["diagonal"][which][what] for seed in t.seeds]
+
+    def moved_there(arm: str) -> list[float]:
+        return less(share(arm, "tuned"), share(arm, "batch-trained"))
+
+    step = 1e-5  # the places that are committed
+    shown = {"group": share("group", "tuned"), "batch trained": share("group", "batch-trained"), "even": share("group", "tuned", "even")}
+    return {"C12a": summarize(moved_there("group"), resolution=step) | {"baselines": {name: fmean(v) for name, v in shown.items()}}
+            | {"placebo": summarize(moved_there("batch_streaming"), resolution=step)}}
+
+
+# -- speech ------------------------------------------------------------------------------------------------
+def speech(results: dict, size: str = "cpu") -> dict[str, dict]:
+    from .experiments.speech import KS, PHIS
+
+    ks = tuple(map(str, KS))
+    seeds = seeds_of(results, f"speech/phi {PHIS[0]}")
+
+    def rows(name: str, mode: str = "stream") -> list[Row]:
+        return [{k: scores["wer"] for k, scores in results[f"speech/{name}/seed{seed}"][mode].items()} for seed in seeds]
+
+    def say(values: list[float]) -> dict:  # a word more or less
+        return summarize(values, resolution=100 / results[f"speech/phi {PHIS[0]}/seed{seeds[0]}"]["stream"][ks[0]]["words"])
+
+    offsets, by_arrival = [rows(f"phi {phi}") for phi in PHIS], rows("interleaved")
+    first, whole = offsets[0], at(rows(f"phi {PHIS[0]}", BATCH), BATCH)
+    worst = [max(row[k] for k in ks) for arm in offsets for row in arm]
+    return {
+        "C7a": say(widest(offsets, ks)) | {"sensitivity": say(widest([first, by_arrival], ks)),
+                                           "ceiling": {"values": worst, "best": PERFECT["WER"]}, "baselines": {
+            f"WER at phi {phi}, k {k}": fmean(at(arm, k)) for phi, arm in zip(PHIS, offsets) for k in ks}},
+        "C7b": say(less(at(first, ks[0]), at(first, ks[-1]))) | {"placebo": say(less(at(first, ks[-1]), whole)), "baselines": {
+            **{f"WER at k {k}": fmean(at(first, k)) for k in ks}, "WER in batch mode": fmean(whole)}},
     }
 
 
 # -- timings -----------------------------------------------------------------------------------------------
 def _ratio(case: dict, mode: str) -> list[float]:
-    """Time of a mode over that of group, one a round: the rounds are interleaved."""
-    return [a / b for a, b in zip(case["modes"][mode]["seconds"], case["modes"]["group"]["seconds"])]
+    """Time of a mode over that of group, one a process; the modes went in step."""
+    return [fmean(a) / fmean(b) for a, b in zip(case["modes"][mode]["seconds"], case["modes"]["group"]["seconds"])]
 
 
 def _timing(case: dict) -> dict:
     ratios = sorted(_ratio(case, "kv"))
     n = len(ratios)
-    middle = ratios[n // 2]
-    return {"rounds": n, "estimator": "ratio of interleaved rounds", "iqr_relative": (ratios[3 * n // 4] - ratios[n // 4]) / middle,
-            "load_average": case["load_average"], "words": case["words"]}
+    return {"processes": n, "rounds": len(case["modes"]["kv"]["seconds"][0]), "estimator": "ratio of modes that go in step",
+            "iqr_relative": (ratios[3 * n // 4] - ratios[n // 4]) / ratios[n // 2], "load_average": case["load_average"],
+            "words": case["words"]}
+
+
+def _over_processes(of: Callable[[str], list[float]], **more) -> dict:
+    """A quantity of re-encoding, and as its placebo that of group, timed a second time."""
+    return summarize(of("kv"), over="processes") | {"placebo": summarize(of("again"), over="processes")} | more
+
+
+def _growth(document: dict) -> dict:
+    """The shortest against the longest sentence at k = 3."""
+    short, long = (document["cases"][document[which]] for which in ("shortest", "longest"))
+    others = {f"{mode}, {case['words']} words": fmean(_ratio(case, mode)) for case in (short, long) for mode in case["modes"]}
+    return _over_processes(lambda mode: less(_ratio(long, mode), _ratio(short, mode)), baselines=others, timing=_timing(long))
 
 
 def speed(results: dict, size: str = "cpu") -> dict[str, dict]:
-    """The shortest against the longest sentence at k = 3."""
-    document = results["speed"]
-    short, long = (document["cases"][name] for name in (document["shortest"], document["longest"]))
-    ratios, bound = [_ratio(case, "kv") for case in (short, long)], long["flops_ratio"]
-    return {
-        "C15a": summarize([b - a for a, b in zip(*ratios)]) | {"baselines": _others(short, long), "timing": _timing(long)},
-        "C15b": summarize([(r - 1) / (bound - 1) - 0.5 for r in ratios[1]])
-        | {"baselines": {"FLOPs ratio": bound, "time ratio": fmean(ratios[1])}, "timing": _timing(long)},
-    }
+    long = results["speed"]["cases"][results["speed"]["longest"]]
+
+    def arrived(mode: str) -> list[float]:
+        return [(ratio - 1) / (long["flops_ratio"] - 1) for ratio in _ratio(long, mode)]
+
+    return {"C15a": _growth(results["speed"]), "C15b": _over_processes(arrived, timing=_timing(long), baselines={
+        "FLOPs ratio": long["flops_ratio"], "time ratio": fmean(_ratio(long, "kv"))})}
 
 
 def gpu(results: dict, size: str = "gpu") -> dict[str, dict]:
-    document = results["gpu"]
-    short, long = (document["cases"][name] for name in (document["shortest"], document["longest"]))
-    differences = [b - a for a, b in zip(_ratio(short, "kv"), _ratio(long, "kv"))]
-    return {"C15": summarize(differences) | {"baselines": _others(short, long), "timing": _timing(long)}}
-
-
-def _others(short: dict, long: dict) -> dict[str, float]:
-    return {f"{mode}, {case['words']} words": fmean(_ratio(case, mode)) for case in (short, long) for mode in case["modes"]}
+    return {"C15": _growth(results["gpu"])}
 
 
 # -- paper scale -------------------------------------------------------------------------------------------
@@ -189,5 +313,3 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
     }
     return {claim: point(of(a) - of(b), baselines={a: of(a), b: of(b)})
             for claim, (a, b) in wanted.items() if a in scores and b in scores}
-
-

@@ -8,6 +8,7 @@ from statistics import fmean
 import numpy as np
 
 from common.benchmarks.translation import paired_bootstrap
+from common.seeds import seeds_of
 
 from .experiments import speech as speech_experiment
 from .experiments import text as text_experiment
@@ -24,23 +25,17 @@ ROWS = {
     "  + KV re-encoding at test": ("batch_streaming, {s} steps", "kv_reencoding"),
     "position re-encoding": ("position_reencoding, {s} steps", "stream"),
     "KV re-encoding, trained for it": ("kv_reencoding, {s} steps", "stream"),
-    "blocked, arrival ids": ("blocked_arrival, {s} steps", "stream"),
-    "contiguous ids, length known": ("contiguous, {s} steps", "stream"),
-    "  streamed with frozen ids": ("contiguous, {s} steps", "frozen ids"),
     "group (GPE)": ("group, {s} steps", "stream"),
     "  source sees finished target ": ("finished_group, {s} steps", "stream"),
     "no source positions": ("no_source_positions, {s} steps", "stream"),
     "no target positions": ("no_target_positions, {s} steps", "stream"),
     "no positions": ("no_positions, {s} steps", "stream"),
-    **{f"group, phi = {phi}": (f"group, phi {phi}, {{s}} steps", "stream") for phi in PHIS},
+    **{f"group, phi = {phi}": (f"group, phi {phi}, {{s}} steps", "stream") for phi in PHIS[1:]},
     "group with batch among its k": ("group with batch, {s} steps", "stream"),
     "untuned, KV re-encoding": ("untuned", "kv_reencoding"),
-    "untuned, frozen ids": ("untuned", "batch_streaming"),
-    "untuned, group ids": ("untuned", "group"),
 }
-LONG = ("interleaved", "batch-streaming (frozen ids)", "  + KV re-encoding at test", *(f"group, phi = {phi}" for phi in PHIS),
-        "group with batch among its k")  # rows that are tuned with the long budget; the last five with no other
-SHORT = tuple(row for row in ROWS if row not in LONG[3:])
+LONG = ("interleaved", "batch-streaming (frozen ids)", "group (GPE)", "group with batch among its k")  # also with the long budget, or only
+SHORT = tuple(row for row in ROWS if row != LONG[-1])
 
 
 def scores_of(results: dict, row: str, steps: int, seeds: Sequence[int]) -> list[dict]:
@@ -49,11 +44,20 @@ def scores_of(results: dict, row: str, steps: int, seeds: Sequence[int]) -> list
     return [results[f"text/{job.format(s=steps)}/seed{seed}"][decoding] for seed in seeds]
 
 
+def text_seeds(results: dict) -> tuple[int, ...]:
+    """The seeds that there are: SEEDS of another run may have asked for more than this one would."""
+    return seeds_of(results, "text/untuned")
+
+
+def speech_seeds(results: dict, kind: str = "speech") -> tuple[int, ...]:
+    return seeds_of(results, f"{kind}/phi {PHIS_HEARD[0]}")
+
+
 def text(results: dict, size: str = "cpu") -> Iterator[str]:
     s = text_experiment.SIZES[size]
-    yield from text_table(results, SHORT, "group (GPE)", s.short, s)
-    yield from text_table(results, LONG, "group, phi = 0", s.long, s)
-    yield from batch_table(results, s.long, s.seeds)
+    yield from text_table(results, SHORT, s.short, s.resamples)
+    yield from text_table(results, LONG, s.long, s.resamples)
+    yield from batch_table(results, s.long)
 
 
 def speed(results: dict, size: str = "cpu") -> Iterator[str]:
@@ -61,42 +65,47 @@ def speed(results: dict, size: str = "cpu") -> Iterator[str]:
 
 
 def speech(results: dict, size: str = "cpu") -> Iterator[str]:
-    yield from speech_table(results, "speech", PHIS_HEARD, speech_experiment.SIZES[size].seeds)
+    yield from speech_table(results, "speech", PHIS_HEARD)
 
 
 def digits(results: dict, size: str = "cpu") -> Iterator[str]:
-    yield from speech_table(results, "digits", PHIS_HEARD[:1], speech_experiment.SIZES[size].seeds)
+    yield from speech_table(results, "digits", PHIS_HEARD[:1])
 
 
-def text_table(results: dict, rows: Sequence[str], gpe: str, steps: int, size: text_experiment.Size) -> Iterator[str]:
+def text_table(results: dict, rows: Sequence[str], steps: int, resamples: int, gpe: str = "group (GPE)") -> Iterator[str]:
     """BLEU and LAAL at every k, and row `gpe` minus the row with the 95 % interval of a paired bootstrap over sentences."""
-    ours = scores_of(results, gpe, steps, size.seeds)
+    seeds = text_seeds(results)
+    ours = scores_of(results, gpe, steps, seeds)
     yield ""
-    yield (f"Toy translation after {steps} steps of tuning: BLEU at LAAL, mean of {len(size.seeds)} seeds; in brackets GPE minus the "
+    yield (f"Toy translation after {steps} steps of tuning: BLEU at LAAL, mean of {len(seeds)} seeds; in brackets GPE minus the "
            "row, 95 % of a paired bootstrap over sentences")
     yield f"{'arm':<34s}" + "".join(f"{'k = ' + str(k):>31s}" for k in KS)
     for row in rows:
-        scores, cells = scores_of(results, row, steps, size.seeds), []
+        scores, cells = scores_of(results, row, steps, seeds), []
         for k in map(str, KS):
             both = (np.array([s[k]["statistics"] for s in side]) for side in (ours, scores))
-            gap = paired_bootstrap(*both, resamples=size.resamples)
+            gap = paired_bootstrap(*both, resamples=resamples)
             text = f"{fmean(s[k]['bleu'] for s in scores):5.1f} at {fmean(s[k]['LAAL'] for s in scores):4.1f}"
             text += "" if row == gpe else f" [{gap['low']:+5.1f},{gap['high']:+6.1f}]"
             cells.append(f"{text:>31s}")
         yield f"{row.rstrip():<34s}" + "".join(cells)
 
 
-def batch_table(results: dict, steps: int, seeds: Sequence[int]) -> Iterator[str]:
+def batch_table(results: dict, steps: int) -> Iterator[str]:
     """Whole sentences, after the long budget."""
+    seeds = text_seeds(results)
+
     def mean(job: str, decoding: str = "batch") -> float:
         return fmean(results[f"text/{job}/seed{seed}"][decoding]["batch"]["bleu"] for seed in seeds)
 
     yield ""
     yield "Whole sentences (batch mode), BLEU: " + "; ".join([
         f"batch-trained model {mean('untuned'):.1f}", f"tuned on in batch mode {mean(f'batch, {steps} steps'):.1f}",
-        f"GPE with its own ids {mean(f'group, phi 0, {steps} steps'):.1f}",
-        f"other sentences' references {fmean(results[f'text/untuned/seed{seed}']['random']['score'] for seed in seeds):.1f}",
-        f"GPE with batch among its k {mean(f'group with batch, {steps} steps'):.1f}"])
+        f"GPE with its own ids {mean(f'group, {steps} steps'):.1f}",
+        f"GPE with batch among its k {mean(f'group with batch, {steps} steps'):.1f}",
+        f"interleaved {mean(f'interleaved, {steps} steps'):.1f}",
+        f"the batch-trained model with GPE's ids {mean('untuned', 'wrong ids'):.1f}",
+        f"other sentences' references {fmean(results[f'text/untuned/seed{seed}']['random']['score'] for seed in seeds):.1f}"])
 
 
 def multi30k(results: dict, size: str = "cpu") -> Iterator[str]:
@@ -124,26 +133,29 @@ def multi30k(results: dict, size: str = "cpu") -> Iterator[str]:
                f"{result['group']['batch']['bleu']:.1f}")
 
 
-def speech_table(results: dict, kind: str, phis: Sequence[float], seeds: Sequence[int]) -> Iterator[str]:
+def speech_table(results: dict, kind: str, phis: Sequence[float]) -> Iterator[str]:
+    seeds = speech_seeds(results, kind)
+    names = [*(f"phi {phi}" for phi in phis), *(["interleaved"] if f"{kind}/interleaved/seed{seeds[0]}" in results else [])]
     yield ""
     yield f"Recognising spoken {'words' if kind == 'speech' else kind}: WER in % at LAAL in ms, mean of {len(seeds)} seeds"
-    yield f"{'':<18s}" + "".join(f"{'k = ' + str(k):>20s}" for k in speech_experiment.KS) + f"{'batch':>10s}"
-    for phi in phis:
-        rows = [results[f"{kind}/phi {phi}/seed{seed}"] for seed in seeds]
+    yield f"{'':<22s}" + "".join(f"{'k = ' + str(k):>20s}" for k in speech_experiment.KS) + f"{'batch':>10s}"
+    for name in names:
+        rows = [results[f"{kind}/{name}/seed{seed}"] for seed in seeds]
         means = [[fmean(r["stream"][str(k)][name] for r in rows) for name in ("wer", "LAAL")] for k in speech_experiment.KS]
         cells = "".join(f"{wer:9.1f} at {lag:6.0f}  " for wer, lag in means)
-        yield f"{kind + ', phi = ' + str(phi):<18s}" + cells + f"{fmean(r['batch']['batch']['wer'] for r in rows):10.1f}"
+        yield f"{kind + ', ' + name:<22s}" + cells + f"{fmean(r['batch']['batch']['wer'] for r in rows):10.1f}"
 
 
 def speed_table(document: dict) -> Iterator[str]:
     yield ""
-    yield (f"Streaming one sentence, {document['shape']}, {document['device']}, k = {document['k']}, every token forced: ms a READ "
-           "with its WRITE, in the first and the last fifth of the stream, and time over GPE's")
+    yield (f"Streaming one sentence, {document['shape']}, {document['device']}, k = {document['k']}, every token forced, "
+           f"{document['processes']} processes: ms a READ with its WRITE, in the first and the last fifth of the stream, and time "
+           "over GPE's")
     yield f"{'mode':<14s}" + "".join(f"{str(case['words']) + ' words':>34s}" for case in document["cases"].values())
     for mode in next(iter(document["cases"].values()))["modes"]:
         cells = []
         for case in document["cases"].values():
             m = case["modes"][mode]
-            ratio = fmean(m["seconds"]) / fmean(case["modes"]["group"]["seconds"])
+            ratio = fmean(map(fmean, m["seconds"])) / fmean(map(fmean, case["modes"]["group"]["seconds"]))
             cells.append(f"{1e3 * m['first_fifth']:7.1f} -> {1e3 * m['last_fifth']:7.1f} ms, {ratio:5.2f}x")
-        yield f"{mode:<14s}" + "".join(f"{c:>34s}" for c in cells)
+        yield f"{'group again' if mode == 'again' else mode:<14s}" + "".join(f"{c:>34s}" for c in cells)
