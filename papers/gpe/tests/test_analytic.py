@@ -318,12 +318,11 @@ def test_spreads_over_the_offset():
 def test_figures_of_the_claims_are_those_of_the_tables():
     """A paper value in claims.yaml that the rows give must be what they give."""
     none, group = reported.POSITIONS["no_positions"], reported.POSITIONS["group"]
-    ratio = QWEN25_3B.flops(cost(EXAMPLE, 1, "kv")) / QWEN25_3B.flops(cost(EXAMPLE, 1, "group"))
     expected = {
         "C1": reported.STATED["input attention"], "C2": reported.STATED["position id"],
         "C3": reported.STATED["output attention"], "C4": round(reported.share_of_gap(), 1),
         "C5": reported.spread(reported.PHI_BLEU), "C6": round(group[3] - none[3], 2),
-        "C7": reported.spread(reported.PHI_WER[1]), "C14": round(ratio, 3), "C14a": cost(EXAMPLE, 1, "group").fed,
+        "C7": reported.spread(reported.PHI_WER[1]),
     }  # fmt: skip
     claims = load_claims(HERE / "claims.yaml")
     assert {name: claims.find(name)["paper"]["value"] for name in expected} == expected
