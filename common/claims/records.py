@@ -154,9 +154,9 @@ def _equal(a: float | Sequence[float] | None, b: float | Sequence[float] | None)
     """Two standard errors, or two intervals: equal but for rounding, which is a millionth of the width."""
     if a is None or b is None:
         return a is None and b is None
-    if isinstance(a, list | tuple):
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return all(math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-6 * abs(b[1] - b[0])) for x, y in zip(a, b))
-    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
+    return isinstance(a, float | int) and isinstance(b, float | int) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
 
 
 def _check_verdict(record: dict, name: str | Path) -> None:

@@ -94,13 +94,14 @@ def _band(claim: dict, measured: dict) -> tuple[bool | None, str]:
 def _z(claim: dict, measured: dict) -> tuple[bool | None, str]:
     """z: |ours - paper| <= z * sqrt(SE_ours^2 + SE_paper^2)."""
     paper, value, sides = claim["paper"], measured["value"], _sides(claim, measured)
-    errors = []
+    errors: list[float] = []
     for of, at in ((measured, value), (paper, paper["value"])):
         given = of.get("stderr")
         counted = {"unit": paper["unit"], "n_items": of.get("n_items")}
-        errors.append(given if given is not None else binomial(at, counted))
-    if errors[0] is None:
-        return None, f"{sides}, but ours has no standard error; give stderr or n_items."
+        given = binomial(at, counted) if given is None else given
+        if given is None:  # the paper's is there: rule_problem has seen to it
+            return None, f"{sides}, but ours has no standard error; give stderr or n_items."
+        errors.append(given)
     limit = NormalDist().inv_cdf(1 - rule_of(claim["protocol"]["rule"])[1] / 2) * math.hypot(*errors)
     away = abs(value - paper["value"])
     sides += f": {number(away)} apart, {number(limit)} allowed by the two standard errors"

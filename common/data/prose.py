@@ -112,7 +112,8 @@ def library(min_chars: int = 1500, root: Path | None = None) -> Corpus:
     order of their names. min_chars: of a document, below which it is left out. It differs a little between Python versions.
     """
     root = Path(root or sysconfig.get_paths()["stdlib"])
-    documents, seen = [], set()
+    documents: list[str] = []
+    seen: set = set()
     for path in sorted([*root.glob("*.py"), *root.glob("*/__init__.py")]):
         if "site-packages" in path.parts or {path.stem, path.parent.name} & set(COPIED):
             continue

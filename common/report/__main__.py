@@ -4,6 +4,7 @@
     python -m common.report --readme    rewrites the blocks between <!-- ninefold:... --> markers
     python -m common.report --check     fails if a block differs from what the records give, or a record from what the committed
                                         results give (chain.py)
+    python -m common.report --rejudge   writes records anew from the committed results, where a rule changed (rejudge.py)
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..files import write_atomic
 from ..progress import replace_unprintable
 from . import chain
 from .page import page
+from .rejudge import rejudge
 from .rows import read_papers
 from .tables import blocks, check, update_block
 
@@ -30,6 +32,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--scratch", action="store_true", help="with records of results/.scratch/, marked as such")
     parser.add_argument("--readme", action="store_true", help="rewrite the README blocks instead")
     parser.add_argument("--check", action="store_true", help="compare the README blocks instead")
+    parser.add_argument("--rejudge", action="store_true", help="write records anew from committed results, where a rule changed")
     options = parser.parse_args(argv)
     if options.scratch and (options.readme or options.check):
         parser.error("--scratch is for the page: tables in READMEs are made of committed records")
@@ -40,6 +43,12 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     for problem in problems:
         print(f"invalid: {problem}", file=sys.stderr)
     try:
+        if options.rejudge:
+            for paper in papers:
+                if paper.here:
+                    for line in rejudge(paper.key, root):
+                        print(line)
+            return 0
         if options.check:
             different = check(root, papers)
             for path in different:

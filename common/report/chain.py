@@ -43,13 +43,13 @@ def problems(paper: str, root: Path = ROOT) -> Iterator[str]:
     for record in records:
         yield from (f"papers/{paper}: {problem}" for problem in _alone(record, claims, paper, root))
     by_key = {_key(r): r for r in records}
-    computed = set()
+    computed: set[tuple[str, str]] = set()
     for experiment in importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS:
         if experiment.quantities is None:
             continue
         rung = RUNGS_OF[experiment.rung]
         try:
-            measured = experiment.quantities(_results(folder / "results", experiment), experiment.rung)
+            measured = experiment.quantities(committed_results(folder / "results", experiment), experiment.rung)
         except FileNotFoundError:
             continue  # never run, or not published: then its claims have no record either, which is looked at below
         except (KeyError, IndexError, TypeError, ValueError, RecordError) as error:
@@ -57,11 +57,11 @@ def problems(paper: str, root: Path = ROOT) -> Iterator[str]:
             continue
         for name, now in measured.items():
             computed.add((name, rung))
-            claim, record = claims.find(name, rung), by_key.get((name, rung))
-            if claim is None or record is None or claim["rung"] != rung:
+            claim, of_claim = claims.find(name, rung), by_key.get((name, rung))
+            if claim is None or of_claim is None or claim["rung"] != rung:
                 continue
             try:
-                found = list(differences(claim, record, dict(now)))
+                found = list(differences(claim, of_claim, dict(now)))
             except RecordError as error:
                 found = [f"cannot be judged: {error}"]
             yield from (f"papers/{paper}: {name}: {problem}" for problem in found)
@@ -88,15 +88,14 @@ def _alone(record: dict, claims: Claims, paper: str, root: Path) -> Iterator[str
     if problem := commit_problem(record, root):
         yield problem
     if record["measured"]["value"] is not None:
-        if "sources" not in record["run"]:
-            yield f"{at}: the record does not say by which sources it was measured"
         return
     word = verdict(claim, None, blocked_by=record["verdict"].get("blocked_by") or ("time",))[0]
     if word != record["verdict"]["word"]:
         yield f"{at}: the record has no value and says {record['verdict']['word']}; of this claim it could only say {word}"
 
 
-def _results(folder: Path, experiment: Any) -> dict:
+def committed_results(folder: Path, experiment: Any) -> dict:
+    """What an experiment's quantities read. Raises FileNotFoundError where it was never published."""
     if experiment.rung == "analytic":
         return {}
     text = (folder / f"measurements.{experiment.document}.json").read_text(encoding="utf-8")
@@ -142,24 +141,25 @@ def unequal_paths(a: Any, b: Any, at: str = "") -> Iterator[str]:
 
 # -- code -> results ---------------------------------------------------------------------------------------
 def older_code(record: dict, root: Path = ROOT) -> list[str]:
-    """Files that differ now from those that the record's results were computed by; [] for a record that names none.
+    """Files that differ now from those that the record's results were computed by; for a measurement that names none, so much.
 
     Only files that were there are compared: a new one changes a result through one of these, which then imports it.
     """
     if (named := record["run"].get("sources")) is None:
-        return []
+        measured = record["measured"]["value"] is not None and record["claim"]["rung"] != "analytic"
+        return ["(the run did not write down its sources)"] if measured else []
     files = _sources(root / "papers" / record["claim"]["paper_key"] / "results" / "sources.json").get(named["experiment"])
     if files is None or digest_of(files) != named["sha256"]:
         return ["(results/sources.json does not hold the files that the record names)"]
     return [name for name, sha in files.items() if not name.startswith("(") and _sha256(root / name) != sha]
 
 
-def digest_of(files: Mapping[str, str]) -> str:
+def digest_of(files: Mapping[str, str | None]) -> str:
     """One hash over {file: hash}: what a record carries."""
     return hashlib.sha256(json.dumps(dict(sorted(files.items()))).encode()).hexdigest()
 
 
-def hashes(files: Iterator[Path] | list[Path], root: Path = ROOT) -> dict[str, str]:
+def hashes(files: Iterator[Path] | list[Path], root: Path = ROOT) -> dict[str, str | None]:
     """{file relative to the root: the first 16 digits of its hash}; of what lies outside, or in a cache, the name in brackets,
     which says what was read and cannot be looked up in another tree."""
     return {_place(path, root): _sha256(path) for path in sorted(files)}

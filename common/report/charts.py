@@ -106,7 +106,7 @@ def _first_axis(rule: dict, measured: dict, paper: float | None, given: list[tup
     seeds = measured.get("per_seed", [])
     axis = _Axis(*(at for _, at, _ in given), low, high, *(span or ()), *seeds)
     marks = [axis.drawn(LINE)]
-    if low is not None:
+    if low is not None and high is not None:
         width = float(axis.at(high)[:-1]) - float(axis.at(low)[:-1])
         marks.append(f'<rect class="holds" x="{axis.at(low)}" width="{width:.2f}%" y="4" height="32"/>')
         marks += [axis.line("edge", edge, edge, 4, 36) for edge in (low, high) if math.isfinite(edge)]
@@ -138,9 +138,9 @@ def strip(case: Case) -> str:
     load = f", load average {case.load_average:.2g}" if case.load_average is not None else ""
     about = f"{case.name}: {case.device or 'device not recorded'}, {case.dtype or 'precision not recorded'}{load}"
     counted = any(variant.flops for variant in case.variants)
-    limit = f"Limit: FLOPs at {case.limit_text}." if counted else "No count of FLOPs is recorded, so no limit is drawn."
+    about_limit = f"Limit: FLOPs at {case.limit_text}." if counted else "No count of FLOPs is recorded, so no limit is drawn."
     return (
-        f'<table class="strip"><caption>{e(about)}<br><small>{e(limit)} From {e(case.source)}; axis from 0 to '
+        f'<table class="strip"><caption>{e(about)}<br><small>{e(about_limit)} From {e(case.source)}; axis from 0 to '
         f"{e(_seconds(longest))}.</small></caption><tbody>{''.join(rows)}</tbody></table>"
     )
 

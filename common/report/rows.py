@@ -134,8 +134,8 @@ def rows_of(claims: Claims | None, records: Sequence[dict], root: Path = ROOT) -
     """One row per claim and rung, in the order of claims.yaml; records of no claim come last."""
     found = {(r["claim"]["id"], r["claim"]["rung"]): r for r in records}
     rows = []
-    for claim in claims or ():
-        listed = {c["rung"] for c in claims if c["id"] == claim["id"]}
+    for claim in claims.claims if claims else ():
+        listed = {c["rung"] for c in claims or () if c["id"] == claim["id"]}
         more = [rung for rung in RUNGS if rung not in listed and (claim["id"], rung) in found]
         for rung in (claim["rung"], *more):
             record = found.pop((claim["id"], rung), None)
@@ -143,13 +143,13 @@ def rows_of(claims: Claims | None, records: Sequence[dict], root: Path = ROOT) -
             if record and record["run"]["dirty"]:
                 row.flag = "scratch"
                 row.problem = "This record is of a tree with uncommitted changes; commit, and run it again."
-            elif record and (different := stale(record, claims)):
+            elif record and claims and (different := stale(record, claims)):
                 row.flag = "stale"
                 row.problem = f"claims.yaml has another {different} than this record; run it again."
             elif record and (files := older_code(record, root)):
                 row.flag = "older"
-                more = f" and {len(files) - 4} more" if len(files) > 4 else ""
-                row.problem = f"Made by older code: {', '.join(files[:4])}{more} changed since; run it again."
+                others = f" and {len(files) - 4} more" if len(files) > 4 else ""
+                row.problem = f"Made by older code: {', '.join(files[:4])}{others} changed since; run it again."
             rows.append(row)
     why = "claims.yaml has no such claim." if claims else "claims.yaml is missing or invalid."
     for (claim_id, rung), record in sorted(found.items(), key=lambda item: claim_order(item[0][0])):

@@ -37,11 +37,11 @@ def swaps(root: Path = ROOT) -> Iterator[Swap]:
             about = row.shown
             if row.record and about.get("kind") in ("small", "ours") and (about.get("required") or row.word == "supports"):
                 if row.record["measured"]["value"] is not None:
-                    yield _swap(row)
+                    yield _swap(row, row.record)
 
 
-def _swap(row: Row) -> Swap:
-    record, measured = row.record, row.record["measured"]
+def _swap(row: Row, record: dict) -> Swap:
+    measured = record["measured"]
     name = next((name for name in ("placebo", "sensitivity") if record["protocol"].get(name) and measured.get(name)), None)
     if name is None:
         exact = record["claim"]["rung"] == "analytic"

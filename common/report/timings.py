@@ -76,7 +76,8 @@ def _peak(device: str, dtype: str):
 
 def timed_cases(results: Path) -> tuple[list[Case], list[str]]:
     """(all cases of a results folder, what is wrong with files that could not be read)."""
-    cases, problems = [], []
+    cases: list[Case] = []
+    problems: list[str] = []
     for path in sorted(results.glob("measurements.*.json")):
         try:
             content = json.loads(path.read_bytes())

@@ -69,7 +69,7 @@ class Outcome:
     pictures: Callable[[Path], list[Path]] | None = None
     elsewhere: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
-    files: dict[str, dict[str, str]] = field(default_factory=dict)
+    files: dict[str, dict[str, str | None]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
 
@@ -150,7 +150,7 @@ def differences(committed: Sequence[dict], now: Sequence[dict]) -> list[str]:
     return [begin + (f", {new} without a committed value" if new else "") + (":" if lines else "."), *lines]
 
 
-def _add(path: Path, files: dict[str, dict[str, str]]) -> None:
+def _add(path: Path, files: dict[str, dict[str, str | None]]) -> None:
     """sources.json keeps what other experiments wrote into it."""
     try:
         before = json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,61 @@
+"""Words from committed results, again: for claims whose rule changed, without a run.
+
+    python -m common.report --rejudge
+
+Reads results/measurements.*.json of every paper, asks the paper's quantities and claims.yaml, and writes the records anew. What
+a record says of its run (commit, command, machine, seconds, sources) is that of the run that measured. A claim that another
+document measures, or none, keeps its record.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..claims.machine import ROOT
+from ..claims.records import load_claims, make_record, read_record, record_path, same_result, write_record
+from ..errors import RecordError
+from .chain import RUNGS_OF, committed_results, digest_of
+
+
+def rejudge(paper: str, root: Path = ROOT) -> Iterator[str]:
+    """Writes the records that differ; a line for each. Raises RecordError for results that give a claim no valid record."""
+    folder = root / "papers" / paper / "results"
+    claims = load_claims(root / "papers" / paper / "claims.yaml")
+    for experiment in importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS:
+        path = folder / f"measurements.{experiment.document}.json"
+        if experiment.quantities is None or experiment.rung == "analytic" or not path.is_file():
+            continue
+        facts = json.loads(path.read_text(encoding="utf-8"))["run"]
+        if (named := _sources(folder, experiment.name)) is not None:
+            facts = facts | {"sources": {"experiment": experiment.name, "sha256": digest_of(named)}}
+        for name, measured in experiment.quantities(committed_results(folder, experiment), experiment.rung).items():
+            claim = claims.find(name, RUNGS_OF[experiment.rung])
+            if claim is None:
+                raise RecordError(f"papers/{paper}: experiment {experiment.name} measures {name}, which is no claim")
+            yield from _renewed(claim, claims.sha256, dict(measured), facts, folder)
+
+
+def _renewed(claim: dict, sha256: str, measured: dict, facts: dict, folder: Path) -> Iterator[str]:
+    path = record_path(folder, claim["id"], claim["rung"])
+    try:
+        old = read_record(path)
+    except RecordError:  # of an older form, or not there
+        old = None
+    kept = {field: old["run"][field] for field in ("models", "datasets") if old and field in old["run"]}
+    seeds = list(range(measured["n_runs"])) if measured.get("stderr_kind") == "across-seeds" else claim["protocol"].get("seeds", [])
+    timing = measured.pop("timing", None)
+    record = make_record(claim, sha256, measured, facts, seeds=seeds, timing=timing, **kept)
+    if old is None or not same_result(old, record):
+        write_record(record, folder)
+        was = old["verdict"]["word"] if old else "no valid record"
+        yield f"{claim['id']}: {was} -> {record['verdict']['word']}"
+
+
+def _sources(folder: Path, experiment: str) -> dict[str, str] | None:
+    try:
+        return json.loads((folder / "sources.json").read_text(encoding="utf-8")).get(experiment)
+    except (OSError, ValueError):
+        return None
