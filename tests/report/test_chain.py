@@ -133,7 +133,6 @@ def test_a_whole_chain_has_no_problem(root):
     ([("measured", "value", 0.9)], "$.measured.value: 0.9 lies outside its own interval"),
     ([("measured", "per_seed", None)], "$.measured.per_seed: is missing"),
     ([("measured", "baselines", "nothing", 0.1)], "C2: measured.baselines.nothing is not what the committed results give"),
-    ([("run", "sources", None)], "C2 at cpu-small: the record does not say by which sources it was measured"),
     ([("run", "commit", "0" * 40)], "demo/C2 at cpu-small: '0000000000000000000000000000000000000000' is no commit"),
     ([("run", "commit", "HEAD")], "'HEAD' is no commit"), ([("run", "commit", "unknown")], "'unknown' is no commit"),
     ([("run", "commit", "--all")], "'--all' is no commit"),
