@@ -7,6 +7,7 @@ import yaml
 from common.claims.intervals import summarize
 from common.claims.records import load_claims, make_record, write_record
 from common.claims.rules import COMPARING
+from common.report.chain import digest_of
 
 RUN = {
     "started_at": "2026-11-22T10:00:00+00:00",
@@ -15,6 +16,7 @@ RUN = {
     "dirty": False,
     "command": "make reproduce-demo",
     "environment": {"python": "3.11.7"},
+    "sources": {"experiment": "demo", "sha256": digest_of({})},
 }
 NUMBERS = {"equals": True, "relative": 0.05, "absolute": 0.05, "z": 0.05, "prediction-interval": 0.05, "above": 0.1, "below": 0.1,
            "within": 0.05}
@@ -87,6 +89,7 @@ def write(root, *entries, headlines=()):
             made = make_record(a_claim, claims.sha256, measured, RUN, seeds=[0, 1, 2])
             write_record(made, folder / "results")
     (folder / "results").mkdir(exist_ok=True)
+    (folder / "results" / "sources.json").write_text('{"demo": {}}')
     for path, names in ((root, ("papers", "counts")), (folder, ("headlines",)), (folder / "results", ("claims",))):
         blocks = "".join(f"<!-- ninefold:{name} -->\n<!-- /ninefold:{name} -->\n" for name in names)
         (path / "README.md").write_text(f"before\n{blocks}after\n")

@@ -96,6 +96,7 @@ def _about_claim(row: Row) -> dict[str, str | None]:
         "required": "yes: a miss, a dull measure or older code fails a run with STRICT=1" if shown.get("required") else "",
         "metric": protocol.get("metric"),
         "rule": rule_text(protocol.get("rule")),
+        "note": None if row.record and row.reason == (row.claim or {}).get("note") else (row.claim or {}).get("note"),
         "falsified if": rule.get("falsified_if"),
         "the rule was": "; ".join(f"until {was['until']}: {was['rule']} ({was['why']})" for was in protocol.get("was", ())),
         "evidence": protocol.get("evidence"),

@@ -130,8 +130,11 @@ class Paper:
         return counted
 
 
-def rows_of(claims: Claims | None, records: Sequence[dict], root: Path = ROOT) -> list[Row]:
-    """One row per claim and rung, in the order of claims.yaml; records of no claim come last."""
+def rows_of(claims: Claims | None, records: Sequence[dict], root: Path | None = None) -> list[Row]:
+    """One row per claim and rung, in the order of claims.yaml; records of no claim come last.
+
+    root: of the tree whose code the committed records must be of; None for records of a run that has just ended.
+    """
     found = {(r["claim"]["id"], r["claim"]["rung"]): r for r in records}
     rows = []
     for claim in claims.claims if claims else ():
@@ -146,7 +149,7 @@ def rows_of(claims: Claims | None, records: Sequence[dict], root: Path = ROOT) -
             elif record and claims and (different := stale(record, claims)):
                 row.flag = "stale"
                 row.problem = f"claims.yaml has another {different} than this record; run it again."
-            elif record and (files := older_code(record, root)):
+            elif record and root and (files := older_code(record, root)):
                 row.flag = "older"
                 others = f" and {len(files) - 4} more" if len(files) > 4 else ""
                 row.problem = f"Made by older code: {', '.join(files[:4])}{others} changed since; run it again."

@@ -39,7 +39,7 @@ def markdown_table(rows: Iterable[Row]) -> str:
         controls = "; ".join(f"{name}: {protocol[name]}" for name in ("placebo", "sensitivity") if protocol.get(name))
         required = " (required)" if shown.get("required") else ""
         cells = (
-            f"**{row.short}** {_cell(shown['statement'])}",
+            f"**{row.short}** {_cell(shown['statement'])}" + (f" ({_cell(note)})" if (note := (row.claim or {}).get("note")) else ""),
             f"{shown.get('kind') or '-'}{required}",
             _cell(paper_text(shown["paper"])),
             _cell(ours_with_unit(row.record)),
@@ -193,9 +193,17 @@ def check(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[Path
 # -------------------------------------------------------------------------- the end of a run
 
 
-def terminal_table(claims: Claims, records: Sequence[dict]) -> str:
-    """All claims with their verdicts, in at most 120 columns."""
+def _rows(claims: Claims, records: Sequence[dict], older: Sequence[str]) -> list[Row]:
     rows = rows_of(claims, records)
+    for row in rows:
+        if row.id in older and not row.flag:
+            row.flag = "older"
+    return rows
+
+
+def terminal_table(claims: Claims, records: Sequence[dict], older: Sequence[str] = ()) -> str:
+    """All claims with their verdicts, in at most 120 columns. older: ids of those that are shown by a record of older code."""
+    rows = _rows(claims, records, older)
     form = "{:<6}{:<19}{:<16}{:>13}  {:<26}{}"
     lines = [form.format("claim", "rung", "verdict", "paper", "ours", "statement"), "-" * 119]
     for row in rows:
@@ -209,10 +217,11 @@ def terminal_table(claims: Claims, records: Sequence[dict]) -> str:
     return "\n".join(lines + [f"* {flag}: {MARKED[flag]}" for flag in flags])
 
 
-def json_line(claims: Claims, records: Sequence[dict], *, rung: str, seconds: float, commit: str, dirty: bool = False) -> str:
+def json_line(claims: Claims, records: Sequence[dict], *, rung: str, seconds: float, commit: str, dirty: bool = False,
+              older: Sequence[str] = ()) -> str:
     """One line of JSON for programs: counts of the words as the table shows them, what flags stand beside them, seconds,
     commit, whether the tree had changes that the commit does not hold, rung."""
-    rows = rows_of(claims, records)
+    rows = _rows(claims, records, older)
     words, flags = Counter(row.word for row in rows), Counter(row.flag for row in rows)
     return json.dumps(
         {

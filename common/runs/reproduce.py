@@ -119,14 +119,15 @@ def run(here: Path, rung: str, measure: Callable[[str, Log], Outcome], publish: 
         for path in outcome.pictures(folder):
             log(f"picture: {path.relative_to(here.parent.parent)}")
     log("")
-    log(report.terminal_table(claims, shown + now))
+    older = [record["claim"]["id"] for record in shown if older_code(record)]
+    log(report.terminal_table(claims, shown + now, older))
     for line in differences(committed, now):
         log(line)
     if facts["dirty"]:
         log(f"This tree has changes that no commit holds{_changes()}, so the run names no commit and its records stay "
             "in results/.scratch/.")
-    log(report.json_line(claims, shown + now, rung=rung, seconds=facts["seconds"], commit=facts["commit"], dirty=facts["dirty"]))
-    older = [record["claim"]["id"] for record in shown if older_code(record)]
+    log(report.json_line(claims, shown + now, rung=rung, seconds=facts["seconds"], commit=facts["commit"], dirty=facts["dirty"],
+                         older=older))
     return exit_status(shown + now, os.environ.get("STRICT") == "1", older)
 
 
