@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..claims.intervals import point  # noqa: F401  (papers ask for it here)
 from ..claims.machine import changed_files, git_state
 from ..claims.records import (
     Claims,

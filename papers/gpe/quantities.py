@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from common.claims.intervals import summarize
-from common.runs.reproduce import point
+from common.claims.intervals import point, summarize
 from common.seeds import seeds_of
 
 from .experiments import exact as counts

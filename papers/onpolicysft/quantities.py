@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean
 
-from common.claims.intervals import summarize
+from common.claims.intervals import point, summarize
 from common.errors import RecordError
-from common.runs.reproduce import point
 from common.seeds import seeds_of
 
 from . import analytic

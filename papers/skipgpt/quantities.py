@@ -11,8 +11,7 @@ import math
 from collections.abc import Callable
 from statistics import fmean
 
-from common.claims.intervals import paired, summarize
-from common.runs.reproduce import point
+from common.claims.intervals import paired, point, summarize
 from common.seeds import seeds_of
 
 from . import analytic

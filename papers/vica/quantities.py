@@ -8,8 +8,7 @@ import random
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
-from common.claims.intervals import summarize
-from common.runs.reproduce import point
+from common.claims.intervals import point, summarize
 from common.seeds import seed_of, seeds_of
 
 from . import analytic, reported

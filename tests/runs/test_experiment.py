@@ -4,13 +4,12 @@ import json
 
 import pytest
 
-from common.claims.intervals import summarize
+from common.claims.intervals import point, summarize
 from common.errors import RecordError, UserError
 from common.report import chain
 from common.runs import catalogue, experiment, reproduce
 from common.runs.experiment import Experiment, chosen, every_job
 from common.runs.jobs import Job, run_jobs
-from common.runs.reproduce import point
 from tests.sample_records import claim, claims_yaml, held, record
 
 NUMBER = "tests.killed_run:number"

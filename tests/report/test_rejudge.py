@@ -1,0 +1,56 @@
+"""Words from committed results, again: a changed rule changes the word and nothing of the run that measured."""
+
+import json
+
+import pytest
+
+from common.claims.records import load_claims, read_record
+from common.errors import RecordError
+from common.report import rejudge
+from tests.report.test_chain import CLAIMS, RUN, git, path_of, problems, root  # noqa: F401  (a fixture)
+from tests.sample_records import claim, claims_yaml
+
+
+@pytest.fixture
+def measured(root):  # noqa: F811
+    """The chain's paper, whose measurements say by which run they were made."""
+    path = root / "papers/demo/results/measurements.cpu-small.json"
+    content = json.loads(path.read_text())
+    run = {key: value for key, value in RUN.items() if key != "sources"} | {"commit": git(root, "rev-parse", "HEAD"), "seconds": 7.5}
+    path.write_text(json.dumps(content | {"run": run}))
+    return root
+
+
+def test_a_changed_rule_changes_the_word_and_keeps_the_run(measured):
+    before = read_record(path_of(measured, "C2"))
+    stricter = claim({"above": 0.5}, "cpu-small", id="demo/C2", required=True)
+    claims_yaml(measured / "papers/demo", CLAIMS[0], stricter, *CLAIMS[2:])
+    assert any("another rule" in problem for problem in problems(measured))
+    assert list(rejudge.rejudge("demo", measured)) == ["demo/C2: supports -> opposes"]
+    after = read_record(path_of(measured, "C2"))
+    assert after["protocol"]["rule"] == {"above": 0.5} and after["measured"] == before["measured"]
+    assert after["run"]["seconds"] == 7.5 and after["run"]["sources"] == before["run"]["sources"]
+    assert not problems(measured)
+
+
+def test_what_would_say_the_same_is_left_alone(measured):
+    assert list(rejudge.rejudge("demo", measured)) == []  # nor does C1, which needs no results, get another record
+    path = path_of(measured, "C2")
+    kept = path.read_bytes()
+    list(rejudge.rejudge("demo", measured))
+    assert path.read_bytes() == kept
+
+
+def test_a_record_that_is_gone_or_of_an_older_form_is_made(measured):
+    path = path_of(measured, "C2")
+    path.write_text(path.read_text().replace("claim-record/2", "claim-record/1"))
+    assert list(rejudge.rejudge("demo", measured)) == ["demo/C2: no valid record -> supports"]
+    path.unlink()
+    assert list(rejudge.rejudge("demo", measured)) == ["demo/C2: no valid record -> supports"] and not problems(measured)
+
+
+def test_results_of_no_claim_are_named(measured):
+    claims_yaml(measured / "papers/demo", CLAIMS[0], *CLAIMS[2:])
+    assert load_claims(measured / "papers/demo/claims.yaml").find("C2") is None
+    with pytest.raises(RecordError, match="experiment small measures C2, which is no claim"):
+        list(rejudge.rejudge("demo", measured))
