@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from common.claims.intervals import point
 from common.claims.records import VARIES
 from common.runs.jobs import Job, run_jobs
 
@@ -81,7 +82,7 @@ def experiment(folder: str) -> int:
     def measure(rung: str, log) -> reproduce.Outcome:
         found = run_jobs(jobs(), Path(folder) / "cache", log=log)
         product = file_sha256(train(Path(folder)))
-        return reproduce.Outcome({"C1": held([r["value"] for r in found.values()]), "C2": reproduce.point(int(product[:6], 16))},
+        return reproduce.Outcome({"C1": held([r["value"] for r in found.values()]), "C2": point(int(product[:6], 16))},
                                  documents={"jobs": found}, lines=[product])
 
     return reproduce.main(here, measure, [])

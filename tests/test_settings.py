@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from common import copy_paper, seeds
+from common.claims.intervals import point
 from common.runs import reproduce, reproduce_all
 from tests.sample_records import claim, claims_yaml
 
@@ -303,7 +304,7 @@ def test_a_run_without_make_on_an_output_that_lacks_a_sign(monkeypatch, tmp_path
     (here / "eval.py").touch()
     ascii_only = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", ascii_only)
-    outcome = reproduce.Outcome({"C1": reproduce.point(3.0)})
+    outcome = reproduce.Outcome({"C1": point(3.0)})
     assert reproduce.main(here, lambda rung, log: outcome, ["--rung", "analytic"]) == 0
     ascii_only.flush()
     assert "too long for its?" in ascii_only.buffer.getvalue().decode("ascii")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from common import files
 from common.claims import machine, records, shapes
-from common.claims.intervals import paired, share, summarize
+from common.claims.intervals import paired, point, share, summarize
 from common.claims.records import load_claims, make_record
 from common.claims.verdict import verdict
 from common.errors import FileError, RecordError
@@ -549,7 +549,7 @@ def test_a_run_names_what_changed(tmp_path, monkeypatch, capsys, count, named):
     here.mkdir(parents=True)
     claims_yaml(here, claim("equals", "analytic", paper=3.0) | {"id": "demo/C1"})
     (here / "eval.py").touch()
-    outcome = reproduce.Outcome({"C1": reproduce.point(3.0)})
+    outcome = reproduce.Outcome({"C1": point(3.0)})
     states = iter([("a" * 40, False), ("a" * 40, True)])
     monkeypatch.setattr(reproduce, "changed_files", changed)
     monkeypatch.setattr(machine, "git_state", lambda root=None: ("a" * 40, True))

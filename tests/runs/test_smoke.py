@@ -4,10 +4,11 @@ import math
 
 import pytest
 
+from common.claims.intervals import point
 from common.pictures import draw_all
 from common.runs import reproduce
 from common.runs.jobs import work_folder
-from common.runs.reproduce import Outcome, main, point
+from common.runs.reproduce import Outcome, main
 from tests.sample_records import claim, claims_yaml, held
 
 CLAIMS = [
