@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from .reproduce import Log, Outcome, rounded
 from .sources import closure
 
 Results = dict[str, Any]
+WORKERS = 2  # jobs at once, a thread each
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def measure(paper: str, experiments: Sequence[Experiment], only: str | None, run
                 kept.setdefault(experiment.document, {}).update(own)
     # A document that others share is whole or stays as it was.
     parts = {e.document for e in experiments if e.rung == some[-1].rung and e not in some}
+    out.seconds = seconds_of(some, rung, results, folder)
     out.documents = {name: document for name, document in kept.items() if name not in parts}
     out.pictures = functools.partial(_draw, some, results, rung)
     out.elsewhere = _elsewhere(paper, experiments, some, rung, out.measured, bool(only))
@@ -153,6 +156,21 @@ def sources(paper: str, experiment: Experiment, rung: str, results: Results) -> 
         return list(closure(function.__module__)) if function else []
 
 
+def seconds_of(some: Sequence[Experiment], rung: str, results: Results, folder: Path) -> float:
+    """How long the jobs took when they were run, two at once but for the timings: what a record says, also of a run that found
+    them finished."""
+    total = 0.0
+    for experiment in (e for e in some if e.jobs):
+        at_once = 1 if experiment.alone else WORKERS
+        for job in _jobs_of(experiment, rung, results):
+            path = folder / f"{job.name.replace('/', '.')}.{job.key()}.json"
+            try:
+                total += float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) / at_once
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # a file that is gone or damaged meanwhile says nothing of time
+    return total
+
+
 def _results(some: Sequence[Experiment], rung: str, folder: Path, log: Log) -> Results:
     """All jobs that may share the machine in one go, each as soon as what it needs is there; then the timings, alone. At size
     smoke no timing means anything, and starting a worker takes longer than its work: then all go together."""
@@ -165,7 +183,7 @@ def _results(some: Sequence[Experiment], rung: str, folder: Path, log: Log) -> R
     results: Results = {}
     if first := [job for e in together if e.jobs for job in e.jobs(rung)]:
         later = [job for e in together if e.then for job in e.then(rung, e.example)]
-        results |= run_jobs(first, folder, workers=2, threads=1, log=log, then=follow, expected=later)
+        results |= run_jobs(first, folder, workers=WORKERS, threads=1, log=log, then=follow, expected=later)
     for experiment in alone:
         log(f"{experiment.name}: alone on the machine")
         results |= run_jobs(_jobs_of(experiment, rung, {}), folder, workers=1, threads=os.cpu_count() or 1, log=log)

@@ -179,3 +179,13 @@ def test_a_run_ends_with_what_differs_from_the_committed_records():
         "  demo/C2: committed supports 0.31 [0.2852, 0.3348]; this run supports 0.3133 [0.2754, 0.3513]",
         "  demo/C3: committed supports 0.31 [0.2852, 0.3348]; this run inconclusive 0 [-0.7452, 0.7452]  <- another word"]
     assert reproduce.differences(committed, now[:1]) == ["Against the committed records: 1 equal, 0 different."]
+
+
+def test_how_long_jobs_took_is_known_to_a_run_that_finds_them_finished(tmp_path):
+    made = [Job(f"a/{n}", "tests.runs.test_experiment:nothing", {"n": n}) for n in range(3)]
+    for job, seconds in zip(made, (8.0, 4.0)):  # of the third nothing is there
+        (tmp_path / f"a.{job.arguments['n']}.{job.key()}.json").write_text(json.dumps({"seconds": seconds}))
+    together, alone = (Experiment("x", "cpu", jobs=lambda size: made, alone=alone) for alone in (False, True))
+    assert experiment.seconds_of([together], "cpu", {}, tmp_path) == 6.0
+    assert experiment.seconds_of([alone], "cpu", {}, tmp_path) == 12.0
+    assert experiment.seconds_of([Experiment("exact", "analytic")], "cpu", {}, tmp_path) == 0.0
