@@ -31,7 +31,12 @@ def rejudge(paper: str, root: Path = ROOT) -> Iterator[str]:
         facts = json.loads(path.read_text(encoding="utf-8"))["run"]
         if (named := _sources(folder, experiment.name)) is not None:
             facts = facts | {"sources": {"experiment": experiment.name, "sha256": digest_of(named)}}
-        for name, measured in experiment.quantities(committed_results(folder, experiment), experiment.rung).items():
+        try:
+            found = experiment.quantities(committed_results(folder, experiment), experiment.rung)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            yield f"papers/{paper}: experiment {experiment.name}: {path.name} is of another form, run it again ({error!r})"
+            continue
+        for name, measured in found.items():
             claim = claims.find(name, RUNGS_OF[experiment.rung])
             if claim is None:
                 raise RecordError(f"papers/{paper}: experiment {experiment.name} measures {name}, which is no claim")
@@ -45,6 +50,7 @@ def _renewed(claim: dict, sha256: str, measured: dict, facts: dict, folder: Path
     except RecordError:  # of an older form, or not there
         old = None
     kept = {field: old["run"][field] for field in ("models", "datasets") if old and field in old["run"]}
+    kept |= {"config_sha256": old["protocol"]["config_sha256"]} if old else {}
     seeds = list(range(measured["n_runs"])) if measured.get("stderr_kind") == "across-seeds" else claim["protocol"].get("seeds", [])
     timing = measured.pop("timing", None)
     record = make_record(claim, sha256, measured, facts, seeds=seeds, timing=timing, **kept)

@@ -49,6 +49,16 @@ def test_a_record_that_is_gone_or_of_an_older_form_is_made(measured):
     assert list(rejudge.rejudge("demo", measured)) == ["demo/C2: no valid record -> supports"] and not problems(measured)
 
 
+def test_results_of_another_form_are_named_and_nothing_is_written(measured):
+    path, kept = measured / "papers/demo/results/measurements.cpu-small.json", path_of(measured, "C2").read_bytes()
+    content = json.loads(path.read_text())
+    del content["results"]["method/seed1"]
+    path.write_text(json.dumps(content))
+    (line,) = rejudge.rejudge("demo", measured)
+    assert "experiment small: measurements.cpu-small.json is of another form, run it again" in line and "method/seed1" in line
+    assert path_of(measured, "C2").read_bytes() == kept
+
+
 def test_results_of_no_claim_are_named(measured):
     claims_yaml(measured / "papers/demo", CLAIMS[0], *CLAIMS[2:])
     assert load_claims(measured / "papers/demo/claims.yaml").find("C2") is None
