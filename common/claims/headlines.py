@@ -44,7 +44,8 @@ def holm(p_of: dict[str, float], alpha: float = ALPHA) -> dict[str, bool]:
 class Headline:
     """A headline with what was obtained. word: of its largest size that decided; rung: that size, "" where nothing was run.
 
-    words: {row: word}, after Holm for required claims. record: of the row whose numbers it shows, or None.
+    words: {row: word}, after Holm for required claims. record: of the row whose numbers it shows, or None. here: what
+    that row is, in words: model and quantity.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Headline:
     words: dict[str, str]
     row: str
     record: dict | None
+    here: str = ""
 
 
 def headlines(claims, records: Sequence[dict]) -> list[Headline]:
@@ -76,7 +78,7 @@ def headlines(claims, records: Sequence[dict]) -> list[Headline]:
         word, rung = _strongest(words, rungs)
         row = entry.get("shows", entry["rows"][0])
         made.append(Headline(entry["id"], entry["statement"], entry["short"], entry["paper"], entry["needs"], word, rung, words, row,
-                             found.get(row) or by_key.get((claims.find(row)["id"], claims.find(row)["rung"]))))
+                             found.get(row) or by_key.get((claims.find(row)["id"], claims.find(row)["rung"])), entry.get("here", "")))
     return made
 
 

@@ -9,7 +9,7 @@ from ..claims.headlines import Headline
 from ..claims.intervals import interval
 from .rows import COMING, Paper, ours_with_unit
 
-AT = {"analytic": "exact arithmetic", "gpu-random-weights": "real size, random weights"}  # beside a word that no small run gave
+AT = {"analytic": "exact arithmetic; not run in the small", "gpu-random-weights": "real size, random weights"}  # beside a word that no small run gave
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def _line(paper: Paper) -> Line:
 
 def shown(h: Headline) -> str:
     """The row whose numbers a headline shows, with them; "" where it has none."""
-    return f"{h.row}: {ours_with_unit(h.record)}" if h.record and h.record["measured"]["value"] is not None else ""
+    what = f"{h.here} ({h.row})" if h.here else h.row
+    return f"{what}: {ours_with_unit(h.record)}" if h.record and h.record["measured"]["value"] is not None else ""
 
 
 def intervals_shown(papers: Iterable[Paper]) -> int:
