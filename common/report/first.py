@@ -9,7 +9,8 @@ from ..claims.headlines import Headline
 from ..claims.intervals import interval
 from .rows import COMING, Paper, ours_with_unit
 
-AT = {"analytic": "exact arithmetic; not run in the small", "gpu-random-weights": "real size, random weights"}  # beside a word that no small run gave
+# Beside a word that no small run gave.
+AT = {"analytic": "exact arithmetic; not run in the small", "gpu-random-weights": "real size, random weights"}
 
 
 @dataclass(frozen=True)
