@@ -66,7 +66,8 @@ class Demo:
         self.here.mkdir(parents=True)
         (self.here / "eval.py").write_text("")
         claims_yaml(self.here, claim("above", "cpu-small"))
-        monkeypatch.setattr(reproduce, "start_run", lambda command: RUN | {"command": command})
+        facts = {key: value for key, value in RUN.items() if key != "sources"}  # as a run begins: sources are known at its end
+        monkeypatch.setattr(reproduce, "start_run", lambda command: facts | {"command": command})
         monkeypatch.setattr(reproduce, "git_state", lambda: (RUN["commit"], RUN["dirty"]))
 
     def run(self, measure=None, *options: str) -> tuple[int, str]:

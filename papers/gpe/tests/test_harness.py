@@ -225,7 +225,7 @@ def test_timings_count_the_same_work_in_every_mode():
 
 
 def test_timings_are_of_processes_of_their_own_and_end_in_time():
-    tiny = analytic.Shape("tiny", 16, 1, 2, 1, 8, 32, 8)
+    tiny = analytic.Shape(16, 32, 1, 2, 1, 8, 8, name="tiny")
     how = dict(device="cpu", dtype="float32", factors=(1, 2), modes=("group", "kv", "again"), log=lambda text: None)
     document = speed.measure(tiny, processes=2, **how)
     assert [len(m["seconds"]) for m in document["cases"]["40 words"]["modes"].values()] == [2, 2, 2]

@@ -2,9 +2,10 @@
 
 import pytest
 
+from common.claims.effects import DULL
 from common.claims.intervals import MIN_RUNS
 from common.claims.records import load_claims, make_record, start_run
-from common.claims.verdict import DULL, FAILS, HOLDS
+from common.claims.rules import FAILS, HOLDS
 
 from .. import eval as harness
 from .. import quantities
@@ -184,7 +185,7 @@ def test_an_equivalence_needs_a_pair_that_is_told_apart_and_room_above(claim, du
     arms = ("batch_streaming", "position_reencoding", "group", *(f"group, phi {phi}" for phi in text.PHIS[1:]))
     perfect = {f"{arm}, {S} steps": 100.0 for arm in arms}
     said = judged(claim, quantities.text(made(perfect))[claim])
-    assert said["word"] == "inconclusive" and "the best possible" in said["reason"]
+    assert said["word"] == "inconclusive" and "all that is possible" in said["reason"]
     room = {name: {"1": 50, "3": 100, "5": 100, "7": 100} for name in perfect}
     assert word(claim, room) == "supports"  # k = 1 counts
 
@@ -244,7 +245,7 @@ def test_words_about_speech_follow_its_errors(claim, changes, expected):
 def test_where_nothing_is_misheard_offsets_cannot_differ():
     without = {f"phi {phi}": {"1": 0.0, "3": 0.0, "5": 0.0, "batch": 0.0} for phi in speech.PHIS}
     said = judged("C7a", quantities.speech(heard(without, shift=(0.0, 0.0, 0.0)))["C7a"])
-    assert said["word"] == "inconclusive" and "the best possible" in said["reason"]
+    assert said["word"] == "inconclusive" and "all that is possible" in said["reason"]
 
 
 # -- timings -----------------------------------------------------------------------------------------------

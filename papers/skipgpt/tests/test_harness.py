@@ -21,7 +21,7 @@ from tests.numerics import close
 from .. import crossing, pictures, quantities, standins, tables
 from .. import eval as harness
 from ..difficulty import base_folder, base_model
-from ..experiments import prefill, scratch, smollm2
+from ..experiments import scratch, smollm2, speed
 from ..experiments.smollm2 import BudgetMissed, check_budget
 from ..method import SkipGPTConfig, apply_skipgpt
 from ..tuning import BudgetNotHeld, evaluate, hold_budget, shift_budget, tune
@@ -200,7 +200,7 @@ def test_the_smoke_run_walks_every_job_of_the_default_run(jobs):
 def test_no_smoke_result_is_taken_for_one_of_the_default_run(jobs):
     asked = {size: {(job.function, json.dumps(job.arguments, sort_keys=True)) for job in jobs(size)} for size in ("smoke", "cpu")}
     assert not asked["smoke"] & asked["cpu"]
-    assert prefill.jobs("smoke")[0].key() != prefill.jobs("cpu")[0].key()
+    assert speed.jobs("smoke")[0].key() != speed.jobs("cpu")[0].key()
     assert work_folder("skipgpt", "smoke") != work_folder("skipgpt", "cpu")
 
 
@@ -217,8 +217,8 @@ def test_what_only_shows_judges_or_trained_is_no_part_of_a_jobs_name(jobs):
         assert not names & {"eval.py", "quantities.py", "tables.py", "pictures.py", "claims.yaml", "standins.py", "routers_smollm2.py",
                             "crossing.py", "gathering.py", "module.py", "data.py"}, module
     weights = {module: {path.relative_to(harness.HERE).parts[0] for path in closure(module.__name__) if path.suffix == ".safetensors"}
-               for module in (scratch, smollm2, prefill)}
-    assert weights == {scratch: {"standins"}, smollm2: {"routers"}, prefill: set()}
+               for module in (scratch, smollm2, speed)}
+    assert weights == {scratch: {"standins"}, smollm2: {"routers"}, speed: set()}
 
 
 def test_real_benchmarks_are_jobs_where_the_data_is(jobs, tmp_path, monkeypatch):
@@ -241,8 +241,8 @@ def test_the_default_run_has_the_sizes_that_its_claims_name(jobs):
     named = {tuple(map(int, numbers)) for claim in CLAIMS
              for numbers in re.findall(r"(\d+) windows of (\d+)", claim["paper"].get("setup") or "")}
     assert named == {(pretrained.test_windows, pretrained.length), (pretrained.long_windows, pretrained.long)}
-    assert min(pretrained.test_windows, pretrained.long_windows) >= MIN_ITEMS and prefill.PROCESSES >= MIN_RUNS
-    assert {plan.prompt_lengths for size, plan in prefill.PLANS.items() if size == "cpu"} == {(128,)}
+    assert min(pretrained.test_windows, pretrained.long_windows) >= MIN_ITEMS and speed.PROCESSES >= MIN_RUNS
+    assert {plan.prompt_lengths for size, plan in speed.PREFILL.items() if size == "cpu"} == {(128,)}
     assert "one prompt of 128 tokens" in CLAIMS.find("C15d")["paper"]["setup"]
 
 

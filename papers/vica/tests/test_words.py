@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from common.claims.records import load_claims, make_record, start_run
-from common.claims.verdict import FAILS, HOLDS
+from common.claims.rules import FAILS, HOLDS
 
 from .. import eval as harness
 from .. import quantities
@@ -113,7 +113,7 @@ def test_no_difference_needs_one_that_is_seen_and_room_above():
     perfect = {f"{arm}/seed{s}": run | {"test": score(1.0 if run["layers"] else 0.3)} for s in SEEDS
                for arm in ("scratch", "scratch/drawn", "scratch/text") for run in [scratched()[f"{arm}/seed{s}"]]}
     at_ceiling = verdict_of("C9f", quantities.scratch(perfect)["C9f"])
-    assert at_ceiling["word"] == "inconclusive" and "best possible" in at_ceiling["reason"]
+    assert at_ceiling["word"] == "inconclusive" and "all that is possible" in at_ceiling["reason"]
 
 
 def test_what_a_rounding_of_weights_changes_decides_nothing():
