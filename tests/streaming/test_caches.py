@@ -11,29 +11,14 @@ from transformers import DynamicCache
 from common import masks
 from common.models import load, tiny
 from common.streaming.caches import TwoPartCache, attention_window
-from tests.numerics import close, float64
+from tests.numerics import close
 
 pytestmark = pytest.mark.numerics
-MODELS = [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("qwen3", "eager"), ("gemma2", "eager")]
 S, T = 14, 9
 POLICIES = {
     "wait-1": masks.wait_k(1, S, T), "wait-5": masks.wait_k(5, S, T), "batch": masks.wait_k(None, S, T),
     "sentences": torch.tensor([4, 4, 4, 9, 9, 11, 14, 14, 14]), "nothing first": torch.tensor([0, 0, 3, 3, 3, 8, 8, 8, 14]),
 }  # fmt: skip
-
-
-@pytest.fixture(params=MODELS, ids="-".join)
-def model(request):
-    family, attention = request.param
-    more = {"sliding_window": 64} if family == "gemma2" else {}
-    with float64():
-        yield load(tiny(family, attn_implementation=attention, **more)).model.double()
-
-
-@pytest.fixture
-def llama():
-    with float64():
-        yield load(tiny("llama")).model.double()
 
 
 def tokens(n, seed=0, batch=1):

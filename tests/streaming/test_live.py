@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import threading
 
 import pytest
@@ -14,28 +13,17 @@ from common.models import load, tiny
 from common.streaming.live import open_checkpoint, units_of
 from common.streaming.units import ends_sentence
 from tests.numerics import close, far, float64
+from tests.open_pipe import open_pipe
 from tests.small_tokenizers import tokenizer
 
 
+# -- words from bytes --------------------------------------------------------------------------------------
 @pytest.fixture
 def pipe():
-    """(function that writes bytes, file that reads them); writing None ends the text."""
-    reading, writing = os.pipe()
-    opened = [writing]
-
-    def put(data):
-        if data is None:
-            os.close(opened.pop())
-        else:
-            os.write(writing, data)
-
-    with os.fdopen(reading, "rb", buffering=0) as file:
-        yield put, file
-    for left in opened:
-        os.close(left)
+    with open_pipe() as both:
+        yield both
 
 
-# -- words from bytes --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("text, sentences", [
     ("the dog\na cat\n", [["the", "dog"], ["a", "cat"]]), ("the dog", [["the", "dog"]]), ("", []), ("\n", [[]]), (" \t\n\n", [[], []]),
     ("a  b\tc \n", [["a", "b", "c"]]), ("a\r\nb\r\n", [["a"], ["b"]]),

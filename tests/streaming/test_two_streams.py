@@ -10,26 +10,11 @@ import torch
 from common import masks
 from common.models import load, tiny
 from common.streaming.two_streams import TwoStreams
-from tests.numerics import close, far, float64
+from tests.numerics import close, far
 
 pytestmark = pytest.mark.numerics
-MODELS = [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("gemma2", "eager")]
 SOURCE = torch.randint(3, 90, (11,), generator=torch.Generator().manual_seed(0)).tolist()
 TARGET = torch.randint(3, 90, (6,), generator=torch.Generator().manual_seed(1)).tolist()
-
-
-@pytest.fixture(params=MODELS, ids="-".join)
-def model(request):
-    family, attention = request.param
-    more = {"sliding_window": 64} if family == "gemma2" else {}
-    with float64():
-        yield load(tiny(family, attn_implementation=attention, **more)).model.double()
-
-
-@pytest.fixture
-def llama():
-    with float64():
-        yield load(tiny("llama")).model.double()
 
 
 def after(model, *units, phi=0.0):

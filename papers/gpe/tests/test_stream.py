@@ -5,7 +5,6 @@ The command itself, fed through a pipe word by word, is in test_session.py.
 
 import io
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from common.models import load, tiny
 from common.streaming.live import open_checkpoint
 from common.streaming.units import Template
 from common.streaming.words import Boundary
+from tests.open_pipe import open_pipe
 from tests.small_tokenizers import tokenizer
 
 from .. import method, stream
@@ -28,20 +28,8 @@ INSTRUCTION = "ignored by the toy's template"
 
 @pytest.fixture
 def pipe():
-    """(function that writes bytes, file that reads them); writing None ends the text."""
-    reading, writing = os.pipe()
-    opened = [writing]
-
-    def put(data):
-        if data is None:
-            os.close(opened.pop())
-        else:
-            os.write(writing, data)
-
-    with os.fdopen(reading, "rb", buffering=0) as file:
-        yield put, file
-    for left in opened:
-        os.close(left)
+    with open_pipe() as both:
+        yield both
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,8 @@ def measure(config: dict, lengths: Sequence[int], device: str, out: Path | None 
 def measure_gpu(folder: Path | None = None, log: Callable[[str], None] = print, processes: int = 3) -> dict:
     """The gpu rung. Raises UserError without a GPU."""
     if not torch.cuda.is_available():
-        raise UserError("rung gpu needs a CUDA GPU of 80 GB, and torch sees none")
+        raise UserError("no CUDA device: the rung gpu-random-weights updates a model of real size on one GPU with 80 GB; a smaller one on "
+                        "the CPU: python -m papers.onpolicysft.experiments.speed")
     document = measure(R1_1P5B, (3500, 8192), "cuda", folder, log, processes)
     return document | document["cases"]["3500"]
 
