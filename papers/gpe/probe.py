@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from common.errors import ModelError
 from common.probe import change, in_use, measurable, once, rounding
-from common.streaming.caches import attention_window
+from common.streaming.caches import LayersError, attention_window
 from common.streaming.two_streams import TwoStreams
 from common.streaming.units import Example
 from common.streaming.words import Boundary
@@ -86,7 +86,10 @@ def _measure(model: nn.Module, arm: Arm, whole: bool) -> None:
 
 
 class _Measurement:
-    """Eight tokens: a source of four units, a target of four, wait-1, so that the rows see 2, 3, 4 and 4 source tokens."""
+    """Eight tokens: a source of four units, a target of four, wait-1, so that the rows see 2, 3, 4 and 4 source tokens.
+
+    Three and two where sliding layers see less.
+    """
 
     def __init__(self, model: nn.Module, kind: str, arm: Arm, whole: bool):
         self.model, self.kind, self.whole = model, kind, whole
@@ -95,8 +98,9 @@ class _Measurement:
         if self.grouped:
             self.arm = replace(arm, phi=0.0)
         size = model.get_input_embeddings().num_embeddings
-        tokens = torch.linspace(1, size - 1, 8).long() % size
-        self.example = Example.of_units(*([[int(token)] for token in side] for side in tokens.split(4)))
+        self.n, self.n_target = (3, 2) if (sliding(model) or 8) < 8 else (4, 4)
+        tokens = [[int(token)] for token in torch.linspace(1, size - 1, self.n + self.n_target).long() % size]
+        self.example = Example.of_units(tokens[: self.n], tokens[self.n :])
         self.device = next(model.parameters()).device
         self.batch = Batch.of([self.example], [1]).to(self.device)
         self.other = lambda token: (token + 1) % size
@@ -109,7 +113,8 @@ class _Measurement:
         arm, at = arm or self.plain, self.batch.layout
         ids = method.position_ids(arm, at)
         if any(moved):
-            ids = ids + torch.tensor(moved, device=self.device).repeat_interleave(4)
+            source_moved, target_moved = moved
+            ids = ids + torch.tensor([source_moved] * self.n + [target_moved] * self.n_target, device=self.device)
         source = self.batch.source if source is None else source
         return method.run(self.model, arm, source, self.batch.target, at, ids)[0].float()
 
@@ -126,12 +131,12 @@ class _Measurement:
 
     def apart(self) -> None:
         last, first = self.batch.source.clone(), self.batch.source.clone()
-        last[0, 3], first[0, 0] = self.other(last[0, 3]), self.other(first[0, 0])
+        last[0, -1], first[0, 0] = self.other(last[0, -1]), self.other(first[0, 0])
         base, unseen, seen = self.logits(), self.logits(source=last), self.logits(source=first)
         if not base.isfinite().all():
             self.refuse("a pass with a mask of source and target gives numbers that are not finite")
-        # Row t predicts token t + 1: those that predict tokens 1 and 2 see two and three source tokens, not the fourth.
-        if not self.arm.interleaved and change(unseen[1:3], base[1:3]) > self.exact:
+        # Row t predicts token t + 1 and sees t + 2 source tokens: the last one is hidden from those that predict the first n - 2.
+        if not self.arm.interleaved and change(unseen[1 : self.n - 1], base[1 : self.n - 1]) > self.exact:
             self.refuse("source and target do not stay apart: a row's logits change with a source token that the mask hides from it "
                         "(layers that mix tokens by a convolution or a recurrence, or a mask that is not read); GPE needs attention in "
                         "every layer, by the mask that it is given")
@@ -165,12 +170,12 @@ class _Measurement:
         allowed = self.share * effect + self.exact
         boundary = Boundary("ends", torch.ones(self.model.get_input_embeddings().num_embeddings, dtype=torch.bool), -1)
         stream = _Streams(self.model, self.arm, [self.example], boundary, 1, 64, forced=True, keep_logits=True, project=None).run()[0]
-        self.same(torch.stack(stream.logits)[:3].to(whole.device), whole, allowed, "a cache in order of arrival")
+        self.same(torch.stack(stream.logits)[: self.n_target - 1].to(whole.device), whole, allowed, "a cache in order of arrival")
         if self.plain.positions == "group" and self.plain.source_sees == "nothing":
             streams, rows = TwoStreams(self.model, self.plain.phi), []
             source, target = self.batch.source[0], self.batch.target[0]
             streams.read(source[:1])
-            for t in range(3):
+            for t in range(self.n_target - 1):
                 streams.read(source[t + 1 : t + 2])
                 rows.append(streams.feed(target[t : t + 1])[0].float())
             self.same(torch.stack(rows), self.logits()[1:], allowed, "the cache of two parts")
@@ -186,12 +191,20 @@ class _Measurement:
         at, ids = everything.layout, method.position_ids(self.arm, everything.layout)
         ours = method.run(self.model, self.arm, everything.source, everything.target, at, ids)[0, 1:].float()
         tokens = torch.cat([everything.source, everything.target], 1)
-        stock = self.model(input_ids=tokens, use_cache=False).logits[0, 4:-1].float()
+        stock = self.model(input_ids=tokens, use_cache=False).logits[0, self.n : -1].float()
         unmoved = method.run(self.model, self.plain, everything.source, everything.target, at, ids)[0, 1:].float()
         if change(ours, stock) > self.share * change(unmoved, stock) + self.exact:
             self.refuse("position re-encoding with all source visible does not give the stock model's logits: its attention does not "
                         "go through the function that it was given, or adds something to its scores; every arm but "
                         "position_reencoding runs on it")
+
+
+def sliding(model: nn.Module) -> int | None:
+    """Columns that sliding layers see, and None for layers of other kinds, too, which `_Measurement` speaks about."""
+    try:
+        return attention_window(model.config)
+    except LayersError:
+        return None
 
 
 def _reach(model: nn.Module) -> Reach:
@@ -204,7 +217,8 @@ def _reach(model: nn.Module) -> Reach:
     mask = torch.ones(5, 5, dtype=torch.bool, device=device).tril()[None, None]
 
     def logits(ids: Tensor) -> Tensor:
-        return subject(input_ids=tokens, attention_mask=method.mask_for(subject, mask), position_ids=ids[None], use_cache=False).logits[0, :4].float()
+        seen = method.mask_for(subject, mask)
+        return subject(input_ids=tokens, attention_mask=seen, position_ids=ids[None], use_cache=False).logits[0, :4].float()
 
     with in_use(subject), own_attention(subject):
         near = torch.arange(5, device=device)

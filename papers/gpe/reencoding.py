@@ -70,7 +70,7 @@ def turns(model: nn.Module) -> list[Turn]:
     kind, device = type(model).__name__, next(model.parameters()).device
     found = [(name, tensor) for name, tensor in model.get_decoder().named_buffers()
              if name.endswith("inv_freq") and "original" not in name and tensor.dim() == 1]
-    sets = list({tuple(tensor.tolist()): tensor for _, tensor in found}.values())
+    sets = [way * tensor for tensor in {tuple(tensor.tolist()): tensor for _, tensor in found}.values() for way in (1, -1)]
     subject = measurable(model)
     tolerance = 1e-4 if subject.dtype in (torch.float32, torch.float64) else 4 * rounding(subject)
     with in_use(subject), own_attention(subject):
