@@ -133,6 +133,7 @@ class Scripted(Session):
 
 
 def _live(model: PreTrainedModel, own: Arm, ids: Tensor) -> None:
+    method.check_model(model, own)
     for example, k in zip(examples_of(model, ids), KS):
         boundary = Boundary("ends", torch.ones(model.get_input_embeddings().num_embeddings, dtype=torch.bool), -1)
         source, target = example.source.tolist(), example.target.tolist()
@@ -149,6 +150,7 @@ def session(model: PreTrainedModel, ids: Tensor) -> None:
 
 def batch_decoding(model: PreTrainedModel, ids: Tensor) -> None:
     """Many streams at once, with one cache in order of arrival. Every row has the k of the batch."""
+    method.check_model(model, arm("group"))
     examples = examples_of(model, ids)
     boundary = Boundary("ends", torch.ones(model.get_input_embeddings().num_embeddings, dtype=torch.bool), -1)
     own = arm("group")

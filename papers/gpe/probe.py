@@ -4,8 +4,8 @@
     ids         they change when the target's ids move, and do not when all ids move by the same number: only differences count.
                 An arm whose ids are no group ids needs no more than that ids count
     fractions   the same for half a position, where phi is no whole number
-    decoding    a token at a time, out of either cache, gives what the pass over the whole sequence gives
     frames      position re-encoding with all source visible is a batch: it gives what the stock model gives
+    decoding    a token at a time, out of either cache, gives what the pass over the whole sequence gives
 
 Nothing here asks for a model's name: convolutions, recurrences, ALiBi, learned tables, layers of their own ways with masks show in
 the numbers. What is refused says which property is missing. How far a model reaches (a sliding window, frequencies that change
@@ -14,6 +14,8 @@ with the length, a table of positions) is measured as well, and held against eac
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -72,17 +74,24 @@ def check_length(reach: Reach, columns: int, ids: Tensor) -> None:
 
 
 # -- measuring ---------------------------------------------------------------------------------------------
-def _measure(model: nn.Module, arm: Arm, whole: bool) -> None:
+@contextlib.contextmanager
+def _passes(model: nn.Module) -> Iterator[nn.Module]:
+    """The model, in use, to make passes with; ModelError for one that a pass of ours ends with an error."""
     subject = measurable(model)
     try:
         with in_use(subject), own_attention(subject):
-            _Measurement(subject, type(model).__name__, arm, whole).all()
+            yield subject
     except (ModelError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a forward pass that was not made for this raises
         first = str(error).strip().partition("\n")[0]
         raise ModelError(f"{type(model).__name__}: a pass with a mask of four dimensions, position ids and a cache ends in "
                          f"{type(error).__name__} ({first[:160]}); GPE needs a decoder that takes all three") from error
+
+
+def _measure(model: nn.Module, arm: Arm, whole: bool) -> None:
+    with _passes(model) as subject:
+        _Measurement(subject, type(model).__name__, arm, whole).all()
 
 
 class _Measurement:
@@ -125,9 +134,9 @@ class _Measurement:
         self.apart()
         self.ids()
         attention_window(self.model.config)
-        self.decoding()
         if self.arm.two_frames:
             self.frames()
+        self.decoding()
 
     def apart(self) -> None:
         last, first = self.batch.source.clone(), self.batch.source.clone()
@@ -151,8 +160,8 @@ class _Measurement:
         if not self.grouped:
             return
         if change(self.logits(moved=(FAR, FAR))[1:], base[1:]) > self.share * effect + self.exact:
-            self.refuse("its positions are absolute: logits change when all ids move by the same number (a learned or fixed table); "
-                        "group ids need relative positions, as rotary ones are")
+            self.refuse("its positions are absolute: logits change when all ids move by the same number (a learned or fixed table, "
+                        "or weights between the rotation and the scores); group ids need positions of which only differences count")
         if not self.whole:
             try:
                 halfway = self.logits(moved=(0.5, 0.5))
@@ -209,36 +218,36 @@ def sliding(model: nn.Module) -> int | None:
 
 def _reach(model: nn.Module) -> Reach:
     """An unseen token far away must leave the others' logits as they are, up to the id that is asked for."""
-    subject, config = measurable(model), model.config.get_text_config(decoder=True)
-    window = attention_window(config)
-    table = getattr(config, "max_position_embeddings", None)
-    size, device = subject.get_input_embeddings().num_embeddings, next(subject.parameters()).device
-    tokens = (torch.linspace(1, size - 1, 5).long() % size)[None].to(device)
-    mask = torch.ones(5, 5, dtype=torch.bool, device=device).tril()[None, None]
+    window, config = sliding(model), model.config.get_text_config(decoder=True)
+    with _passes(model) as subject:
+        return Reach(window, _longest(subject, config))
+
+
+def _longest(model: nn.Module, config) -> int | None:
+    size, device = model.get_input_embeddings().num_embeddings, next(model.parameters()).device
+    tokens, near = (torch.linspace(1, size - 1, 5).long() % size)[None].to(device), torch.arange(5, device=device)
+    mask = method.mask_for(model, torch.ones(5, 5, dtype=torch.bool, device=device).tril()[None, None])
 
     def logits(ids: Tensor) -> Tensor:
-        seen = method.mask_for(subject, mask)
-        return subject(input_ids=tokens, attention_mask=seen, position_ids=ids[None], use_cache=False).logits[0, :4].float()
+        return model(input_ids=tokens, attention_mask=mask, position_ids=ids[None], use_cache=False).logits[0, :4].float()
 
-    with in_use(subject), own_attention(subject):
-        near = torch.arange(5, device=device)
-        base = logits(near)
+    def steady(last: int) -> bool:
+        base = logits(near)  # frequencies that grew with the length have gone back
+        return change(logits(torch.cat([near[:4], near.new_tensor([last])])), base) <= 16 * rounding(model)
 
-        def steady(last: int) -> bool:
-            logits(near)  # frequencies that grew with the length go back
-            return change(logits(torch.cat([near[:4], near.new_tensor([last])])), base) <= 16 * rounding(subject)
-
-        try:
-            logits(near + 0.5)
-        except (IndexError, RuntimeError, TypeError):
-            return Reach(window, table)  # a table, which has an end; to ask beyond it would end a process on a GPU
-        candidates = [table, *_originals(getattr(config, "rope_parameters", None) or {}), *_originals(vars(config))]
-        candidates = sorted({n for n in candidates if isinstance(n, int) and n > 5}, reverse=True)
-        longest = None
-        if candidates and not steady(4 * candidates[0]):
-            longest = next((n for n in candidates if steady(n - 1)), 5)
+    table = getattr(config, "max_position_embeddings", None)
+    try:
+        logits(near + 0.5)
+    except (IndexError, RuntimeError, TypeError):
+        return table  # it has an end; to ask beyond it would end a process on a GPU
+    named = [table, *_originals(getattr(config, "rope_parameters", None) or {}), *_originals(vars(config))]
+    candidates = sorted({n for n in named if isinstance(n, int) and n > len(near)}, reverse=True)
+    try:
+        if not candidates or steady(4 * candidates[0]):
+            return None
+        return next((n for n in candidates if steady(n - 1)), len(near))
+    finally:
         logits(near)
-    return Reach(window, longest)
 
 
 def _originals(settings: dict) -> list:
