@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.masks import wait_k
 from common.errors import ModelError
+from common.masks import wait_k
 from common.models import load, tiny
 from common.streaming.units import Example, Template
 from common.streaming.words import Boundary
