@@ -61,7 +61,8 @@ class Call:
         return self.masks[name]
 
 
-def plan(call: Call, decoder: nn.Module, places: Any, cache: Any = None, keep: dict[int, Tensor] | None = None, frozen: bool = False) -> None:
+def plan(call: Call, decoder: nn.Module, places: Any, cache: Any = None, keep: dict[int, Tensor] | None = None,
+         frozen: bool = False) -> None:
     """The call learns what its layers see, and the cache where the new text stands.
 
     places, cache: `method.Places`, `method.ViCACache`. keep {layer: (B, N)}: visual keys that a layer of C still sees. frozen: text
@@ -75,9 +76,11 @@ def plan(call: Call, decoder: nn.Module, places: Any, cache: Any = None, keep: d
     call.keys = (positions, real, segments) if cache is None else cache.extend(positions, real, segments)
     if frozen and picture:
         call.idle = before_picture(positions, call.positions, call.real)
-    one_text = first and call.layers and not keep and positions.shape[1] > 1 and bool(real.all()) and not bool(segments.any())
-    if one_text and call.base == "sdpa" and not any(call.windows):
-        call.split = text_before_picture(positions, call.positions, call.real)
+    if first and call.layers and not keep and positions.shape[1] > 1 and call.base == "sdpa" and not any(call.windows):
+        known = getattr(places, "before", None)  # a GPU need not be waited for, as where one looks
+        if known is None and bool(real.all()) and not bool(segments.any()):
+            known = text_before_picture(positions, call.positions, call.real)
+        call.split = known
 
 
 # -- hooks -------------------------------------------------------------------------------------------------

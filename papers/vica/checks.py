@@ -29,11 +29,10 @@ class NoSuchLayer(ModelError, ValueError):
 
 @dataclass(frozen=True)
 class Fits:
-    """What the probe of a decoder showed. base: the attention that it was probed with. returns: length of a layer's tuple, 0 where it
+    """What the probe of a decoder showed. returns: length of a layer's tuple, 0 where it
     returns a tensor. longest: from this position on rotary frequencies depend on the length of the text. handed: layers hand keyword
     arguments on to attention."""
 
-    base: str
     returns: int
     longest: int | None
     handed: bool
@@ -45,9 +44,10 @@ def refuse(language_model: nn.Module, bases: Sequence[str], config: Any = None) 
     bases: attention that keys can be joined in. config: a ViCAConfig, if its layers are to be looked at as well.
     """
     kind, decoder = type(language_model).__name__, language_model.get_decoder()
-    found = decoder.__dict__.get("_vica_fits")
-    if found is None or found.base != decoder.config._attn_implementation:
-        found = decoder.__dict__["_vica_fits"] = _probed(language_model, kind, bases)
+    probed, base = decoder.__dict__.setdefault("_vica_fits", {}), decoder.config._attn_implementation
+    if base not in probed:
+        probed[base] = _probed(language_model, kind, bases)
+    found = probed[base]
     count = decoder.config.num_hidden_layers
     if config is not None and any(k >= count for k in config.cross_layers):
         raise NoSuchLayer(f"cross layer {max(config.cross_layers)}: {kind} has layers 0 to {count - 1}")
@@ -56,12 +56,17 @@ def refuse(language_model: nn.Module, bases: Sequence[str], config: Any = None) 
                     "does not find the picture. Train it without gradient checkpointing.")
 
 
+def fits(decoder: nn.Module) -> Fits:
+    """What the probe showed, by the attention that the decoder has now."""
+    return decoder.__dict__["_vica_fits"][decoder.config._attn_implementation]
+
+
 def within_length(decoder: nn.Module, positions: Tensor) -> None:
     """Raises Unfit for positions from which on all rotary frequencies change: a picture's keys are rotated once."""
-    longest = decoder.__dict__["_vica_fits"].longest
+    longest = fits(decoder).longest
     if longest is not None and positions.numel() and int(positions.max()) >= longest:
-        raise Unfit(f"position {int(positions.max())}: from {longest} on the rotary frequencies of this decoder depend on the length of the "
-                    "text (rope_type dynamic or longrope), and keys of a picture are rotated once. Shorten the prompt.")
+        raise Unfit(f"position {int(positions.max())}: from {longest} on the rotary frequencies of this decoder depend on the length of "
+                    "the text (rope_type dynamic or longrope), and keys of a picture are rotated once. Shorten the prompt.")
 
 
 # -- by its config -----------------------------------------------------------------------------------------
@@ -77,7 +82,8 @@ def _looked_at(decoder: nn.Module, kind: str, bases: Sequence[str]) -> None:
     except LookupError as error:
         raise Unfit(f"{kind}: its decoder has no one list of layers ({error}).") from error
     if others := sorted(set(getattr(config, "layer_types", None) or ()) - SEEN):
-        raise Unfit(f"{kind} has layers in which a token does not see all text before it ({', '.join(others)}): a picture would be lost there.")
+        raise Unfit(f"{kind} has layers in which a token does not see all text before it ({', '.join(others)}): a picture would be lost "
+                    "there.")
     for i, block in enumerate(blocks):
         if block is None:
             raise Unfit(f"{kind}: layer {i} ({type(stack(decoder)[1][i]).__name__}) has no attention that knows "
@@ -113,18 +119,17 @@ def _probed(language_model: nn.Module, kind: str, bases: Sequence[str]) -> Fits:
     if decoder.device.type == "meta":
         raise Unfit(f"{kind} is on the meta device, where no number says what its layers do. Load its weights first.")
     trained = [m for m in language_model.modules() if m.training]
-    before = decoder.__dict__.get("_vica_fits")
+    probed, base = decoder.__dict__["_vica_fits"], decoder.config._attn_implementation
     language_model.eval()
     try:
         return _compared(language_model, decoder, kind)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, LookupError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise
-        raise Unfit(f"{kind}: its decoder does not take what ViCA hands it ({type(error).__name__}: {str(error).splitlines()[0]}).") from error
+        what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise Unfit(f"{kind}: its decoder does not take what ViCA hands it ({what}).") from error
     finally:
-        decoder.__dict__.pop("_vica_fits", None)
-        if before is not None:
-            decoder.__dict__["_vica_fits"] = before
+        probed.pop(base, None)
         for module in trained:
             module.training = True
 
@@ -163,7 +168,7 @@ def _compared(language_model: nn.Module, decoder: nn.Module, kind: str) -> Fits:
             hook.remove()
     if len(entered) != n or len(set(returned.values())) != 1:
         raise Unfit(f"{kind}: {len(entered)} of {n} layers run, or they return different things.")
-    fits = decoder.__dict__["_vica_fits"] = Fits(base, returned[0], _longest(decoder), True)
+    known = decoder.__dict__["_vica_fits"][base] = Fits(returned[0], _longest(decoder), True)
 
     # Every layer's attention hears of the call, once: by an argument, or else because nothing else calls it meanwhile.
     def listen(module, args, kwargs):
@@ -180,15 +185,16 @@ def _compared(language_model: nn.Module, decoder: nn.Module, kind: str) -> Fits:
             hook.remove()
     for i, block in enumerate(blocks):
         if len(heard.get(i, ())) != 1:
-            raise Unfit(f"{kind}: layer {i} ({type(block).__name__}) asks the attention functions of transformers {len(heard.get(i, ()))} times "
-                        "for attention, not once: its code is its own, and nothing can be joined there.")
+            times = len(heard.get(i, ()))
+            raise Unfit(f"{kind}: layer {i} ({type(block).__name__}) asks the attention functions of transformers {times} times for "
+                        "attention, not once: its code is its own, and nothing can be joined there.")
     if _apart(text, stock.logits) > near:
-        raise Unfit(f"{kind}: text without a picture does not give the stock model's logits ({_apart(text, stock.logits):.2g} of the largest "
-                    "apart): positions, masks or states reach its layers in another way than by the arguments.")
-    fits = decoder.__dict__["_vica_fits"] = replace(fits, handed=len(handed) == n)
+        raise Unfit(f"{kind}: text without a picture does not give the stock model's logits ({_apart(text, stock.logits):.2g} of the "
+                    "largest apart): positions, masks or states reach its layers in another way than by the arguments.")
+    known = decoder.__dict__["_vica_fits"][base] = replace(known, handed=len(handed) == n)
 
-    # Keys and values that a layer makes alone are those that it attends to in a text, and what it puts into a cache where that keeps them.
-    entries = lead_in(decoder, embeds[:, 1:3], where[:, 1:3], fits.returns)
+    # Keys and values that a layer makes alone are those that it attends to in a text, and those of its cache, where that keeps them.
+    entries = lead_in(decoder, embeds[:, 1:3], where[:, 1:3], known.returns)
     if len(entries) != n or any(_apart(e.hidden, entries[0].hidden) > 1e-6 for e in entries):
         raise Unfit(f"{kind}: the decoder changes states between its layers, where ViCA keeps those of a picture as they are.")
     for i, (layer, block) in enumerate(zip(layers, blocks)):
@@ -197,7 +203,8 @@ def _compared(language_model: nn.Module, decoder: nn.Module, kind: str) -> Fits:
             cached = getattr(kept, what)
             compressed = cached.shape != attended.shape  # e.g. latent keys, which are not what is attended to
             if any(_apart(ours, theirs[:, :, 1:3]) > near for theirs in ([attended] if compressed else [attended, cached])):
-                raise Unfit(f"{kind}: {what} of layer {i} do not follow from a token's state and position alone: a picture's cannot be made.")
+                raise Unfit(f"{kind}: {what} of layer {i} do not follow from a token's state and position alone, and a visual token has "
+                            "nothing else.")
 
     # Around a picture that all layers look at: the masked definition.
     every, full = method.ViCAConfig(tuple(range(n))), torch.ones_like(where, dtype=torch.bool)
@@ -205,6 +212,6 @@ def _compared(language_model: nn.Module, decoder: nn.Module, kind: str) -> Fits:
     ours = method.forward(language_model, every, embeds, places, visual).logits
     theirs = method.definition(language_model, every, embeds, places, visual)
     if _apart(ours, theirs) > near:
-        raise Unfit(f"{kind}: with a picture the logits are not those of the masked definition ({_apart(ours, theirs):.2g} of the largest "
-                    "apart): its attention reads more than queries, keys, values and a mask.")
-    return fits
+        raise Unfit(f"{kind}: with a picture the logits are not those of the masked definition ({_apart(ours, theirs):.2g} of the "
+                    "largest apart): its attention reads more than queries, keys, values and a mask.")
+    return known

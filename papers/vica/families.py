@@ -110,7 +110,8 @@ def kept_picture(model: PreTrainedModel, ids: Tensor, count: int = 3) -> None:
     ours = method.forward(model, config, _embeds(model, again), again, kept).logits
     theirs = method.definition(model, config, _embeds(model, again), again, features)
     _close(ours[again.real], theirs[again.real], "a kept picture's second question")
-    assert answers(model, config, again, kept, count) == answers(model, config, again, features, count), "a kept picture is lost in decoding"
+    fresh = answers(model, config, again, features, count)
+    assert answers(model, config, again, kept, count) == fresh, "a kept picture is lost in decoding"
 
 
 @torch.no_grad()

@@ -72,8 +72,9 @@ class Places:
     """Where the slots of a batch stand in the whole sequence, in which a picture has as many positions as visual tokens.
 
     positions (B, T) of the text, visual_positions (B, N) of the picture; real (B, T), visual_real (B, N): False for padding, also
-    for all slots of a row without a picture; segments (B, T). None: none is padding, one segment. Anything with these fields
-    does as well, e.g. a common.vision.layout.Layout.
+    for all slots of a row without a picture; segments (B, T). None: none is padding, one segment. before: text slots before the picture,
+    where that is known to be the same in all rows and nothing is padding; None: looked for. Anything with the other fields does as
+    well, e.g. a common.vision.layout.Layout.
     """
 
     positions: Tensor
@@ -81,6 +82,7 @@ class Places:
     real: Tensor | None = None
     visual_real: Tensor | None = None
     segments: Tensor | None = None
+    before: int | None = None
 
 
 # -- the definition ----------------------------------------------------------------------------------------
@@ -163,12 +165,12 @@ def compute_visual_kv(language_model: nn.Module, visual: Tensor, positions: Tens
 
 def _entries(language_model: nn.Module, visual: Tensor, positions: Tensor) -> list:
     """What each layer is called with for the picture; of no FLOPs worth counting, for no layer runs."""
-    from .checks import within_length
+    from .checks import fits, within_length
     from .layers import lead_in
 
     decoder = language_model.get_decoder()
     within_length(decoder, positions)
-    return lead_in(decoder, visual, positions, decoder.__dict__["_vica_fits"].returns)
+    return lead_in(decoder, visual, positions, fits(decoder).returns)
 
 
 # -- the attention function --------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ def last_attention(decoder: nn.Module, config: method.ViCAConfig, layout, visual
     def catch(module, args, output):
         caught["maps"] = output[1]
 
+    method.check_model(decoder, config)
     block = attentions(decoder.get_decoder())[layer]
     hook = block.register_forward_hook(catch)
     try:
