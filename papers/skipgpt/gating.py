@@ -103,7 +103,7 @@ def gate_output(output, gate: Tensor, residual: Tensor | None = None):
         residual = residual.reshape(value.shape)
         added = value - residual
         gated = torch.where(g == 0, residual + g * added, value + (g - 1) * added)
-    return gated if isinstance(output, Tensor) else (gated, *output[1:])
+    return gated if isinstance(output, Tensor) else type(output)((gated, *output[1:]))
 
 
 def is_routed(model: nn.Module) -> bool:

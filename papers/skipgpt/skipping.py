@@ -126,9 +126,9 @@ def _read(attn: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask, run: Tensor, f
             place = row * length + place - (counts.cumsum(0) - counts)[row]
         position = position.new_zeros(batch * length).index_copy_(0, place, position)
         position = position.view(batch, length)
-        if mask is None:  # the stock path would be causal: the new tokens are all tokens
+        if mask is None and getattr(attn, "is_causal", True):  # as the stock path would be: the new tokens are all tokens
             mask = (torch.arange(k.shape[2], device=q.device) <= position[..., None])[:, None]
-        else:
+        elif mask is not None:
             each = torch.arange(batch, device=q.device)[:, None]
             mask = mask.expand(batch, -1, -1, -1)[each, :, position].transpose(1, 2)
     if batch * length != total:
