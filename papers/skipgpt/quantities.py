@@ -252,7 +252,7 @@ def gpu(results: dict, size: str = "gpu") -> dict[str, dict]:
 # -- paper scale -------------------------------------------------------------------------------------------
 def paper(results: dict, size: str = "paper") -> dict[str, dict]:
     """{"7B" | "13B" | "8B": {"dense": {task: score}, "routers at 0.25": …}} -> measured; what is missing stays not-run."""
-    scores, errors = results["paper"], results.get("paper errors", {})
+    scores = results["paper"]
     wanted = {
         "C2": ("7B", "routers at 0.25"),
         "C2a": ("13B", "routers at 0.25"),
@@ -260,7 +260,7 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
         "C4": ("8B", "routers at 0.40"),
         "C6": ("8B", "joint at 0.25"),
     }
-    measured = {claim: retained(scores[model], errors.get(model, {}), run) for claim, (model, run) in wanted.items()
+    measured = {claim: retained(scores[model], scores[model].get("errors", {}), run) for claim, (model, run) in wanted.items()
                 if {run, "dense"} <= scores.get(model, {}).keys()}
     if "routers + LoRA at 0.25" in scores.get("7B", {}):
         measured["C5"] = point(100 * fmean(scores["7B"]["routers + LoRA at 0.25"].values()))
@@ -278,5 +278,6 @@ def retained(scores: dict, errors: dict, run: str) -> dict:
     squares = [(errors[run][task][0] / dense) ** 2 + (scores[run][task] * errors["dense"][task][0] / dense**2) ** 2
                for task, dense in scores["dense"].items()]
     items = sum(n for _, n in errors["dense"].values())
-    measured = {"value": ratio, "n_runs": 1, "n_items": items, "stderr": 100 * math.sqrt(sum(squares)) / len(squares), "stderr_kind": "sample"}
+    measured = {"value": ratio, "n_runs": 1, "n_items": items, "stderr": 100 * math.sqrt(sum(squares)) / len(squares),
+                "stderr_kind": "sample"}
     return measured | {"ci95": list(interval(measured) or ())}

@@ -45,7 +45,8 @@ def rates(results: dict, size: str = "cpu") -> Iterator[str]:
     yield "Learning rates, from scratch: cross-entropy on validation sequences, held at the budget; * the best, which is used"
     chosen = rates_experiment.best(results)
     for method, grid in rates_experiment.GRIDS.items():
-        cells = (f"{rate:g}: {results[f'rates/{method} at {rate:g}/seed0']['ce']:.3f}{'*' if rate == chosen[method] else ''}" for rate in grid)
+        of = {rate: results[f"rates/{method} at {rate:g}/seed0"]["ce"] for rate in grid}
+        cells = (f"{rate:g}: {ce:.3f}{'*' if rate == chosen[method] else ''}" for rate, ce in of.items())
         yield f"{method:<14s}" + "  ".join(f"{cell:>14s}" for cell in cells)
 
 
