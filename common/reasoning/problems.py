@@ -16,6 +16,8 @@ from ..errors import SetupError
 from ..training.steps import StepData
 from .rollouts import Rollout
 
+TESTED = 512  # problems of validation and of test that no training draws
+
 
 class Problem(NamedTuple):
     """prompt: token ids. gold: what the grader compares with. kind: to group scores by. turns: the conversation, if it was one."""
@@ -79,7 +81,10 @@ class Problems(StepData):
 
 
 class Chains(Problems):
-    """Modular-chain arithmetic with k operations (common/data/chains.py). count: training problems; held_out: validation's."""
+    """Modular-chain arithmetic with k operations (common/data/chains.py). count: training problems drawn; held_out: validation's.
+
+    Of problems of one operation there are few: those drawn that are also among the first of validation or test are left out.
+    """
 
     def __init__(self, count: int = 4096, held_out: int = 96, seed: int = 1):
         super().__init__(seed)
@@ -99,7 +104,8 @@ class Chains(Problems):
         return Problem(tuple(self.words.convert_tokens_to_ids(list(drawn.prompt))), drawn, drawn.k)
 
     def sequences(self) -> tuple[Rows, Rows]:
-        return (Rows([self.problem(i, "train") for i in range(self.count)]), Rows([self.problem(i, "val") for i in range(self.held_out)]))
+        asked = [self.problem(i, split) for split in ("val", "test") for i in range(max(self.held_out, TESTED))]
+        return Rows(apart([self.problem(i, "train") for i in range(self.count)], asked)), Rows(asked[: self.held_out])
 
     def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
         from ..data import chains
@@ -108,20 +114,23 @@ class Chains(Problems):
 
 
 class Maths(Problems):
-    """Mathematics with a final answer, graded by math-verify on the last box behind the thinking.
+    """Mathematics with a final answer, graded by `MathVerifier` on the last box behind the thinking.
 
     train, validation: JSON lines {"problem", "answer"} (DeepScaleR, written by its card's own command). held_out: validation
-    problems; without a file of their own the last ones of `train`, which then are not trained on. max_prompt_tokens: longer
-    problems are left out, and counted in a line on the screen.
+    problems; without a file of their own the last ones of `train`. What is held out is never trained on, also where a file has a
+    problem twice. max_prompt_tokens: longer problems are left out; all that is left out is counted in a line on the screen.
+    require_think_end: None, a response without </think> holds no answer where the prompt opens the thought (R1's template does);
+    True or False say so for all.
     """
 
     def __init__(self, train: str, validation: str | None = None, held_out: int = 64, max_prompt_tokens: int = 1024,
-                 suffix: str = "", seconds: float = 5.0, seed: int = 1):
+                 suffix: str = "", seconds: float = 5.0, require_think_end: bool | None = None, seed: int = 1):
         super().__init__(seed)
         if held_out < 1:
             raise SetupError(f"data.held_out is {held_out}; a validation needs 1 problem or more")
         self.train, self.validation, self.held_out = train, validation, held_out
         self.max_prompt_tokens, self.suffix, self.seconds = max_prompt_tokens, suffix, seconds
+        self.require_think_end = require_think_end
         self._verifier = None
 
     def prepare_data(self) -> None:
@@ -129,17 +138,24 @@ class Maths(Problems):
             read_problems(Path(name))
 
     def sequences(self) -> tuple[Rows, Rows]:
-        words = self.tokenizer()
-        ends = self.trainer.lightning_module.model.generation_config.eos_token_id
+        words, module = self.tokenizer(), self.trainer.lightning_module
+        ends = module.model.generation_config.eos_token_id
         self.end = tuple(sorted({words.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}))
         train = self._encoded(words, read_problems(Path(self.train)))
         if self.validation:
-            return Rows(train), Rows(self._encoded(words, read_problems(Path(self.validation)))[: self.held_out])
-        if len(train) <= self.held_out:
-            raise SetupError(f"data.held_out {self.held_out}: {Path(self.train).name} has {len(train)} problems of at most "
-                             f"{self.max_prompt_tokens} tokens, and nothing would be left to train on; hold out fewer, or name "
-                             "data.validation")
-        return Rows(train[: -self.held_out]), Rows(train[-self.held_out :])
+            held_out = self._encoded(words, read_problems(Path(self.validation)))[: self.held_out]
+        else:
+            train, held_out = train[: -self.held_out], train[-self.held_out :]
+        names = " and ".join(dict.fromkeys(Path(name).name for name in (self.train, self.validation) if name))
+        kept, per_step = apart(train, held_out), module.config.prompts_per_step
+        if len(kept) < len(train):
+            print(f"{len(train) - len(kept)} problems of {names} are held out elsewhere in it and not trained on")
+        if len(kept) < per_step:
+            raise SetupError(f"data.held_out {self.held_out}: of {names}, {len(kept)} problems of at most {self.max_prompt_tokens} tokens "
+                             f"are left to train on beside {len(held_out)} held out, fewer than the {per_step} of one step "
+                             "(model.config.prompts_per_step); hold out fewer, give more, or name other problems in data.validation")
+        print(f"{len(kept)} problems to train on, {len(held_out)} held out")
+        return Rows(kept), Rows(held_out)
 
     def _encoded(self, words, entries: list[dict]) -> list[Problem]:
         problems = []
@@ -155,13 +171,21 @@ class Maths(Problems):
         return problems
 
     def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
-        from .verifiers import MathVerifier
+        """As common.benchmarks.maths does: one text of a response, one verifier."""
+        from .verifiers import MathVerifier, opens_thought, response_text
 
         if self._verifier is None:
             self._verifier = MathVerifier(seconds=self.seconds)
-        words = self.tokenizer()
-        texts = [words.decode(list(r.ids), skip_special_tokens=True) for r in rollouts]
-        return self._verifier.verify_many([(text, problems[r.prompt].gold) for text, r in zip(texts, rollouts)])
+        words, required = self.tokenizer(), self.require_think_end
+        opened = [opens_thought(words.decode(list(p.prompt))) if required is None else required for p in problems]
+        return self._verifier.verify_many([(response_text(words, r.ids, self.end), problems[r.prompt].gold) for r in rollouts],
+                                          [opened[r.prompt] for r in rollouts])
+
+
+def apart(train: list[Problem], held_out: list[Problem]) -> list[Problem]:
+    """The problems of `train` whose prompt is in none of `held_out`."""
+    prompts = {problem.prompt for problem in held_out}
+    return [problem for problem in train if problem.prompt not in prompts]
 
 
 def read_problems(path: Path) -> list[dict]:

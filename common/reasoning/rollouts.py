@@ -30,6 +30,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..benchmarks.perplexity import eval_mode
+from ..errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def sample(model, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int,
     rows: sampled at a time. compact: share of unfinished rows below which finished ones are dropped (0 never, 1 at once).
     The model runs in eval mode and without a graph, and each of its parts is put back to its mode, after an error too.
     Raises ValueError for an empty prompt, a token that the model does not have, n, rows or max_new_tokens < 1,
-    temperature < 0, compact outside 0 .. 1; TypeError for a model whose cache cannot drop rows; FloatingPointError for
-    logits that are not numbers.
+    temperature < 0, compact outside 0 .. 1; ModelError for a model whose cache cannot drop rows, or a prompt that leaves no room for
+    its response in the model's positions; FloatingPointError for logits that are not numbers.
     """
     ends = _check(prompts, n, max_new_tokens, end, temperature)
     if rows < 1 or not 0 <= compact <= 1:
@@ -64,6 +65,7 @@ def sample(model, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int,
     top, vocabulary = max(map(max, prompts), default=0), model.get_input_embeddings().weight.shape[0]
     if min(map(min, prompts), default=0) < 0 or max(top, *ends, 0) >= vocabulary:
         raise ValueError(f"sample: prompts and end tokens {ends} must lie in the model's vocabulary, 0 .. {vocabulary - 1}")
+    check_positions(model, max(map(len, prompts), default=0), max_new_tokens)
     device, takes = next(model.parameters()).device, _takes(model)
     seeds, found = _seeds(len(prompts) * n, generator).to(device), []
     with eval_mode(model), torch.inference_mode():
@@ -130,9 +132,25 @@ def _read(model, takes: set, prompts, limit: int, device) -> tuple[DynamicCache,
         inputs["logits_to_keep"] = 1
     logits = model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
     if cache.get_seq_length() != width:
-        raise TypeError(f"sample: {type(model).__name__} did not fill the cache that it was given ({cache.get_seq_length()} "
-                        f"of {width} tokens), so its rows cannot be copied or dropped; use model.generate")
+        raise ModelError(f"the cache is not filled: {type(model).__name__} has {cache.get_seq_length()} of {width} tokens in the one it "
+                         "was given, so that sample cannot copy or drop its rows; use model.generate")
     return cache, logits, mask
+
+
+def positions(model) -> int | None:
+    """The most tokens that the model has positions for (of a model with pictures its text part's); None where nothing limits them."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    room = getattr(config, "max_position_embeddings", None)
+    return room if isinstance(room, int) and room > 0 else None
+
+
+def check_positions(model, longest: int, more: int) -> None:
+    """ModelError where a prompt of `longest` tokens and `more` to come have no room."""
+    room = positions(model)
+    if room is not None and longest + more > room:
+        raise ModelError(f"too few positions: a prompt of {longest} tokens and {more} to come are more than the {room} of "
+                         f"{type(model).__name__} (config.max_position_embeddings); leave longer prompts out (data.max_prompt_tokens), "
+                         "or ask for shorter responses (max_new_tokens, cap)")
 
 
 def _takes(model) -> set[str]:
@@ -142,17 +160,17 @@ def _takes(model) -> set[str]:
 
 
 def _cache(model, takes: set) -> DynamicCache:
-    """An empty cache whose rows can be chosen. TypeError where states are kept that `batch_select_indices` passes by."""
+    """An empty cache whose rows can be chosen. ModelError where states are kept that `batch_select_indices` passes by."""
     name = type(model).__name__
     if "past_key_values" not in takes or getattr(model.config, "is_encoder_decoder", False):
-        raise TypeError(f"sample: {name} is no decoder with a key-value cache (past_key_values): its finished rows cannot be "
-                        "dropped; use model.generate")
+        raise ModelError(f"no key-value cache: {name} takes no past_key_values, or has an encoder, so that sample cannot drop its "
+                         "finished rows; use model.generate")
     cache = DynamicCache(config=model.config)
     for i, layer in enumerate(cache.layers):
         # A recurrent state has its row too, and would stay behind when the keys move (or see the pads of a prompt).
         if hasattr(layer, "recurrent_states") or not hasattr(layer, "batch_select_indices"):
-            raise TypeError(f"sample: layer {i} of {name} keeps a {type(layer).__name__}, whose rows cannot be copied or "
-                            "dropped; use a model whose layers all attend, or model.generate")
+            raise ModelError(f"a state that is no key and value: layer {i} of {name} keeps a {type(layer).__name__}, whose rows sample "
+                             "cannot copy or drop; use a model whose layers all attend, or model.generate")
     return cache
 
 

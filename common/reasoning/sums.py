@@ -17,8 +17,9 @@ import re
 from typing import NamedTuple
 
 from ..errors import SetupError
-from .problems import Problem, Problems, Rows
+from .problems import TESTED, Problem, Problems, Rows
 from .rollouts import Rollout
+from .verifiers import GymVerifier, response_text
 
 TASK = dict(min_terms=2, max_terms=3, min_digits=1, max_digits=2)
 SPLITS = {"train": 10_000_000, "val": 20_000_000, "test": 30_000_000, "traces": 40_000_000}  # disjoint: entry i is drawn from seed + i
@@ -120,22 +121,25 @@ class Sums(Problems):
         return tuple(self.words.apply_chat_template(list(self.turns(question)), add_generation_prompt=True, return_dict=False))
 
     def problems(self, split: str, count: int) -> list[Problem]:
-        """kind: the number of steps. gold: reasoning_gym's entry."""
+        """kind: the number of steps. gold: reasoning_gym's entry. Short sums are few: of "train" the next ones drawn stand in for
+        those that are also among the first of validation or test."""
+        entries = dataset(split, count)
+        if split == "train":
+            asked = {e["question"] for other in ("val", "test") for e in dataset(other, TESTED)}
+            entries = [e for e in dataset(split, 2 * count + 64) if e["question"] not in asked][:count]
         return [Problem(self.prompt(e["question"]), dict(e), e["metadata"]["num_terms"] - 1, self.turns(e["question"]))
-                for e in dataset(split, count)]
+                for e in entries]
 
     def sequences(self) -> tuple[Rows, Rows]:
         self.use(self.tokenizer())
         return Rows(self.problems("train", self.count)), Rows(self.problems("val", self.held_out))
 
     def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
-        from .verifiers import GymVerifier
-
         verifier = GymVerifier(dataset("train", 1))  # the score is the task's, whatever the entry
         return [verifier(self.text(r), problems[r.prompt].gold) for r in rollouts]
 
     def text(self, rollout: Rollout) -> str:
-        return self.words.decode(list(rollout.ids), skip_special_tokens=True)
+        return response_text(self.words, rollout.ids, self.end)
 
     def needed(self, problem: Problem) -> int:
         """Tokens of the essential trace, with the end."""

@@ -160,28 +160,39 @@ def budgets(data: Chains, problems: list, rollouts: list[Rollout], samples: int)
     return [[b, value] for b, value in budget_curve(by_problem, BUDGETS, grade)]
 
 
-def run(seed: int, arm: str, size: str = "cpu") -> dict:
-    """One method from the stand-in of a seed: {"arm", "history" (a list a column), "test", "seconds", ...}."""
+def train(seed: int, arm: str, size: str, lr: float | None = None, watch: Callable | None = None):
+    """One method from the stand-in of a seed: (its training, seconds). lr: another rate than the arm's. watch(model, data, updates so
+    far): called before the first update and after every few, of arms in WATCHED."""
     how = SIZES[size]
     kind, _, options = ARMS[arm]
     model, tokenizer, source = stand_in(seed)
     drawn = seed + (1000 if arm == "again" else 0)  # what it trains on, and its rollouts
-    training = getattr(module, kind)(ModelSpec("in memory"), OnPolicySFTConfig(**settings(size, arm)), betas=(0.9, 0.95),
-                                     weight_decay=0.0, samples=how.samples, cap=CAP, seed=drawn, **options)
+    config = OnPolicySFTConfig(**(settings(size, arm) | ({} if lr is None else {"lr": lr})))
+    training = getattr(module, kind)(ModelSpec("in memory"), config, betas=(0.9, 0.95), weight_decay=0.0, samples=how.samples, cap=CAP,
+                                     seed=drawn, **options)
     training.given = model, tokenizer, source
-    data = Chains(how.problems, seed=drawn)
-    probe, curve = [data.problem(i, "val") for i in range(how.probe)], []
-    began = time.perf_counter()
-
-    def add_to_curve(done: int) -> None:
-        curve.append([done, *_short(evaluate(model, data, probe, how.samples, CAP, seed))])
-
+    data, began = Chains(how.problems, seed=drawn), time.perf_counter()
+    watching = [Probe(lambda done: watch(model, data, done), how.every)] if watch is not None and arm in WATCHED else []
     # Batches and not optimiser steps are counted: a step that kept nothing is a step. The training clips by itself.
-    fit(training, data, -1, max_epochs=1, limit_train_batches=how.updates, gradient_clip_val=None,
-        callbacks=[Probe(add_to_curve, how.every)] if arm in WATCHED else [])
-    result = {"arm": arm, "history": columns(training.history, ("kept", "kept length", "length") if arm == "opsft" else ()),
-              "skipped": training.skipped, "seconds": time.perf_counter() - began}
+    fit(training, data, -1, max_epochs=1, limit_train_batches=how.updates, gradient_clip_val=None, callbacks=watching)
     model.eval()
+    return training, data, time.perf_counter() - began
+
+
+def validated(model, data: Chains, size: str, seed: int) -> tuple[float, float]:
+    """(Avg@N, mean tokens) on validation problems, at the cap."""
+    how = SIZES[size]
+    return _short(evaluate(model, data, [data.problem(i, "val") for i in range(how.probe)], how.samples, CAP, seed))
+
+
+def run(seed: int, arm: str, size: str = "cpu") -> dict:
+    """One method from the stand-in of a seed: {"arm", "history" (a list a column), "test", "seconds", ...}."""
+    how, curve = SIZES[size], []
+    training, data, seconds = train(seed, arm, size, watch=lambda model, data, done: curve.append(
+        [done, *validated(model, data, size, seed)]))
+    model = training.model
+    result = {"arm": arm, "history": columns(training.history, ("kept", "kept length", "length") if arm == "opsft" else ()),
+              "skipped": training.skipped, "seconds": seconds}
     problems = held_out(data, how.test)
     rollouts = answers(model, data, problems, how.samples, CAP, seed)
     rows = graded(data, problems, rollouts)
