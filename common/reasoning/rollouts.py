@@ -66,7 +66,7 @@ def sample(model, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int,
     if min(map(min, prompts), default=0) < 0 or max(top, *ends, 0) >= vocabulary:
         raise ValueError(f"sample: prompts and end tokens {ends} must lie in the model's vocabulary, 0 .. {vocabulary - 1}")
     check_positions(model, max(map(len, prompts), default=0), max_new_tokens)
-    device, takes = next(model.parameters()).device, _takes(model)
+    device, takes = next(model.parameters()).device, forward_names(model)
     seeds, found = _seeds(len(prompts) * n, generator).to(device), []
     with eval_mode(model), torch.inference_mode():
         for first in range(0, len(seeds), rows):
@@ -153,7 +153,7 @@ def check_positions(model, longest: int, more: int) -> None:
                          "or ask for shorter responses (max_new_tokens, cap)")
 
 
-def _takes(model) -> set[str]:
+def forward_names(model) -> set[str]:
     """Names that the model's forward has; of the model inside, where adapters wrap it."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return set(inspect.signature(inner.forward).parameters)
@@ -347,7 +347,7 @@ def response_logits(model, prompts: Sequence[Sequence[int]], rollouts: Sequence[
     ids, response = (x.to(next(model.parameters()).device) for x in packed_batch(prompts, rollouts, pad))
     first = min(len(prompts[r.prompt]) for r in rollouts)
     columns = ids.shape[1] - first
-    keep = {"logits_to_keep": columns + 1} if "logits_to_keep" in _takes(model) else {}
+    keep = {"logits_to_keep": columns + 1} if "logits_to_keep" in forward_names(model) else {}
     logits = model(input_ids=ids, use_cache=False, **keep).logits[:, -columns - 1 : -1]  # column c predicts c + 1
     return logits, ids[:, first:], response[:, first:]
 

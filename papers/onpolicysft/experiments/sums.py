@@ -3,7 +3,7 @@
     make reproduce-onpolicysft ONLY=sums
 
     base(seed)       the model as it is
-    run(seed, arm)   On-Policy SFT, or the same filter on responses of the starting weights (fixed data), then scored
+    run(seed, arm)   On-Policy SFT, the same filter on responses of the starting weights (fixed data), or GRPO, then scored
 
 Weights are fp32 and computed with in bfloat16; a bfloat16 copy samples. All are scored on the same unseen problems at the
 starting model's cap, never at the training's limit. SIZES: what two cores do in about an hour, ten times as many rollouts
@@ -38,7 +38,10 @@ LIMIT = 40  # of a rollout
 ARMS = {  # class of module.py, learning rate
     "opsft": ("OnPolicySFT", 5e-5),
     "fixed data": ("FixedData", 5e-5),
-    "opsft, 1e-5": ("OnPolicySFT", 1e-5),  # added after the first two had run; no claim is made of it
+    "opsft, 1e-5": ("OnPolicySFT", 1e-5),  # this and those below: added after the first two had run; no claim is made of them
+    "fixed data, 1e-5": ("FixedData", 1e-5),
+    "grpo": ("GRPO", 5e-5),
+    "grpo, 1e-5": ("GRPO", 1e-5),
 }
 
 

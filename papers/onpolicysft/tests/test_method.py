@@ -264,6 +264,16 @@ def test_divergence_by_hand():
         divergence_by_token(a, b[..., :-1])
 
 
+def test_a_token_that_the_base_cannot_write_counts_nothing():
+    """0 x -inf is 0, also where both give -inf; what only the other cannot write is infinitely far."""
+    inf = float("inf")
+    base = torch.tensor([[[0.0, 0.0, -inf, -inf], [0.0, 0.0, 0.0, -inf]]])
+    other = torch.tensor([[[math.log(3), 0.0, -inf, 0.0], [0.0, 0.0, -inf, 0.0]]])
+    found = divergence_by_token(base.double(), other.double())
+    close(found[:, 0], f64([0.5 * math.log(0.5 / 0.6) + 0.5 * math.log(0.5 / 0.2)]), rel=1e-6)
+    assert found[0, 1] == inf and divergence_by_token(base, base).tolist() == [[0.0, 0.0]]
+
+
 def test_means_are_of_the_token_that_is_predicted():
     ids = torch.tensor([[1, 7, 8, 7], [1, 8, 8, 0]])
     mask = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 0]]).bool()
