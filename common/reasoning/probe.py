@@ -36,10 +36,9 @@ def check_model(model) -> None:
     takes = rollouts.forward_names(model)
     with eval_mode(model):
         alone = [_plain(model, row, device) for row in (long, short)]  # (T, V) of each
-        _compare("left", model, *_sampled(model, takes, [long[:-2], short[:-2]], [long[-2:], short[-2:]], alone, device))
+        _compare("right", model, _plain(model, short + long[:3], device)[: len(short)], alone[1])
         _compare("cache", model, *_sampled(model, takes, [long[:-2]], [long[-2:]], alone[:1], device))
-        behind = _plain(model, short + long[:3], device)[: len(short)]
-        _compare("right", model, behind, alone[1])
+        _compare("left", model, *_sampled(model, takes, [long[:-2], short[:-2]], [long[-2:], short[-2:]], alone, device))
 
 
 def _plain(model, ids: list[int], device) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import SetupError
 from ..training.steps import StepData
 from .rollouts import Rollout
+from .verifiers import MathVerifier, opens_thought, response_text
 
 TESTED = 512  # problems of validation and of test that no training draws
 
@@ -33,7 +34,7 @@ class Rows:
 
     def __init__(self, problems: list[Problem]):
         self.problems = problems
-        self.counts = {"problems": np.ones(len(problems), dtype=np.int64)}
+        self.counts: dict[str, np.ndarray] = {"problems": np.ones(len(problems), dtype=np.int64)}
 
     def __getitem__(self, i: int) -> Problem:
         return self.problems[i]
@@ -131,7 +132,7 @@ class Maths(Problems):
         self.train, self.validation, self.held_out = train, validation, held_out
         self.max_prompt_tokens, self.suffix, self.seconds = max_prompt_tokens, suffix, seconds
         self.require_think_end = require_think_end
-        self._verifier = None
+        self._verifier: MathVerifier | None = None
 
     def prepare_data(self) -> None:
         for name in filter(None, (self.train, self.validation)):
@@ -172,8 +173,6 @@ class Maths(Problems):
 
     def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
         """As common.benchmarks.maths does: one text of a response, one verifier."""
-        from .verifiers import MathVerifier, opens_thought, response_text
-
         if self._verifier is None:
             self._verifier = MathVerifier(seconds=self.seconds)
         words, required = self.tokenizer(), self.require_think_end

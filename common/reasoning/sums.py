@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import SetupError
 from .problems import TESTED, Problem, Problems, Rows
@@ -104,7 +104,7 @@ class Sums(Problems):
     def __init__(self, count: int = 4096, held_out: int = 64, seed: int = 1):
         super().__init__(seed)
         self.count, self.held_out = count, held_out
-        self.words = None
+        self.words: Any = None
 
     def use(self, tokenizer) -> Sums:
         """For work without a Trainer."""

@@ -2,7 +2,8 @@
 
 Nothing of a model is changed by the method, so that what a family can break is sampling (its cache, pads in front, its own
 generation config) and scoring (pads behind, logits of the last tokens alone). Each way is held against the stock model reading one
-row at a time, without cache, pads or mask.
+row at a time, without cache, pads or mask. All in single precision, as rollouts are drawn: in double precision eager attention
+of some families turns the rows of pads, which see nothing, into no numbers, for it takes its softmax in single precision.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ HOSTILE = {"temperature": 0.2, "top_k": 1, "top_p": 0.1, "do_sample": True, "num
 def sampling(model: PreTrainedModel, ids: Tensor) -> None:
     """Two prompts of different lengths, two end tokens, a generation config that would draw otherwise: every token is the one that
     its random number gives under the stock distribution."""
-    check_model(model)
+    check_model(model.float())
     prompts = [ids[0].tolist(), ids[1, :7].tolist()]
     if getattr(model, "generation_config", None) is not None:
         for name, value in HOSTILE.items():
@@ -50,7 +51,7 @@ def sampling(model: PreTrainedModel, ids: Tensor) -> None:
 
 def scoring(model: PreTrainedModel, ids: Tensor) -> None:
     """Log-probabilities of responses of different lengths behind prompts of different lengths, as training and evaluation take them."""
-    check_model(model)
+    check_model(model.float())
     prompts, cut = [ids[0, :5].tolist(), ids[1, :8].tolist()], [ids[0, 5:].tolist(), ids[1, 8:10].tolist()]
     responses = [Rollout(i, tuple(row), True) for i, row in enumerate(cut)]
     wanted = [_alone(model, prompt, row).double().log_softmax(-1)[range(len(row)), row] for prompt, row in zip(prompts, cut)]
@@ -64,8 +65,7 @@ def scoring(model: PreTrainedModel, ids: Tensor) -> None:
 
 def copying(model: PreTrainedModel, ids: Tensor) -> None:
     """A whole copy of the weights that samples in the model's place (sample_dtype)."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    copied = rollouts.refresh(rollouts.whole_copy(model, dtype if dtype == "float32" else "float32", ids.device), model)
+    copied = rollouts.refresh(rollouts.whole_copy(model.float(), "float32", ids.device), model)
     with torch.no_grad():
         theirs = model(input_ids=ids, use_cache=False).logits
         _close(copied(input_ids=ids, use_cache=False).logits, theirs, 1e-3)

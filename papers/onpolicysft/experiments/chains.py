@@ -58,7 +58,7 @@ class Size:
 
 SIZES = {"smoke": Size(seeds=(0,), problems=64, updates=2, prompts=4, rollouts=6, every=2, probe=4, test=8, samples=2, compared=4,
                        job_seconds=1),
-         "cpu": Size(seeds=asked(), problems=4096, updates=40, prompts=16, rollouts=16, every=5, probe=100, test=200, samples=4,
+         "cpu": Size(seeds=asked(), problems=4096, updates=40, prompts=16, rollouts=16, every=5, probe=160, test=200, samples=4,
                      compared=64, job_seconds=60)}
 CAP = 170  # of a scored response: the stand-in's own
 TINY = dict(max_new_tokens=40, micro_batch_size=256, lr=5e-4, warmup_steps=0)
