@@ -25,7 +25,7 @@ EXPERIMENTS = (
                walked=False, claims=("C1n", "C1m", "C8n", "C14n"), document="sums", minutes=110, draws=("sums.svg",),
                needs="17 GB of memory",
                facts=lambda results: quantities.facts(results["sums/base/seed0"], "reasoning_gym chain_sum")),
-    Experiment("rates", "cpu", quantities.rates, rates.jobs, tables=tables.rates, asked=True, walked=False, document="rates", minutes=4),
+    Experiment("rates", "cpu", jobs=rates.jobs, tables=tables.rates, asked=True, walked=False, document="rates", minutes=4),
     Experiment("gpu", "gpu", quantities.gpu, run=speed.measure_gpu,
                document="gpu-random-weights", needs="one CUDA device of 80 GB"),
     Experiment("sums-gpu", "gpu", run=sums.measure_gpu, tables=tables.sums_gpu, document="sums-gpu",

@@ -1,4 +1,4 @@
-"""The ways to use the method on tiny models of families with properties that matter here; a wrong one is caught. `make families` has all."""
+"""Ways to use the method on tiny models of families whose properties matter here; a wrong one is caught (all: `make families`)."""
 
 import pytest
 import torch
