@@ -291,19 +291,18 @@ def full(value: Tensor) -> Tensor:
 def whole_copy(model, dtype: str, device) -> torch.nn.Module:
     """A model of the same configuration in another precision, whole where `model` is in shards. `refresh` fills it.
 
-    dtype: "float32", "bfloat16", "float16". For causal LMs of transformers; adapters must be merged: ValueError otherwise.
+    dtype: "float32", "bfloat16", "float16". For models of transformers, with pictures or without; adapters must be merged: ValueError
+    otherwise.
     """
     import copy
-
-    from transformers import AutoModelForCausalLM
 
     from ..models import DTYPES
 
     if hasattr(model, "get_base_model"):
         raise ValueError(f"whole_copy: {type(model).__name__} wraps adapters; merge them (merge_and_unload), or sample from it as it is")
+    stock = next(kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers."))  # shards have a class of their own
     with torch.random.fork_rng(devices=[]), torch.device(device):
-        found = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=DTYPES[dtype],
-                                                 attn_implementation=model.config._attn_implementation)
+        found = stock._from_config(copy.deepcopy(model.config), dtype=DTYPES[dtype], attn_implementation=model.config._attn_implementation)
     return found.eval().requires_grad_(False)
 
 

@@ -14,7 +14,7 @@ from common.runs.jobs import Job
 
 from . import chains
 
-RATES = (2e-4, 5e-4, 1e-3)
+RATES = (1e-4, 2e-4, 5e-4, 1e-3)
 SWEPT = ("opsft", "best of n", "fixed data", "grpo", "grpo, length")
 
 

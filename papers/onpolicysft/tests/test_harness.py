@@ -183,8 +183,9 @@ def test_rates_are_swept_on_validation_and_the_arms_have_the_best(small, monkeyp
     assert {"avg", "tokens", "skipped", "seconds"} == found.keys() and set(asked) == {"train", "val"}
     monkeypatch.undo()
     results = {"rates/base": {"avg": 0.8, "tokens": 60.0}, "rates/grpo/0.0002": {"avg": 0.9, "tokens": 30.0},
-               "rates/grpo/0.0005": {"avg": 0.85, "tokens": 15.0}, "rates/grpo/0.001": {"avg": 0.4, "tokens": 9.0}}
-    assert [rates.gain(results, "grpo", lr) for lr in rates.RATES] == pytest.approx([60, 80, 45]) and rates.best(results, "grpo") == 5e-4
+               "rates/grpo/0.0005": {"avg": 0.85, "tokens": 15.0}, "rates/grpo/0.001": {"avg": 0.4, "tokens": 9.0},
+               "rates/grpo/0.0001": {"avg": 0.8, "tokens": 60.0}}
+    assert [rates.gain(results, "grpo", lr) for lr in rates.RATES] == pytest.approx([0, 60, 80, 45]) and rates.best(results, "grpo") == 5e-4
     committed = harness.HERE / "results" / "measurements.rates.json"
     if committed.is_file():
         swept = json.loads(committed.read_text())["results"]
