@@ -179,10 +179,10 @@ def train(seed: int, arm: str, size: str, lr: float | None = None, watch: Callab
     return training, data, time.perf_counter() - began
 
 
-def validated(model, data: Chains, size: str, seed: int) -> tuple[float, float]:
-    """(Avg@N, mean tokens) on validation problems, at the cap."""
+def validated(model, data: Chains, size: str, seed: int, count: int | None = None) -> tuple[float, float]:
+    """(Avg@N, mean tokens) on validation problems, as many as a probe asks or `count`, at the cap."""
     how = SIZES[size]
-    return _short(evaluate(model, data, [data.problem(i, "val") for i in range(how.probe)], how.samples, CAP, seed))
+    return _short(evaluate(model, data, [data.problem(i, "val") for i in range(count or how.probe)], how.samples, CAP, seed))
 
 
 def run(seed: int, arm: str, size: str = "cpu") -> dict:

@@ -15,6 +15,7 @@ from common.runs.jobs import Job
 from . import chains
 
 RATES = (1e-4, 2e-4, 5e-4, 1e-3)
+ASKED = 100  # validation problems
 SWEPT = ("opsft", "best of n", "fixed data", "grpo", "grpo, length")
 
 
@@ -30,15 +31,19 @@ def jobs(size: str = "cpu") -> list[Job]:
 
 def base(size: str = "cpu") -> dict:
     """{"avg", "tokens"} of the stand-in as it is."""
-    avg, tokens = chains.validated(chains.stand_in(0)[0], chains.Chains(count=1), size, 0)
+    avg, tokens = chains.validated(chains.stand_in(0)[0], chains.Chains(count=1), size, 0, _asked(size))
     return {"avg": avg, "tokens": tokens}
 
 
 def rate(arm: str, lr: float, size: str = "cpu") -> dict:
     """{"avg", "tokens", "skipped", "seconds"} of one method at one rate."""
     training, data, seconds = chains.train(0, arm, size, lr)
-    avg, tokens = chains.validated(training.model, data, size, 0)
+    avg, tokens = chains.validated(training.model, data, size, 0, _asked(size))
     return {"avg": avg, "tokens": tokens, "skipped": training.skipped, "seconds": seconds}
+
+
+def _asked(size: str) -> int:
+    return min(ASKED, chains.SIZES[size].probe)
 
 
 def gain(results: dict, arm: str, lr: float) -> float:
