@@ -36,9 +36,9 @@ from .numerals import number, spelt
 REMAINING: list[tuple[str, str, bool, bool]] = [
     (r"\log 2", "0.301029995664", True, False),  # a decimal for a logarithm, which it does not know to be irrational
     ("(2,3)", "2,3", True, False),  # two answers for a point
-    (r"\{x|x>2\}", r"(2,\infty)", False, True),  # a set in words of its elements
+    ("5,7", r"5\text{ cm}, 7\text{ cm}", False, True),  # units within a list
     (r"1\text{ hour }30\text{ minutes}", "90 minutes", False, True),  # two units in one quantity
-    ("2,000,000", r"2\text{ million}", False, True),  # digits and words in one number
+    ("2.5", r"\text{two point five}", False, True),  # decimals in words
     (r"1+2+\cdots+10", "55", False, True),  # a sum with dots
     (r"5\text{ R }2", r"5\text{ remainder }2", False, True),
     ("2x=4", "x=2", False, True),  # equations that have the same solutions
@@ -144,7 +144,7 @@ def _ends(text: str) -> str:
     while text != before:
         before, text = text, text.strip()
         text = re.sub(r"(?<![.\\])(?:\.|\\text\{\s*\.\s*\})$", "", text) if not text.endswith((r"\ldots", r"\dots", "...")) else text
-        text = re.sub(r"(?<!\\)[;,]$", "", text)
+        text = re.sub(r"(?<!\\)[;,。．]$", "", text)
         text = re.sub(r"(?:(?<!\\)~|\\[,;:!> ]|(?<!\\)\\)$", "", text)
         if (found := re.fullmatch(r"\$+([^$]*?)\$+|\\\((.*)\\\)|\\\[(.*)\\\]", text, re.DOTALL)) and text[:2] != r"\$":
             text = next(g for g in found.groups() if g is not None)

@@ -204,11 +204,14 @@ SIDE = {"<": "(", r"\le": "[", ">": ")", r"\ge": "]"}
 def interval(text: str) -> str | None:
     r"""The interval of an inequality in one letter: 0 < x \le 1 is (0,1], "x < 1 or x > 3" a union, x \ne 3 two rays."""
     text = worded(text)
+    builder = r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||:|\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z]))\s*(.*?)\s*\\\}"
+    if found := re.fullmatch(builder, text):  # the set of all x with ...
+        text = found.group(1)
     parts = re.split(r"\s*(?:\bor\b|\\lor(?![a-zA-Z])|\\vee(?![a-zA-Z])|\\cup(?![a-zA-Z]))\s*", text)
-    found = [_one_interval(part.strip()) for part in parts]
-    if any(f is None for f in found) or len({f[0] for f in found if f}) != 1:
+    made = [_one_interval(part.strip()) for part in parts]
+    if any(m is None for m in made) or len({m[0] for m in made if m}) != 1:
         return None
-    return r"\cup ".join(f[1] for f in found if f)
+    return r"\cup ".join(m[1] for m in made if m)
 
 
 def _one_interval(text: str) -> tuple[str, str] | None:
@@ -250,7 +253,7 @@ def without_membership(text: str) -> str:
 
 # -- sets and words ----------------------------------------------------------------------------------------
 def is_empty_set(text: str) -> bool:
-    words = without_membership(worded(text)).lower().strip(" .")
+    words = re.sub(r"^\s*[a-zA-Z]\s*=", "", without_membership(worded(text))).lower().strip(" .")
     bare = re.sub(r"\s", "", words.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}"))
     return bare in (r"\{\}", r"\emptyset", r"\varnothing", r"\o", r"\empty", "{}") or bool(
         re.fullmatch(r"(?:the )?(?:empty|null) set|(?:there (?:are|is) )?no solutions?(?: exists?| exist)?", words))

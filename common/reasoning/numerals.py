@@ -56,6 +56,11 @@ def spelt(text: str) -> Fraction | None:
     words = re.sub(r"[-\u2010-\u2014]", " ", worded(text).lower().replace("$", "")).split()
     sign = -1 if words[:1] in (["minus"], ["negative"]) else 1
     words = words[sign < 0 :]
+    scaled = LARGE | {"dozen": 12}
+    if len(words) == 2 and words[1] in scaled and (front := number(words[0])) is not None:  # 2 million, 1.5 thousand
+        return sign * front * scaled[words[1]]
+    if words in (["half"], ["a", "dozen"], ["dozen"]):
+        return sign * (Fraction(1, 2) if words == ["half"] else Fraction(12))
     if not words or not all(w.isalpha() for w in words):
         return None
     part = PARTS.get(words[-1].removesuffix("s")) or PARTS.get(words[-1])
@@ -80,7 +85,7 @@ def _cardinal(words: list[str]) -> int | None:
             group, last = 1, 1
         elif word in SMALL and SMALL[word] and (last >= 100 or (last >= 20 and last % 10 == 0 and SMALL[word] < 10)):
             group, last = group + SMALL[word], SMALL[word]
-        elif word == "hundred" and 0 < group < 10:
+        elif word == "hundred" and (0 < group < 10 or (10 < group < 100 and group % 10 and not total)):  # seventeen hundred
             group, last = group * 100, 100
         elif word in LARGE and word != "hundred" and group and (not total or total % (1000 * LARGE[word]) == 0):
             total, group, last = total + group * LARGE[word], 0, 1000

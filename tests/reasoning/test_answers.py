@@ -40,11 +40,13 @@ TABLE = [
     ("(0,1]", [r"0 < x \le 1", r"1 \ge x > 0", r"x \in (0,1]", r"0 < t \leq 1", "0 < x ≤ 1", r"\left(0,1\right]"],
      ["0 < x < 1", r"0 \le x \le 1", "[0,1]", r"0 < x \le 2"]),
     (r"\left(3,4\right]", [r"\boldsymbol{(3,4]}", "(3,4]."], ["(3,4)"]),
-    (r"(-\infty,1)\cup(3,\infty)", [r"x < 1 \text{ or } x > 3", r"x<1 \cup x>3", "x < 1 or 3 < x"],
+    (r"(-\infty,1)\cup(3,\infty)", [r"x < 1 \text{ or } x > 3", r"x<1 \cup x>3", "x < 1 or 3 < x",
+                                        r"\{x \mid x < 1 \text{ or } x > 3\}"],
      ["x < 1", r"x \le 1 \text{ or } x > 3"]),
     (r"[2,\infty)", [r"x \ge 2", "x >= 2", r"2 \le x"], ["x > 2", r"x \le 2"]),
     (r"x \ge 2", [r"[2,\infty)", r"x\geq 2"], [r"(2,\infty)"]),
-    (r"\emptyset", [r"\varnothing", r"\{\}", r"\{ \}", "∅", r"\text{no solution}", "the empty set", r"\left\{\right\}", "No solutions."],
+    (r"\emptyset", [r"\varnothing", r"\{\}", r"\{ \}", "∅", r"\text{no solution}", "the empty set", r"\left\{\right\}", "No solutions.",
+                    r"S = \varnothing", r"x \in \emptyset"],
      ["0", r"\{0\}", r"\{\emptyset\}", "none of these"]),
     ("21", ["twenty-one", r"\text{twenty one}", "Twenty-One"], ["twelve", "twenty one hundred", "twenty"]),
     ("305", ["three hundred five", "three hundred and five"], ["three hundred fifty"]),
@@ -78,7 +80,7 @@ def test_numbers_by_hand():
         Fraction(1, 3), Fraction(1, 2), Fraction(-3, 2), 3, Fraction(1, 2), None, None, None]
     words = {"two million three hundred thousand and one": 2_300_001, "a hundred": 100, "two thirds": Fraction(2, 3), "zero": 0,
              "one and a half": Fraction(3, 2), "twenty forty": None, "a few": None, "hundred two hundred": None, "east": None,
-             "third": None}
+             "third": None, "seventeen hundred": 1700, "2 million": 2_000_000, "1.5 thousand": 1500, "a dozen": 12, "half": Fraction(1, 2)}
     assert {w: spelt(w) for w in words} == words
 
 
