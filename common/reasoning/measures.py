@@ -96,10 +96,10 @@ def same_measure(answer: str, gold: str) -> bool | tuple[str, str] | None:
     if ours is None and theirs is None:
         return None
     if ours is None or theirs is None:
-        bare = gold if ours is not None else answer
+        bare = answer if ours is None else gold
         if percent(bare) is not None or re.search(r"[a-zA-Z]{2,}", re.sub(r"\\[a-zA-Z]+", "", worded(bare))) and spelt(bare) is None:
             return None  # another, unknown unit
-        return (ours[0], gold) if ours is not None else (answer, theirs[0])  # type: ignore[index]
+        return answer if ours is None else ours[0], gold if theirs is None else theirs[0]
     if ours[1] != theirs[1]:
         return False
     values = [number(text) if number(text) is not None else spelt(text) for text in (ours[0], theirs[0])]
@@ -160,9 +160,9 @@ def same_in_base(answer: str, gold: str) -> bool | None:
     if ours is None and theirs is None:
         return None
     if ours is None or theirs is None:
-        digits, bare = (ours or theirs or ("", 0))[0], gold if ours is not None else answer
-        plain = re.fullmatch(r"0*([0-9A-Za-z]+)", worded(bare))
-        return None if "_" in bare else bool(plain) and plain.group(1).upper() == digits  # type: ignore[union-attr]
+        digits, bare = (ours or theirs or ("", 0))[0], answer if ours is None else gold
+        alone = re.fullmatch(r"0*([0-9A-Za-z]+)", worded(bare))
+        return None if "_" in bare else alone is not None and alone.group(1).upper() == digits
     return int(*ours) == int(*theirs)
 
 

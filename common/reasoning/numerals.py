@@ -57,8 +57,8 @@ def spelt(text: str) -> Fraction | None:
     sign = -1 if words[:1] in (["minus"], ["negative"]) else 1
     words = words[sign < 0 :]
     scaled = LARGE | {"dozen": 12}
-    if len(words) == 2 and words[1] in scaled and (front := number(words[0])) is not None:  # 2 million, 1.5 thousand
-        return sign * front * scaled[words[1]]
+    if len(words) == 2 and words[1] in scaled and (amount := number(words[0])) is not None:  # 2 million, 1.5 thousand
+        return sign * amount * scaled[words[1]]
     if words in (["half"], ["a", "dozen"], ["dozen"]):
         return sign * (Fraction(1, 2) if words == ["half"] else Fraction(12))
     if not words or not all(w.isalpha() for w in words):

@@ -24,6 +24,7 @@ import os
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -300,7 +301,8 @@ def whole_copy(model, dtype: str, device) -> torch.nn.Module:
 
     if hasattr(model, "get_base_model"):
         raise ValueError(f"whole_copy: {type(model).__name__} wraps adapters; merge them (merge_and_unload), or sample from it as it is")
-    stock = next(kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers."))  # shards have a class of their own
+    # A model in shards has a class of its own, made from the stock one.
+    stock: Any = next(kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers."))
     with torch.random.fork_rng(devices=[]), torch.device(device):
         found = stock._from_config(copy.deepcopy(model.config), dtype=DTYPES[dtype], attn_implementation=model.config._attn_implementation)
     return found.eval().requires_grad_(False)
