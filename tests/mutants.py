@@ -5,7 +5,7 @@ comparison turned, an index shifted, arguments exchanged, a call dropped. First 
 noted which lines each of them reaches. A mutant then meets the tests that reach its line, the fastest first, in a process of its
 own that is ended when it takes too long, on a copy of the tree. One that fails a test is killed.
 
-    make mutants [ONLY=gpe,vica] [MINUTES=15]      MINUTES: of all papers together; which mutants fit in is drawn by lot
+    make mutants [ONLY=gpe,vica/quantities] [MINUTES=15]    MINUTES: of all together; which mutants fit in is drawn by lot
 
 docs/mutants.md gets the counts and every mutant that is alive, with the reason that docs/mutants.yaml gives for it: that it changes
 nothing that anybody could see. Exit status 1 where one is alive without a reason.
@@ -208,16 +208,19 @@ def _calls(node, span, text, source):
 
 # -- all of it ---------------------------------------------------------------------------------------------
 def targets(root: Path, paper: str) -> list[str]:
-    """What is broken of a paper, relative to the root."""
+    """What is broken of a paper ("gpe") or is one file of it ("gpe/text"), relative to the root."""
+    paper, _, stem = paper.partition("/")
     found = [path for pattern in FILES for path in sorted((root / "papers" / paper).glob(pattern)) if path.name != "__init__.py"]
-    return [str(path.relative_to(root)) for path in found]
+    return [str(path.relative_to(root)) for path in found if stem in ("", path.stem)]
 
 
 def tests_of(root: Path, paper: str) -> list[str]:
-    """Test files that name what is broken."""
-    names = {Path(file).stem for file in targets(root, paper)} | {"experiments", "eval"}
-    found = sorted((root / "papers" / paper / "tests").glob("test_*.py"))
-    return [str(p.relative_to(root)) for p in found if any(re.search(rf"import .*\b{n}\b", p.read_text()) for n in names)]
+    """Test files that name what is broken; quantities have theirs."""
+    names = {Path(file).stem for file in targets(root, paper)}
+    found = sorted((root / "papers" / paper.partition("/")[0] / "tests").glob("test_*.py"))
+    own = [p for p in found if p.name in ("test_quantities.py", "test_words.py") and "quantities" in names]
+    names -= {"quantities"}
+    return [str(p.relative_to(root)) for p in found if p in own or any(re.search(rf"import .*\b{n}\b", p.read_text()) for n in names)]
 
 
 def run(root: Path, papers: list[str], minutes: float, seed: int = 0) -> dict[str, list[tuple[Mutant, str]]]:
@@ -304,8 +307,8 @@ def write_page(root: Path, found: dict[str, list[tuple[Mutant, str]]]) -> int:
 def main() -> int:
     papers = sorted(path.parent.name for path in (ROOT / "papers").glob("*/quantities.py"))
     asked = [name.strip() for name in (os.environ.get("ONLY") or ",".join(papers)).split(",")]
-    if unknown := set(asked) - set(papers):
-        print(f"ONLY={','.join(sorted(unknown))}: no paper; there is: {', '.join(papers)}", file=sys.stderr)
+    if unknown := {name for name in asked if not targets(ROOT, name)}:
+        print(f"ONLY={','.join(sorted(unknown))}: no paper, and no file of one; there is: {', '.join(papers)}", file=sys.stderr)
         return 2
     try:
         minutes = float(os.environ.get("MINUTES") or 15)
