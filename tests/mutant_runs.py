@@ -1,6 +1,7 @@
-"""Processes that run a paper's tests on a copy of the tree, once with a note of the lines that each test reaches, then on mutants.
+"""Processes that run a paper's tests on a copy of the tree: once with a note of the lines that each test reaches, then on mutants.
 
-A process imports the libraries once; every run of tests is a fork of it, which is ended when its time is over.
+A process imports and collects once; every run of tests is a fork of it, in which the broken file takes the place of the module
+that was made of the whole one, and which is ended when its time is over. What a mutant leaves behind ends with it.
 """
 
 from __future__ import annotations
@@ -15,105 +16,147 @@ import time
 from pathlib import Path
 
 
+# -- in the process: a plugin of pytest ----------------------------------------------------------------------
+class Loop:
+    """Instead of running the tests: reads requests, a line of JSON each, and answers each with one."""
+
+    def __init__(self, answers):
+        self.answers, self.reach = answers, None
+
+    def pytest_runtestloop(self, session):
+        items = {item.nodeid: item for item in session.items}
+        for request in map(json.loads, sys.stdin):
+            pid = os.fork()
+            if not pid:
+                os.setpgid(0, 0)
+                os._exit(self.child(request, items))
+            end, status = time.monotonic() + request["seconds"], None
+            while status is None and time.monotonic() < end:
+                done, code = os.waitpid(pid, os.WNOHANG)
+                status = os.waitstatus_to_exitcode(code) if done else None
+                time.sleep(0.005)
+            if status is None:
+                os.killpg(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            self.answers.write(json.dumps({"status": status}) + "\n")
+            self.answers.flush()
+        return True
+
+    def child(self, request: dict, items: dict) -> int:
+        """0: all pass. 1: one fails. 2: the broken file cannot be imported."""
+        from _pytest.runner import runtestprotocol
+
+        if request["file"]:
+            try:
+                put_in_place(Path(request["file"]))
+            except Exception:
+                return 2
+        some, failed = [items[name] for name in request["tests"]] or list(items.values()), 0
+        if request["record"]:
+            self.reach = Reach({str(Path(file).resolve()): file for file in request["files"]})
+            some[0].config.pluginmanager.register(self.reach)
+        for item in some:
+            with self.reach.of(item) if self.reach else open(os.devnull):
+                reports = runtestprotocol(item, log=False, nextitem=None)
+            if any(report.failed for report in reports):
+                failed = 1
+                if not request["record"]:
+                    break
+                print(*(report.longrepr for report in reports if report.failed), sep="\n", file=sys.stderr)
+        if self.reach:
+            Path(request["record"]).write_text(json.dumps(self.reach.found))
+        return failed
+
+
+def put_in_place(path: Path) -> None:
+    """The file is executed in the module that was made of it; who took a name out of that module gets the new one."""
+    path = path.resolve()
+    modules = {name: m for name, m in list(sys.modules.items()) if getattr(m, "__file__", None)}
+    module = next((m for m in modules.values() if Path(m.__file__).resolve() == path), None)
+    if module is None:
+        return  # imported by a test when it runs
+    before = dict(vars(module))
+    exec(compile(path.read_text(), str(path), "exec"), vars(module))
+    new = {id(old): vars(module)[name] for name, old in before.items() if vars(module).get(name) is not old}
+    package = module.__name__.split(".experiments")[0].rpartition(".")[0] if ".experiments." not in module.__name__ else \
+        module.__name__.partition(".experiments.")[0]
+    for name, other in modules.items():
+        if name.startswith(package) and other is not module:
+            for key, value in list(vars(other).items()):
+                if id(value) in new and callable(value):
+                    setattr(other, key, new[id(value)])
+    for name, other in modules.items():  # its table of experiments holds functions
+        if name == f"{package}.eval":
+            exec(compile(Path(other.__file__).read_text(), other.__file__, "exec"), vars(other))
+
+
 class Reach:
-    """A plugin of pytest: {test: [seconds, {file: lines}]}. What a shared fixture reaches counts for each test that has it."""
+    """{test: [seconds, {file: lines}]}; each test sets up all that it needs, so that its fixtures count for it."""
 
     def __init__(self, files: dict[str, str]):
-        self.files, self.tests, self.fixtures, self.at = files, {}, {}, None
+        self.files, self.found, self.at = files, {}, None
+
+    def of(self, item):
+        self.at, self.item = {}, item
+        return self
 
     def __enter__(self):
+        self.began = time.monotonic()
         sys.settrace(lambda frame, event, arg: self._line if frame.f_code.co_filename in self.files else None)
-        return self
 
     def __exit__(self, *_):
         sys.settrace(None)
+        self.found[self.item.nodeid] = [time.monotonic() - self.began, {file: sorted(lines) for file, lines in self.at.items()}]
 
     def _line(self, frame, event, arg):
-        if event == "line" and self.at is not None:
+        if event == "line":
             self.at.setdefault(self.files[frame.f_code.co_filename], set()).add(frame.f_lineno)
         return self._line
 
-    def pytest_runtest_protocol(self, item, nextitem):
-        self.at, self.began, self.item = {}, time.monotonic(), item
-        self.tests[item.nodeid] = [0.0, self.at, getattr(item, "fixturenames", ())]
 
-    def pytest_runtest_logfinish(self, nodeid, location):
-        self.tests[nodeid][0] = time.monotonic() - self.began
-
-    def pytest_fixture_setup(self, fixturedef, request):
-        self.fixtures.setdefault(fixturedef.argname, {})
-        self.at = self.fixtures[fixturedef.argname]
-
-    def pytest_fixture_post_finalizer(self, fixturedef, request):
-        self.at = {}
-
-    def pytest_runtest_call(self, item):
-        self.at = self.tests[item.nodeid][1]
-
-    def found(self) -> dict:
-        whole = {}
-        for test, (seconds, lines, fixtures) in self.tests.items():
-            reached: dict[str, set] = {}
-            for some in (lines, *(self.fixtures.get(name, {}) for name in fixtures)):
-                for file, numbers in some.items():
-                    reached.setdefault(file, set()).update(numbers)
-            whole[test] = [seconds, {file: sorted(numbers) for file, numbers in reached.items()}]
-        return whole
-
-
-def work() -> None:
-    """Reads requests, a line of JSON each, answers each with one. Libraries are imported once; every run is a fork."""
-    import lightning.pytorch.cli  # noqa: F401
+def work(tests: list[str]) -> None:
+    """What a worker runs, in its copy of the tree."""
     import pytest
-    import torch  # noqa: F401
-    import transformers.models.llama.modeling_llama  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "w")
-    for request in map(json.loads, sys.stdin):
-        pid = os.fork()
-        if not pid:
-            os.setpgid(0, 0)
-            os.dup2(os.open("child.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-            os.dup2(1, 2)
-            arguments = ["-q", "-p", "no:cacheprovider", "--timeout=0", "--no-header", *request["arguments"]]
-            if not request["record"]:
-                os._exit(pytest.main([*arguments, "-x"]))
-            with Reach({str(Path(file).resolve()): file for file in request["files"]}) as reach:
-                status = pytest.main(arguments, plugins=[reach])
-            Path(request["record"]).write_text(json.dumps(reach.found()))
-            os._exit(status)
-        end, status = time.monotonic() + request["seconds"], None
-        while status is None and time.monotonic() < end:
-            done, code = os.waitpid(pid, os.WNOHANG)
-            status = os.waitstatus_to_exitcode(code) if done else None
-            time.sleep(0.02)
-        if status is None:
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        answers.write(json.dumps({"status": status}) + "\n")
-        answers.flush()
+    os.dup2(os.open("worker.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+    os.dup2(1, 2)
+    pytest.main(["-q", "-s", "-p", "no:cacheprovider", "--timeout=0", *tests], plugins=[Loop(answers)])
 
 
+# -- outside of it -------------------------------------------------------------------------------------------
 class Worker:
-    def __init__(self, root: Path, folder: Path):
-        names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True,
-                               text=True).stdout.split("\0")  # fmt: skip
-        for name in names if any(names) else [str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()]:
-            if name and (root / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root / name, folder / name)
-        self.folder, cache = folder, os.environ.get("NINEFOLD_CACHE") or root / ".cache" / "ninefold"
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "NINEFOLD_CACHE": str(Path(cache).resolve()),
-                            "PYTHONPATH": str(folder), "PYTEST_ADDOPTS": ""}
-        self.process = subprocess.Popen([sys.executable, "-c", "from tests.mutant_runs import work; work()"], cwd=folder, env=env,
-                                        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    """A copy of the tree, and a process in it that has collected `tests` (files)."""
 
-    def ask(self, arguments: list[str], seconds: float, record: str = "", files: tuple[str, ...] = ()) -> int | None:
-        """pytest's status, None where time ran out."""
-        request = {"arguments": arguments, "seconds": seconds, "record": record, "files": files}
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())["status"]
+    def __init__(self, root: Path, folder: Path, tests: list[str]):
+        self.folder = folder
+        for name in _files(root):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, folder / name)
+        cache = os.environ.get("NINEFOLD_CACHE") or root / ".cache" / "ninefold"
+        env = os.environ | {"OMP_NUM_THREADS": "1", "NINEFOLD_CACHE": str(Path(cache).resolve()), "PYTHONPATH": str(folder),
+                            "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
+        program = "import json, sys; from tests.mutant_runs import work; work(json.loads(sys.argv[1]))"
+        self.process = subprocess.Popen([sys.executable, "-c", program, json.dumps(tests)], cwd=folder, env=env, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask(self, tests: list[str], seconds: float, file: str = "", record: str = "", files: tuple[str, ...] = ()) -> int | None:
+        """0, 1 or 2 as in `Loop.child`; None where time ran out. Raises RuntimeError where the worker has ended."""
+        request = {"tests": tests, "seconds": seconds, "file": file, "record": record, "files": files}
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline())["status"]
+        except (BrokenPipeError, ValueError):
+            raise RuntimeError((self.folder / "worker.log").read_text(errors="replace")[-2000:]) from None
+
+    def reached(self, files: list[str], seconds: float = 1200.0) -> dict:
+        """{test: [seconds, {file: lines}]} of the tree as it is. Raises RuntimeError where a test fails."""
+        record = self.folder / "reached.json"
+        if self.ask([], seconds, record=str(record), files=tuple(files)) != 0:
+            last = (self.folder / "worker.log").read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"{last}\nmutants: tests fail before anything is broken")
+        return json.loads(record.read_text())
 
     def try_out(self, mutant, tests: list[str], seconds: float) -> str:
         """"killed", "alive" or "invalid"."""
@@ -121,10 +164,9 @@ class Worker:
         before = path.read_bytes()
         path.write_bytes(mutant.source(before))
         try:
-            status = self.ask(tests, seconds)
+            return {0: "alive", 2: "invalid"}.get(self.ask(tests, seconds, str(path)), "killed")
         finally:
             path.write_bytes(before)
-        return {0: "alive", 2: "invalid", 4: "invalid"}.get(status, "killed")  # 2, 4: not even the tests can be imported
 
     def end(self) -> None:
         self.process.stdin.close()
@@ -132,18 +174,9 @@ class Worker:
         self.process.stdout.close()
 
 
-# -- which tests meet a mutant -------------------------------------------------------------------------------
-def reached(worker: Worker, files: list[str], tests: list[str], seconds: float = 900.0) -> dict:
-    """{test: [seconds, {file: lines}]} of the tree as it is. Raises SystemExit where a test fails."""
-    record = worker.folder / "reached.json"
-    if worker.ask(tests, seconds, str(record), tuple(files)) != 0:
-        last = (worker.folder / "child.log").read_text(errors="replace")[-2000:]
-        raise SystemExit(f"{last}\nmutants: the tests fail before anything is broken")
-    return json.loads(record.read_text())
-
-
-def meeting(mutant, known: dict) -> list[str]:
-    """Tests that reach the mutant's line, the fastest first; of a line that runs at import (a table of arms) all that reach its file."""
-    line = [test for test, (_, lines) in known.items() if mutant.line in lines.get(mutant.file, ())]
-    some = line or [test for test, (_, lines) in known.items() if lines.get(mutant.file)]
-    return sorted(some, key=lambda test: known[test][0])
+def _files(root: Path) -> list[str]:
+    """What git has or would add; the tree's own files where there is no git."""
+    git = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True, text=True)
+    names = git.stdout.split("\0") if not git.returncode else [
+        str(p.relative_to(root)) for p in root.rglob("*") if not {".venv", ".cache", "__pycache__"} & set(p.parts)]
+    return [name for name in names if name and (root / name).is_file()]

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.mutant_runs import Worker, meeting, reached
+from tests.mutant_runs import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, REASONS = Path("docs/mutants.md"), Path("docs/mutants.yaml")
@@ -218,51 +218,50 @@ def tests_of(root: Path, paper: str) -> list[str]:
     """Test files that name what is broken; quantities have theirs."""
     names = {Path(file).stem for file in targets(root, paper)}
     found = sorted((root / "papers" / paper.partition("/")[0] / "tests").glob("test_*.py"))
-    own = [p for p in found if p.name in ("test_quantities.py", "test_words.py") and "quantities" in names]
+    own = [p for p in found if p.name == "test_quantities.py" and "quantities" in names]
     names -= {"quantities"}
     return [str(p.relative_to(root)) for p in found if p in own or any(re.search(rf"import .*\b{n}\b", p.read_text()) for n in names)]
 
 
-def run(root: Path, papers: list[str], minutes: float, seed: int = 0) -> dict[str, list[tuple[Mutant, str]]]:
-    """{paper: (mutant, "killed", "alive", "invalid" or "not tried")}: as many as fit into the minutes, quantities before the rest."""
-    end = time.monotonic() + 60 * minutes
-    made = {paper: [m for file in targets(root, paper) for m in mutants(file, (root / file).read_bytes())] for paper in papers}
-    outcome: dict[Mutant, str] = {}
+def meeting(mutant: Mutant, known: dict) -> list[str]:
+    """Tests that reach the mutant's line, the fastest first; of a line that runs at import (a table of arms) all that reach its file."""
+    line = [test for test, (_, lines) in known.items() if mutant.line in lines.get(mutant.file, ())]
+    some = line or [test for test, (_, lines) in known.items() if lines.get(mutant.file)]
+    return sorted(some, key=lambda test: known[test][0])
+
+
+def run(root: Path, paper: str, minutes: float, seed: int = 0) -> list[tuple[Mutant, str]]:
+    """(mutant, "killed", "alive", "invalid" or "not tried"): as many as fit into the minutes, quantities before the rest."""
+    end, outcome = time.monotonic() + 60 * minutes, {}
+    made = [m for file in targets(root, paper) for m in mutants(file, (root / file).read_bytes())]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(PROCESSES) as pool:
-        workers = [Worker(root, (Path(folder) / str(i)).resolve()) for i in range(PROCESSES)]
-        free = list(workers)
-
-        def with_worker(what):
-            worker = free.pop()
-            try:
-                return what(worker)
-            finally:
-                free.append(worker)
-
-        known = dict(zip(papers, pool.map(lambda paper: with_worker(
-            lambda worker: reached(worker, targets(root, paper), tests_of(root, paper))), papers)))
-        order = [(paper, m) for paper in papers for m in made[paper]]
-        random.Random(seed).shuffle(order)
-        order.sort(key=lambda of: not of[1].file.endswith("quantities.py"))
+        free = list(pool.map(lambda i: Worker(root, Path(folder).resolve() / str(i), tests_of(root, paper)), range(PROCESSES)))
+        workers, known = tuple(free), free[0].reached(targets(root, paper))
+        order = sorted(random.Random(seed).sample(made, len(made)), key=lambda mutant: not mutant.file.endswith("quantities.py"))
         began = time.monotonic()
-        print(f"{len(order)} mutants; {(end - began) / 60:.0f} minutes are left for them", flush=True)
+        print(f"{paper}: {len(known)} tests, {len(order)} mutants; {(end - began) / 60:.1f} minutes are left for them", flush=True)
 
-        def attempt(of: tuple[str, Mutant]) -> None:
-            paper, mutant = of
-            tests = meeting(mutant, known[paper])
+        def attempt(mutant: Mutant) -> None:
+            tests = meeting(mutant, known)
             if time.monotonic() > end:
                 return
-            taken = sum(known[paper][test][0] for test in tests)
-            outcome[mutant] = with_worker(lambda worker: worker.try_out(mutant, tests, 4 * taken + SLACK)) if tests else "alive"
+            worker = free.pop()
+            try:
+                seconds = 4 * sum(known[test][0] for test in tests) + SLACK
+                outcome[mutant] = worker.try_out(mutant, tests, seconds) if tests else "alive"
+            finally:
+                free.append(worker)
             if len(outcome) % 50 == 0:
-                alive, each = sum(word == "alive" for word in outcome.values()), (time.monotonic() - began) / len(outcome)
+                alive, each = sum(word == "alive" for word in list(outcome.values())), (time.monotonic() - began) / len(outcome)
                 left = min(each * (len(order) - len(outcome)), end - time.monotonic()) / 60
                 print(f"  {len(outcome)} of {len(order)}, {alive} alive; about {left:.0f} minutes left", flush=True)
 
-        list(pool.map(attempt, order))
-        for worker in workers:
-            worker.end()
-    return {paper: [(m, outcome.get(m, "not tried")) for m in made[paper]] for paper in papers}
+        try:
+            list(pool.map(attempt, order))
+        finally:
+            for worker in workers:
+                worker.end()
+    return [(m, outcome.get(m, "not tried")) for m in made]
 
 
 def reason_of(mutant: Mutant, reasons: list[dict]) -> str:
@@ -271,37 +270,41 @@ def reason_of(mutant: Mutant, reasons: list[dict]) -> str:
                  and r.get("change", mutant.change) == mutant.change), "")
 
 
-def section(paper: str, tried: list[tuple[Mutant, str]], reasons: list[dict]) -> tuple[str, int]:
-    """(what the page says of a paper, how many are alive without a reason)."""
+def section(file: str, tried: list[tuple[Mutant, str]], reasons: list[dict]) -> str:
+    """What the page says of a file."""
     count = {word: sum(w == word for _, w in tried) for word in ("killed", "alive", "invalid", "not tried")}
     alive = [(m, reason_of(m, reasons)) for m, word in tried if word == "alive"]
-    open_ones = sum(not reason for _, reason in alive)
-    rows = [f"## {paper}", "", f"{len(tried)} mutants: {count['killed']} killed, {count['alive']} alive ({open_ones} without a reason), "
-            f"{count['invalid']} invalid, {count['not tried']} not tried.", ""]
+    rows = [f"## {file}", "", f"{len(tried)} mutants: {count['killed']} killed, {count['alive']} alive, {count['invalid']} invalid, "
+            f"{count['not tried']} not tried.", ""]
     if alive:
-        rows += ["| where | line | change | reason |", "|---|---|---|---|"]
-        rows += [f"| {m.file.removeprefix(f'papers/{paper}/')}:{m.line} | `{_cell(m.shown)}` | `{_cell(m.change)}` | {reason} |"
-                 for m, reason in alive] + [""]
-    return "\n".join(rows), open_ones
+        rows += ["| line | as it stands | change | reason |", "|---|---|---|---|"]
+        rows += [f"| {m.line} | `{_cell(m.shown)}` | `{_cell(m.change)}` | {reason} |" for m, reason in alive] + [""]
+    return "\n".join(rows)
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("`", "'")[:100]
 
 
-def write_page(root: Path, found: dict[str, list[tuple[Mutant, str]]]) -> int:
-    """Writes the page; a paper that was not asked for keeps its part of it. Returns how many are alive without a reason."""
+def write_page(root: Path, tried: list[tuple[Mutant, str]]) -> int:
+    """Writes the page; files that were not asked for keep their part of it. Returns how many are alive without a reason."""
     page, reasons = root / PAGE, root / REASONS
-    known = yaml.safe_load(reasons.read_text()) if reasons.is_file() else []
+    known = (yaml.safe_load(reasons.read_text()) if reasons.is_file() else None) or []
     old = page.read_text().split("\n## ")[1:] if page.is_file() else []
-    parts, missing = {part.split("\n", 1)[0]: "## " + part.rstrip() + "\n" for part in old}, 0
-    for paper, tried in found.items():
-        parts[paper], open_ones = section(paper, tried, known or [])
-        missing += open_ones
+    parts = {part.split("\n", 1)[0]: "## " + part.rstrip() + "\n" for part in old}
+    for file in dict.fromkeys(m.file for m, _ in tried):
+        parts[file] = section(file, [(m, word) for m, word in tried if m.file == file], known)
+    papers: dict[str, list[int]] = {}
+    for file, part in parts.items():
+        counts = map(int, re.search(r"(\d+) mutants: (\d+) killed, (\d+) alive, (\d+) invalid, (\d+) not", part).groups())
+        paper = file.split("/")[1]
+        papers[paper] = [a + b for a, b in zip(papers.get(paper, [0] * 5), counts)]
     head = ["# Mutants", "", "Written by `make mutants` (tests/mutants.py): places in which experiments, quantities and selections were",
-            "broken, and what the tests of their paper noticed. Reasons are those of docs/mutants.yaml.", ""]
-    page.write_text("\n".join([*head, *(parts[paper] for paper in sorted(parts))]).rstrip() + "\n")
-    return missing
+            "broken, and what the tests of their paper noticed. Reasons are those of docs/mutants.yaml.", "",
+            "| paper | mutants | killed | alive | invalid | not tried |", "|---|---|---|---|---|---|",
+            *(f"| {paper} | {' | '.join(map(str, counts))} |" for paper, counts in sorted(papers.items())), ""]
+    page.write_text("\n".join([*head, *(parts[file] for file in sorted(parts))]).rstrip() + "\n")
+    return sum(word == "alive" and not reason_of(m, known) for m, word in tried)
 
 
 def main() -> int:
@@ -315,7 +318,9 @@ def main() -> int:
     except ValueError:
         print(f"MINUTES={os.environ['MINUTES']}: give a number of minutes", file=sys.stderr)
         return 2
-    missing = write_page(ROOT, run(ROOT, asked, minutes))
+    missing, end = 0, time.monotonic() + 60 * minutes
+    for number, name in enumerate(asked):
+        missing += write_page(ROOT, run(ROOT, name, (end - time.monotonic()) / 60 / (len(asked) - number)))
     print(f"{PAGE}: {missing} alive without a reason")
     return int(missing > 0)
 
