@@ -59,3 +59,16 @@ def test_what_divides_a_response_and_that_padding_may_hold_anything(own_length, 
     close(loss, f64(expected), rel=1e-12)
     loss.backward()
     assert logp.grad.isfinite().all() and not logp.grad[~mask].any()
+
+
+def test_a_token_that_neither_model_can_write_counts_nothing():
+    """0 · log 0 is 0: not nan, in the estimate, in the loss and in their gradients."""
+    none = -math.inf
+    logp, ref = f64([[none, -1.0, -2.0]]).requires_grad_(), f64([[none, -1.0, -1.0]])
+    kl = kl_to_reference(logp, ref)
+    close(kl.detach(), f64([[0.0, 0.0, math.e - 2]]), rel=1e-12)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    loss = grpo_loss(logp, logp.detach(), f64([1.0]), mask, 1.0, ClippedLoss(beta=0.5), ref)
+    close(loss.detach(), f64(-1 + 0.5 * (math.e - 2) / 3), rel=1e-12)
+    loss.backward()
+    assert logp.grad.isfinite().all() and logp.grad[0, 1] != 0
