@@ -3,8 +3,8 @@
 A paper says in papers/<paper>/families.py how its methods are used: METHODS, name -> function (model, ids). The function applies
 the method as a user would and compares it with the stock model: it returns when both agree (`works`), lets the method's UserError
 through (`refused`, with the property that the model lacks), and raises AssertionError where the method took the model and was
-wrong. That last one, and any other exception, is a fault: it is listed, and the exit status is 1. A function may have a neighbour
-`applies(model) -> bool`, in its file for all or as its own attribute; where it is false, nothing is to be tried (`–`).
+wrong. That last one, and any other exception, is a fault: it is listed, and the exit status is 1. A function may have an attribute
+`applies`, (model) -> bool; where that is false, nothing is to be tried (`–`): it needs a picture, and the family reads none.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ def methods(root: Path = ROOT) -> dict[str, tuple[Callable[..., Any], Callable[.
     for path in sorted((root / "papers").glob("*/families.py")):
         module = importlib.import_module(f"papers.{path.parent.name}.families")
         for name, use in module.METHODS.items():
-            applies = getattr(use, "applies", getattr(module, "applies", lambda model: True))
-            found[f"{path.parent.name}: {name}"] = (use, applies)
+            found[f"{path.parent.name}: {name}"] = (use, getattr(use, "applies", lambda model: True))
     return found
 
 

@@ -166,9 +166,9 @@ class Template:
             raise ValueError(f"an empty side: {source!r}, {target!r}")
         as_written, (source, target) = (source, target), map(one_blank, (source, target))
         sides = _checked(source, split(source)), _checked(target, (split_target or split)(target))
-        for text, ends in ((source, sides[0]), (target, sides[1])):
-            if len(ends) == 1 and len(text) > 1 and has_no_blanks(text):
-                warnings.warn(f"{text[:40]!r} has no blanks between its words and is one unit: nothing of it is read before all of "
+        for side, cuts in ((source, sides[0]), (target, sides[1])):
+            if len(cuts) == 1 and len(side) > 1 and has_no_blanks(side):
+                warnings.warn(f"{side[:40]!r} has no blanks between its words and is one unit: nothing of it is read before all of "
                               "it is. Cut it into characters (split=part_ends).", stacklevel=2)
         text, borders = "", []  # end of each unit, in characters
         for part, ends in ((self.prefix, None), (source, sides[0]), (self.user_end, None), (self.opening, None),
@@ -254,7 +254,7 @@ def _beginning(tokenizer) -> str:
     """What the tokenizer puts before every text (a BOS), as text: the model has never seen one without. Raises ValueError if its text
     is not read as that token."""
     ids, alone = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
-    begins = next((ids[:i] for i in range(len(ids)) if ids[i : i + len(alone)] == alone), [])
+    begins: list[int] = next((ids[:i] for i in range(len(ids)) if ids[i : i + len(alone)] == alone), [])
     text = "".join(tokenizer.convert_ids_to_tokens(begins))
     if begins and tokenizer(text, add_special_tokens=False)["input_ids"][: len(begins)] != begins:
         raise ValueError(f"the tokenizer begins every text with {text!r} and does not read that as a token of its own: mark it as special")
