@@ -178,7 +178,7 @@ def _compared(language_model: nn.Module, decoder: nn.Module, kind: str) -> Fits:
             handed.add(module.layer_idx)
 
     heard: dict[int, list] = {}
-    hooks, token = [block.register_forward_pre_hook(listen, with_kwargs=True) for block in blocks], RECORD.set(heard)
+    hooks, token = [b.register_forward_pre_hook(listen, with_kwargs=True) for b in blocks if b is not None], RECORD.set(heard)
     try:
         text = method.forward(language_model, method.ViCAConfig(()), embeds, method.Places(where)).logits
     finally:
