@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import PREFIX, Entry, attentions, stack
+from .layers import PREFIX, Entry, attentions, runs_again, stack
 from .masks import as_read, before_picture, visible, windows
 from .unmasked import text_before_picture
 
@@ -107,7 +107,7 @@ def attending(decoder: nn.Module, call: Call, first: Callable) -> Iterator[None]
         for block in blocks:
             if block is not None:
                 block.__dict__.pop("_vica_call", None)
-        if decoder.training and getattr(decoder, "is_gradient_checkpointing", False):
+        if runs_again(decoder):
             kept.extend(hooks)
         else:
             for hook in hooks:

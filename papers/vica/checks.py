@@ -43,6 +43,8 @@ def refuse(language_model: nn.Module, bases: Sequence[str], config: Any = None) 
 
     bases: attention that keys can be joined in. config: a ViCAConfig, if its layers are to be looked at as well.
     """
+    from .layers import runs_again
+
     kind, decoder = type(language_model).__name__, language_model.get_decoder()
     probed, base = decoder.__dict__.setdefault("_vica_fits", {}), decoder.config._attn_implementation
     if base not in probed:
@@ -51,7 +53,7 @@ def refuse(language_model: nn.Module, bases: Sequence[str], config: Any = None) 
     count = decoder.config.num_hidden_layers
     if config is not None and any(k >= count for k in config.cross_layers):
         raise NoSuchLayer(f"cross layer {max(config.cross_layers)}: {kind} has layers 0 to {count - 1}")
-    if not found.handed and decoder.training and getattr(decoder, "is_gradient_checkpointing", False):
+    if not found.handed and runs_again(decoder):
         raise Unfit(f"{kind}: layers hand no keyword arguments on to attention, so that a layer which gradient checkpointing runs again "
                     "does not find the picture. Train it without gradient checkpointing.")
 
@@ -176,7 +178,7 @@ def _compared(language_model: nn.Module, decoder: nn.Module, kind: str) -> Fits:
             handed.add(module.layer_idx)
 
     heard: dict[int, list] = {}
-    hooks, token = [block.register_forward_pre_hook(listen, with_kwargs=True) for block in blocks], RECORD.set(heard)
+    hooks, token = [b.register_forward_pre_hook(listen, with_kwargs=True) for b in blocks if b is not None], RECORD.set(heard)
     try:
         text = method.forward(language_model, method.ViCAConfig(()), embeds, method.Places(where)).logits
     finally:

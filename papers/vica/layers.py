@@ -61,6 +61,11 @@ def attentions(decoder: nn.Module) -> list[nn.Module | None]:
             for i, layer in enumerate(layers)]
 
 
+def runs_again(decoder: nn.Module) -> bool:
+    """Whether a backward pass will run the layers again (gradient checkpointing)."""
+    return decoder.training and any(getattr(layer, "gradient_checkpointing", False) for layer in stack(decoder)[1])
+
+
 @contextmanager
 def attending_by(decoder: nn.Module, name: str) -> Iterator[None]:
     """The decoder's attention has another name for a while; other parts of the model, a vision tower, keep theirs."""
