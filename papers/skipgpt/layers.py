@@ -200,8 +200,9 @@ def passes(stack: nn.Module) -> list[Passed]:
     return seen
 
 
-def calls(one: Passed, x: Tensor) -> list[Call]:
-    """The calls of a layer's submodules for x (1, S, d), those that take and give a state for each token."""
+def calls(one: Passed, x: Tensor, within: str = "", push: tuple[str, Tensor] | None = None) -> list[Call]:
+    """The calls of a layer's submodules for x (1, S, d), those that take and give a state for each token; or of the submodules `within`
+    one of them. push: a submodule, and what is added to its output (1, S, d). The last call is the layer's own."""
     made: list[Call] = []
 
     def watch(name: str):
@@ -212,9 +213,18 @@ def calls(one: Passed, x: Tensor) -> list[Call]:
                 made.append(Call(name, *(t.reshape(*x.shape[:2], -1).clone() for t in (given, gave))))
         return hook
 
-    hooks = [child.register_forward_hook(watch(name), with_kwargs=True) for name, child in one.layer.named_children()]
+    def pushed(module, args, out):
+        value = tensor_of(out)
+        value = value + more.reshape(value.shape)
+        return value if isinstance(out, Tensor) else type(out)((value, *out[1:]))
+
+    target, more = push or ("", x)
+    parts = one.layer.get_submodule(within).named_modules() if within else one.layer.named_children()
+    hooks = [one.layer.get_submodule(target).register_forward_hook(pushed)] if target else []
+    hooks += [part.register_forward_hook(watch(name), with_kwargs=True) for name, part in parts]
     try:
-        one.again(x)
+        out = one.again(x)
+        made.append(Call("", x, out))
     finally:
         for hook in hooks:
             hook.remove()
@@ -248,12 +258,16 @@ def anatomy(one: Passed, where: str) -> Anatomy:
         raise refuse("What leaves the layer has another shape than what enters it.")
     changed = x.clone()
     changed[:, 0] = x[:, -1]
-    made, other = calls(one, x), calls(one, changed)
+    made, other = calls(one, x)[:-1], calls(one, changed)[:-1]
     names = [call.name for call in made]
     if names != [call.name for call in other]:
         raise refuse("Which of its submodules run depends on the tokens.")
-    mixers = [i for i, (a, b) in enumerate(zip(made, other))
-              if same(a.given[:, 1:], b.given[:, 1:]) and not same(a.gave[:, 1:], b.gave[:, 1:])]
+    unchanged = [i for i, (a, b) in enumerate(zip(made, other)) if same(a.given[:, 1:], b.given[:, 1:])]
+    mixers = [i for i in unchanged if not same(made[i].gave[:, 1:], other[i].gave[:, 1:])]
+    if not mixers:  # one whose output is zero, as in blocks that were added to a trained model, is known by what happens in it
+        mixers = [i for i in unchanged if computes(layer, names[i]) and any(
+            a.given.shape == b.given.shape and not same(a.given[:, 1:], b.given[:, 1:])
+            for a, b in zip(calls(one, x, names[i]), calls(one, changed, names[i])))]
     if len(mixers) != 1:
         raise refuse("No single submodule of the layer looks at other tokens." if not mixers else
                      f"{len(mixers)} submodules of the layer look at other tokens ({', '.join(names[i] for i in mixers)}).")
@@ -283,31 +297,38 @@ def anatomy(one: Passed, where: str) -> Anatomy:
     if not torch.equal(of[attn.first].given, x):
         raise refuse("What looks at other tokens reads something else than the residual stream.")
     y, gave = of[mlp.first].given, of[attn.last].gave
-    series = not torch.equal(y, x)
+    push = x.roll(1, -1)
+
+    def pushed(name: str) -> dict[str, Call]:
+        return {call.name: call for call in calls(one, x, push=(name, push))}
+
+    moved = pushed(attn.last)[mlp.first].given - y if gave.shape == x.shape else y - x
+    series = bool(moved.abs().max() > 0)
     if not series:
         both = x + gave + of[mlp.last].gave
         if not same(both, one.out):
             raise refuse("Attention and MLP stand side by side, and the layer does not add just the two.")
         return Anatomy(attn, mlp, False)
-    attn = Branch(attn.before, attn.modules, attn.after, _scale(layer, x, gave, y, refuse))
+    attn = Branch(attn.before, attn.modules, attn.after, _scale(layer, x, gave, y, moved, push, refuse))
     try:
-        mlp = Branch(mlp.before, mlp.modules, mlp.after, _scale(layer, y, of[mlp.last].gave, one.out, refuse))
+        gave, moved = of[mlp.last].gave, pushed(mlp.last)[""].gave - one.out
+        mlp = Branch(mlp.before, mlp.modules, mlp.after, _scale(layer, y, gave, one.out, moved, push, refuse))
     except UnfitModel:
         mlp = Branch(mlp.before or mlp.modules[:1], (), (), None)  # more than one thing is added, or a norm stands behind the sum
     return Anatomy(attn, mlp, True)
 
 
-def _scale(layer: nn.Module, before: Tensor, gave: Tensor, after: Tensor, refuse: Callable[[str], UnfitModel]) -> float | None:
-    """s with after = before + s gave, None where gave is the sum itself. A multiplier other than 1 is one that the layer holds."""
+def _scale(layer: nn.Module, before: Tensor, gave: Tensor, after: Tensor, moved: Tensor, push: Tensor,
+           refuse: Callable[[str], UnfitModel]) -> float | None:
+    """s with after = before + s gave, None where gave is the sum itself. A multiplier other than 1 is one that the layer holds.
+    moved: how far `after` moves where `push` is added to gave."""
     if torch.equal(gave, after):
         return None
-    if gave.shape == before.shape:
-        power = gave.double().square().sum()
-        ratio = ((after - before).double() * gave.double()).sum() / power if power else torch.ones(())
-        held = [value for value in vars(layer).values() if type(value) is float]
-        for scale in sorted({1.0, *held}, key=lambda value: abs(value - ratio.item())):
-            if same(before + scale * gave, after):
-                return scale
+    ratio = ((moved.double() * push.double()).sum() / push.double().square().sum()).item()
+    held = [value for value in vars(layer).values() if type(value) is float]
+    for scale in sorted({1.0, *held}, key=lambda value: abs(value - ratio)):
+        if abs(scale - ratio) < 0.05 * abs(ratio) and gave.shape == before.shape and same(before + scale * gave, after):
+            return scale
     raise refuse("What a submodule gives is not added to the residual stream as it is.")
 
 

@@ -51,8 +51,9 @@ SIZES = {
                   sweep_sequences=8, share=0.03),
 }
 SWEPT = (0.2, 0.4, 0.5, 0.6, 0.8)  # module sparsities to which the one threshold is moved
-# Learning rates: of each method the best on validation sequences (rates.py); of the adapters of stage 2, half of a common rate.
-RATES = {"routers": 2e-2, "coupled": 2e-2, "token-blind": 2e-2, "joint": 5e-3, "MoD-D": 1e-2}
+# Learning rates: of each method the best on validation sequences (rates.py); of the adapters of stage 2 there
+# was no sweep.
+RATES = {"routers": 4e-2, "coupled": 4e-2, "token-blind": 4e-2, "joint": 1e-2, "MoD-D": 1e-2}
 LORA_RATE = 5e-3
 
 
