@@ -69,14 +69,14 @@ def chains(results: dict, size: str = "cpu") -> Iterator[str]:
 def rates(results: dict, size: str = "cpu") -> Iterator[str]:
     """Each method at each rate, on validation problems; the best rate is starred."""
     yield ""
-    start = results["rates/base"]
+    start = results["rates/base/seed0"]
     yield (f"Rates, seed 0, validation: points gained + % of tokens saved (accuracy / tokens; the start: {100 * start['avg']:.1f} / "
            f"{start['tokens']:.1f})")
     yield f"{'':<36s}" + "".join(f"{lr:>26g}" for lr in sweep.RATES)
     for arm in sweep.SWEPT:
         cells = []
         for lr in sweep.RATES:
-            found, star = results[f"rates/{arm}/{lr:g}"], "*" if lr == sweep.best(results, arm) else " "
+            found, star = results[f"rates/{arm}, {lr:g}/seed0"], "*" if lr == sweep.best(results, arm) else " "
             cells.append(f"{sweep.gain(results, arm, lr):.1f}{star} ({100 * found['avg']:.1f} / {found['tokens']:.1f})")
         yield f"{ARMS[arm]:<36s}" + "".join(f"{cell:>26s}" for cell in cells)
 

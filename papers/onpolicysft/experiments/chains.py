@@ -64,11 +64,12 @@ CAP = 170  # of a scored response: the stand-in's own
 TINY = dict(max_new_tokens=40, micro_batch_size=256, lr=5e-4, warmup_steps=0)
 BUDGETS = (12, 16, 24, 32, 48, 64, 96, CAP)
 MORE = 4  # times as many problems an update, where each gets a quarter of the rollouts
-ARMS: dict[str, tuple[str, dict, dict]] = {  # class of module.py, changes of `settings`, its own options
+# class of module.py, changes of `settings`, its own options; each has the rate that its own sweep found best (rates.py)
+ARMS: dict[str, tuple[str, dict, dict]] = {
     "opsft": ("OnPolicySFT", {}, {}),
     "again": ("OnPolicySFT", {}, {}),  # on other problems, by other draws: what two trainings of one kind differ by
     "by lot": ("ByLot", {}, {}),
-    "best of n": ("BestOfN", {}, {}),
+    "best of n": ("BestOfN", {"lr": 2e-4}, {}),
     "fixed data": ("FixedData", {}, {}),
     "grpo": ("GRPO", {}, {"beta": 0.04}),
     "grpo, length": ("GRPO", {"max_new_tokens": CAP}, {"beta": 0.04, "reward": "accuracy + length"}),
@@ -161,8 +162,11 @@ def budgets(data: Chains, problems: list, rollouts: list[Rollout], samples: int)
 
 
 def train(seed: int, arm: str, size: str, lr: float | None = None, watch: Callable | None = None):
-    """One method from the stand-in of a seed: (its training, seconds). lr: another rate than the arm's. watch(model, data, updates so
-    far): called before the first update and after every few, of arms in WATCHED."""
+    """One method from the stand-in of a seed: (its training, the model, the data, seconds).
+
+    lr: another rate than the arm's. watch(model, data, updates so far): called before the first update and after every few, of
+    arms in WATCHED.
+    """
     how = SIZES[size]
     kind, _, options = ARMS[arm]
     model, tokenizer, source = stand_in(seed)
@@ -176,7 +180,7 @@ def train(seed: int, arm: str, size: str, lr: float | None = None, watch: Callab
     # Batches and not optimiser steps are counted: a step that kept nothing is a step. The training clips by itself.
     fit(training, data, -1, max_epochs=1, limit_train_batches=how.updates, gradient_clip_val=None, callbacks=watching)
     model.eval()
-    return training, data, time.perf_counter() - began
+    return training, model, data, time.perf_counter() - began
 
 
 def validated(model, data: Chains, size: str, seed: int, count: int | None = None) -> tuple[float, float]:
@@ -188,9 +192,8 @@ def validated(model, data: Chains, size: str, seed: int, count: int | None = Non
 def run(seed: int, arm: str, size: str = "cpu") -> dict:
     """One method from the stand-in of a seed: {"arm", "history" (a list a column), "test", "seconds", ...}."""
     how, curve = SIZES[size], []
-    training, data, seconds = train(seed, arm, size, watch=lambda model, data, done: curve.append(
+    training, model, data, seconds = train(seed, arm, size, watch=lambda model, data, done: curve.append(
         [done, *validated(model, data, size, seed)]))
-    model = training.model
     result = {"arm": arm, "history": columns(training.history, ("kept", "kept length", "length") if arm == "opsft" else ()),
               "skipped": training.skipped, "seconds": seconds}
     problems = held_out(data, how.test)

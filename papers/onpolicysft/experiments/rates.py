@@ -20,25 +20,26 @@ SWEPT = ("opsft", "best of n", "fixed data", "grpo", "grpo, length")
 
 
 def jobs(size: str = "cpu") -> list[Job]:
-    """The seed is the first one's, whatever SEEDS asks for: a rate is chosen once."""
-    found = [Job("rates/base", f"{__name__}:base", {"size": size}, seconds=min(3, chains.SIZES[size].job_seconds))]
+    """Of the first seed alone, whatever SEEDS asks for: a rate is chosen once."""
+    how = chains.SIZES[size]
+    found = [Job("rates/base/seed0", f"{__name__}:base", {"seed": 0, "size": size}, seconds=min(3, how.job_seconds))]
     for lr in RATES:
         for arm in SWEPT:
-            seconds = min(chains.SLOW.get(arm, 20), chains.SIZES[size].job_seconds)
-            found.append(Job(f"rates/{arm}/{lr:g}", f"{__name__}:rate", {"arm": arm, "lr": lr, "size": size}, seconds=seconds))
+            found.append(Job(f"rates/{arm}, {lr:g}/seed0", f"{__name__}:rate", {"seed": 0, "arm": arm, "lr": lr, "size": size},
+                             seconds=min(chains.SLOW.get(arm, 20), how.job_seconds)))
     return found
 
 
-def base(size: str = "cpu") -> dict:
+def base(seed: int, size: str = "cpu") -> dict:
     """{"avg", "tokens"} of the stand-in as it is."""
-    avg, tokens = chains.validated(chains.stand_in(0)[0], chains.Chains(count=1), size, 0, _asked(size))
+    avg, tokens = chains.validated(chains.stand_in(seed)[0], chains.Chains(count=1), size, seed, _asked(size))
     return {"avg": avg, "tokens": tokens}
 
 
-def rate(arm: str, lr: float, size: str = "cpu") -> dict:
+def rate(seed: int, arm: str, lr: float, size: str = "cpu") -> dict:
     """{"avg", "tokens", "skipped", "seconds"} of one method at one rate."""
-    training, data, seconds = chains.train(0, arm, size, lr)
-    avg, tokens = chains.validated(training.model, data, size, 0, _asked(size))
+    training, model, data, seconds = chains.train(seed, arm, size, lr)
+    avg, tokens = chains.validated(model, data, size, seed, _asked(size))
     return {"avg": avg, "tokens": tokens, "skipped": training.skipped, "seconds": seconds}
 
 
@@ -48,7 +49,7 @@ def _asked(size: str) -> int:
 
 def gain(results: dict, arm: str, lr: float) -> float:
     """Points of accuracy over the start and % of its tokens saved."""
-    start, found = results["rates/base"], results[f"rates/{arm}/{lr:g}"]
+    start, found = results["rates/base/seed0"], results[f"rates/{arm}, {lr:g}/seed0"]
     return 100 * (found["avg"] - start["avg"]) + 100 * (1 - found["tokens"] / start["tokens"])
 
 

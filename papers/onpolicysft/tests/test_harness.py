@@ -179,12 +179,12 @@ def test_rates_are_swept_on_validation_and_the_arms_have_the_best(small, monkeyp
     monkeypatch.setattr(Chains, "problem", lambda self, number, split: asked.append(split) or problem(self, number, split))
     few = lambda self: (Rows([self.problem(i, "train") for i in range(self.count)]), Rows([]))  # noqa: E731
     monkeypatch.setattr(Chains, "sequences", few)
-    found = rates.rate("grpo", 1e-3, "small")
+    found = rates.rate(0, "grpo", 1e-3, "small")
     assert {"avg", "tokens", "skipped", "seconds"} == found.keys() and set(asked) == {"train", "val"}
     monkeypatch.undo()
-    results = {"rates/base": {"avg": 0.8, "tokens": 60.0}, "rates/grpo/0.0002": {"avg": 0.9, "tokens": 30.0},
-               "rates/grpo/0.0005": {"avg": 0.85, "tokens": 15.0}, "rates/grpo/0.001": {"avg": 0.4, "tokens": 9.0},
-               "rates/grpo/0.0001": {"avg": 0.8, "tokens": 60.0}}
+    results = {"rates/base/seed0": {"avg": 0.8, "tokens": 60.0}, "rates/grpo, 0.0002/seed0": {"avg": 0.9, "tokens": 30.0},
+               "rates/grpo, 0.0005/seed0": {"avg": 0.85, "tokens": 15.0}, "rates/grpo, 0.001/seed0": {"avg": 0.4, "tokens": 9.0},
+               "rates/grpo, 0.0001/seed0": {"avg": 0.8, "tokens": 60.0}}
     assert [rates.gain(results, "grpo", lr) for lr in rates.RATES] == pytest.approx([0, 60, 80, 45]) and rates.best(results, "grpo") == 5e-4
     committed = harness.HERE / "results" / "measurements.rates.json"
     if committed.is_file():
