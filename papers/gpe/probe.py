@@ -1,0 +1,256 @@
+"""What GPE assumes of a stock decoder, measured on eight tokens, once for each model and kind of arm.
+
+    apart       a row's logits do not change with a token that the mask hides, and do with one that it shows
+    ids         they change when the target's ids move, and do not when all ids move by the same number: only differences count.
+                An arm whose ids are no group ids needs no more than that ids count
+    fractions   the same for half a position, where phi is no whole number
+    frames      position re-encoding with all source visible is a batch: it gives what the stock model gives
+    decoding    a token at a time, out of either cache, gives what the pass over the whole sequence gives
+
+Nothing here asks for a model's name: convolutions, recurrences, ALiBi, learned tables, layers of their own ways with masks show in
+the numbers. What is refused says which property is missing. How far a model reaches (a sliding window, frequencies that change
+with the length, a table of positions) is measured as well, and held against each text by `check_length`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import ModelError
+from common.probe import change, in_use, measurable, once, rounding
+from common.streaming.caches import LayersError, attention_window
+from common.streaming.two_streams import TwoStreams
+from common.streaming.units import Example
+from common.streaming.words import Boundary
+
+from . import method
+from .method import Arm
+from .reencoding import TWO_FRAMES, own_attention
+from .segments import Batch
+
+GROUPS = ("group", "no_source", "no_target", "none", "reencoded")  # positions that need ids of which only differences count
+MOVED, FAR = 5, 7  # positions
+
+
+class Reach(NamedTuple):
+    """window: columns that sliding layers see; longest: first id that the model cannot take, or from which on all others are
+    turned otherwise; None: no end."""
+
+    window: int | None
+    longest: int | None
+
+
+def check(model: nn.Module, arm: Arm) -> None:
+    """Raises ModelError naming the property that the model lacks for this arm."""
+    kind, config = type(model).__name__, model.config.get_text_config(decoder=True)
+    attention = config._attn_implementation
+    if attention not in ("sdpa", "eager", TWO_FRAMES):
+        raise ModelError(f"{kind} uses attention {attention!r}, which takes no mask of source and target: load it with "
+                         "attn_implementation sdpa or eager")
+    whole = float(arm.phi).is_integer()
+    once(model, (arm.positions, arm.source_sees, whole), lambda m: _measure(m, arm, whole))
+
+
+def reach(model: nn.Module) -> Reach:
+    """How long a text of this model may be, measured once."""
+    return once(model, "reach", _reach)
+
+
+def check_length(reach: Reach, columns: int, ids: Tensor) -> None:
+    """Raises ModelError for more columns than a model's sliding layers see, or ids beyond its positions."""
+    window, longest = reach
+    if window is not None and columns > window:
+        raise ModelError(f"source and target have {columns} tokens together; this model's sliding layers see {window} columns "
+                         "(config.sliding_window) and would forget by column: shorten the text")
+    if longest is not None and ids.numel() and ids.max() >= longest:
+        raise ModelError(f"a position id of {ids.max().item():g}; from {longest} on this model's positions change their meaning or "
+                         "end (a table, or frequencies that depend on the length): shorten the text, or take a smaller phi")
+
+
+# -- measuring ---------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _passes(model: nn.Module) -> Iterator[nn.Module]:
+    """The model, in use, to make passes with; ModelError for one that a pass of ours ends with an error."""
+    subject = measurable(model)
+    try:
+        with in_use(subject), own_attention(subject):
+            yield subject
+    except (ModelError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a forward pass that was not made for this raises
+        first = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{type(model).__name__}: a pass with a mask of four dimensions, position ids and a cache ends in "
+                         f"{type(error).__name__} ({first[:160]}); GPE needs a decoder that takes all three") from error
+
+
+def _measure(model: nn.Module, arm: Arm, whole: bool) -> None:
+    with _passes(model) as subject:
+        _Measurement(subject, type(model).__name__, arm, whole).all()
+
+
+class _Measurement:
+    """Eight tokens: a source of four units, a target of four, wait-1, so that the rows see 2, 3, 4 and 4 source tokens.
+
+    Three and two where sliding layers see less.
+    """
+
+    def __init__(self, model: nn.Module, kind: str, arm: Arm, whole: bool):
+        self.model, self.kind, self.whole = model, kind, whole
+        self.arm = arm if not arm.refresh else Arm("contiguous")
+        self.grouped = arm.positions in GROUPS
+        if self.grouped:
+            self.arm = replace(arm, phi=0.0)
+        size = model.get_input_embeddings().num_embeddings
+        self.n, self.n_target = (3, 2) if (sliding(model) or 8) < 8 else (4, 4)
+        tokens = [[int(token)] for token in torch.linspace(1, size - 1, self.n + self.n_target).long() % size]
+        self.example = Example.of_units(tokens[: self.n], tokens[self.n :])
+        self.device = next(model.parameters()).device
+        self.batch = Batch.of([self.example], [1]).to(self.device)
+        self.other = lambda token: (token + 1) % size
+        single = model.dtype in (torch.float32, torch.float64)
+        self.share, self.exact = (0.02 if single else 0.5), 16 * rounding(model)
+        self.plain = self.arm if not self.arm.two_frames else Arm("group", phi=self.arm.phi)
+
+    def logits(self, arm: Arm | None = None, source: Tensor | None = None, moved: tuple[float, float] = (0, 0)) -> Tensor:
+        """(4, V): what predicts each target token, with other source tokens, or ids moved in source and target."""
+        arm, at = arm or self.plain, self.batch.layout
+        ids = method.position_ids(arm, at)
+        if any(moved):
+            source_moved, target_moved = moved
+            ids = ids + torch.tensor([source_moved] * self.n + [target_moved] * self.n_target, device=self.device)
+        source = self.batch.source if source is None else source
+        return method.run(self.model, arm, source, self.batch.target, at, ids)[0].float()
+
+    def refuse(self, what: str) -> None:
+        raise ModelError(f"{self.kind}: {what}")
+
+    def all(self) -> None:
+        self.apart()
+        self.ids()
+        attention_window(self.model.config)
+        if self.arm.two_frames:
+            self.frames()
+        self.decoding()
+
+    def apart(self) -> None:
+        last, first = self.batch.source.clone(), self.batch.source.clone()
+        last[0, -1], first[0, 0] = self.other(last[0, -1]), self.other(first[0, 0])
+        base, unseen, seen = self.logits(), self.logits(source=last), self.logits(source=first)
+        if not base.isfinite().all():
+            self.refuse("a pass with a mask of source and target gives numbers that are not finite")
+        # Row t predicts token t + 1 and sees t + 2 source tokens: the last one is hidden from those that predict the first n - 2.
+        if not self.arm.interleaved and change(unseen[1 : self.n - 1], base[1 : self.n - 1]) > self.exact:
+            self.refuse("source and target do not stay apart: a row's logits change with a source token that the mask hides from it "
+                        "(layers that mix tokens by a convolution or a recurrence, or a mask that is not read); GPE needs attention in "
+                        "every layer, by the mask that it is given")
+        if change(seen[1:], base[1:]) <= self.exact:
+            self.refuse("a target row's logits do not change with a source token that the mask shows to it")
+
+    def ids(self) -> None:
+        base, apart = self.logits(), self.logits(moved=(0, MOVED))
+        effect = change(apart[1:], base[1:])
+        if self.arm.positions != "none" and effect <= 4 * self.exact:
+            self.refuse("position ids change nothing (positions by ALiBi, or none); GPE counts positions by ids")
+        if not self.grouped:
+            return
+        if change(self.logits(moved=(FAR, FAR))[1:], base[1:]) > self.share * effect + self.exact:
+            self.refuse("its positions are absolute: logits change when all ids move by the same number (a learned or fixed table, "
+                        "or weights between the rotation and the scores); group ids need positions of which only differences count")
+        if not self.whole:
+            try:
+                halfway = self.logits(moved=(0.5, 0.5))
+            except (IndexError, RuntimeError, TypeError):
+                halfway = torch.full_like(base, float("nan"))
+            if change(halfway[1:], base[1:]) > self.share * effect + self.exact:
+                self.refuse("it takes no fractions of a position (a table has none): set phi to a whole number")
+            self.arm, self.plain = replace(self.arm, phi=0.5), replace(self.plain, phi=0.5)
+
+    def decoding(self) -> None:
+        from .decoding import _Streams
+
+        whole = self.logits(self.arm)[1:]
+        effect = change(self.logits(self.arm, moved=(0, MOVED))[1:], whole)
+        allowed = self.share * effect + self.exact
+        boundary = Boundary("ends", torch.ones(self.model.get_input_embeddings().num_embeddings, dtype=torch.bool), -1)
+        stream = _Streams(self.model, self.arm, [self.example], boundary, 1, 64, forced=True, keep_logits=True, project=None).run()[0]
+        self.same(torch.stack(stream.logits)[: self.n_target - 1].to(whole.device), whole, allowed, "a cache in order of arrival")
+        if self.plain.positions == "group" and self.plain.source_sees == "nothing":
+            streams, rows = TwoStreams(self.model, self.plain.phi), []
+            source, target = self.batch.source[0], self.batch.target[0]
+            streams.read(source[:1])
+            for t in range(self.n_target - 1):
+                streams.read(source[t + 1 : t + 2])
+                rows.append(streams.feed(target[t : t + 1])[0].float())
+            self.same(torch.stack(rows), self.logits()[1:], allowed, "the cache of two parts")
+
+    def same(self, step_by_step: Tensor, whole: Tensor, allowed: float, which: str) -> None:
+        finite = step_by_step.isfinite()
+        if change(step_by_step[finite], whole[finite]) > allowed:
+            self.refuse(f"decoding a token at a time out of {which} gives other logits than the pass over the whole sequence")
+
+    def frames(self) -> None:
+        """All source visible: the target's queries look at the source from S + t, as in a batch."""
+        everything = Batch.of([self.example], [None]).to(self.device)
+        at, ids = everything.layout, method.position_ids(self.arm, everything.layout)
+        ours = method.run(self.model, self.arm, everything.source, everything.target, at, ids)[0, 1:].float()
+        tokens = torch.cat([everything.source, everything.target], 1)
+        stock = self.model(input_ids=tokens, use_cache=False).logits[0, self.n : -1].float()
+        unmoved = method.run(self.model, self.plain, everything.source, everything.target, at, ids)[0, 1:].float()
+        if change(ours, stock) > self.share * change(unmoved, stock) + self.exact:
+            self.refuse("position re-encoding with all source visible does not give the stock model's logits: its attention does not "
+                        "go through the function that it was given, or adds something to its scores; every arm but "
+                        "position_reencoding runs on it")
+
+
+def sliding(model: nn.Module) -> int | None:
+    """Columns that sliding layers see, and None for layers of other kinds, too, which `_Measurement` speaks about."""
+    try:
+        return attention_window(model.config)
+    except LayersError:
+        return None
+
+
+def _reach(model: nn.Module) -> Reach:
+    """An unseen token far away must leave the others' logits as they are, up to the id that is asked for."""
+    window, config = sliding(model), model.config.get_text_config(decoder=True)
+    with _passes(model) as subject:
+        return Reach(window, _longest(subject, config))
+
+
+def _longest(model: nn.Module, config) -> int | None:
+    size, device = model.get_input_embeddings().num_embeddings, next(model.parameters()).device
+    tokens, near = (torch.linspace(1, size - 1, 5).long() % size)[None].to(device), torch.arange(5, device=device)
+    mask = method.mask_for(model, torch.ones(5, 5, dtype=torch.bool, device=device).tril()[None, None])
+
+    def logits(ids: Tensor) -> Tensor:
+        return model(input_ids=tokens, attention_mask=mask, position_ids=ids[None], use_cache=False).logits[0, :4].float()
+
+    def steady(last: int) -> bool:
+        base = logits(near)  # frequencies that grew with the length have gone back
+        return change(logits(torch.cat([near[:4], near.new_tensor([last])])), base) <= 16 * rounding(model)
+
+    table = getattr(config, "max_position_embeddings", None)
+    try:
+        logits(near + 0.5)
+    except (IndexError, RuntimeError, TypeError):
+        return table  # it has an end; to ask beyond it would end a process on a GPU
+    named = [table, *_originals(getattr(config, "rope_parameters", None) or {}), *_originals(vars(config))]
+    candidates = sorted({n for n in named if isinstance(n, int) and n > len(near)}, reverse=True)
+    try:
+        if not candidates or steady(4 * candidates[0]):
+            return None
+        return next((n for n in candidates if steady(n - 1)), len(near))
+    finally:
+        logits(near)
+
+
+def _originals(settings: dict) -> list:
+    """Values of "original_max_position_embeddings" in settings that may be kept by kind of layer."""
+    nested = [value for value in settings.values() if isinstance(value, dict)]
+    return [settings.get("original_max_position_embeddings"), *(found for inner in nested for found in _originals(inner))]
