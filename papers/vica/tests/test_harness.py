@@ -102,7 +102,7 @@ def test_the_default_run_has_the_sizes_that_are_written_down():
     small, nothing, raw, timings = (of.SIZES["cpu"] for of in (llava, scratch, patches, speed))
     text = (harness.HERE / "README.md").read_text()
     seeds = [claim["protocol"]["seeds"] for claim in CLAIMS if claim["rung"] == "cpu-small" and "seeds" in claim["protocol"]]
-    assert len(seeds) == 17 and all(tuple(s) == small.seeds == nothing.seeds == raw.seeds for s in seeds)
+    assert len(seeds) == 19 and all(tuple(s) == small.seeds == nothing.seeds == raw.seeds for s in seeds)
     assert f"for {small.steps} steps of {small.rows} rows" in text
     assert f"{sum(nothing.stages):,} steps, layers {{0, 4}}" in text and scratch.LAYERS == (0, 4)
     assert f"that no layer of the tower has mixed, {raw.steps:,} steps)" in text
