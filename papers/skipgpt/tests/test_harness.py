@@ -143,6 +143,18 @@ def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, tmp_pat
         claim["rung"] == "paper-scale" for claim in CLAIMS)
 
 
+def test_a_retain_has_the_error_of_its_scores():
+    """By hand: ratios 0.9 and 1.0; errors 0.01/0.5 and 0.45 * 0.02/0.25 of the first, none of the second."""
+    scores = {"dense": {"a": 0.5, "b": 0.4}, "routers at 0.25": {"a": 0.45, "b": 0.4}}
+    errors = {"dense": {"a": [0.02, 900], "b": [0.0, 100]}, "routers at 0.25": {"a": [0.01, 900], "b": [0.0, 100]}}
+    measured = quantities.paper({"paper": {"8B": scores | {"errors": errors}}})["C3"]
+    close(torch.tensor([measured["value"], measured["stderr"]]), torch.tensor([95.0, 50 * (0.02**2 + 0.036**2) ** 0.5]), 1e-6)
+    assert measured["n_items"] == 1000 and measured["ci95"][0] < 95 < measured["ci95"][1]
+    words = {value: make_record(CLAIMS.find("C3"), CLAIMS.sha256, measured | {"value": value, "ci95": [value - 1, value + 1]},
+                                start_run("test") | {"seconds": 0.0}, seeds=[])["verdict"]["word"] for value in (93.0, 95.2, 97.0)}
+    assert list(words.values()) == ["contradicts", "inconclusive", "matches"]
+
+
 def test_tables_and_pictures_come_from_the_committed_measurements():
     results = committed_measurements("cpu-small") | committed_measurements("real-data")
     text = "\n".join([*tables.scratch(results), *tables.smollm2(results), *tables.real(results)])
