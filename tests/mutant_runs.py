@@ -138,7 +138,7 @@ class Worker:
                             "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
         program = "import json, sys; from tests.mutant_runs import work; work(json.loads(sys.argv[1]))"
         self.process = subprocess.Popen([sys.executable, "-c", program, json.dumps(tests)], cwd=folder, env=env, text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                                        start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, tests: list[str], seconds: float, file: str = "", record: str = "", files: tuple[str, ...] = ()) -> int | None:
         """0, 1 or 2 as in `Loop.child`; None where time ran out. Raises RuntimeError where the worker has ended."""

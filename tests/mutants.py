@@ -65,6 +65,7 @@ class Mutant:
 def mutants(file: str, source: bytes) -> list[Mutant]:
     """All of a file, in its order. Those that do not parse, or that parse to the same, are left out."""
     found, tree = {}, ast.parse(source)
+    whole = ast.dump(tree)
     begins = [0]
     for line in source.splitlines(keepends=True):
         begins.append(begins[-1] + len(line))
@@ -82,7 +83,7 @@ def mutants(file: str, source: bytes) -> list[Mutant]:
             line = source.count(b"\n", 0, start) + 1
             made = Mutant(file, start, end, new, change, line, lines[line - 1].strip())
             try:
-                same = ast.dump(ast.parse(made.source(source))) == ast.dump(tree)
+                same = ast.dump(ast.parse(made.source(source))) == whole
             except SyntaxError:
                 continue
             if not same:
@@ -110,6 +111,8 @@ def _places(tree: ast.Module) -> Iterator[tuple[ast.AST, list[str]]]:
 
 
 def _silent(node: ast.AST) -> bool:
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Call) and _silent(node.value)
     if isinstance(node, ast.Call):
         return getattr(node.func, "id", getattr(node.func, "attr", "")) in SILENT
     if isinstance(node, ast.Assign):

@@ -207,6 +207,8 @@ def test_a_training_sees_only_its_own_numbers():
 class Looks(torch.nn.Module):
     """A model whose attention is where the test puts it: weight(j, i) of target word j on source word i, both from 1."""
 
+    dtype = torch.float32
+
     def __init__(self, examples, weight, prompt=0.0):
         super().__init__()
         self.examples, self.weight, self.prompt = examples, weight, prompt

@@ -278,5 +278,12 @@ def test_paper_scale():
         "C2": retained("7B", "routers at 0.25"), "C2a": retained("13B", "routers at 0.25"), "C3": retained("8B", "routers at 0.25"),
         "C4": retained("8B", "routers at 0.40"), "C6": retained("8B", "joint at 0.25"),
         "C5": 100 * fmean(scores["7B"]["routers + LoRA at 0.25"].values())})
+    errors = {run: {task: [drawn(run, task, "error", high=0.9) / 50, 100 + len(task)] for task in ("piqa", "boolq")} for run in runs[:2]}
+    exact = quantities.paper({"paper": {"7B": scores["7B"] | {"errors": errors}}})["C2"]
+    ours, dense = scores["7B"]["routers at 0.25"], scores["7B"]["dense"]
+    squares = sum((errors[runs[1]][task][0] / dense[task]) ** 2 + (ours[task] / dense[task] ** 2 * errors["dense"][task][0]) ** 2
+                  for task in dense)
+    assert exact["value"] == pytest.approx(retained("7B", "routers at 0.25")) and exact["n_items"] == 209
+    assert exact["stderr"] == pytest.approx(100 * squares**0.5 / 2) and exact["ci95"][0] < exact["value"] < exact["ci95"][1]
     del scores["8B"]["dense"], scores["7B"]["routers + LoRA at 0.25"], scores["13B"]
     assert set(quantities.paper({"paper": scores})) == {"C2"}

@@ -75,12 +75,6 @@ def test_greedy_keeps_one_of_two_that_do_the_same():
     assert steps[1][1] == pytest.approx(selection.divergence(of((0, 1, 2, 3)), of((0, 3))))
 
 
-def test_rank_correlation_by_hand():
-    assert selection.rank_correlation([1, 2, 3], [10, 20, 30]) == pytest.approx(1)
-    assert selection.rank_correlation([3, 2, 1], [10, 20, 30]) == pytest.approx(-1)
-    assert selection.rank_correlation([1, 1, 2], [1, 2, 3]) == pytest.approx(3**0.5 / 2)
-
-
 def test_layers_drawn_by_lot_are_drawn():
     drawn = {baselines.random_layers(8, 2, seed) for seed in range(30)}
     assert len(drawn) > 10 and {k for layers in drawn for k in layers} == set(range(8)) and all(len(set(d)) == 2 for d in drawn)
@@ -188,7 +182,7 @@ def test_the_all_layer_model_is_tuned_kept_and_only_then_looked_into(monkeypatch
         return 0.25
 
     monkeypatch.setattr(llava, "tuned", tuned)
-    for name, value in (("tested", None), ("pairs", None), ("dropped", None), ("blind", None), ("items", None), ("vica", None),
+    for name, value in (("tested", None), ("pairs", None), ("dropped", None), ("items", None), ("vica", None),
                         ("worth", lambda *given: ("single", [3, 5], "steps"))):
         monkeypatch.setattr(llava, name, asked.of(name, value))
     found = llava.all_layers(0, str(tmp_path / "w.safetensors"), "small")
@@ -200,7 +194,7 @@ def test_the_all_layer_model_is_tuned_kept_and_only_then_looked_into(monkeypatch
     order = [name for name, *_ in asked]
     assert order.index("tuned") < min(order.index(name) for name in ("tested", "worth", "pairs", "dropped"))
     assert asked.named("worth") == [((parts, every, SMALL, 2), {})] and asked.named("pairs") == [((parts, every, SMALL), {})]
-    assert asked.named("dropped") == [((parts, every, 0.5, SMALL), {})] and asked.named("blind") == [((6, 2), {})]
+    assert asked.named("dropped") == [((parts, every, 0.5, SMALL), {})] and asked.named("items") == [((SMALL,), {})]
     assert asked.named("tested")[0][0][2:] == (6, 2) and asked.named("vica") == [((parts, every), {})]
     assert (found["leave-one-out"], found["greedy"]) == ("single", {"kept": [3, 5], "steps": "steps"})
 
@@ -344,36 +338,71 @@ def test_patches_are_raw_or_mixed_in_training_and_test_alike(arm, monkeypatch):
     assert found["loss"] == pytest.approx((7.1234 + 9) / 10) and found["curve"] == [9.0, 7.123] and found["items"] == 3
 
 
+LAID_OUT = {"scratch": [0, 4], "scratch/drawn": None, "scratch/text": [], "scratch/short": [0, 4], "scratch/short text": [],
+            "scratch/short dense": "dense"}
+
+
 @pytest.mark.parametrize("arm", scratch.ARMS)
 def test_from_nothing_trains_its_layers_by_the_stand_ins_recipe(arm, monkeypatch):
     import common.standins.llava as recipe
 
-    asked, layers = Asked(), scratch.layers(arm, 3)
-    assert layers == {"scratch": (0, 4), "scratch/drawn": baselines.random_layers(8, 2, 3), "scratch/text": ()}[arm]
+    (job,) = [job for job in scratch.jobs("smoke") if job.name == f"{arm}/seed0"]
+    layers, short = job.arguments["layers"], arm.startswith("scratch/short")
+    wanted = LAID_OUT[arm]
+    assert layers == (None if wanted == "dense" else list(baselines.random_layers(8, 2, 0)) if wanted is None else wanted)
+    assert job.arguments["short"] == short
+    monkeypatch.setitem(scratch.SIZES, "smoke", dataclasses.replace(scratch.SIZES["smoke"], stages=(8, 20)))
+    asked, s = Asked(), scratch.SIZES["smoke"]
     stand, parts = (types.SimpleNamespace(decoder=types.SimpleNamespace(
         set_attn_implementation=lambda name, which=which: asked.append(("attention", (which, name), {})))) for which in ("stand", "ours"))
-    monkeypatch.setattr(recipe, "stand_in", lambda seed: stand if seed == 3 else None)
+    monkeypatch.setattr(recipe, "stand_in", lambda seed: stand if seed == 0 else None)
     monkeypatch.setattr(recipe, "train", asked.of("train", lambda *given, **how: ("model", list(range(120)))))
     monkeypatch.setattr(scratch, "parts_of", lambda model: parts if model == "model" else None)
     monkeypatch.setattr(scratch, "questions", lambda *given: [[1, 2], [3]])
     for name in ("tested", "dense", "vica", "blind"):
         monkeypatch.setattr(scratch, name, asked.of(name))
-    found, s = scratch.scratch(3, list(layers), "smoke"), scratch.SIZES["smoke"]
+    found = scratch.scratch(**job.arguments)
     (given, how), = asked.named("train")
     seed, name, training, *stages = given
-    assert (seed, tuple(stages), how["progress"]) == (3, s.stages, False) and name == "vica-" + ("-".join(map(str, layers)) or "text")
+    assert (seed, stages, how["progress"]) == (0, [2, 5] if short else [8, 20], False) and name.endswith("-short") == short
     assert str(Path(method.__file__)) in how["sources"] and issubclass(training, recipe.LlavaTraining)
     called = []
     monkeypatch.setattr(method, "hidden_states", lambda *given: called.append(given) or "hidden")
-    own = types.SimpleNamespace(decoder=types.SimpleNamespace(get_input_embeddings=lambda: lambda ids: ("embedded", ids)))
-    layout = types.SimpleNamespace(ids="ids")
-    assert training.hidden(own, layout, "visual") == "hidden"
-    assert called == [(own.decoder, method.ViCAConfig(layers), ("embedded", "ids"), layout, "visual")]
+    monkeypatch.setattr(recipe.LlavaTraining, "hidden", lambda self, *given: ("dense", *given))
+    own, layout = object.__new__(training), types.SimpleNamespace(ids="ids")
+    own.__dict__["decoder"] = types.SimpleNamespace(get_input_embeddings=lambda: lambda ids: ("embedded", ids))
+    if layers is None:
+        assert training.hidden(own, layout, "visual") == ("dense", layout, "visual") and not called
+    else:
+        assert training.hidden(own, layout, "visual") == "hidden"
+        assert called == [(own.__dict__["decoder"], method.ViCAConfig(tuple(layers)), ("embedded", "ids"), layout, "visual")]
     ours, dense = (given for given, _ in asked.named("tested"))
     assert ours[0] is parts and dense[0] is stand and ours[2:] == dense[2:] == (s.test, s.easy)
-    assert asked.named("vica") == [((parts, layers), {})] and asked.named("dense") == [((stand,), {})]
+    assert asked.named("vica") == ([] if layers is None else [((parts, tuple(layers)), {})])
+    assert asked.named("dense") == ([((parts,), {})] if layers is None else []) + [((stand,), {})]
     assert found["curve"] == [0, 50, 100] and found["items"] == 3 and asked.named("blind") == [((s.test, s.easy), {})]
-    assert found["test"] != found["dense"] and dataclasses.asdict(s)["stages"] == s.stages
+    assert found["layers"] == layers and found["test"] == "tested 5" or found["test"] != found["dense"]
+
+
+def test_drawn_pairs_are_tuned_like_chosen_ones_and_each_set_once(monkeypatch):
+    from ..experiments import draws
+
+    asked = Asked()
+    monkeypatch.setattr(draws, "SIZES", llava.SIZES)
+    monkeypatch.setattr(draws, "tuned", asked.of("tuned", lambda *given: 0.5))
+    monkeypatch.setattr(draws, "worth", asked.of("worth", lambda *given: ({str(k): float(k) for k in range(8)}, [6, 7], [])))
+    monkeypatch.setattr(draws, "items", lambda s: {"all": 9})
+    for name in ("tested", "dense", "vica", "blind"):
+        monkeypatch.setattr(draws, name, asked.of(name))
+    found = draws.draws(0, "small")
+    sets = {arm: tuple(of["layers"]) for arm, of in found["arms"].items()}
+    assert sets["top"] == sets["greedy"] == (6, 7) and [arm for arm in sets if arm.startswith("drawn")] == ["drawn 0", "drawn 1", "drawn 2"]
+    trained = [given[1] for given, _ in asked.named("tuned")]
+    assert trained[0] == tuple(range(8)) and trained[-1] is None and sorted(trained[1:-1]) == sorted(set(sets.values()))
+    assert len({id(given[0]) for given, _ in asked.named("tuned")}) == len(trained), "each from a stand-in of its own"
+    assert all(given[2:] == (0, SMALL) for given, _ in asked.named("tuned")) and all(g[2:] == (6, 2) for g, _ in asked.named("tested"))
+    assert [given[1:] for given, _ in asked.named("worth")] == [(tuple(range(8)), SMALL, llava.K)]
+    assert len({sets[f"drawn {i}"] for i in range(3)}) == 3 and (found["items"], found["dense"]["layers"]) == (9, None)
 
 
 # -- who scores --------------------------------------------------------------------------------------------
