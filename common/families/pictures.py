@@ -119,7 +119,7 @@ def with_pictures(model: PreTrainedModel, ids: torch.Tensor, before: int = 2) ->
     assert kind.pixels is not None
     pixels = kind.pixels(len(ids), model.dtype)
     with torch.no_grad():
-        features: Any = model.get_image_features(**pixels)  # type: ignore[operator]
+        features: Any = model.get_image_features(**pixels)
     features = getattr(features, "pooler_output", features)
     rows = sum(part.shape[:-1].numel() for part in ([features] if isinstance(features, torch.Tensor) else features))
     places = ids.new_full((len(ids), rows // len(ids)), IMAGE)

@@ -295,8 +295,9 @@ def test_padding_is_told_from_lengths_and_not_from_an_id(model, tokenizer):
     lm = language._harness_model(model, tokenizer, 4)
     asked = [([5, 6], [7]), ([5, 6], [7, 0, 0]), ([0, 0], [9, 0]), ([5, 6, 8, 9], [3, 4, 0, 2])]
     masks = []
-    model.register_forward_pre_hook(lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True)
+    hook = model.register_forward_pre_hook(lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True)
     found = lm._loglikelihood_tokens([(("", str(i)), *pair) for i, pair in enumerate(asked)], disable_tqdm=True)
+    hook.remove()
     assert sorted(mask for batch in masks for mask in batch.sum(1).tolist()) == sorted(len(a) + len(b) - 1 for a, b in asked)
     for (context, answer), (score, greedy) in zip(asked, found, strict=True):
         with torch.no_grad():
