@@ -38,7 +38,7 @@ def test_a_run_from_problems_to_scores(arm, monkeypatch):
     monkeypatch.setitem(sums_experiment.SIZES, "small", sums_experiment.Size(**small))
     monkeypatch.setattr(sums_experiment, "auc", lambda values, positive: float(len(values) == len(positive)))  # nothing redundant is said
     found = json.loads(json.dumps(sums_experiment.run(0, arm, "small")))
-    assert len(found["history"]) == 2 and found["test"]["problems"] == 4 and ("divergence" in found) == (arm != "fixed data")
+    assert len(found["history"]) == 2 and found["test"]["problems"] == 4 and ("divergence" in found) == arm.startswith("opsft")
 
 
 def test_the_asked_experiment_measures_its_claims_from_what_is_committed():
@@ -56,7 +56,10 @@ def test_jobs_tables_and_pictures(tmp_path):
         inspect.signature(getattr(importlib.import_module(where), name)).bind(**job.arguments)
     assert {job.name for job in jobs} == set(results())
     text = "\n".join(tables.sums(results()))
-    assert "as it was taught" in text and "off-policy" in text and "' Wait' 2.00" in text
+    assert "the model as it was" in text and "off-policy" in text and "' Wait' 2.00" in text
+    older = {name: found for name, found in results().items() if "grpo" not in name}
+    assert "GRPO" not in "\n".join(tables.sums(older)) and len(list(tables.sums(older))) == len(list(tables.sums(results()))) - 2
+    assert pictures.sums(older, "cpu", tmp_path)
     assert [p.name for p in pictures.sums(results(), "cpu", tmp_path)] == ["sums.svg"]
 
 
