@@ -198,9 +198,9 @@ def predictors(arm: Arm, layout: Layout) -> Tensor:
 # -- the model, run over a whole sequence ------------------------------------------------------------------
 def check_model(model: nn.Module, arm: Arm) -> None:
     """Raises ModelError naming the property for which `model` cannot run this arm: measured on eight tokens, once (probe.py)."""
-    from .probe import check
+    from .probe import Paper, check
 
-    check(model, arm)
+    check(model, arm, Paper(run, position_ids, attention_mask, Layout))
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,24 +15,20 @@ with the length, a table of positions) is measured as well, and held against eac
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import ModelError
+from common.masks import for_attention
 from common.probe import change, in_use, measurable, once, rounding
 from common.streaming.caches import LayersError, attention_window
 from common.streaming.two_streams import TwoStreams
-from common.streaming.units import Example
-from common.streaming.words import Boundary
 
-from . import method
-from .method import Arm
-from .reencoding import TWO_FRAMES, own_attention
-from .segments import Batch
+from .reencoding import TWO_FRAMES, in_two_frames, own_attention, turns_of
 
 GROUPS = ("group", "no_source", "no_target", "none", "reencoded")  # positions that need ids of which only differences count
 MOVED, FAR = 5, 7  # positions
@@ -46,7 +42,16 @@ class Reach(NamedTuple):
     longest: int | None
 
 
-def check(model: nn.Module, arm: Arm) -> None:
+class Paper(NamedTuple):
+    """What is measured: functions of method.py, which knows this file and not the other way round."""
+
+    run: Callable[..., Tensor]
+    position_ids: Callable[..., Tensor]
+    attention_mask: Callable[..., Tensor]
+    layout: Callable[..., Any]
+
+
+def check(model: nn.Module, arm: Any, paper: Paper) -> None:
     """Raises ModelError naming the property that the model lacks for this arm."""
     kind, config = type(model).__name__, model.config.get_text_config(decoder=True)
     attention = config._attn_implementation
@@ -54,7 +59,7 @@ def check(model: nn.Module, arm: Arm) -> None:
         raise ModelError(f"{kind} uses attention {attention!r}, which takes no mask of source and target: load it with "
                          "attn_implementation sdpa or eager")
     whole = float(arm.phi).is_integer()
-    once(model, (arm.positions, arm.source_sees, whole), lambda m: _measure(m, arm, whole))
+    once(model, (arm.positions, arm.source_sees, whole), lambda m: _measure(m, arm, whole, paper))
 
 
 def reach(model: nn.Module) -> Reach:
@@ -89,9 +94,9 @@ def _passes(model: nn.Module) -> Iterator[nn.Module]:
                          f"{type(error).__name__} ({first[:160]}); GPE needs a decoder that takes all three") from error
 
 
-def _measure(model: nn.Module, arm: Arm, whole: bool) -> None:
+def _measure(model: nn.Module, arm: Any, whole: bool, paper: Paper) -> None:
     with _passes(model) as subject:
-        _Measurement(subject, type(model).__name__, arm, whole).all()
+        _Measurement(subject, type(model).__name__, arm, whole, paper).all()
 
 
 class _Measurement:
@@ -100,32 +105,37 @@ class _Measurement:
     Three and two where sliding layers see less.
     """
 
-    def __init__(self, model: nn.Module, kind: str, arm: Arm, whole: bool):
-        self.model, self.kind, self.whole = model, kind, whole
-        self.arm = arm if not arm.refresh else Arm("contiguous")
+    def __init__(self, model: nn.Module, kind: str, arm: Any, whole: bool, paper: Paper):
+        self.model, self.kind, self.whole, self.paper = model, kind, whole, paper
+        self.arm = replace(arm, refresh=False)  # an arm that encodes the target anew is a batch at every moment
         self.grouped = arm.positions in GROUPS
         if self.grouped:
             self.arm = replace(arm, phi=0.0)
+        self.plain = replace(self.arm, positions="group") if self.arm.two_frames else self.arm
         size = model.get_input_embeddings().num_embeddings
         self.n, self.n_target = (3, 2) if (sliding(model) or 8) < 8 else (4, 4)
-        tokens = [[int(token)] for token in torch.linspace(1, size - 1, self.n + self.n_target).long() % size]
-        self.example = Example.of_units(tokens[: self.n], tokens[self.n :])
         self.device = next(model.parameters()).device
-        self.batch = Batch.of([self.example], [1]).to(self.device)
+        tokens = (torch.linspace(1, size - 1, self.n + self.n_target).long() % size)[None].to(self.device)
+        self.source, self.target = tokens[:, : self.n], tokens[:, self.n :]
         self.other = lambda token: (token + 1) % size
+        rows = torch.arange(self.n_target, device=self.device)[None]
+        self.layout = self.laid_out((rows + 2).clamp(max=self.n), (rows + 1).clamp(2, self.n))
         single = model.dtype in (torch.float32, torch.float64)
         self.share, self.exact = (0.02 if single else 0.5), 16 * rounding(model)
-        self.plain = self.arm if not self.arm.two_frames else Arm("group", phi=self.arm.phi)
 
-    def logits(self, arm: Arm | None = None, source: Tensor | None = None, moved: tuple[float, float] = (0, 0)) -> Tensor:
-        """(4, V): what predicts each target token, with other source tokens, or ids moved in source and target."""
-        arm, at = arm or self.plain, self.batch.layout
-        ids = method.position_ids(arm, at)
+    def laid_out(self, visible: Tensor, written: Tensor) -> Any:
+        lengths = (torch.tensor([n], device=self.device) for n in (self.n, self.n_target))
+        return self.paper.layout(visible, written, *lengths, self.n)
+
+    def logits(self, arm: Any = None, source: Tensor | None = None, moved: tuple[float, float] = (0, 0)) -> Tensor:
+        """(T, V): what predicts each target token, with other source tokens, or ids moved in source and target."""
+        arm = arm or self.plain
+        ids = self.paper.position_ids(arm, self.layout)
         if any(moved):
             source_moved, target_moved = moved
             ids = ids + torch.tensor([source_moved] * self.n + [target_moved] * self.n_target, device=self.device)
-        source = self.batch.source if source is None else source
-        return method.run(self.model, arm, source, self.batch.target, at, ids)[0].float()
+        source = self.source if source is None else source
+        return self.paper.run(self.model, arm, source, self.target, self.layout, ids)[0].float()
 
     def refuse(self, what: str) -> None:
         raise ModelError(f"{self.kind}: {what}")
@@ -139,7 +149,7 @@ class _Measurement:
         self.decoding()
 
     def apart(self) -> None:
-        last, first = self.batch.source.clone(), self.batch.source.clone()
+        last, first = self.source.clone(), self.source.clone()
         last[0, -1], first[0, 0] = self.other(last[0, -1]), self.other(first[0, 0])
         base, unseen, seen = self.logits(), self.logits(source=last), self.logits(source=first)
         if not base.isfinite().all():
@@ -172,22 +182,41 @@ class _Measurement:
             self.arm, self.plain = replace(self.arm, phi=0.5), replace(self.plain, phi=0.5)
 
     def decoding(self) -> None:
-        from .decoding import _Streams
-
         whole = self.logits(self.arm)[1:]
         effect = change(self.logits(self.arm, moved=(0, MOVED))[1:], whole)
         allowed = self.share * effect + self.exact
-        boundary = Boundary("ends", torch.ones(self.model.get_input_embeddings().num_embeddings, dtype=torch.bool), -1)
-        stream = _Streams(self.model, self.arm, [self.example], boundary, 1, 64, forced=True, keep_logits=True, project=None).run()[0]
-        self.same(torch.stack(stream.logits)[: self.n_target - 1].to(whole.device), whole, allowed, "a cache in order of arrival")
+        with in_two_frames(self.model) if self.arm.two_frames else contextlib.nullcontext():
+            self.same(self.one_by_one(), whole, allowed, "a cache in order of arrival")
         if self.plain.positions == "group" and self.plain.source_sees == "nothing":
             streams, rows = TwoStreams(self.model, self.plain.phi), []
-            source, target = self.batch.source[0], self.batch.target[0]
-            streams.read(source[:1])
+            streams.read(self.source[0, :1])
             for t in range(self.n_target - 1):
-                streams.read(source[t + 1 : t + 2])
-                rows.append(streams.feed(target[t : t + 1])[0].float())
+                if streams.source_length < int(self.layout.visible[0, t]):
+                    streams.read(self.source[0, t + 1 : t + 2])
+                rows.append(streams.feed(self.target[0, t : t + 1])[0].float())
             self.same(torch.stack(rows), self.logits()[1:], allowed, "the cache of two parts")
+
+    def one_by_one(self) -> Tensor:
+        """(T - 1, V): every token a pass of its own, by embeddings, as soon as what it sees is there."""
+        from transformers import DynamicCache
+
+        ids, mask = self.paper.position_ids(self.arm, self.layout)[0], self.paper.attention_mask(self.arm, self.layout)[0, 0]
+        read = (self.layout.written if self.arm.interleaved else self.layout.visible)[0].tolist()
+        order = sorted(range(self.n + self.n_target), key=lambda i: (i, 0) if i < self.n else (read[i - self.n] - 0.5, i))
+        embedded = self.model.get_input_embeddings()(torch.cat([self.source, self.target], 1))
+        turns, cache, rows, seen = turns_of(self.model) if self.arm.two_frames else [], DynamicCache(), {}, []
+        for i in order:
+            seen.append(i)
+            sees, more = mask[i, seen][None, None, None], {}
+            if self.arm.two_frames:
+                shift = self.layout.visible[:, i - self.n : i - self.n + 1] if i >= self.n else self.layout.visible.new_zeros(1, 1)
+                more = dict(frame_shift=shift, frame_source=torch.tensor(seen, device=self.device) < self.n, frame_turns=turns)
+            else:
+                sees = for_attention(sees, self.model.config.get_text_config(decoder=True)._attn_implementation, self.model.dtype)
+            rows[i] = self.model(inputs_embeds=embedded[:, i : i + 1], attention_mask=sees, position_ids=ids[None, i : i + 1],
+                                 past_key_values=cache, use_cache=True, **more).logits[0, -1].float()
+        before = {i: order[at - 1] if self.arm.interleaved else i - 1 for at, i in enumerate(order)}
+        return torch.stack([rows[before[self.n + t]] for t in range(1, self.n_target)])
 
     def same(self, step_by_step: Tensor, whole: Tensor, allowed: float, which: str) -> None:
         finite = step_by_step.isfinite()
@@ -196,12 +225,15 @@ class _Measurement:
 
     def frames(self) -> None:
         """All source visible: the target's queries look at the source from S + t, as in a batch."""
-        everything = Batch.of([self.example], [None]).to(self.device)
-        at, ids = everything.layout, method.position_ids(self.arm, everything.layout)
-        ours = method.run(self.model, self.arm, everything.source, everything.target, at, ids)[0, 1:].float()
-        tokens = torch.cat([everything.source, everything.target], 1)
+        everything = self.laid_out(*[torch.full_like(self.target, self.n)] * 2)
+        ids = self.paper.position_ids(self.arm, everything)
+
+        def in_batch(arm: Any) -> Tensor:
+            return self.paper.run(self.model, arm, self.source, self.target, everything, ids)[0, 1:].float()
+
+        tokens = torch.cat([self.source, self.target], 1)
         stock = self.model(input_ids=tokens, use_cache=False).logits[0, self.n : -1].float()
-        unmoved = method.run(self.model, self.plain, everything.source, everything.target, at, ids)[0, 1:].float()
+        ours, unmoved = in_batch(self.arm), in_batch(self.plain)
         if change(ours, stock) > self.share * change(unmoved, stock) + self.exact:
             self.refuse("position re-encoding with all source visible does not give the stock model's logits: its attention does not "
                         "go through the function that it was given, or adds something to its scores; every arm but "
@@ -218,15 +250,15 @@ def sliding(model: nn.Module) -> int | None:
 
 def _reach(model: nn.Module) -> Reach:
     """An unseen token far away must leave the others' logits as they are, up to the id that is asked for."""
-    window, config = sliding(model), model.config.get_text_config(decoder=True)
+    window = sliding(model)
     with _passes(model) as subject:
-        return Reach(window, _longest(subject, config))
+        return Reach(window, _longest(subject, subject.config.get_text_config(decoder=True)))
 
 
 def _longest(model: nn.Module, config) -> int | None:
     size, device = model.get_input_embeddings().num_embeddings, next(model.parameters()).device
     tokens, near = (torch.linspace(1, size - 1, 5).long() % size)[None].to(device), torch.arange(5, device=device)
-    mask = method.mask_for(model, torch.ones(5, 5, dtype=torch.bool, device=device).tril()[None, None])
+    mask = for_attention(torch.ones(5, 5, dtype=torch.bool, device=device).tril()[None, None], config._attn_implementation, model.dtype)
 
     def logits(ids: Tensor) -> Tensor:
         return model(input_ids=tokens, attention_mask=mask, position_ids=ids[None], use_cache=False).logits[0, :4].float()

@@ -252,7 +252,8 @@ def speech(results: dict, size: str = "cpu") -> dict[str, dict]:
         "C7a": say(largest(offsets[1:], first, ks)) | {
             "sensitivity": say(largest([by_arrival], first, ks)), "ceiling": {"values": worst, "best": PERFECT["WER"]},
             "baselines": {f"WER at phi {phi}, k {k}": fmean(at(arm, k)) for phi, arm in zip(PHIS, offsets) for k in ks}
-            | {f"last loss at phi {phi}, worst seed": max(results[f"speech/phi {phi}/seed{seed}"]["loss"] for seed in seeds) for phi in PHIS}},
+            | {f"last loss at phi {phi}, worst seed": max(results[f"speech/phi {phi}/seed{seed}"]["loss"] for seed in seeds)
+               for phi in PHIS}},
         "C7b": say(less(at(first, ks[0]), at(first, ks[-1]))) | {"placebo": say(less(at(first, ks[-1]), whole)), "baselines": {
             **{f"WER at k {k}": fmean(at(first, k)) for k in ks}, "WER in batch mode": fmean(whole)}},
     }
