@@ -246,6 +246,21 @@ def test_steps_that_never_come_count_as_the_last_one():
     assert quantities._steps_saved({"grpo": [[0, 0.9, 1.0]], "trained": [[0, 0.5, 60.0]]})["value"] == 0.0
 
 
+def test_a_claim_is_called_by_its_own_name_where_it_has_no_number(found, monkeypatch):
+    called = []
+    monkeypatch.setattr(quantities, "claim", lambda seeds, name, *more, **how: called.append(name) or {})
+    named = [name for name in quantities.chains(found) if name != "C5c"]
+    assert called == named and len(named) > 15
+    called.clear()
+    sums = {f"sums/{arm}/seed{seed}": result(arm, seed, 96) for arm in ("base", "opsft", "fixed data") for seed in SEEDS}
+    named = list(quantities.sums(sums))
+    assert called == named
+
+
+def test_what_never_becomes_brief_counts_as_the_last_probe():
+    assert quantities.updates_needed([[0, 0.8, 60.0], [5, 0.9, 50.0], [10, 0.7, 20.0], [40, 0.7, 10.0]]) == 40
+
+
 def test_an_error_names_the_claim_that_has_no_number():
     from common.errors import RecordError
 
