@@ -198,6 +198,7 @@ def test_speech():
     found = {f"speech/{name}/seed{seed}": {way: {k: {"wer": drawn(name, seed, way, k, high=30.0), "words": int(drawn(
         name, seed, way, k, "words", low=500, high=2000))} for k in (*ks, "batch")} for way in ("stream", "batch")} | {
             "loss": drawn(name, seed, "loss")} for name in names for seed in SEEDS}
+    found[f"speech/phi {speech.PHIS[1]}/seed1"]["stream"][ks[1]]["wer"] = 99.0  # the offset that differs most is neither first nor last
     measured = quantities.speech(found)
 
     def w(name, k, way="stream"):
@@ -222,12 +223,12 @@ def timed():
     modes = ("group", "kv", "again", "interleaved")
     return {"shortest": "20 words", "longest": "60 words", "cases": {f"{words} words": {
         "words": words, "load_average": drawn(words, "load"), "flops_ratio": words / 10, "modes": {mode: {"seconds": [
-            [drawn(words, mode, process, r) for r in range(2)] for process in range(5)]} for mode in modes}} for words in (20, 40, 60)}}
+            [drawn(words, mode, process, r) for r in range(2)] for process in range(9)]} for mode in modes}} for words in (20, 40, 60)}}
 
 
-@pytest.mark.parametrize("claim, read", [("C15a", quantities.speed), ("C15", quantities.gpu)])
+@pytest.mark.parametrize("claim, read", [("C15a", "speed"), ("C15", "gpu")])
 def test_times_grow(claim, read):
-    found = timed()
+    found, read = timed(), getattr(quantities, read)
     measured = read({"speed": found, "gpu": found})[claim]
 
     def ratio(words, mode):
@@ -238,9 +239,9 @@ def test_times_grow(claim, read):
          shown={f"{mode}, {words} words": ratio(words, mode) for words in (20, 60) for mode in ("group", "kv", "again", "interleaved")})
     ratios = sorted(ratio(60, "kv"))
     assert measured["timing"] == {
-        "processes": 5, "rounds": 2, "estimator": measured["timing"]["estimator"], "words": 60,
+        "processes": 9, "rounds": 2, "estimator": measured["timing"]["estimator"], "words": 60,
         "load_average": found["cases"]["60 words"]["load_average"],
-        "iqr_relative": pytest.approx((ratios[3] - ratios[1]) / ratios[2], rel=1e-12)}
+        "iqr_relative": pytest.approx((ratios[6] - ratios[2]) / ratios[4], rel=1e-12)}
     assert measured["stderr_kind"] == measured["placebo"]["stderr_kind"] == "across-processes"
     if claim == "C15a":
         share = [[(x - 1) / (6.0 - 1) for x in ratio(60, mode)] for mode in ("kv", "again")]

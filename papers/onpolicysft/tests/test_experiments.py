@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from common.reasoning.rollouts import Rollout
+from common.reasoning.sums import SPLITS, TASK
 
 from .. import baselines, method, module
 from ..data import Chains
 from ..experiments import chains as small
 from ..experiments import sums
-from ..sums import SEEDS, TASK
 
 SIZE = small.Size(seeds=(0,), problems=6, updates=2, prompts=2, rollouts=4, every=1, probe=2, test=3, samples=2, compared=2, job_seconds=1)
 KIND = {"best of n": "shortest", "by lot": "lot", "grpo": "all", "grpo, length": "all"}  # of what is kept; else what is right
@@ -39,7 +39,7 @@ def watched(monkeypatch):
         update = training.update
 
         def one(problems, rollouts, correct):
-            seen.trained_on += [p.prompt for p in problems]
+            seen.trained_on += [tuple(p.prompt) for p in problems]
             return update(problems, rollouts, [i % 3 != 2 for i in range(len(correct))])  # some right, some wrong, in every group
 
         def rollout_model(of=training.rollout_model):
@@ -62,7 +62,7 @@ def watched(monkeypatch):
         monkeypatch.setattr(owner, name, call)
 
     def answers(model, data, problems, n, cap, seed, **options):
-        seen.asked.append((model, [p.prompt for p in problems], n, cap, seed))
+        seen.asked.append((model, [tuple(p.prompt) for p in problems], n, cap, seed))
         return [Rollout(i // n, (3, 4, 5)[: 1 + i % 3], True) for i in range(n * len(problems))]
 
     monkeypatch.setattr(small, "fit", watched_fit)
@@ -90,7 +90,7 @@ def test_an_arm_is_trained_as_it_is_called_and_scored_on_other_problems_at_the_s
     assert set(watched.grpo) <= {0.04} and set(watched.sft) <= {"seq" if arm == "seq" else config.length_norm}
     moved = not same(fit.before, fit.after)
     assert moved, "weights that did not move"
-    assert config.lr == 5e-4 and training.done + training.skipped >= SIZE.updates
+    assert config.lr == small.settings("cpu", arm)["lr"] >= 1e-4 and training.done + training.skipped >= SIZE.updates
     # what its responses come from: the weights that learn, or for fixed data those of the start
     first, *_, last = watched.sampled
     from_start = same(first, fit.before), same(last, fit.before)
@@ -103,7 +103,7 @@ def test_an_arm_is_trained_as_it_is_called_and_scored_on_other_problems_at_the_s
     usual = method.OnPolicySFTConfig(**small.settings("small"))
     differs = {name for name, value in vars(config).items() if value != getattr(usual, name)}
     assert differs == {"T 0.6": {"temperature"}, "T 1.5": {"temperature"}, "seq": {"length_norm"}, "L 24": {"max_new_tokens"},
-                       "grpo, length": {"max_new_tokens"}, "G 4, as many": {"prompts_per_step"}}.get(arm, set())
+                       "grpo, length": {"max_new_tokens"}, "G 4, as many": {"prompts_per_step"}, "best of n": {"lr"}}.get(arm, set())
     assert config.temperature == {"T 0.6": 0.6, "T 1.5": 1.5}.get(arm, 1.0)
     assert config.max_new_tokens == {"L 24": 24, "grpo, length": small.CAP}.get(arm, 40)
     # problems: training, probe and test have nothing in common; again's are others still
@@ -151,6 +151,27 @@ def test_no_test_or_validation_problem_of_the_default_run_is_a_training_problem(
     held = {"test": cpu.test, "val": cpu.probe}
     shared = {split: sum(data.problem(i, split).prompt in trained for i in range(n)) for split, n in held.items()}
     assert shared == {"test": 0, "val": 0}
+
+
+def test_rates_are_chosen_on_validation_problems_alone(watched, monkeypatch):
+    """Each method at each rate, from the first stand-in; what a rate gives is points gained and % of tokens saved, added up."""
+    from ..experiments import rates
+
+    found = rates.rate(0, "best of n", 3e-4, "small")
+    data = Chains(1)
+    held = [tuple(data.problem(i, "val").prompt) for i in range(SIZE.probe)]
+    assert [(prompts, cap) for _, prompts, _, cap, _ in watched.asked] == [(held, small.CAP)] and watched.fits[0].training.config.lr == 3e-4
+    assert (found["avg"], found["tokens"]) == (0.5, 3.5) and {"shortest"} <= set(watched.kept)
+    start = rates.base(0, "small")
+    assert watched.asked[-1][1] == held and len(watched.fits) == 1 and start == {"avg": 0.5, "tokens": 3.5}
+    listed = rates.jobs("smoke")
+    assert {(job.arguments["arm"], job.arguments["lr"]) for job in listed[1:]} == {(arm, lr) for arm in rates.SWEPT for lr in rates.RATES}
+    results = {job.name: {"avg": 0.5 + 0.01 * i, "tokens": 30.0 + i} for i, job in enumerate(listed)}
+    for arm in rates.SWEPT:
+        gains = {lr: 100 * (of["avg"] - 0.5) + 100 * (30.0 - of["tokens"]) / 30.0
+                 for lr in rates.RATES for of in [results[f"rates/{arm}, {lr:g}/seed0"]]}
+        assert {lr: rates.gain(results, arm, lr) for lr in rates.RATES} == pytest.approx(gains)
+        assert rates.best(results, arm) == max(gains, key=gains.get)
 
 
 def test_budgets_by_hand(monkeypatch):
@@ -207,8 +228,8 @@ def test_divergence_is_of_the_first_from_the_trained_at_the_response_by_hand(mon
 # -- the real small model ----------------------------------------------------------------------------------
 def test_problems_of_sums_come_from_four_ranges_that_do_not_meet():
     longest = max(sums.SIZES[size].updates * sums.SIZES[size].prompts for size in sums.SIZES)
-    starts = sorted(SEEDS.values())
-    assert set(SEEDS) == {"train", "val", "test", "taught"} and all(b - a > 10 * longest for a, b in zip(starts, starts[1:])) and TASK
+    starts = sorted(SPLITS.values())
+    assert {"train", "val", "test"} < set(SPLITS) and all(b - a > 10 * longest for a, b in zip(starts, starts[1:])) and TASK
 
 
 @pytest.mark.parametrize("arm", sums.ARMS)
@@ -243,14 +264,15 @@ def test_sums_train_as_named_on_training_problems_and_answer_test_problems(arm, 
     monkeypatch.setitem(sums.SIZES, "smoke", how)
     result = sums.run(5, arm, "smoke")
     (_, dtype), (_, training, data, options), (_, model, precision, size, seed), *rest = seen
-    assert type(training).__name__ == {"fixed data": "FixedData"}.get(arm, "OnPolicySFT") and dtype == "float32"
-    assert training.config.lr == {"opsft, 1e-5": 1e-5}.get(arm, sums.ARMS[arm][1]) > 0 and training.seed == 5
+    kind = {"opsft": "OnPolicySFT", "fixed data": "FixedData", "grpo": "GRPO"}[arm.partition(",")[0]]
+    assert type(training).__name__ == kind and dtype == "float32"
+    assert training.config.lr == (1e-5 if "1e-5" in arm else 5e-5) and training.seed == 5
     assert (data.count, data.seed, options["limit_train_batches"]) == (6, 5, 2)
     assert training.given == (models[0], "words", {"name": "taught"})
     assert (training.config.prompts_per_step, training.config.rollouts_per_prompt) == (3, how.rollouts)
     assert training.config.max_new_tokens == sums.LIMIT and training.cap == how.cap, "scored at the training's limit"
     assert (model is models[0], precision, size, seed, result["test"]) == (True, torch.bfloat16, "smoke", 5, "scores")
-    if arm == "fixed data":
+    if kind != "OnPolicySFT":
         assert not rest and "divergence" not in result
     else:
         (_, dtype), (_, first, brief, _, problems, cap, seed) = rest

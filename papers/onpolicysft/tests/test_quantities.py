@@ -197,21 +197,68 @@ def test_memory_is_the_largest_peak_of_each():
     assert measured["value"] == pytest.approx(40) and measured["baselines"] == {"opsft, GiB": 3.0, "grpo, GiB": 5.0}
 
 
+def trained(size, *arms):
+    """{arm: its mean over the benchmarks}, every number another one."""
+    return {arm: {key: drawn(size, arm, key) for key in ("avg", "tokens", "efficiency", "normalised_length_std")}
+            | {"by_benchmark": {name: drawn(size, arm, name) for name in ("math500", "aime24")}} for arm in arms} | {"curves": {}}
+
+
 def test_paper_scale():
-    found = {size: {which: {key: drawn(size, which, key) for key in ("avg", "tokens", "efficiency")} for which in ("base", "trained")}
-             for size in ("1.5b", "7b")}
+    found = {size: trained(size, "base", "trained") for size in ("1.5b", "7b")}
     measured = quantities.paper({"paper": found})
-    assert set(measured) == {"C1", "C1b", "C2", "C3"}
-    for claim, size in (("C1", "1.5b"), ("C3", "7b")):
-        before, after = (found[size][which]["tokens"] for which in ("base", "trained"))
-        assert measured[claim]["value"] == pytest.approx(100 * (1 - after / before))
-        assert measured[claim]["baselines"] == {f"{which}, {key}": found[size][which][key] for which in ("base", "trained")
-                                                for key in ("avg", "tokens")}
+    assert set(measured) == {"C1", "C1b", "C2", "C3", "C3b"}
+    for shorter, gained, size in (("C1", "C1b", "1.5b"), ("C3", "C3b", "7b")):
+        before, after = (found[size][which] for which in ("base", "trained"))
+        assert measured[shorter]["value"] == pytest.approx(100 * (1 - after["tokens"] / before["tokens"]))
+        assert measured[gained]["value"] == pytest.approx(100 * (after["avg"] - before["avg"]))
+        sides = {f"{which}, {key}": found[size][which][key] for which in ("base", "trained") for key in ("avg", "tokens")}
+        assert measured[shorter]["baselines"] == measured[gained]["baselines"] == sides
     small_one = found["1.5b"]
-    assert measured["C1b"]["value"] == pytest.approx(100 * (small_one["trained"]["avg"] - small_one["base"]["avg"]))
-    assert measured["C1b"]["baselines"] == measured["C1"]["baselines"]
     assert measured["C2"]["value"] == small_one["trained"]["efficiency"]
     assert measured["C2"]["baselines"] == {"base": small_one["base"]["efficiency"]}
+
+
+def test_paper_scale_against_others():
+    rivals, temperatures = [f"rival {i}" for i in range(10)], ("T0.3", "T0.6", "T1.2", "T1.5")
+    one = trained("1.5b", "base", "trained", "grpo", *rivals, *temperatures)
+    one["curves"] = {"grpo": [[0, 0.5, 100.0], [40, 0.6, 50.0], [80, 0.7, 60.0]],  # most accurate per token at 40
+                     "trained": [[0, 0.5, 100.0], [10, 0.6, 55.0], [20, 0.55, 40.0], [30, 0.6, 50.0], [90, 0.9, 10.0]]}
+    seven = trained("7b", "base", "trained", "fixed-data")
+    measured, ours = quantities.paper({"paper": {"1.5b": one, "7b": seven}}), one["trained"]
+    better = sum(one[name]["tokens"] < ours["tokens"] and one[name]["avg"] > ours["avg"] for name in rivals)
+    assert measured["C4"]["value"] == better and measured["C4"]["baselines"] == {name: 100 * one[name]["avg"] for name in rivals}
+    assert measured["C6"]["value"] == pytest.approx(100 * (1 - 30 / 40)) and measured["C6"]["baselines"] == {"ours": 30, "grpo": 40}
+    spreads = {arm: one[arm]["normalised_length_std"] for arm in ("trained", "grpo")}
+    assert measured["C7"]["value"] == spreads["grpo"] - spreads["trained"] and measured["C7"]["baselines"] == spreads
+    others = {arm: 100 * one[arm]["avg"] for arm in temperatures}
+    assert measured["C9"]["value"] == pytest.approx(100 * ours["avg"] - max(others.values()))
+    assert measured["C9"]["baselines"] == others | {"1": 100 * ours["avg"]}
+    math = {arm: 100 * seven[arm]["by_benchmark"]["math500"] for arm in ("trained", "fixed-data")}
+    assert measured["C8"]["value"] == math["trained"] - math["fixed-data"]
+    assert measured["C8"]["baselines"] == {"on-policy": math["trained"], "fixed data": math["fixed-data"]}
+    del one["rival 3"], one["grpo"], one["T1.2"], one["curves"]["grpo"], seven["fixed-data"]
+    assert not {"C4", "C6", "C7", "C8", "C9"} & set(quantities.paper({"paper": {"1.5b": one, "7b": seven}}))
+
+
+def test_steps_that_never_come_count_as_the_last_one():
+    curves = {"grpo": [[0, 0.1, 100.0], [40, 0.6, 50.0]], "trained": [[0, 0.5, 60.0], [50, 0.59, 50.0], [60, 0.7, 51.0]]}
+    assert quantities._steps_saved(curves)["value"] == pytest.approx(100 * (1 - 60 / 40))
+    assert quantities._steps_saved({"grpo": [[0, 0.9, 1.0]], "trained": [[0, 0.5, 60.0]]})["value"] == 0.0
+
+
+def test_a_claim_is_called_by_its_own_name_where_it_has_no_number(found, monkeypatch):
+    called = []
+    monkeypatch.setattr(quantities, "claim", lambda seeds, name, *more, **how: called.append(name) or {})
+    named = [name for name in quantities.chains(found) if name != "C5c"]
+    assert called == named and len(named) > 15
+    called.clear()
+    sums = {f"sums/{arm}/seed{seed}": result(arm, seed, 96) for arm in ("base", "opsft", "fixed data") for seed in SEEDS}
+    named = list(quantities.sums(sums))
+    assert called == named
+
+
+def test_what_never_becomes_brief_counts_as_the_last_probe():
+    assert quantities.updates_needed([[0, 0.8, 60.0], [5, 0.9, 50.0], [10, 0.7, 20.0], [40, 0.7, 10.0]]) == 40
 
 
 def test_an_error_names_the_claim_that_has_no_number():

@@ -89,6 +89,8 @@ def test_figures_of_the_paper():
     assert found["C2"]["baselines"] == pytest.approx({"dense": 7.653027741696})
     assert found["C2a"]["baselines"] == pytest.approx({"causal edges only": 4.114, "as FastV counts": 5.18, "whole prefill": 100 / 7.5803},
                                                       rel=1e-3)
+    causal = [analytic.causal_flops(LLAVA_7B, 576, 35, 27, layers) for layers in (8, None)]
+    assert found["C2a"]["baselines"]["causal edges only"] == 100 * causal[0] / causal[1]
     assert found["C2b"]["baselines"] == {LLAVA_3B.name: 27, LLAVA_13B.name: 19}
     assert found["C2c"]["baselines"] == pytest.approx(sizes, rel=1e-4)
     assert found["C2d"]["baselines"] == {"decoder alone": pytest.approx(4.1019, rel=1e-4)}
@@ -308,7 +310,7 @@ def trained(*names):
 
 
 FINISHED = ("llava-1.5-7b_vica_finetune", "llava-1.5-7b_vica_finetune + PyramidDrop", "llava-1.5-13b_vica_finetune",
-            "llava-1.5-7b_frozen_finetune", "llava-1.5-7b_dense_finetune")
+            "llava-1.5-7b_frozen_finetune", "llava-1.5-7b_dense_finetune", "llava-1.5-13b_vica_finetune + PyramidDrop")
 
 
 def test_paper_scale():
