@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.claims.intervals import MIN_ITEMS, MIN_RUNS
+from common.claims.intervals import MIN_ITEMS, MIN_RUNS, interval
 from common.claims.records import load_claims, make_record, start_run
 from common.data.prose import docstrings, document_windows, topics
 from common.runs import reproduce
@@ -150,8 +150,11 @@ def test_a_retain_has_the_error_of_its_scores():
     measured = quantities.paper({"paper": {"8B": scores | {"errors": errors}}})["C3"]
     close(torch.tensor([measured["value"], measured["stderr"]]), torch.tensor([95.0, 50 * (0.02**2 + 0.036**2) ** 0.5]), 1e-6)
     assert measured["n_items"] == 1000 and measured["ci95"][0] < 95 < measured["ci95"][1]
-    words = {value: make_record(CLAIMS.find("C3"), CLAIMS.sha256, measured | {"value": value, "ci95": [value - 1, value + 1]},
-                                start_run("test") | {"seconds": 0.0}, seeds=[])["verdict"]["word"] for value in (93.0, 95.2, 97.0)}
+    words = {}
+    for value in (93.0, 95.2, 97.0):
+        sure = measured | {"value": value, "stderr": 0.4}
+        sure["ci95"] = list(interval({key: sure[key] for key in sure if key != "ci95"}))
+        words[value] = make_record(CLAIMS.find("C3"), CLAIMS.sha256, sure, start_run("test") | {"seconds": 0.0}, seeds=[])["verdict"]["word"]
     assert list(words.values()) == ["contradicts", "inconclusive", "matches"]
 
 
