@@ -154,7 +154,8 @@ def test_a_retain_has_the_error_of_its_scores():
     for value in (93.0, 95.2, 97.0):
         sure = measured | {"value": value, "stderr": 0.4}
         sure["ci95"] = list(interval({key: sure[key] for key in sure if key != "ci95"}))
-        words[value] = make_record(CLAIMS.find("C3"), CLAIMS.sha256, sure, start_run("test") | {"seconds": 0.0}, seeds=[])["verdict"]["word"]
+        run = start_run("test") | {"seconds": 0.0}
+        words[value] = make_record(CLAIMS.find("C3"), CLAIMS.sha256, sure, run, seeds=[])["verdict"]["word"]
     assert list(words.values()) == ["contradicts", "inconclusive", "matches"]
 
 
