@@ -268,7 +268,7 @@ def test_skip_mode_refuses_to_train(fresh):
             model.train()(**batch())
 
 
-@pytest.mark.parametrize("family", ["diffllama", "gpt_neox", "granitemoeshared"])
+@pytest.mark.parametrize("family", ["diffllama", "gpt_neox", "granitemoehybrid"])
 def test_skip_mode_refuses_attention_that_it_would_get_wrong(family):
     """Two softmaxes, projections that cannot be told apart, two MLPs side by side."""
     model = build(family)
