@@ -129,7 +129,7 @@ def test_agreement_is_of_ragged_rows_and_notices(monkeypatch):
     real = method.forward
     monkeypatch.setattr(method, "forward", lambda model, config, text, places, *rest, **more: real(
         model, config, text, replace(places, positions=places.positions + 1), *rest, **more))
-    with pytest.raises(UserError, match="not those of the masked definition"):
+    with pytest.raises(UserError, match="do not follow from a token's state and position"):
         timed.agreement(tiny("llama").config, "cpu")
 
 
