@@ -38,17 +38,18 @@ class Fits:
     handed: bool
 
 
-def refuse(language_model: nn.Module, bases: Sequence[str], config: Any = None) -> None:
+def refuse(language_model: nn.Module, method: Any, config: Any = None) -> None:
     """Raises Unfit naming the property for which a decoder cannot run ViCA, NoSuchLayer for layers it does not have.
 
-    bases: attention that keys can be joined in. config: a ViCAConfig, if its layers are to be looked at as well.
+    method: the module method.py, whose `forward` and `definition` are compared. config: a ViCAConfig, if its layers are to be looked
+    at as well.
     """
     from .layers import runs_again
 
     kind, decoder = type(language_model).__name__, language_model.get_decoder()
     probed, base = decoder.__dict__.setdefault("_vica_fits", {}), decoder.config._attn_implementation
     if base not in probed:
-        probed[base] = _probed(language_model, kind, bases)
+        probed[base] = _probed(language_model, kind, method)
     found = probed[base]
     count = decoder.config.num_hidden_layers
     if config is not None and any(k >= count for k in config.cross_layers):
@@ -115,16 +116,16 @@ def _apart(ours: Tensor, theirs: Tensor) -> float:
 
 
 @torch.no_grad()
-def _probed(language_model: nn.Module, kind: str, bases: Sequence[str]) -> Fits:
+def _probed(language_model: nn.Module, kind: str, method: Any) -> Fits:
     decoder = language_model.get_decoder()
-    _looked_at(decoder, kind, bases)
+    _looked_at(decoder, kind, method.BASES)
     if decoder.device.type == "meta":
         raise Unfit(f"{kind} is on the meta device, where no number says what its layers do. Load its weights first.")
     trained = [m for m in language_model.modules() if m.training]
     probed, base = decoder.__dict__["_vica_fits"], decoder.config._attn_implementation
     language_model.eval()
     try:
-        return _compared(language_model, decoder, kind)
+        return _compared(language_model, decoder, kind, method)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, LookupError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise
@@ -136,9 +137,8 @@ def _probed(language_model: nn.Module, kind: str, bases: Sequence[str]) -> Fits:
             module.training = True
 
 
-def _compared(language_model: nn.Module, decoder: nn.Module, kind: str) -> Fits:
+def _compared(language_model: nn.Module, decoder: nn.Module, kind: str, method: Any) -> Fits:
     """Four words by the stock model, then by ViCA: without a picture, as a picture's keys, and around one that all layers look at."""
-    from . import method
     from .layers import RECORD, Entry, attentions, keys_values, lead_in, stack
 
     config, base = decoder.config, decoder.config._attn_implementation

@@ -164,4 +164,4 @@ def applies(model: PreTrainedModel) -> bool:
 METHODS: dict[str, Callable[[PreTrainedModel, Tensor], None]] = {
     "prefill": prefill, "text": text, "generate": generate, "kept picture": kept_picture, "frozen prefix": frozen_prefix,
     "pruning": pruned, "ViCA(model)": whole_model}
-whole_model.applies = applies  # type: ignore[attr-defined]  # a function's own attribute: for which models it is
+vars(whole_model)["applies"] = applies  # a function's own attribute: for which models it is

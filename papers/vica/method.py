@@ -299,7 +299,7 @@ def check_model(language_model: nn.Module, config: ViCAConfig | None = None) -> 
     """
     from .checks import refuse
 
-    refuse(language_model, BASES, config)
+    refuse(language_model, sys.modules[__name__], config)
 
 
 def forward(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, places: Places, visual: Tensor | VisualKV | None = None,
