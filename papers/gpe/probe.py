@@ -4,6 +4,7 @@
     ids         they change when the target's ids move, and do not when all ids move by the same number: only differences count.
                 An arm whose ids are no group ids needs no more than that ids count
     fractions   the same for half a position, where phi is no whole number
+    causal      with all source visible, and ids that run on, the pass is the stock model's own
     frames      position re-encoding with all source visible is a batch: it gives what the stock model gives
     decoding    a token at a time, out of either cache, gives what the pass over the whole sequence gives
 
@@ -144,6 +145,7 @@ class _Measurement:
         self.apart()
         self.ids()
         attention_window(self.model.config)
+        self.causal()
         if self.arm.two_frames:
             self.frames()
         self.decoding()
@@ -180,6 +182,24 @@ class _Measurement:
             if change(halfway[1:], base[1:]) > self.share * effect + self.exact:
                 self.refuse("it takes no fractions of a position (a table has none): set phi to a whole number")
             self.arm, self.plain = replace(self.arm, phi=0.5), replace(self.plain, phi=0.5)
+
+    def in_batch(self, arm: Any) -> Tensor:
+        """(T - 1, V), all source visible."""
+        everything = self.laid_out(*[torch.full_like(self.target, self.n)] * 2)
+        ids = self.paper.position_ids(arm, everything)
+        return self.paper.run(self.model, arm, self.source, self.target, everything, ids)[0, 1:].float()
+
+    def stock(self) -> Tensor:
+        tokens = torch.cat([self.source, self.target], 1)
+        return self.model(input_ids=tokens, use_cache=False).logits[0, self.n : -1].float()
+
+    def causal(self) -> None:
+        """All source visible and ids that run on: a batch, so what the stock model gives when nobody hands it a mask."""
+        contiguous = replace(self.plain, positions="contiguous", source_sees="nothing", phi=0.0)
+        stock, unmoved = self.stock(), self.in_batch(replace(self.plain, positions="group", source_sees="nothing", phi=0.0))
+        if change(self.in_batch(contiguous), stock) > self.share * change(unmoved, stock) + self.exact:
+            self.refuse("its own pass over a text is not the causal one (a prefix that is read in both directions, a window of its own): "
+                        "it would not be the model that it is under a mask of source and target")
 
     def decoding(self) -> None:
         whole = self.logits(self.arm)[1:]
@@ -225,15 +245,7 @@ class _Measurement:
 
     def frames(self) -> None:
         """All source visible: the target's queries look at the source from S + t, as in a batch."""
-        everything = self.laid_out(*[torch.full_like(self.target, self.n)] * 2)
-        ids = self.paper.position_ids(self.arm, everything)
-
-        def in_batch(arm: Any) -> Tensor:
-            return self.paper.run(self.model, arm, self.source, self.target, everything, ids)[0, 1:].float()
-
-        tokens = torch.cat([self.source, self.target], 1)
-        stock = self.model(input_ids=tokens, use_cache=False).logits[0, self.n : -1].float()
-        ours, unmoved = in_batch(self.arm), in_batch(self.plain)
+        ours, unmoved, stock = self.in_batch(self.arm), self.in_batch(self.plain), self.stock()
         if change(ours, stock) > self.share * change(unmoved, stock) + self.exact:
             self.refuse("position re-encoding with all source visible does not give the stock model's logits: its attention does not "
                         "go through the function that it was given, or adds something to its scores; every arm but "

@@ -126,7 +126,8 @@ def two_frame_attention(module: nn.Module, query: Tensor, key: Tensor, value: Te
         raise ModelError(f"{type(module).__name__} is in a layer that hands no keyword arguments on to its attention, and "
                          "position re-encoding over a whole sequence needs them; every arm but position_reencoding runs on it")
     turn = frame_turns[module.layer_idx]
-    moved = rotate(query, *(x[:, None] for x in rotation(frame_shift, turn)), turn)
+    cos, sin = rotation(frame_shift, turn)
+    moved = rotate(query, cos[:, None], sin[:, None], turn)
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     source = torch.atleast_2d(frame_source)[:, None, :, None]

@@ -49,6 +49,7 @@ def test_position_reencoding_is_right_in_every_layer(family):
     ("hunyuan_v1_dense", LIVE, "positions are absolute: .*weights between the rotation and the scores"),
     ("lfm2", LIVE, "source and target do not stay apart"), ("qwen3_next", LIVE, "source and target do not stay apart"),
     ("mamba2", LIVE, "source and target do not stay apart"), ("llama4_text", LIVE, "chunked_attention"),
+    ("paligemma", LIVE, "not the causal one .a prefix that is read in both directions"),
     ("mpt", LIVE, "position ids change nothing"), ("bloom", LIVE, "a mask of four dimensions, position ids and a cache"),
 ])  # fmt: skip
 def test_what_a_model_lacks_is_named(family, name, property):
