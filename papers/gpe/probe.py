@@ -116,7 +116,8 @@ class _Measurement:
         size = model.get_input_embeddings().num_embeddings
         self.n, self.n_target = (3, 2) if (sliding(model) or 8) < 8 else (4, 4)
         self.device = next(model.parameters()).device
-        tokens = (torch.linspace(1, size - 1, self.n + self.n_target).long() % size)[None].to(self.device)
+        step = max(1, (size - 1) // (self.n + self.n_target))  # apart where the vocabulary is large, and varied where it is tiny
+        tokens = (1 + torch.arange(self.n + self.n_target) * step % max(1, size - 1))[None].to(self.device)
         self.source, self.target = tokens[:, : self.n], tokens[:, self.n :]
         self.other = lambda token: (token + 1) % size
         rows = torch.arange(self.n_target, device=self.device)[None]

@@ -107,7 +107,11 @@ def _eviction(state: Any, index: int, one: Passed) -> None:
     kept[2] = 0
     changed = one.x.clone()
     changed[:, 2] = one.x[:, -1]
-    before, after = (_run(state, one, "mask", kept, x=x) for x in (one.x, changed))
+    try:
+        before, after = (_run(state, one, "mask", kept, x=x) for x in (one.x, changed))
+    except Exception as error:
+        raise UnfitModel(f"What looks at other tokens takes no attention mask, so that kv_policy 'evict' cannot hide a token from it. "
+                         f"Layer {index} ({_name(one)}): {type(error).__name__}: {error}.") from error
     others = torch.arange(one.x.shape[1], device=one.x.device) != 2
     if not same(after[:, others], before[:, others]):
         raise UnfitModel("What looks at other tokens does not follow the attention mask, so that kv_policy 'evict' cannot hide a token "

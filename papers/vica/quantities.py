@@ -302,7 +302,7 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
         return next((value for name, value in relative.items() if all(p in name for p in parts) and
                      ("PyramidDrop" in name) == ("PyramidDrop" in parts)), None)
 
-    sizes = [of(f"{size}_vica") for size in ("3b", "7b", "13b")]
+    sizes = [of(f"-{size}_vica") for size in ("3b", "7b", "13b")]
     values = {"C1": fmean(sizes) if None not in sizes else None, "C1a": of("7b_vica"), "C6": of("7b_vica", "PyramidDrop"),
               "C8": of("7b_frozen")}
     return {claim: point(value, baselines=relative) for claim, value in values.items() if value is not None}

@@ -324,7 +324,6 @@ def test_paper_scale():
     assert "C6" not in quantities.paper({"paper": rows})
 
 
-@pytest.mark.xfail(strict=True, reason="quantities.paper takes 13b_vica for 3b_vica; of(f'-{size}_vica') tells them apart")
 def test_the_three_sizes_are_three_models():
     """13B is no 3B: without a 3B there is no mean of three."""
     rows = trained("llava-1.5-3b_vica_finetune", *FINISHED)
