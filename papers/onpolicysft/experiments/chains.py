@@ -1,4 +1,4 @@
-"""The claims in the small: reasoners of chain arithmetic that repeat themselves, taught to be brief without becoming wrong.
+"""The claims in the small: reasoners of chain arithmetic that repeat themselves, trained to be brief without becoming wrong.
 
 Per seed a stand-in (common/standins/reasoner-weights: 0.1 M parameters, really trained on redundant traces) is trained by
 every method from the same weights, on the same problems, for as many updates. All then answer the same unseen problems at

@@ -1,8 +1,8 @@
-"""The method on natural language: SmolLM2-135M that reasons in English about sums (sums.py, standins.py), made brief.
+"""The method on natural language: SmolLM2-135M that reasons in English about sums (common/standins/sums.py), made brief.
 
     make reproduce-onpolicysft ONLY=sums
 
-    base(seed)       the taught model as it is
+    base(seed)       the model as it is
     run(seed, arm)   On-Policy SFT, or the same filter on responses of the starting weights (fixed data), then scored
 
 Weights are fp32 and computed with in bfloat16; a bfloat16 copy samples. All are scored on the same unseen problems at the
@@ -23,16 +23,16 @@ import torch
 
 from common.errors import UserError
 from common.models import ModelSpec
+from common.reasoning.problems import Problem
+from common.reasoning.sums import CHECKS, CLOSINGS, OPENINGS, RESTARTS, Sums
 from common.runs.jobs import Job, run_jobs
 from common.seeds import asked
+from common.standins.sums import load_sums_reasoner
 from common.training.fit import fit
 
 from .. import module
-from ..data import Problem
 from ..method import OnPolicySFTConfig, divergence_by_token, mean_by_type, right_padded
 from ..scoring import answers, auc, evaluate, scores
-from ..standins import load_taught
-from ..sums import CHECKS, CLOSINGS, OPENINGS, RESTARTS, Sums
 
 LIMIT = 40  # of a rollout
 ARMS = {  # class of module.py, learning rate
@@ -126,7 +126,7 @@ def run(seed: int, arm: str, size: str = "cpu") -> dict:
 
 
 def _start(size: str, dtype: str):
-    model, tokenizer, source = load_taught(dtype=dtype)
+    model, tokenizer, source = load_sums_reasoner(dtype=dtype)
     return model.to(SIZES[size].device), Sums().use(tokenizer), source
 
 

@@ -14,6 +14,7 @@ from common.data import chains
 from common.models import ModelSpec, load, tiny
 from common.runs.experiment import every_job, main
 from common.standins import reasoner
+from tests.small_tokenizers import byte_words
 
 from .. import eval as harness
 from .. import pictures, quantities, tables
@@ -25,7 +26,6 @@ from ..experiments import sums as sums_experiment
 from ..train import cli
 from .made_up import CLAIMS, verdict
 from .made_up import chains as results
-from .runs import byte_words
 
 ASKED = {claim for experiment in harness.EXPERIMENTS if experiment.asked for claim in experiment.claims}
 
@@ -130,7 +130,7 @@ def test_a_stand_in_that_is_not_committed_is_trained_once(tmp_path, monkeypatch)
 
     def quickly(seed, folder):
         trained.append(seed)
-        monkeypatch.setattr(reasoner, "train", lambda seed, stages: (reasoner.build(seed), [1.0], 60.0))
+        monkeypatch.setattr(reasoner, "train", lambda seed, stages, decoder: (reasoner.build(seed), [1.0], 60.0))
         return train(seed, folder)
 
     monkeypatch.setattr(reasoner, "train_reasoner", quickly)
@@ -178,16 +178,11 @@ def test_a_base_and_its_budgets(small):
     assert found["budgets"][-1][1] == pytest.approx(found["test"]["avg"], rel=1e-12)  # one sampling, counted twice
 
 
-def test_the_grader_and_the_essential_length_agree():
+def test_what_is_shorter_than_its_steps_has_skipped_some():
     data = Chains(count=4)
     problem = data.problem(3, "test")
-    words = chains.essential(problem.gold)
-    ids = tuple(data.words.convert_tokens_to_ids(list(words)))
-    from common.reasoning.rollouts import Rollout
-
-    assert data.grade([problem], [Rollout(0, ids, True), Rollout(0, ids[:-1], False)]) == [True, False]
-    rows = [{"kind": problem.kind, "correct": [True, True], "lengths": [len(ids), len(ids) - 1]}]
-    assert experiment.skipping(rows) == 0.5
+    needed = len(chains.essential(problem.gold))
+    assert experiment.skipping([{"kind": problem.kind, "correct": [True, True], "lengths": [needed, needed - 1]}]) == 0.5
 
 
 # -- memory and time, rehearsed ----------------------------------------------------------------------------

@@ -16,13 +16,12 @@ import random
 import re
 from typing import NamedTuple
 
-from common.errors import SetupError
-from common.reasoning.rollouts import Rollout
-
-from .data import Problem, Problems, Rows
+from ..errors import SetupError
+from .problems import Problem, Problems, Rows
+from .rollouts import Rollout
 
 TASK = dict(min_terms=2, max_terms=3, min_digits=1, max_digits=2)
-SEEDS = {"train": 10_000_000, "val": 20_000_000, "test": 30_000_000, "taught": 40_000_000}  # disjoint: entry i is drawn from seed + i
+SPLITS = {"train": 10_000_000, "val": 20_000_000, "test": 30_000_000, "traces": 40_000_000}  # disjoint: entry i is drawn from seed + i
 OPENINGS = ("Okay, let me think about this step by step.", "Hmm, let me work this out carefully.", "Let me see what we have here.")
 CHECKS = ("Wait, let me check that again.", "Hmm, let me double-check that.", "Hold on, is that right?")
 RESTARTS = ("Alternatively, let me start over to be sure.", "Let me verify the whole calculation once more.")
@@ -95,7 +94,7 @@ def dataset(split: str, size: int):
         warnings.simplefilter("ignore")  # of packages that it imports
         import reasoning_gym
 
-    return reasoning_gym.create_dataset("chain_sum", size=size, seed=SEEDS[split], **TASK)
+    return reasoning_gym.create_dataset("chain_sum", size=size, seed=SPLITS[split], **TASK)
 
 
 class Sums(Problems):
@@ -130,7 +129,7 @@ class Sums(Problems):
         return Rows(self.problems("train", self.count)), Rows(self.problems("val", self.held_out))
 
     def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
-        from common.reasoning.verifiers import GymVerifier
+        from .verifiers import GymVerifier
 
         verifier = GymVerifier(dataset("train", 1))  # the score is the task's, whatever the entry
         return [verifier(self.text(r), problems[r.prompt].gold) for r in rollouts]
