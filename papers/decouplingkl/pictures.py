@@ -17,10 +17,10 @@ from .tables import ARMS
 
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
 BETWEEN = ("#4f7a80", "#7d6b66", "#a3604f")  # from forward's blue to reverse's red
-MARKS = {"start": (GREY, "*"), "SF": (BLUE, "o"), "mix 0.25": (BETWEEN[0], "o"), "mix 0.5": (BETWEEN[1], "o"), "mix 0.75": (BETWEEN[2], "o"),
-         "SR": (RED, "o"), "TF": (BLUE, "s"), "TR": (RED, "s"), "short SF": (BLUE, "v"), "short SR": (RED, "v"), "short TF": (BLUE, "<"),
-         "short TR": (RED, "<"), "curriculum": (GREEN, "D"), "ladder": (GREEN, "x"), "by entropy": (PURPLE, "P"), "SF again": (BLUE, "+"),
-         "shuffled": (GREY, "X")}
+MARKS = {"start": (GREY, "*"), "SF": (BLUE, "o"), "mix 0.25": (BETWEEN[0], "o"), "mix 0.5": (BETWEEN[1], "o"),
+         "mix 0.75": (BETWEEN[2], "o"), "SR": (RED, "o"), "TF": (BLUE, "s"), "TR": (RED, "s"), "short SF": (BLUE, "v"),
+         "short SR": (RED, "v"), "short TF": (BLUE, "<"), "short TR": (RED, "<"), "curriculum": (GREEN, "D"), "ladder": (GREEN, "x"),
+         "by entropy": (PURPLE, "P"), "SF again": (BLUE, "+"), "shuffled": (GREY, "X")}
 
 
 def weak(results: dict, size: str, folder: Path) -> list[Path]:

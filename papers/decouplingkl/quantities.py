@@ -11,17 +11,48 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from common.claims.intervals import point, summarize
+from common.claims.intervals import summarize
 from common.errors import RecordError
 from common.seeds import seeds_of
+from common.shapes import Shape
 
-from . import analytic
-from .experiments.chains import ARMS, MIXED
-from .experiments.strong import SWITCHES
+from . import analytic, reported
+from .experiments.chains import ARMS, MIXED, SR
+from .experiments.strong import STOPS, SWITCHES
 
 LONGER, AT_CAP = 1.5, 0.2  # what inflation is: responses so many times as long, or such a share of them at the cap (spec 8.4, D1)
 SHARES = tuple(ARMS[name].lam for name in MIXED)
+STUDENT = Shape(d=32, f=96, L=2, H=4, KV=4, dh=8, V=30, tied=True)
+TEACHER = Shape(d=64, f=192, L=2, H=4, KV=4, dh=16, V=30, tied=True)
+PROMPT = 10  # tokens of a problem, on average: 3 a step and 4
 ANOTHER_ORDER = (0.25, 1.0, 0.5, 0.0, 0.75)  # of the same shares; its rank correlation with them is 0
+
+
+# -- analytic ----------------------------------------------------------------------------------------------
+def exact(results: dict, size: str) -> dict[str, dict]:
+    gains = {teacher: analytic.gained(teacher) for teacher in reported.FIXED}
+    lengths = {(teacher, tokens): analytic.cells(teacher, tokens) for teacher in ("4B", "8B") for tokens in (128, 1024, 4096)}
+    ratios = {f"{teacher}, {tokens} tokens": row["student / cached"] for (teacher, tokens), row in lengths.items()}
+    fresh = {f"{teacher}, {tokens} tokens": 100 * (1 - row["teacher, online"] / row["student"]) for (teacher, tokens), row in lengths.items()}
+    compute, passed = analytic.sibling(), reported.TABLE_1["reverse"]["MATH-500"].passed
+    return {
+        "C2a": point(analytic.left_out()),
+        "C6a": point(min(ratios.values()), baselines=ratios),
+        "C6b": point(max(fresh.values(), key=abs), baselines=fresh),
+        "C10a": point(gains["4B"][0]), "C10b": point(gains["4B"][1]), "C10c": point(gains["4B"][2]),
+        "C11a": point(gains["8B"][0]), "C11b": point(gains["8B"][1]), "C11c": point(gains["8B"][2]),
+        "C13a": point(compute["teacher"]), "C13b": point(compute["student"]), "C13c": point(compute["sampled"]),
+        "C13d": point(compute["full"]), "C13e": point(compute["saved %"]),
+        "C13f": point(compute["exact teacher"], baselines={"student": compute["exact student"]}),
+        "C14a": point(analytic.nearest_share(passed, reported.PROBLEMS["MATH-500"])),
+        "C14b": point(analytic.nearest_share(passed, reported.MATH_TEST)),
+    }
+
+
+def update_of(arm: str, length: float, cached: str | None = None) -> float:
+    """FLOPs of a response's part of an update of an arm here, at a length in tokens."""
+    prefix = (ARMS | dict.fromkeys(STOPS, SR))[arm].prefix
+    return analytic.update_flops(STUDENT, TEACHER, 1, PROMPT, length, prefix, cached)
 
 
 # -- a quantity of one seed and one arm --------------------------------------------------------------------
@@ -50,6 +81,9 @@ class Arms:
     def entropy(self, seed: int, arm: str) -> float:
         return self.test(seed, arm)["entropy"]
 
+    def tokens(self, seed: int, arm: str) -> float:
+        return self.test(seed, arm)["tokens"]
+
     def kept(self, seed: int, arm: str) -> float:
         """Entropy as a share of the start's."""
         return self.entropy(seed, arm) / self.entropy(seed, "start")
@@ -75,6 +109,10 @@ class Arms:
         """Tokens that the arm is shorter than another, in % of the start's."""
         tokens = [self.test(seed, name)["tokens"] for name in (than, arm, "start")]
         return 100 * (tokens[0] - tokens[1]) / tokens[2]
+
+    def flops(self, seed: int, arm: str) -> float:
+        """Of a response's part of an update, mean over a training, at every update's mean length, nothing cached."""
+        return fmean(update_of(arm, length) for length in self.run(seed, arm)["history"]["length"])
 
     def item(self) -> float:
         """What one response more or less changes of an accuracy, in points."""
@@ -109,7 +147,7 @@ def weak(results: dict, size: str = "cpu") -> dict[str, dict]:
     of, item = partial(claim, arms.seeds), arms.item()
     names = ("start", *MIXED, "curriculum", "ladder")
     entropies = {name: (arms.entropy, name) for name in names}
-    lengths = {f"{name}, tokens": (lambda seed, arm: arms.test(seed, arm)["tokens"], name) for name in ("start", "SF", "SR", "short SR")}
+    lengths = {f"{name}, tokens": (arms.tokens, name) for name in ("start", "SF", "SR", "short SR")}
 
     def ranks(seed: int, order: Sequence[float], value: Callable[[int, str], float]) -> float:
         return spearman(order, [value(seed, name) for name in MIXED])
@@ -134,7 +172,7 @@ def weak(results: dict, size: str = "cpu") -> dict[str, dict]:
         "C9b": of("C9b", arms.at_cap, "mix 0.25", ["SR"], item, best=min),
         "C9c": of("C9c", arms.inflation, "mix 0.5", ["SF"]),
         "C10s": of("C10s", partial(arms.shorter, than="SR"), "curriculum", ["ladder"], beside={
-            f"{name}, tokens": (lambda seed, arm: arms.test(seed, arm)["tokens"], name) for name in ("start", "SR", "curriculum", "ladder")}),
+            f"{name}, tokens": (arms.tokens, name) for name in ("start", "SR", "curriculum", "ladder")}),
         "C10e": of("C10e", lambda seed, arm: arms.sharper(seed, "SR", arm), "curriculum", ["ladder"], beside=entropies),
         "C10q": of("C10q", partial(arms.gained, over="SR"), "curriculum", ["ladder"], item),
         "C10r": of("C10r", lambda seed, arm: arms.passed(seed, arm) - arms.passed(seed, "SR"), "curriculum", ["ladder"], 8 * item),
@@ -168,10 +206,10 @@ class Strong(Arms):
         """Points on the probed problems that an arm is ahead of forward KL on student prefixes, at that one's last probe for which no
         more was computed than for the whole of TF on cached trajectories and logits."""
         own, other = self.run(seed, "SF"), self.run(seed, "TF")
-        budget = sum(analytic.toy_update(length, "teacher", cached=True) for length in other["history"]["length"])
+        budget = sum(update_of("TF", length, "logits") for length in other["history"]["length"])
         spent, reached = 0.0, own["curve"][0]
         for done, length in enumerate(own["history"]["length"], 1):
-            spent += analytic.toy_update(length, "student")
+            spent += update_of("SF", length)
             reached = next((row for row in own["curve"] if row[0] == done and spent <= budget), reached)
         return 100 * ((own["curve"][0] if arm == "start" else self.run(seed, arm)["curve"][-1])[1] - reached[1])
 
@@ -223,3 +261,7 @@ def facts(start: dict) -> tuple[list, list]:
     """(models, datasets) of an experiment: student and teacher, and how many test problems were answered."""
     models = [start[name] for name in ("model", "teacher") if name in start]
     return models, [{"name": "generated chains of arithmetic", "split": "test", "n": start["test"]["problems"]}]
+
+
+def paper(results: dict, size: str = "paper") -> dict[str, dict]:
+    return {}

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from statistics import fmean, stdev
 
-from common.seeds import seeds_of
-
 from .experiments import chains as small
 from .experiments import strong as better
-from .quantities import Arms, Strong, flops_an_update
+from .quantities import Arms, Strong
 
 ARMS = {"start": "the student, untouched", "SF": "SF: student's prefixes, forward KL", "mix 0.25": "mixture, lambda .25",
         "mix 0.5": "mixture, lambda .5", "mix 0.75": "mixture, lambda .75", "SR": "SR: student's prefixes, reverse KL",
         "TF": "TF: teacher's prefixes, forward KL", "TR": "TR: teacher's prefixes, reverse KL", "short SF": "SF, 12 tokens",
         "short SR": "SR, 12 tokens", "short TF": "TF, 12 tokens", "short TR": "TR, 12 tokens",
-        "curriculum": "SR, entropy-gated curriculum", "ladder": "SR, the same ladder, no gate", "by entropy": "forward where the teacher doubts",
+        "curriculum": "SR, entropy-gated curriculum", "ladder": "SR, the same ladder, no gate",
+        "by entropy": "forward where the teacher doubts",
         "SF again": "SF on other problems", "shuffled": "SF, a shuffled teacher", "one end": "SR from <eos2>, stop at <eos>",
         "two ends": "SR from <eos2>, stop at both"}
 WIDTH = 36
@@ -48,8 +47,8 @@ def cells(arms: Arms, names: Iterable[str]) -> Iterator[str]:
     """A line an arm: means over seeds, and the spread of the first four."""
     test = arms.test(arms.seeds[0], "start")
     n = test["samples"]
-    yield (f"Mean of {len(arms.seeds)} seeds (spread), {test['problems']} unseen problems x {n} samples; se: of Avg@{n} within a seed, clustered "
-           "by problem; KL: forward/reverse, nats a token, on the prefixes of each; MFLOP: a response's part of an update")
+    yield (f"Mean of {len(arms.seeds)} seeds (spread), {test['problems']} unseen problems x {n} samples; se: of Avg@{n} within a seed, "
+           "clustered by problem; KL: forward/reverse, nats a token, on the prefixes of each; MFLOP: a response's part of an update")
     yield (f"{'':<{WIDTH}s}{f'Avg@{n}':>13s}{'se':>5s}{f'Pass@{n}':>8s}{'tokens':>14s}{'at cap':>12s}{'entropy':>14s}{'KL teacher':>12s}"
            f"{'KL student':>12s}{'MFLOP':>7s}")
     for name in names:
@@ -62,7 +61,7 @@ def cells(arms: Arms, names: Iterable[str]) -> Iterator[str]:
 
         kls = [f"{fmean(r['kl'][who][0] for r in runs):.2f}/{fmean(r['kl'][who][1] for r in runs):.2f}" if "kl" in runs[0] else ""
                for who in ("teacher", "student")]
-        cost = fmean(flops_an_update(arms, seed, name) for seed in arms.seeds) / 1e6 if "history" in runs[0] else None
+        cost = fmean(arms.flops(seed, name) for seed in arms.seeds) / 1e6 if "history" in runs[0] else None
         error = fmean(100 * t["avg stderr"] for t in tests) if "avg stderr" in tests[0] else None
         yield (f"{ARMS[name]:<{WIDTH}s}{both('avg', 100, 1):>13s}" + (f"{error:5.1f}" if error is not None else f"{'':5s}") +
                f"{fmean(arms.passed(seed, name) for seed in arms.seeds):8.1f}{both('tokens', 1, 1):>14s}{both('at_cap', 100, 1):>12s}"
@@ -112,4 +111,4 @@ def strong(results: dict, size: str = "cpu") -> Iterator[str]:
     for name in better.STOPS:
         ended = [arms.run(seed, name)["ended by"] for seed in arms.seeds]
         yield (f"{ARMS[name]:<{WIDTH}s}ended by <eos> {100 * fmean(e['eos'] for e in ended):.1f} %, by <eos2> "
-               f"{100 * fmean(e['eos2'] for e in ended):.1f} %, at the cap {100 * fmean(arms.test(s, name)['at_cap'] for s in arms.seeds):.1f} %")
+               f"{100 * fmean(e['eos2'] for e in ended):.1f} %, at the cap {fmean(arms.at_cap(s, name) for s in arms.seeds):.1f} %")

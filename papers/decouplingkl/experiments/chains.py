@@ -22,10 +22,10 @@ from statistics import stdev
 
 import lightning as L
 import torch
-from common.reasoning.problems import Chains
 from torch import nn
 
 from common.models import ModelSpec
+from common.reasoning.problems import Chains
 from common.reasoning.rollouts import Rollout, response_logits
 from common.runs.jobs import Job
 from common.seeds import asked, seed_of
@@ -188,7 +188,8 @@ def itself(seed: int, size: str = "cpu", strength: str = "weak") -> dict:
         learn(training, Chains(2 * how.prompts, seed=seed), 2, [])
         found["loss"] = max([found["loss"], *(abs(row["loss per token"]) for row in training.history)])
         found["norm"] = max([found["norm"], *(row["norm"] for row in training.history)])
-        found["moved"] = max(found["moved"], *(float((a - b).abs().max()) for a, b in zip(student[0].parameters(), before.parameters())))
+        changes = [float((a - b).detach().abs().max()) for a, b in zip(student[0].parameters(), before.parameters())]
+        found["moved"] = max([found["moved"], *changes])
     return found
 
 

@@ -16,11 +16,11 @@ import copy
 from dataclasses import dataclass, replace
 
 import torch
-from common.reasoning.problems import Chains
 from torch import nn
 
 from common.data import chains as words
 from common.models import ModelSpec
+from common.reasoning.problems import Chains
 from common.reasoning.rollouts import Rollout
 from common.runs.jobs import Job
 from common.seeds import asked, seed_of
