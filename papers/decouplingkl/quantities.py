@@ -11,7 +11,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from common.claims.intervals import summarize
+from common.claims.intervals import point, summarize
 from common.errors import RecordError
 from common.seeds import seeds_of
 from common.shapes import Shape
@@ -33,7 +33,8 @@ def exact(results: dict, size: str) -> dict[str, dict]:
     gains = {teacher: analytic.gained(teacher) for teacher in reported.FIXED}
     lengths = {(teacher, tokens): analytic.cells(teacher, tokens) for teacher in ("4B", "8B") for tokens in (128, 1024, 4096)}
     ratios = {f"{teacher}, {tokens} tokens": row["student / cached"] for (teacher, tokens), row in lengths.items()}
-    fresh = {f"{teacher}, {tokens} tokens": 100 * (1 - row["teacher, online"] / row["student"]) for (teacher, tokens), row in lengths.items()}
+    fresh = {f"{teacher}, {tokens} tokens": 100 * (1 - row["teacher, online"] / row["student"])
+             for (teacher, tokens), row in lengths.items()}
     compute, passed = analytic.sibling(), reported.TABLE_1["reverse"]["MATH-500"].passed
     return {
         "C2a": point(analytic.left_out()),
