@@ -150,7 +150,8 @@ def ends(seed: int, stops: str, size: str = "cpu") -> dict:
     problems = [data.problem(i, "test") for i in range(how.test)]
     found, rollouts = small.scored(model, data, problems, how.samples, seed)
     kept = {name: value for name, value in found.items() if not name.endswith("_by_problem")}
-    share = {name: sum(r.ids[-1] == token for r in rollouts) / len(rollouts) for name, token in (("eos", end), ("eos2", second))}
+    share = {name: sum(r.finished and r.ids[-1] == token for r in rollouts) / len(rollouts)
+             for name, token in (("eos", end), ("eos2", second))}
     return {"test": kept, "ended by": share, "history": small.columns(training.history)}
 
 
