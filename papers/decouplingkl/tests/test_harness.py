@@ -76,7 +76,7 @@ def test_tables_and_pictures_show_rl_and_both_ends(tmp_path):
     text = "\n".join(tables.strong(found))
     for name in ("start", *better.ARMS, *better.STOPS):
         assert tables.ARMS[name] in text, name
-    assert text.count("after 20") == text.count("after 60") == 4 and "after  0" in text and "by <eos2> 10.0 %" in text
+    assert text.count("after 20:") == text.count("after 60:") == 4 and "after  0:" in text and "by <eos2> 10.0 %" in text
     assert [path.name for path in pictures.strong(found, "cpu", tmp_path)] == ["strong.svg"]
 
 
