@@ -45,7 +45,7 @@ MUST_RUN = case "$$version" in 3.*) ;; *) printf '%s\n' >&2 \
   exit 2 ;; esac
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor test lint lock reproduce experiments report swaps clean $(REPRODUCE) $(COPY) $(STANDINS)
+.PHONY: help setup doctor test lint lock reproduce experiments report swaps families clean $(REPRODUCE) $(COPY) $(STANDINS)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -122,6 +122,9 @@ swaps: $(ENVIRONMENT) ## the word of every supported or required claim when meth
 
 $(COPY): copy-%: $(ENVIRONMENT)
 	@$(RUN) -m common.copy_paper $*
+
+families: $(ENVIRONMENT) ## docs/families.md: which method works on which model family (ONLY=llama,qwen3: these, to the terminal)
+	@$(RUN) -m common.families
 
 clean: ## remove caches, finished work and the report (keeps .venv and committed results)
 	@rm -rf .cache .pytest_cache .ruff_cache .hypothesis lightning_logs report.html papers/*/results/.scratch

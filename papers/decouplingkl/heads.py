@@ -50,6 +50,11 @@ class Head:
         """Of the output embedding."""
         return self.model.get_output_embeddings().parameters()
 
+    @property
+    def linear(self) -> nn.Module:
+        """The output embedding."""
+        return self.model.get_output_embeddings()
+
     def hidden(self, ids: Tensor) -> Tensor:
         """(K, T, d) last hidden states of ids (K, T)."""
         return self.decoder(input_ids=ids, use_cache=False).last_hidden_state

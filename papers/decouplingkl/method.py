@@ -28,12 +28,13 @@ Shapes: N supervised tokens, V tokens of the vocabulary, d a hidden width, (K, T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Prefix = Literal["teacher", "student", "dataset"]
 Mix = Literal["linear", "jsd", "by_entropy"]
@@ -181,24 +182,33 @@ def kl_and_slope(student_logits: Tensor, teacher_logits: Tensor, lam: float, mix
         gap, of_p = _gap(q, log_q, log_m), (p * _gap(p, log_p, log_m)).sum(-1)
         of_q = (q * gap).sum(-1)
         return lam * of_p + (1 - lam) * of_q, q.mul_(gap.sub_(of_q[:, None])).mul_((1 - lam) / temperature) if slope else None
-    if mix == "by_entropy":
-        reverse = (entropy(log_p) <= switch_entropy).to(q.dtype)
-    else:
-        reverse = torch.full(q.shape[:1], float(lam), dtype=q.dtype, device=q.device)
-    value, out = torch.zeros_like(reverse), None
-    if bool((reverse > 0).any()):
-        gap = _gap(q, log_q, log_p)
-        of_q = (q * gap).sum(-1)
-        value += (reverse * of_q).masked_fill(reverse == 0, 0)  # an infinite one that is not asked for counts 0
-        if slope:
-            out = gap.sub_(of_q[:, None]).mul_(q).mul_(reverse[:, None] / temperature).masked_fill_(reverse[:, None] == 0, 0)
-        del gap
-    if bool((reverse < 1).any()):
-        value += ((1 - reverse) * _gap(p, log_p, log_q).mul_(p).sum(-1)).masked_fill(reverse == 1, 0)
-        if slope:
-            ahead = q.sub_(p).mul_((1 - reverse)[:, None] / temperature)
-            out = ahead if out is None else out.add_(ahead)
-    return value, (out if out is not None or not slope else torch.zeros_like(q))
+    share: Any = (entropy(log_p) <= switch_entropy).to(q.dtype) if mix == "by_entropy" else float(lam)
+    if not len(q) or bool(torch.minimum(log_q.amin(), log_p.amin()) == float("-inf")):
+        return _kl_and_slope_of_some(log_q, log_p, share, temperature, slope)
+    # Every token has some probability, so that both directions share one gap: few passes over the vocabulary, in place.
+    gap = log_q.sub_(log_p)
+    of_q, of_p = torch.linalg.vecdot(q, gap), -torch.linalg.vecdot(p, gap)
+    value = share * of_q + (1 - share) * of_p
+    if not slope:
+        return value, None
+    if isinstance(share, Tensor):
+        share = share[:, None]
+    out = gap.sub_(of_q[:, None]).mul_(share).add_(1 - share).mul_(q)
+    return value, out.sub_(p.mul_(1 - share)).div_(temperature)
+
+
+def _kl_and_slope_of_some(log_q: Tensor, log_p: Tensor, share: float | Tensor, temperature: float,
+                          slope: bool) -> tuple[Tensor, Tensor | None]:
+    """The same where tokens may have no probability. A direction that is not asked for counts 0, though it be infinite."""
+    q, p = log_q.exp(), log_p.exp()
+    reverse = share if isinstance(share, Tensor) else torch.full_like(q[..., 0], share)
+    gap = _gap(q, log_q, log_p)
+    of_q, of_p = (q * gap).sum(-1), (p * _gap(p, log_p, log_q)).sum(-1)
+    value = (reverse * of_q).masked_fill(reverse == 0, 0) + ((1 - reverse) * of_p).masked_fill(reverse == 1, 0)
+    if not slope:
+        return value, None
+    out = (reverse[:, None] * q * (gap - of_q[:, None])).masked_fill((reverse == 0)[:, None], 0)
+    return value, (out + (1 - reverse)[:, None] * (q - p)) / temperature
 
 
 def _gap(a: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
@@ -220,6 +230,8 @@ def chunked_mixed_kl(student_hidden: Tensor, student_head: Callable[[Tensor], Te
         raise ValueError(f"chunked_mixed_kl: {len(student_hidden)} and {len(teacher_hidden)} hidden states, chunk {chunk}, mask "
                          f"{None if mask is None else tuple(mask.shape)}; as many of each, and one token or more at a time")
     own = [p for p in getattr(student_head, "parameters", tuple)() if p.requires_grad]
+    if isinstance(student_head, nn.Linear):
+        student_head = _Linear(student_head)
     weight = student_hidden.new_ones(len(student_hidden)) if mask is None else mask.to(student_hidden.dtype)
     how = dict(lam=lam, mix=mix, temperature=temperature, switch_entropy=switch_entropy)
     return _Chunked.apply(student_hidden, student_head, teacher_hidden.detach(), teacher_head, weight, chunk, how, *own)
@@ -235,22 +247,21 @@ class _Chunked(torch.autograd.Function):
         slopes: list[Tensor] = [torch.zeros_like(t) for t in (hidden, *parameters)] if wanted else []
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
-            with torch.set_grad_enabled(wanted):
+            with torch.set_grad_enabled(wanted), _watched(head) as seen:
                 here = hidden[rows].detach().requires_grad_(wanted)
                 logits = head(here)
-            with torch.no_grad():
-                value, slope = kl_and_slope(logits, teacher_head(teacher_hidden[rows]), slope=wanted, **how)
+            value, slope = kl_and_slope(logits.detach(), teacher_head(teacher_hidden[rows]), slope=wanted, **how)
             total += torch.where(weight[rows] != 0, value * weight[rows], 0).sum()
             if slope is not None:
-                slope.mul_(weight[rows, None].to(slope.dtype))
-                parts = torch.autograd.grad(logits, [here, *parameters], slope.to(logits.dtype), allow_unused=True)
-                del logits, slope
-                if parts[0] is not None:
-                    slopes[0][rows] = parts[0]
-                for whole, part in zip(slopes[1:], parts[1:]):
-                    if part is not None:
-                        whole += part
-                del parts
+                slope = slope.mul_(weight[rows, None].to(slope.dtype)).to(logits.dtype)
+                if seen is not None and len(parameters) == sum(p.requires_grad for p in head.linear.parameters()):
+                    slopes[0][rows] = _through_linear(head.linear, *seen, here, logits, slope, slopes[1:])
+                else:
+                    parts = torch.autograd.grad(logits, [here, *parameters], slope, allow_unused=True)
+                    for whole, part in zip([slopes[0][rows], *slopes[1:]], parts):
+                        if part is not None:
+                            whole += part
+            del logits, slope
         ctx.slopes = slopes
         return total
 
@@ -260,6 +271,49 @@ class _Chunked(torch.autograd.Function):
         first, *rest = (slope.mul_(upstream.to(slope.dtype)) for slope in ctx.slopes)
         del ctx.slopes
         return first, None, None, None, None, None, None, *rest
+
+
+class _Linear:
+    """A linear layer as a head."""
+
+    def __init__(self, linear: nn.Linear):
+        self.linear = linear
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return self.linear(hidden)
+
+
+@contextlib.contextmanager
+def _watched(head: Any) -> Iterator[list[Tensor] | None]:
+    """What goes into the head's one linear layer and comes out of it; None for a head that does not name one (`linear`)."""
+    linear = getattr(head, "linear", None)
+    if not isinstance(linear, nn.Linear):
+        yield None
+        return
+    seen: list[Tensor] = []
+    handle = linear.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0], output)))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _through_linear(linear: nn.Linear, into: Tensor, out: Tensor, here: Tensor, logits: Tensor, slope: Tensor,
+                    sums: Sequence[Tensor]) -> Tensor:
+    """The slope by `here` (n, d); the layer's own is added to `sums`, in place: a gradient of its size for every chunk, to be added to
+    the sum, would be as large as all logits of 1,000 tokens."""
+    (by_out,) = (slope,) if logits is out else torch.autograd.grad(logits, out, slope, retain_graph=True)
+    flat, given = by_out.reshape(-1, by_out.shape[-1]), into.detach().reshape(-1, into.shape[-1])
+    trained = [p for p in (linear.weight, linear.bias) if p is not None and p.requires_grad]
+    for parameter, total in zip(trained, sums):
+        if parameter is linear.bias:
+            total += flat.sum(0)
+        elif flat.dtype == given.dtype == total.dtype:
+            total.addmm_(flat.T, given)
+        else:
+            total += flat.T @ given.to(flat.dtype)
+    by_into = (by_out @ linear.weight.to(by_out.dtype)).to(into.dtype).reshape(into.shape)
+    return by_into if into is here else torch.autograd.grad(into, here, by_into)[0]
 
 
 # -- one sampled token in place of the sum -----------------------------------------------------------------
