@@ -257,39 +257,56 @@ def strong(results: dict, size: str = "cpu") -> dict[str, dict]:
     }
 
 
+# -- the paper's size --------------------------------------------------------------------------------------
+CELLS = ("sf", "sr", "tf", "tr")
+LENGTHS = ("128", "4096")
+
+
+def paper(results: dict, size: str = "paper") -> dict[str, dict]:
+    """Of the runs that are there, called as their configs; a claim without one of its runs stays not-run. A quantity is a mean of
+    differences between runs, of an entry of their means or of one benchmark's."""
+    runs = results["paper"]
+
+    def entry(run: str, name: str) -> float:
+        return runs[run]["by"]["math"][name[5:]] if name.startswith("math ") else runs[run][name]
+
+    def differences(pairs: Sequence[tuple[str, str]], name: str) -> dict | None:
+        if any(run not in runs for pair in pairs for run in pair):
+            return None
+        return point(fmean(entry(one, name) - entry(other, name) for one, other in pairs),
+                     baselines={run: entry(run, name) for pair in pairs for run in pair})
+
+    def pairs(cells: Sequence[str], ours: Callable[[str, str], str], theirs: Callable[[str, str], str], lengths=LENGTHS) -> list:
+        return [(f"4b-{ours(cell, n)}", f"4b-{theirs(cell, n)}") for cell in cells for n in lengths]
+
+    def by_source(lengths: Sequence[str]) -> list:
+        return pairs(("sf", "sr"), lambda cell, n: f"{cell}-{n}", lambda cell, n: f"t{cell[1]}-{n}", lengths)
+
+    def by_length(cells: Sequence[str]) -> list:
+        return pairs(cells, lambda cell, n: f"{cell}-4096", lambda cell, n: f"{cell}-128", ("4096",))
+
+    found = {
+        "C3": differences([("4b-sr-128", "4b-sf-128")], "math avg"), "C3b": differences([("4b-sf-128", "4b-sr-128")], "math passed"),
+        "C4": differences([("4b-sf-4096-grpo", "4b-sf-4096")], "math avg"),
+        "C4b": differences([("4b-sr-4096-grpo", "4b-sr-4096")], "math avg"),
+        "C5": differences(by_source(LENGTHS), "avg"), "C5b": differences(by_source(LENGTHS), "passed"),
+        "C5c": differences(by_source(("4096",)), "avg"), "C5d": differences(by_source(("4096",)), "passed"),
+        "C7": differences(by_length(CELLS), "avg"), "C7b": differences(by_length(CELLS), "passed"),
+        "C7c": differences(by_length(("sf", "tf")), "avg"), "C7d": differences(by_length(("sr", "tr")), "avg"),
+        "C10": differences([("4b-sr-curriculum", "4b-sr-4096")], "avg"),
+        "C10p": differences([("4b-sr-curriculum", "4b-sr-4096")], "passed"),
+        "C11": differences([("8b-sr-curriculum", "8b-sr-4096")], "avg"),
+        "C12": differences([("4b-sr-curriculum", "4b-sr-4096")], "math avg"),
+        "C8": point(runs["4b-sr-4096"]["tokens"]) if "4b-sr-4096" in runs else None,
+        "C8b": point(runs["8b-sr-4096"]["tokens"]) if "8b-sr-4096" in runs else None,
+        "C10l": point(runs["4b-sr-4096"]["tokens"] / runs["4b-sr-curriculum"]["tokens"])
+        if {"4b-sr-4096", "4b-sr-curriculum"} <= {*runs} else None,
+    }
+    return {name: measured for name, measured in found.items() if measured}
+
+
 # -- models and data, for records --------------------------------------------------------------------------
 def facts(start: dict) -> tuple[list, list]:
     """(models, datasets) of an experiment: student and teacher, and how many test problems were answered."""
     models = [start[name] for name in ("model", "teacher") if name in start]
     return models, [{"name": "generated chains of arithmetic", "split": "test", "n": start["test"]["problems"]}]
-
-
-# -- the paper's own size ----------------------------------------------------------------------------------
-def paper(results: dict, size: str = "paper") -> dict[str, dict]:
-    """What runs of configs/cuda allow; a claim whose runs are not all there is left out. Runs are called teacher-cell-length."""
-    runs = results["paper"]
-    four = [("4b-sr-4096", "4b-tr-4096"), ("4b-sf-4096", "4b-tf-4096")]
-    short = [("4b-sr-128", "4b-tr-128"), ("4b-sf-128", "4b-tf-128")]
-    longer = {way: (f"4b-{way}-4096", f"4b-{way}-128") for way in ("sf", "sr", "tf", "tr")}
-
-    def of(entry: str) -> Callable[[dict], float]:
-        return lambda run: run[entry]
-
-    def maths(entry: str) -> Callable[[dict], float]:
-        return lambda run: run["by"]["math"][entry]
-
-    asked = {
-        "C3": ([("4b-sr-128", "4b-sf-128")], maths("avg")), "C3b": ([("4b-sf-128", "4b-sr-128")], maths("passed")),
-        "C4": ([("4b-sf-4096-grpo", "4b-sf-4096")], maths("avg")), "C4b": ([("4b-sr-4096-grpo", "4b-sr-4096")], maths("avg")),
-        "C5": ([*short, *four], of("avg")), "C5b": ([*short, *four], of("passed")), "C5c": (four, of("avg")), "C5d": (four, of("passed")),
-        "C7": ([*longer.values()], of("avg")), "C7b": ([*longer.values()], of("passed")),
-        "C7c": ([longer["sf"], longer["tf"]], of("avg")), "C7d": ([longer["sr"], longer["tr"]], of("avg")),
-        "C10": ([("4b-sr-curriculum", "4b-sr-4096")], of("avg")), "C10p": ([("4b-sr-curriculum", "4b-sr-4096")], of("passed")),
-        "C11": ([("8b-sr-curriculum", "8b-sr-4096")], of("avg")), "C12": ([("4b-sr-curriculum", "4b-sr-4096")], maths("avg")),
-    }
-    there = {claim: (pairs, read) for claim, (pairs, read) in asked.items() if all(run in runs for pair in pairs for run in pair)}
-    found = {claim: point(fmean(read(runs[a]) - read(runs[b]) for a, b in pairs)) for claim, (pairs, read) in there.items()}
-    found |= {claim: point(runs[run]["tokens"]) for claim, run in (("C8", "4b-sr-4096"), ("C8b", "8b-sr-4096")) if run in runs}
-    if "C10" in found:
-        found["C10l"] = point(runs["4b-sr-4096"]["tokens"] / runs["4b-sr-curriculum"]["tokens"])
-    return found

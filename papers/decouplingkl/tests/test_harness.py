@@ -50,6 +50,31 @@ def test_required_claims_and_headlines_are_about_what_the_default_run_measures()
     assert len(CLAIMS.headlines) == 5 and all(h["shows"] in {*quantities.weak(weak()), *quantities.exact({}, "")} for h in CLAIMS.headlines)
 
 
+def runs(names):
+    """Summaries as experiments/paper.py gives them, every run a point better and a hundred tokens longer than the one before."""
+    return {name: {"avg": 30.0 + i, "passed": 40.0 + 2 * i, "tokens": 1000.0 + 100 * i, "at_cap": 0.0,
+                   "by": {"math": {"avg": 50.0 + 3 * i, "passed": 60.0 + i}}} for i, name in enumerate(names)}
+
+
+CONFIGS = sorted(path.stem for path in (harness.HERE / "configs" / "cuda").glob("*.yaml"))
+
+
+def test_the_papers_size_is_measured_by_runs_of_the_committed_configs():
+    everything = {of(c) for c in CLAIMS if c["rung"] == "paper-scale" and c.get("status") != "not-checkable"}
+    assert {*quantities.paper({"paper": runs(CONFIGS)})} == everything
+    assert quantities.paper({"paper": {}}) == {} and {*quantities.paper({"paper": runs(["4b-sr-4096"])})} == {"C8"}
+
+
+def test_differences_of_runs_by_hand():
+    """In this order: each cell and length, the curriculum, then GRPO."""
+    names = ["4b-sf-128", "4b-sr-128", "4b-tf-128", "4b-tr-128", "4b-sf-4096", "4b-sr-4096", "4b-tf-4096", "4b-tr-4096", "4b-sr-curriculum",
+             "4b-sf-4096-grpo", "4b-sr-4096-grpo"]
+    found = {name: measured["value"] for name, measured in quantities.paper({"paper": runs(names)}).items()}
+    assert found == pytest.approx({
+        "C3": 3, "C3b": -1, "C4": 15, "C4b": 15, "C5": -2, "C5b": -4, "C5c": -2, "C5d": -4, "C7": 4, "C7b": 8, "C7c": 4, "C7d": 4,
+        "C8": 1500, "C10": 3, "C10p": 6, "C10l": 1500 / 1800, "C12": 9})
+
+
 def test_shapes_are_those_of_the_models():
     from common.shapes import Shape
 
