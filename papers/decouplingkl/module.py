@@ -247,7 +247,8 @@ class Distilling(Sampling):
             labels = ids
             if c.prefix != name or not as_sampled:
                 seeds = torch.tensor([seed_of("labels", name, self.seed, self.done, of) for of in names], device=ids.device)
-                u = torch.stack([uniforms(seeds, t) for t in range(ids.shape[1])], 1)
+                place = where.long().cumsum(1) - 1  # within the response, wherever the batch has put it
+                u = torch.stack([uniforms(seeds, t) for t in range(ids.shape[1])], 1).gather(1, place.clamp(min=0))
                 labels = ids.masked_scatter(where, method.fresh_labels(averaged[where], u[where]))
             log_q = method.log_probs(zq, labels)
             if name == "teacher":
