@@ -18,7 +18,7 @@ from common.reasoning.problems import Problem, Problems  # noqa: F401  (what a c
 from common.seeds import seed_of
 
 
-class Chains(problems.Chains):
+class SolvedChains(problems.Chains):
     """Modular-chain arithmetic; a problem's solution is a redundant trace, as those that the teachers were trained on."""
 
     def solution(self, problem: Problem) -> tuple[int, ...]:
@@ -26,7 +26,7 @@ class Chains(problems.Chains):
         return tuple(self.words.convert_tokens_to_ids(list(words)))
 
 
-class Maths(problems.Maths):
+class SolvedMaths(problems.Maths):
     """DeepScaleR and its like, as JSON lines with "problem", "answer" and, for prefixes from the data, "solution".
 
     thinking: of the chat template (`enable_thinking`); templates without it do not mind. Other options: common.reasoning.problems.

@@ -19,7 +19,7 @@ from common.reasoning.rollouts import full
 
 from .. import module
 from ..curriculum import EntropyGatedLength
-from ..data import Chains
+from ..data import SolvedChains
 from ..method import DistillConfig
 from .exact import truly_double
 
@@ -27,7 +27,7 @@ PRELOAD = ["lightning.pytorch", "transformers.models.llama.modeling_llama"]
 SMALL = dict(prompts_per_step=4, rollouts_per_prompt=2, max_new_tokens=6, micro_batch_size=3, lr=1e-2, warmup_steps=0, token_chunk=0)
 
 
-class Coin(Chains):
+class Coin(SolvedChains):
     """Chains' prompts; right is a response that begins with an even token. A random model is right about half of the time."""
 
     def grade(self, problems, rollouts):
