@@ -32,7 +32,7 @@ from common.seeds import asked, seed_of
 from common.standins import reasoner
 from common.training.fit import fit
 
-from .. import method, standins
+from .. import baselines, method, standins
 from ..curriculum import EntropyGatedLength
 from ..module import Distilling
 from ..scoring import answers, entropies, graded, scores
@@ -43,6 +43,7 @@ SHORT = 12  # tokens: one step of a chain and a half
 LADDER = (SHORT, 24, 48, 96, CAP)  # of the curriculum: a fifth of the updates each, while the gate lets it pass
 GATE = 0.85  # of the student's entropy before distillation
 RATE = 2e-3
+ALL = 1 << 16  # tokens of a step and more: with 30 words all their logits are held at once
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Size:
 
 
 SIZES = {"smoke": Size(seeds=(0,), prompts=3, updates=5, every=5, probe=2, probed=2, test=4, samples=8, job_seconds=1),
-         "cpu": Size(seeds=asked(), prompts=48, updates=40, every=10, probe=32, probed=4, test=96, samples=8, job_seconds=60)}
+         "cpu": Size(seeds=asked(), prompts=32, updates=40, every=10, probe=32, probed=4, test=96, samples=8, job_seconds=60)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:
@@ -118,26 +119,14 @@ def needed(found: list[Job], seed: int) -> tuple[str, ...]:
 
 
 # -- the models --------------------------------------------------------------------------------------------
-def shuffled(teacher: nn.Module, seed: int) -> nn.Module:
-    """The teacher with its words in another order: as sure of itself everywhere, and of the wrong words. A stock model whose
-    output matrix, no longer tied to its input, has its rows permuted."""
-    teacher = copy.deepcopy(teacher)
-    rows = teacher.get_input_embeddings().weight.detach()
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed_of("shuffled teacher", seed)))
-    teacher.config.tie_word_embeddings = False
-    teacher.lm_head = nn.Linear(rows.shape[1], rows.shape[0], bias=False)
-    teacher.lm_head.weight.data.copy_(rows[order])
-    return teacher.eval()
-
-
 def teacher_of(arm: Arm, seed: int) -> nn.Module:
     teacher = standins.teacher(seed)[0]
-    return shuffled(teacher, seed) if arm.teacher == "shuffled" else teacher
+    return baselines.shuffled(teacher, seed_of("shuffled teacher", seed)) if arm.teacher == "shuffled" else teacher
 
 
 def config(arm: Arm, how: Size) -> method.DistillConfig:
     return method.DistillConfig(prefix=arm.prefix, lam=arm.lam, mix=arm.mix, max_new_tokens=arm.horizon, prompts_per_step=how.prompts,
-                                micro_batch_size=how.prompts, lr=RATE, warmup_steps=0)
+                                micro_batch_size=how.prompts, token_chunk=ALL, lr=RATE, warmup_steps=0)
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------
@@ -183,8 +172,8 @@ def itself(seed: int, size: str = "cpu", strength: str = "weak") -> dict:
     how, found = SIZES[size], {"loss": 0.0, "norm": 0.0, "moved": 0.0}
     for arm in (SF, SR, TF, TR, ARMS["mix 0.5"]):
         student = standins.student(seed, strength)
-        before = copy.deepcopy(student[0])
-        training = distilling(student, copy.deepcopy(before), config(arm, how), seed)
+        before = baselines.itself(student[0])
+        training = distilling(student, baselines.itself(before), config(arm, how), seed)
         learn(training, Chains(2 * how.prompts, seed=seed), 2, [])
         found["loss"] = max([found["loss"], *(abs(row["loss per token"]) for row in training.history)])
         found["norm"] = max([found["norm"], *(row["norm"] for row in training.history)])

@@ -49,7 +49,7 @@ class Size:
 
 
 SIZES = {"smoke": Size(replace(small.SIZES["smoke"], updates=6, every=3), updates=1, prompts=2, rollouts=4, switches=(3, 6)),
-         "cpu": Size(small.Size(seeds=asked(), prompts=48, updates=60, every=20, probe=96, probed=8, test=96, samples=8, job_seconds=120),
+         "cpu": Size(small.Size(seeds=asked(), prompts=32, updates=60, every=20, probe=96, probed=8, test=96, samples=8, job_seconds=120),
                      updates=20, prompts=16, rollouts=8, switches=SWITCHES)}
 RL_RATE = 5e-4
 

@@ -109,7 +109,7 @@ def test_mixtures_are_the_ends_and_what_lies_between():
 
 def test_a_shuffled_teacher_is_as_sure_everywhere_and_of_other_words():
     teacher = standins.teacher(0)[0]
-    other = small.shuffled(teacher, 0)
+    other = small.teacher_of(small.ARMS["shuffled"], 0)
     ids = torch.randint(3, len(words.WORDS), (3, 20), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         ours, theirs = teacher(input_ids=ids).logits, other(input_ids=ids).logits
