@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from common.errors import ModelError
 from common.reasoning.rollouts import Rollout, response_logits, sample
 
 from . import method
 from .baselines import itself
 from .heads import Head, response_hidden
+from .trajectories import explained
 
 LAM, PROMPT = 0.3, 4
 
@@ -88,10 +88,8 @@ def chunks(model: PreTrainedModel, ids: Tensor) -> None:
 def own_prefixes(model: PreTrainedModel, ids: Tensor) -> None:
     """Greedy, so that the stock model's own pass says what must have been drawn."""
     prompts, _ = rows_of(ids)
-    try:
+    with explained():
         drawn = sample(model, prompts, 1, 5, end=(), temperature=0)
-    except TypeError as error:  # the sampler's word for a cache whose rows cannot be chosen
-        raise ModelError(f"Student's prefixes are sampled with a key-value cache, and {str(error).removeprefix('sample: ')}") from error
     for r in drawn:
         prompt = prompts[r.prompt]
         with torch.no_grad():

@@ -28,23 +28,38 @@ class Head:
 
     def __init__(self, model: nn.Module):
         self.model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.name = getattr(self.model, "base_model_prefix", "")
-        self.decoder = getattr(self.model, self.name, None) if self.name else None
-        wrong, other = "", f"of {type(self.model).__name__}: set token_chunk to 0, which takes the logits of a whole micro-batch at once"
-        if self.decoder is None or self.decoder is self.model or self.model.get_output_embeddings() is None:
+        wrong, way_out = "", "set token_chunk to 0, which takes the logits of a whole micro-batch at once"
+        parts = self._parts()
+        if not parts or self.model.get_output_embeddings() is None:
             wrong = "no decoder and output embedding that can be called apart"
         elif any(hasattr(p, "full_tensor") for p in self.model.parameters()):
             wrong = "weights in shards, which only the whole model gathers"
         else:
-            inside = {id(p) for p in self.decoder.parameters()} | {id(p) for p in self.model.get_output_embeddings().parameters()}
+            inside = {id(p) for p in self.model.base_model.parameters()} | {id(p) for p in self.parameters()}
             if extra := [n for n, p in self.model.named_parameters() if id(p) not in inside and p.requires_grad]:
                 wrong = f"trained weights besides decoder and output embedding ({extra[0]})"
         if wrong:
-            raise ModelError(f"Chunks of tokens need a head that can be called alone, and this model has {wrong}, {other}.")
-        difference = self._difference()
-        if not difference < 1e-2:  # of bfloat16, too; another path is off by far more
-            raise ModelError("Chunks of tokens need logits that follow from the last hidden states, and this model's head gives others "
-                             f"than the whole model (by {difference:.2g} of their size), {other}.")
+            raise ModelError(f"Chunks of tokens need a head that can be called alone, and this model has {wrong}; {way_out}.")
+        differences = []
+        for self.owner, self.name in parts:
+            self.decoder = getattr(self.owner, self.name)
+            differences.append(self._difference())
+            if differences[-1] < 1e-2:  # of bfloat16, too; another path is off by far more
+                return
+        raise ModelError("Chunks of tokens need logits that follow from the last hidden states alone, and this model's head gives others "
+                         f"than the whole model; {way_out} (they are off by {min(differences):.2g} of their size).")
+
+    def _parts(self) -> list[tuple[nn.Module, str]]:
+        """(owner, name) of what may be the decoder: the model's base, and what it calls its decoder."""
+        candidates = [getattr(self.model, "base_model", None)]
+        if hasattr(self.model, "get_decoder"):
+            candidates.append(self.model.get_decoder())
+        found: list[tuple[nn.Module, str]] = []
+        for candidate in candidates:
+            if candidate is not None and candidate is not self.model:
+                owners = ((owner, name) for owner in self.model.modules() for name, child in owner.named_children() if child is candidate)
+                found.append(next(owners))
+        return found
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of the output embedding."""
@@ -60,7 +75,7 @@ class Head:
         return self.decoder(input_ids=ids, use_cache=False).last_hidden_state
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        modules = self.model._modules
+        modules = self.owner._modules
         modules[self.name] = _Given(hidden[None])
         try:
             return self.model(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device), use_cache=False).logits[0]
@@ -76,13 +91,21 @@ class Head:
             device, V = next(self.model.parameters()).device, self.model.get_input_embeddings().weight.shape[0]
             ids = torch.randint(V, (1, 8), generator=torch.Generator().manual_seed(0)).to(device)
             whole, ours = self.model(input_ids=ids, use_cache=False).logits[0].float(), self(self.hidden(ids)[0]).float()
-        except (TypeError, AttributeError, ValueError) as error:
-            raise ModelError("Chunks of tokens need a decoder that can be called alone, and this model's fails "
-                             f"({type(error).__name__}: {str(error).splitlines()[0][:100]}): set token_chunk to 0.") from error
+        except (TypeError, AttributeError, ValueError, RuntimeError, IndexError, KeyError):  # not to be called so
+            return float("inf")
         finally:
             for module in training:
                 module.training = True
         return float((whole - ours).abs().max() / whole.abs().max().clamp(min=1e-30)) if whole.shape == ours.shape else float("inf")
+
+
+class _Behind(BaseModelOutputWithPast):
+    """What a decoder gives, with None for all that a family's own output has besides (router logits, states)."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return None
 
 
 class _Given(nn.Module):
@@ -93,7 +116,7 @@ class _Given(nn.Module):
         self.given = hidden
 
     def forward(self, *_, **__) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=self.given)
+        return _Behind(last_hidden_state=self.given)
 
 
 def response_hidden(head: Head, prompts: Sequence[Sequence[int]], rollouts: Sequence[Rollout]) -> Tensor:

@@ -31,7 +31,7 @@ from . import method
 from .heads import Head, check_pair, response_hidden
 from .method import DistillConfig
 from .scoring import evaluate, measure
-from .trajectories import TrajectoryCache, shortened, truncated
+from .trajectories import TrajectoryCache, explained, shortened, truncated
 
 BLANK = ((0,),), [Rollout(0, (0,), False)]  # a row that counts nowhere
 
@@ -78,7 +78,7 @@ class Sampling(SampledTraining):
         if self.sampler is not None and model is self.model:
             self.sampler.load(model)
             return self.sampler.sample(prompts, config.rollouts_per_prompt, length, **how)
-        with truncated(model, config.temperature, config.top_p, config.top_k):
+        with explained(), truncated(model, config.temperature, config.top_p, config.top_k):
             return sample(model, prompts, config.rollouts_per_prompt, length, **how)
 
     def rollouts(self, problems: list, first: int) -> list[Rollout]:
@@ -247,7 +247,8 @@ class Distilling(Sampling):
             labels = ids
             if c.prefix != name or not as_sampled:
                 seeds = torch.tensor([seed_of("labels", name, self.seed, self.done, of) for of in names], device=ids.device)
-                u = torch.stack([uniforms(seeds, t) for t in range(ids.shape[1])], 1)
+                place = where.long().cumsum(1) - 1  # within the response, wherever the batch has put it
+                u = torch.stack([uniforms(seeds, t) for t in range(ids.shape[1])], 1).gather(1, place.clamp(min=0))
                 labels = ids.masked_scatter(where, method.fresh_labels(averaged[where], u[where]))
             log_q = method.log_probs(zq, labels)
             if name == "teacher":

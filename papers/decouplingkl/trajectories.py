@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from common.errors import SetupError
+from common.errors import ModelError, SetupError
 from common.reasoning.rollouts import Rollout
 
 from .method import cut
@@ -67,6 +67,19 @@ def truncated(model: nn.Module, temperature: float, top_p: float, top_k: int) ->
         yield
     finally:
         handle.remove()
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """What common's sampler cannot do with a model is something that its user can mend: ModelError in its words."""
+    try:
+        yield
+    except TypeError as error:
+        raise ModelError("Responses are sampled with a key-value cache whose rows can be chosen, and "
+                         f"{str(error).removeprefix('sample: ')}; take prefixes from the data or from a file of trajectories.") from error
+    except FloatingPointError as error:
+        raise ModelError("Responses are sampled from finite logits, and this model's are not; they are of prompts padded on the left "
+                         f"({str(error).removeprefix('sample: ')}).") from error
 
 
 # -- the cache ---------------------------------------------------------------------------------------------

@@ -239,9 +239,11 @@ def test_vocabularies_are_refused_with_both_sizes():
 
 
 def test_the_teacher_is_in_no_optimiser_no_checkpoint_and_no_product(tmp_path):
-    teacher = model("float32", 7, 64)
+    teacher = model("float32", 7, 96)
     before = {n: p.clone() for n, p in teacher.named_parameters()}
-    found = fit(training(dtype="float32", teacher=teacher.bfloat16().train()), tmp_path, steps=1, checkpoint_every=1)
+    found = training(dtype="float32", teacher=teacher.bfloat16().train())
+    found.given = (model("float32", 0, 64), *found.given[1:])
+    fit(found, tmp_path, steps=1, checkpoint_every=1)
     teacher = found.teacher
     assert not teacher.training and next(teacher.parameters()).dtype == torch.bfloat16
     assert not any(p.requires_grad for p in teacher.parameters())
@@ -277,7 +279,8 @@ def test_a_shuffled_teacher_is_as_sharp_and_wrong():
     p, s = (m(ids).logits.softmax(-1) for m in (teacher, other))
     close(s.sort(-1).values, p.sort(-1).values, 1e-12)
     far(s, p, 0.1)
-    assert torch.equal(s[..., 2], p[..., 2]) and torch.equal(teacher.get_input_embeddings().weight, other.get_input_embeddings().weight)
+    close(s[..., 2], p[..., 2], 1e-12)
+    assert torch.equal(teacher.get_input_embeddings().weight, other.get_input_embeddings().weight)
 
 
 def test_an_infinite_loss_is_said_in_a_line(tmp_path):
@@ -381,7 +384,7 @@ def test_trls_distillation_trainer_has_our_loss_and_gradient(lam, mix, pair):
     kind = distillation_class(mix == "linear" and 0 < lam < 1)
     stub = kind.__new__(kind)
     stub.teacher_model, stub.beta, stub.temperature, stub.model_kwarg_keys, stub._is_vlm = pair[1], lam, 1.0, {"logits_to_keep"}, False
-    stub.accelerator = SimpleNamespace(unwrap_model=lambda m: m)
+    stub.accelerator = SimpleNamespace(unwrap_model=lambda m: m, is_main_process=False)
     stub._forward_redirection = lambda wrapped, inner, function, *args, **how: function(*args, **how)
     theirs, *_ = kind._compute_loss(stub, pair[0], inputs, torch.tensor(float(sum(len(r.ids) for r in ROWS))))
     close(theirs, loss, 1e-6)
