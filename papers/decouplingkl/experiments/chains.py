@@ -66,7 +66,6 @@ ARMS = {
     "SF": SF, "mix 0.25": replace(SF, lam=0.25), "mix 0.5": replace(SF, lam=0.5), "mix 0.75": replace(SF, lam=0.75), "SR": SR,
     "TF": TF, "TR": TR,
     "short SF": replace(SF, horizon=SHORT), "short SR": replace(SR, horizon=SHORT),
-    "short TF": replace(TF, horizon=SHORT), "short TR": replace(TR, horizon=SHORT),
     "curriculum": replace(SR, gate=GATE), "ladder": replace(SR, gate=0.0),
     "by entropy": replace(SR, mix="by_entropy"),
     "SF again": replace(SF, again=True), "shuffled": replace(SF, teacher="shuffled"),
@@ -91,7 +90,7 @@ class Size:
 
 
 SIZES = {"smoke": Size(seeds=(0,), prompts=3, updates=5, every=5, probe=2, probed=2, test=4, samples=8, job_seconds=1),
-         "cpu": Size(seeds=asked(), prompts=32, updates=40, every=10, probe=32, probed=4, test=96, samples=8, job_seconds=60)}
+         "cpu": Size(seeds=asked(), prompts=24, updates=30, every=10, probe=16, probed=4, test=64, samples=8, job_seconds=60)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:
@@ -106,7 +105,7 @@ def jobs(size: str = "cpu") -> list[Job]:
         job(f"start/seed{seed}", "start", 3, after, seed=seed, size=size)
         job(f"itself/seed{seed}", "itself", 3, after, seed=seed, size=size)
         for name, arm in ARMS.items():
-            job(f"{name}/seed{seed}", "run", 5 if arm.horizon == SHORT else 20, after, seed=seed, arm=name, size=size)
+            job(f"{name}/seed{seed}", "run", 7 if arm.horizon == SHORT else 19, after, seed=seed, arm=name, size=size)
     return found
 
 
@@ -193,7 +192,7 @@ def distilling(student: tuple, teacher: nn.Module, config: method.DistillConfig,
 def curriculum(arm: Arm, how: Size) -> EntropyGatedLength | None:
     if arm.gate is None:
         return None
-    return EntropyGatedLength(list(LADDER), h_min=arm.gate, stage_steps=how.updates // len(LADDER), prompts=2 * how.probe, cap=CAP)
+    return EntropyGatedLength(list(LADDER), h_min=arm.gate, stage_steps=how.updates // len(LADDER), prompts=4 * how.probe, cap=CAP)
 
 
 def learn(training: L.LightningModule, data: Chains, updates: int, callbacks: list) -> None:

@@ -77,7 +77,6 @@ EXPECTED = {  # prefix, lambda, most tokens trained on, mix
     "SF": ("student", 0.0, 170, "linear"), "mix 0.25": ("student", 0.25, 170, "linear"), "mix 0.5": ("student", 0.5, 170, "linear"),
     "mix 0.75": ("student", 0.75, 170, "linear"), "SR": ("student", 1.0, 170, "linear"), "TF": ("teacher", 0.0, 170, "linear"),
     "TR": ("teacher", 1.0, 170, "linear"), "short SF": ("student", 0.0, 12, "linear"), "short SR": ("student", 1.0, 12, "linear"),
-    "short TF": ("teacher", 0.0, 12, "linear"), "short TR": ("teacher", 1.0, 12, "linear"),
     "curriculum": ("student", 1.0, 170, "linear"), "ladder": ("student", 1.0, 170, "linear"),
     "by entropy": ("student", 1.0, 170, "by_entropy"), "SF again": ("student", 0.0, 170, "linear"),
     "shuffled": ("student", 0.0, 170, "linear")}
