@@ -49,7 +49,7 @@ class Size:
     switches: tuple[int, ...]
 
 
-SIZES = {"smoke": Size(replace(small.SIZES["smoke"], updates=6, every=3), updates=1, prompts=2, rollouts=4, switches=(3, 6)),
+SIZES = {"smoke": Size(replace(small.SIZES["smoke"], updates=2, every=1), updates=1, prompts=2, rollouts=4, switches=(1, 2)),
          "cpu": Size(small.Size(seeds=asked(), prompts=24, updates=60, every=20, probe=64, probed=8, test=64, samples=8, job_seconds=120),
                      updates=20, prompts=16, rollouts=8, switches=SWITCHES)}
 RL_RATE = 5e-4
