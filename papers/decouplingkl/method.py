@@ -255,7 +255,7 @@ class _Chunked(torch.autograd.Function):
             if slope is not None:
                 slope = slope.mul_(weight[rows, None].to(slope.dtype)).to(logits.dtype)
                 if seen is not None and len(parameters) == sum(p.requires_grad for p in head.linear.parameters()):
-                    slopes[0][rows] = _through_linear(head.linear, *seen, here, logits, slope, slopes[1:])
+                    slopes[0][rows] = _through_linear(head.linear, seen[0], seen[1], here, logits, slope, slopes[1:])
                 else:
                     parts = torch.autograd.grad(logits, [here, *parameters], slope, allow_unused=True)
                     for whole, part in zip([slopes[0][rows], *slopes[1:]], parts):

@@ -89,3 +89,14 @@ def test_pass_at_k():
 def test_the_cell_is_not_the_sequences_gradient():
     found = [analytic.left_out(seed) for seed in range(3)]
     assert min(found) > 0.1 and len(set(found)) == 3
+
+
+def test_all_figures_at_once():
+    from ..experiments.exact import figures
+
+    found = figures()
+    assert set(found["cells"]) == {f"{t}, {n}" for t in ("4B", "8B") for n in (128, 1024, 4096)}
+    ratios = [cell["student / cached"] for cell in found["cells"].values()]
+    assert min(ratios) == found["cells"]["4B, 4096"]["student / cached"] > 3 and round(max(ratios), 2) == 5.49
+    assert found["ks"][5000][10] == [] and found["ks"][500][20] == [] and found["passes"][5000] == []
+    assert found["left out"] > 0.1 and found["gained"]["4B"][0] == pytest.approx(3.6)

@@ -110,15 +110,13 @@ def test_micro_batches_do_not_matter(estimator, tmp_path):
 
 
 @pytest.mark.numerics
-@pytest.mark.parametrize("prefix, lam", [("student", 0.0), ("student", 1.0), ("teacher", 0.0), ("teacher", 1.0)])
-def test_sampled_labels_have_the_full_gradient_in_the_mean(prefix, lam):
-    """Over many drawn labels at fixed text, and with fresh labels in SF and TR. returns only changes the reward."""
+@pytest.mark.parametrize("prefix, lam", [("student", 0.0), ("teacher", 1.0)])
+def test_fresh_labels_have_the_full_gradient_in_the_mean(prefix, lam):
+    """SF and TR over many draws at fixed text. (In SR and TF the text is the label; test_method enumerates these.)"""
     config = {"prefix": prefix, "lam": lam}
     full, problems = ready(training(config=config))
     full.loss_sum(problems, ROWS).backward()
     expected = full.model.get_output_embeddings().weight.grad.clone()
-    if (prefix, lam) in (("student", 1.0), ("teacher", 0.0)):
-        pytest.skip("the text itself is the label; test_method enumerates it")
     found, problems = ready(training(config=config | {"estimator": "sampled"}))
     total = torch.zeros_like(expected)
     for draw in range(400):
