@@ -18,6 +18,7 @@ from common.shapes import Shape
 
 from . import analytic, reported
 from .experiments.chains import ARMS, MIXED, SR
+from .experiments.strong import ARMS as STRONG_ARMS
 from .experiments.strong import STOPS, SWITCHES
 
 LONGER, AT_CAP = 1.5, 0.2  # what inflation is: responses so many times as long, or such a share of them at the cap (spec 8.4, D1)
@@ -52,7 +53,7 @@ def exact(results: dict, size: str) -> dict[str, dict]:
 
 def update_of(arm: str, length: float, cached: str | None = None) -> float:
     """FLOPs of a response's part of an update of an arm here, at a length in tokens."""
-    prefix = (ARMS | dict.fromkeys(STOPS, SR))[arm].prefix
+    prefix = (ARMS | STRONG_ARMS | dict.fromkeys(STOPS, SR))[arm].prefix
     return analytic.update_flops(STUDENT, TEACHER, 1, PROMPT, length, prefix, cached)
 
 

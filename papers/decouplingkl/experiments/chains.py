@@ -32,7 +32,7 @@ from common.seeds import asked, seed_of
 from common.standins import reasoner
 from common.training.fit import fit
 
-from .. import method, standins
+from .. import baselines, method, standins
 from ..curriculum import EntropyGatedLength
 from ..module import Distilling
 from ..scoring import answers, entropies, graded, scores
@@ -43,6 +43,7 @@ SHORT = 12  # tokens: one step of a chain and a half
 LADDER = (SHORT, 24, 48, 96, CAP)  # of the curriculum: a fifth of the updates each, while the gate lets it pass
 GATE = 0.85  # of the student's entropy before distillation
 RATE = 2e-3
+ALL = 1 << 16  # tokens of a step and more: with 30 words all their logits are held at once
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,6 @@ ARMS = {
     "SF": SF, "mix 0.25": replace(SF, lam=0.25), "mix 0.5": replace(SF, lam=0.5), "mix 0.75": replace(SF, lam=0.75), "SR": SR,
     "TF": TF, "TR": TR,
     "short SF": replace(SF, horizon=SHORT), "short SR": replace(SR, horizon=SHORT),
-    "short TF": replace(TF, horizon=SHORT), "short TR": replace(TR, horizon=SHORT),
     "curriculum": replace(SR, gate=GATE), "ladder": replace(SR, gate=0.0),
     "by entropy": replace(SR, mix="by_entropy"),
     "SF again": replace(SF, again=True), "shuffled": replace(SF, teacher="shuffled"),
@@ -90,7 +90,7 @@ class Size:
 
 
 SIZES = {"smoke": Size(seeds=(0,), prompts=3, updates=5, every=5, probe=2, probed=2, test=4, samples=8, job_seconds=1),
-         "cpu": Size(seeds=asked(), prompts=48, updates=40, every=10, probe=32, probed=4, test=96, samples=8, job_seconds=60)}
+         "cpu": Size(seeds=asked(), prompts=24, updates=30, every=10, probe=16, probed=4, test=64, samples=8, job_seconds=60)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:
@@ -105,7 +105,7 @@ def jobs(size: str = "cpu") -> list[Job]:
         job(f"start/seed{seed}", "start", 3, after, seed=seed, size=size)
         job(f"itself/seed{seed}", "itself", 3, after, seed=seed, size=size)
         for name, arm in ARMS.items():
-            job(f"{name}/seed{seed}", "run", 5 if arm.horizon == SHORT else 20, after, seed=seed, arm=name, size=size)
+            job(f"{name}/seed{seed}", "run", 7 if arm.horizon == SHORT else 19, after, seed=seed, arm=name, size=size)
     return found
 
 
@@ -118,26 +118,14 @@ def needed(found: list[Job], seed: int) -> tuple[str, ...]:
 
 
 # -- the models --------------------------------------------------------------------------------------------
-def shuffled(teacher: nn.Module, seed: int) -> nn.Module:
-    """The teacher with its words in another order: as sure of itself everywhere, and of the wrong words. A stock model whose
-    output matrix, no longer tied to its input, has its rows permuted."""
-    teacher = copy.deepcopy(teacher)
-    rows = teacher.get_input_embeddings().weight.detach()
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed_of("shuffled teacher", seed)))
-    teacher.config.tie_word_embeddings = False
-    teacher.lm_head = nn.Linear(rows.shape[1], rows.shape[0], bias=False)
-    teacher.lm_head.weight.data.copy_(rows[order])
-    return teacher.eval()
-
-
 def teacher_of(arm: Arm, seed: int) -> nn.Module:
     teacher = standins.teacher(seed)[0]
-    return shuffled(teacher, seed) if arm.teacher == "shuffled" else teacher
+    return baselines.shuffled(teacher, seed_of("shuffled teacher", seed)) if arm.teacher == "shuffled" else teacher
 
 
 def config(arm: Arm, how: Size) -> method.DistillConfig:
     return method.DistillConfig(prefix=arm.prefix, lam=arm.lam, mix=arm.mix, max_new_tokens=arm.horizon, prompts_per_step=how.prompts,
-                                micro_batch_size=how.prompts, lr=RATE, warmup_steps=0)
+                                micro_batch_size=how.prompts, token_chunk=ALL, lr=RATE, warmup_steps=0)
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------
@@ -183,8 +171,8 @@ def itself(seed: int, size: str = "cpu", strength: str = "weak") -> dict:
     how, found = SIZES[size], {"loss": 0.0, "norm": 0.0, "moved": 0.0}
     for arm in (SF, SR, TF, TR, ARMS["mix 0.5"]):
         student = standins.student(seed, strength)
-        before = copy.deepcopy(student[0])
-        training = distilling(student, copy.deepcopy(before), config(arm, how), seed)
+        before = baselines.itself(student[0])
+        training = distilling(student, baselines.itself(before), config(arm, how), seed)
         learn(training, Chains(2 * how.prompts, seed=seed), 2, [])
         found["loss"] = max([found["loss"], *(abs(row["loss per token"]) for row in training.history)])
         found["norm"] = max([found["norm"], *(row["norm"] for row in training.history)])
@@ -204,7 +192,7 @@ def distilling(student: tuple, teacher: nn.Module, config: method.DistillConfig,
 def curriculum(arm: Arm, how: Size) -> EntropyGatedLength | None:
     if arm.gate is None:
         return None
-    return EntropyGatedLength(list(LADDER), h_min=arm.gate, stage_steps=how.updates // len(LADDER), prompts=2 * how.probe, cap=CAP)
+    return EntropyGatedLength(list(LADDER), h_min=arm.gate, stage_steps=how.updates // len(LADDER), prompts=4 * how.probe, cap=CAP)
 
 
 def learn(training: L.LightningModule, data: Chains, updates: int, callbacks: list) -> None:

@@ -31,7 +31,8 @@ from . import chains as small
 from .chains import CAP, SF, SHORT, SR, TF, TR
 
 CELLS = {"SF": SF, "SR": SR, "TF": TF, "TR": TR}
-ARMS = CELLS | {"SF again": replace(SF, again=True), "short SF": replace(SF, horizon=SHORT), "short SR": replace(SR, horizon=SHORT)}
+ARMS = CELLS | {"SF again": replace(SF, again=True), "short SF": replace(SF, horizon=SHORT), "short SR": replace(SR, horizon=SHORT),
+                "short TF": replace(TF, horizon=SHORT), "short TR": replace(TR, horizon=SHORT)}
 SWITCHES = (20, 60)  # updates of distillation before RL
 STOPS = {"one end": False, "two ends": True}
 SECOND_END = "<eos2>"
@@ -48,8 +49,8 @@ class Size:
     switches: tuple[int, ...]
 
 
-SIZES = {"smoke": Size(replace(small.SIZES["smoke"], updates=6, every=3), updates=1, prompts=2, rollouts=4, switches=(3, 6)),
-         "cpu": Size(small.Size(seeds=asked(), prompts=48, updates=60, every=20, probe=96, probed=8, test=96, samples=8, job_seconds=120),
+SIZES = {"smoke": Size(replace(small.SIZES["smoke"], updates=2, every=1), updates=1, prompts=2, rollouts=4, switches=(1, 2)),
+         "cpu": Size(small.Size(seeds=asked(), prompts=24, updates=60, every=20, probe=64, probed=8, test=64, samples=8, job_seconds=120),
                      updates=20, prompts=16, rollouts=8, switches=SWITCHES)}
 RL_RATE = 5e-4
 

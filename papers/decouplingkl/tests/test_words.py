@@ -106,7 +106,7 @@ def test_quantities_by_hand():
     assert arms.kept(0, "SR") == pytest.approx(0.5) and arms.sharper(0, "SR", "start") == pytest.approx(0.315)
     assert arms.inflation(0, "SR") == pytest.approx(2 / 1.5) and arms.inflation(0, "TR") == pytest.approx(2.5)
     assert arms.gained(0, "SR") == pytest.approx(4) and arms.passed(0, "SR") == pytest.approx(40)
-    assert arms.shorter(0, "start", "SR") == pytest.approx(100) and arms.item() == pytest.approx(100 / 768)
+    assert arms.shorter(0, "start", "SR") == pytest.approx(100) and arms.item() == pytest.approx(100 / 512)
 
 
 def test_both_sources_and_both_directions_count():
