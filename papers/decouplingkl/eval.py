@@ -19,10 +19,10 @@ STRONG = ("C3g", "C3h", "C3p", "C4e", "C4r", "C4s", "C5s", "C6s", "C7s", "C7t", 
 
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact),
-    Experiment("weak", "cpu", quantities.weak, chains.jobs, tables=tables.weak, pictures=pictures.weak, document="cpu-small", minutes=7,
+    Experiment("weak", "cpu", quantities.weak, chains.jobs, tables=tables.weak, pictures=pictures.weak, document="cpu-small", minutes=6,
                draws=("mixtures.svg", "plane.svg"), facts=lambda results: quantities.facts(results["start/seed0"])),
     Experiment("strong", "cpu", quantities.strong, strong.jobs, tables=tables.strong, pictures=pictures.strong, asked=True,
-               claims=STRONG, document="strong", minutes=10, draws=("strong.svg",),
+               claims=STRONG, document="strong", minutes=12, draws=("strong.svg",),
                facts=lambda results: quantities.facts(results["strong/start/seed0"])),
     Experiment("gpu", "gpu", run=speed.measure_gpu, document="gpu-random-weights", needs="one CUDA device of 80 GB"),
     Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
