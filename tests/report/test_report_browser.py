@@ -196,6 +196,7 @@ def test_every_link_leads_to_what_it_names(browser, committed, server):
         })();"""
     small = {"width": 600, "height": 300, "deviceScaleFactor": 1, "mobile": False}  # less to paint, hundreds of times
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", small)
+    browser.set_script_timeout(400)  # five papers have hundreds of links, and every one opens and closes a drawer of the whole page
     papers = read_papers()
     assert opened(browser, committed).execute_async_script(follow) == [sum(len(p.rows) for p in papers), []]
     assert opened(browser, server[0]).execute_async_script(follow) == [14, []]
