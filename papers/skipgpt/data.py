@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import reprlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from common.data.prose import docstrings, tokenizer_sha256, topics, windows
+from common.data.text import is_text, lines
 from common.errors import SetupError
 from common.files import building, cache_dir
 from common.seeds import seed_of
@@ -136,7 +138,7 @@ class RedPajamaSample(StepData):
                              "or more: 2 are needed, one to train and one to validate.")
         generator = torch.Generator().manual_seed(seed_of("holdout", self.seed))
         usable = usable[torch.randperm(len(usable), generator=generator).numpy()]
-        held = max(1, round(self.holdout * len(usable)))
+        held = min(max(1, round(self.holdout * len(usable))), len(usable) - 1)
         validate = usable[: min(held, self.val_samples)]
         return RaggedRows(ids, offsets, usable[held:]), RaggedRows(ids, offsets, validate)
 
@@ -209,7 +211,17 @@ class RedPajamaSample(StepData):
         if self.revision is None:
             warnings.warn(f"{self.path}: no revision in the config. This run uses commit {commit}; "
                           "pin it.", stacklevel=1)
-        return [self.path, commit], lambda: (row[self.field] for row in data)
+        def texts():
+            for number, row in enumerate(data, 1):
+                yield self._text(row[self.field], f"{self.path}, row {number}")
+
+        return [self.path, commit], texts
+
+    def _text(self, value, where: str) -> str:
+        """Null, a number, a list or half a surrogate pair is no text: a tokenizer would fail far from here, or train on it."""
+        if not is_text(value):
+            raise SetupError(f"{where}: field {self.field!r} holds no text, but {reprlib.repr(value)}. Mend the row or take it out.")
+        return value
 
     def _read(self, files: list[Path]) -> Iterator[str]:
         for path in files:
@@ -220,16 +232,18 @@ class RedPajamaSample(StepData):
                 if self.field not in table.schema_arrow.names:
                     raise SetupError(f"{path.name} has no column {self.field!r}, but "
                                      f"{', '.join(table.schema_arrow.names)}: set data.field.")
-                for batch in table.iter_batches(1000, columns=[self.field]):
-                    yield from batch.column(0).to_pylist()
+                batches = table.iter_batches(1000, columns=[self.field])
+                values = itertools.chain.from_iterable(batch.column(0).to_pylist() for batch in batches)
+                for number, value in enumerate(values, 1):
+                    yield self._text(value, f"{path.name}, row {number}")
                 continue
-            with open(path, encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    try:
-                        yield json.loads(line)[self.field]
-                    except (ValueError, KeyError, TypeError) as error:
-                        raise SetupError(f"{path.name}, line {number}: no JSON object with a field "
-                                         f"{self.field!r}.") from error
+            for number, line in lines(path):
+                try:
+                    value = json.loads(line)[self.field]
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                    raise SetupError(f"{path.name}, line {number}: no JSON object with a field "
+                                     f"{self.field!r}.") from error
+                yield self._text(value, f"{path.name}, line {number}")
 
 
 class TokenDifficulty(StepData):

@@ -49,5 +49,14 @@ def lm_loss(logits: Tensor, batch: dict) -> Tensor:
 def distillation_loss(logits: Tensor, teacher: Tensor, batch: dict) -> Tensor:
     """Sum over targets of KL(teacher || student), fp32. logits, teacher (B, S, V)."""
     student, dense = (x[:, :-1].float().log_softmax(-1) for x in (logits, teacher))
-    divergence = F.kl_div(student, dense, log_target=True, reduction="none").sum(-1)
+    divergence = divergence_by_token(dense, student)
     return divergence.masked_fill(targets_of(batch) == -100, 0.0).sum()
+
+
+def divergence_by_token(dense: Tensor, student: Tensor) -> Tensor:
+    """KL(dense || student) of log-probabilities (..., V), by token (...).
+
+    A word that the dense model gives probability 0 (-inf) counts 0, whatever the student gives it: 0 * -inf is nan to a machine.
+    One that only the student rules out makes the divergence infinite.
+    """
+    return (dense.exp() * (dense - student)).masked_fill(dense == -torch.inf, 0.0).sum(-1)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .losses import divergence_by_token
 from .method import RoutingState, sparsity_loss
 
 Batch = Callable[[int], Tensor]  # optimiser step -> token ids (B, S)
@@ -88,7 +89,7 @@ def losses_of(model: nn.Module, ids: Tensor, teacher: Tensor | None) -> tuple[Te
         return token_losses(model, ids).mean(), None
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, :-1].float()
     ours = torch.log_softmax(logits, -1)
-    divergence = F.kl_div(ours, teacher, reduction="none", log_target=True).sum(-1).mean()
+    divergence = divergence_by_token(teacher, ours).mean()
     return F.nll_loss(ours.detach().flatten(0, 1), ids[:, 1:].flatten()), divergence
 
 

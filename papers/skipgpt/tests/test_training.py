@@ -1,5 +1,6 @@
 """Training: what is equal by theory is equal by number, and what is frozen stays frozen."""
 
+import json
 import math
 
 import numpy as np
@@ -13,10 +14,10 @@ from common.models import load, tiny
 from common.training.steps import StepBatches, ValidationBatches
 from tests.numerics import close, far, float64
 
-from ..data import RaggedRows, Rows, TextWindows, TokenDifficulty, collate
+from ..data import RaggedRows, RedPajamaSample, Rows, TextWindows, TokenDifficulty, collate
 from ..difficulty import KINDS, token_difficulty
 from ..layers import find_stack
-from ..losses import distillation_loss, lm_loss, sample_noise, targets_of
+from ..losses import distillation_loss, divergence_by_token, lm_loss, sample_noise, targets_of
 from ..method import SkipGPTConfig, routing_of
 from ..module import JointModule, LoraRecoveryModule, RouterTuningModule
 from ..router_files import load_routers
@@ -336,6 +337,18 @@ def test_distillation_is_the_divergence_from_the_dense_model():
     assert distillation_loss(dense, dense, batch).abs() < REL * divergence
 
 
+def test_a_word_without_probability_counts_nothing_in_a_divergence():
+    """p = (1/2, 1/2, 0), q = (1/4, 3/4, 0): ln 2 / 2 + ln(2/3) / 2; the same where q gives the third word something."""
+    p, q = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64).log(), torch.tensor([[0.25, 0.75, 0.0]], dtype=torch.float64).log()
+    assert divergence_by_token(p, q).item() == pytest.approx(0.5 * math.log(4 / 3), rel=1e-12)
+    assert divergence_by_token(q, p).item() == pytest.approx(0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2), rel=1e-12)
+    full = torch.tensor([[0.25, 0.25, 0.5]], dtype=torch.float64).log().requires_grad_()
+    value = divergence_by_token(p, full)
+    assert value.item() == pytest.approx(math.log(2), rel=1e-12) and divergence_by_token(full, p).item() == math.inf
+    value.backward()
+    assert full.grad.tolist() == [[-0.5, -0.5, 0.0]]
+
+
 def test_rates_of_weights_and_biases_and_schedules(tmp_path):
     module = router_tuning(bias_learning_rate=0.1, schedule="cosine", warmup_steps=2)
     fit(module, tmp_path, steps=4)
@@ -519,3 +532,31 @@ def test_token_difficulty_is_a_function_of_seed_and_number():
     assert not torch.equal(token_difficulty(6, 64, seed=2)[0], ids)
     data = TokenDifficulty(train_samples=4, val_samples=2, seed=1)
     assert torch.equal(data.rows(0).ids, ids[:4]) and len(data.rows(1).ids) == 2
+
+
+@pytest.mark.parametrize("value", [None, 5, ["a"], "half \ud83d", {"a": 1}])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_what_is_no_text_is_named_with_file_and_row(tmp_path, value, kind):
+    """A list was trained on as if it were a row of words; null ended in a TypeError of the tokenizer."""
+    if kind == "jsonl":
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("one two", value)))
+    elif isinstance(value, str):
+        pytest.skip("parquet holds no half surrogate")
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        rows = ["one two", None] if value is None else [value, value]
+        parquet.write_table(pa.table({"text": rows}), tmp_path / "a.parquet")
+    rows = RedPajamaSample(str(tmp_path))
+    row = 1 if kind == "parquet" and value is not None else 2
+    with pytest.raises(SetupError, match=rf"a\.{kind}, (line|row) {row}: field 'text' holds no text"):
+        list(rows._read(rows._local_files()))
+
+
+def test_one_sample_is_always_left_to_train_on(monkeypatch):
+    rows = RedPajamaSample("./x", holdout=1.0)
+    monkeypatch.setattr(rows, "_tokens", lambda: (np.arange(12, dtype=np.int32), np.array([0, 3, 6, 9, 12])))
+    train, validate = rows.sequences()
+    assert len(train.lengths) == 1 and len(validate.lengths) == 3
+    assert not {int(s) for s in train.start} & {int(s) for s in validate.start}
