@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from common.pictures import draw_all
+from common.reasoning import planes
 from common.seeds import seeds_of
 
 from .experiments import chains as small
@@ -64,20 +65,12 @@ def before_and_after(plt, results, how):
 def plane(plt, results, how):
     """Accuracy against tokens: a small mark a seed, a large one their mean. On the right the crowded corner, larger."""
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2))
-    for arm in ARMS:
-        color, mark = MARKS[arm]
-        points = [(results[f"{arm}/seed{s}"]["test"]["tokens"], 100 * results[f"{arm}/seed{s}"]["test"]["avg"])
-                  for s in seeds_of(results, arm)]
-        for axis in axes:
-            axis.scatter(*zip(*points), color=color, marker=mark, s=12, alpha=0.45)
-            axis.scatter([fmean(x for x, _ in points)], [fmean(y for _, y in points)], color=color, marker=mark, s=60,
-                         label=ARMS[arm] if axis is axes[0] else None)
-    axes[0].set(xlabel="tokens of a response", ylabel=f"Avg@{how.samples}, %", xscale="log")
-    axes[0].set_xticks([16, 20, 30, 40, 60, 80], ["16", "20", "30", "40", "60", "80"])
-    axes[0].minorticks_off()
-    axes[1].set(xlabel="tokens of a response", xlim=(15.5, 28), ylim=(75, 100))
-    for axis in axes:
-        axis.grid(lw=0.3)
+    methods = planes.points({arm: [results[f"{arm}/seed{s}"]["test"] for s in seeds_of(results, arm)] for arm in ARMS})
+    planes.draw(axes[0], methods, MARKS, ARMS, how.samples)
+    planes.draw(axes[1], methods, MARKS)
+    corner = (16, 20, 24, 28)
+    axes[1].set_xticks(corner, [str(tokens) for tokens in corner])
+    axes[1].set(ylabel="", xlim=(15.5, 28), ylim=(75, 100))
     figure.legend(frameon=False, fontsize=7, ncols=3, loc="outside lower center")
     return figure
 
