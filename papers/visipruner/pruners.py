@@ -1,0 +1,197 @@
+"""VisiPruner and what it is compared with, as pruners of a session: what is dropped, where, by which score.
+
+    VisiPruner(config)                the paper
+    FastV(layer, share)               one drop behind a layer, ranked by the last token's attention in it (Chen et al. 2024)
+    PyramidDrop(layers, share)        a share of what is left, behind each of several layers (Xing et al. 2025)
+    Chosen(score, layer, counts)      one drop, so many a row, by attention, by value-weighted attention, or by lot
+    ExitBehind(layer)                 all of the picture goes behind a layer
+    Nothing()                         the model as it is
+
+All inside the model: the layers up to the drop see everything, as these methods have it. `counts` may differ by row, so that a
+rival can be given VisiPruner's own number of tokens for each question.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from common.attention import Edit, Rows
+
+from .method import Influence, Rule, ShallowConfig, VisiPrunerConfig, influence
+from .session import View
+
+Score = Literal["attention", "value", "lot"]
+
+
+class Nothing:
+    """Drops nothing. Base of the others: what a pruner that decides one thing need not write again."""
+
+    def begin(self, view: View, n_layers: int) -> None:
+        self.n_layers = n_layers
+
+    def edit(self, layer: int, view: View) -> Edit | None:
+        return None
+
+    def wants(self, layer: int) -> bool:
+        return False
+
+    def keep(self, layer: int, view: View, rows: Rows | None) -> Tensor | None:
+        return None
+
+    def cached(self, layer: int, view: View) -> Tensor | None:
+        return None
+
+
+class VisiPruner(Nothing):
+    """The paper's three stages (method.py). `rules`: what each row of the last prompt came to; `influences`: {layer: Influence} if kept."""
+
+    def __init__(self, config: VisiPrunerConfig | None = None):
+        self.config = config or VisiPrunerConfig()
+        self.rules: list[Rule] = []
+
+    def begin(self, view: View, n_layers: int) -> None:
+        super().begin(view, n_layers)
+        self.rules = [Rule(self.config) for _ in view.slots]
+
+    def edit(self, layer: int, view: View) -> Edit | None:
+        shallow = self.config.shallow
+        return None if shallow is None or layer >= shallow.layers else shallow_edit(shallow, layer, view)
+
+    def wants(self, layer: int) -> bool:
+        return any(rule.wants(layer) for rule in self.rules)
+
+    def keep(self, layer: int, view: View, rows: Rows | None) -> Tensor | None:
+        if rows is None:
+            return None
+        of, keep = influence(rows.weights, rows.values), view.visual.clone()
+        for b, rule in enumerate(self.rules):
+            here = view.visual[b].nonzero()[:, 0]
+            stay = rule.step(layer, view.slots[b, here], of.cos[b, here], of.norm[b, here], float(of.output[b]))
+            keep[b, here] = torch.isin(view.slots[b, here], stay)
+        return keep
+
+    def cached(self, layer: int, view: View) -> Tensor | None:
+        if self.config.kv == "all":
+            return None
+        always = self.config.boundary if self.config.kv == "boundary" else None
+        until = [self.config.boundary if rule.filter_layer is None else rule.filter_layer for rule in self.rules]
+        until = until if always is None else [always] * len(until)
+        return torch.tensor([[layer > last] for last in until], device=view.slots.device).expand_as(view.slots)
+
+
+def shallow_edit(shallow: ShallowConfig, layer: int, view: View) -> Edit | None:
+    """The (query, key) pairs that a shallow layer goes without (spec 3.2)."""
+    first = shallow.first if layer == 0 else "skip"
+    if first == "none" or not bool(view.visual.any()):
+        return None
+    keys, text = view.visual[:, None, :], (view.real & ~view.visual)[:, :, None]
+    if first == "half":  # of each row's visual tokens
+        rank = view.visual.long().cumsum(1)
+        keys = keys & (rank <= rank[:, -1:] // 2)[:, None, :]
+    seen = view.slots[:, None, :] <= view.slots[:, :, None]
+    pairs = text & keys & seen
+    if not shallow.visual_self:
+        own = torch.eye(view.slots.shape[1], dtype=torch.bool, device=view.slots.device)
+        among = view.visual[:, :, None] & view.visual[:, None, :] & seen
+        pairs = pairs | (among & ~own if shallow.mode == "before" else among)  # without any key a softmax has no meaning
+    if first != "merge":
+        return Edit(pairs, shallow.mode)
+    return Edit(pairs, "merge", _merge_onto(shallow.onto, view))
+
+
+def _merge_onto(onto: int, view: View) -> Tensor:
+    """(B, n): the column of visual token number `onto`, or of the last visual token that the query sees where that comes later."""
+    columns = torch.where(view.visual, torch.arange(view.slots.shape[1], device=view.slots.device), -1)
+    count = view.visual.long().cumsum(1)  # visual tokens up to each query
+    by_number = columns.new_zeros(len(columns), int(count.max()) + 1)
+    by_number.scatter_(1, torch.where(view.visual, count, 0), columns.clamp(min=0))
+    return by_number.gather(1, torch.minimum(count, torch.full_like(count, onto + 1)))
+
+
+# -- rivals ------------------------------------------------------------------------------------------------
+def scored(score: Score, rows: Rows, of: Influence | None = None, seed: int = 0) -> Tensor:
+    """(B, K): the mean attention of the last token over heads, its value-weighted norm |c_j|, or drawn evenly."""
+    if score == "attention":
+        return rows.weights.mean(1)
+    if score == "value":
+        return (of or influence(rows.weights, rows.values)).norm
+    return torch.rand(rows.weights.shape[0], rows.weights.shape[2], generator=torch.Generator().manual_seed(seed)).to(rows.weights.device)
+
+
+def highest(score: Tensor, visual: Tensor, counts: Sequence[int]) -> Tensor:
+    """(B, n) bool: of each row's visual tokens the counts[b] highest; of equal ones the first."""
+    order = score.masked_fill(~visual, -float("inf")).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    return visual & (rank < torch.tensor(list(counts), device=order.device)[:, None])
+
+
+class Chosen(Nothing):
+    """Keeps so many visual tokens a row behind one layer. layer, counts: one for all rows, or one for each."""
+
+    def __init__(self, score: Score, layer: int | Sequence[int], counts: int | Sequence[int], seed: int = 0):
+        self.score, self.layer, self.counts, self.seed = score, layer, counts, seed
+
+    def begin(self, view: View, n_layers: int) -> None:
+        super().begin(view, n_layers)
+        rows = len(view.slots)
+        self.layers, self.of_row = _by_row(self.layer, rows), _by_row(self.counts, rows)
+
+    def wants(self, layer: int) -> bool:
+        return layer in self.layers
+
+    def keep(self, layer: int, view: View, rows: Rows | None) -> Tensor | None:
+        if rows is None:
+            return None
+        chosen = highest(scored(self.score, rows, seed=self.seed), view.visual, self.of_row)
+        now = torch.tensor([[layer == of] for of in self.layers], device=chosen.device)
+        return torch.where(now, chosen, view.visual)
+
+
+def _by_row(given: int | Sequence[int], rows: int) -> list[int]:
+    """One number for every row, or those of each; beams repeat a row."""
+    of = [given] if isinstance(given, int) else list(given)
+    if not of or rows % len(of):
+        raise ValueError(f"{len(of)} numbers for {rows} rows")
+    return [each for each in of for _ in range(rows // len(of))]
+
+
+class FastV(Chosen):
+    """share of the visual tokens is dropped behind a layer, by the attention that the last token pays there (FastV, K and R)."""
+
+    def __init__(self, layer: int, share: float):
+        super().__init__("attention", layer, 0)
+        self.share = share
+
+    def begin(self, view: View, n_layers: int) -> None:
+        self.counts = [round((1 - self.share) * int(n)) for n in view.visual.sum(1)]
+        super().begin(view, n_layers)
+
+
+class PyramidDrop(Nothing):
+    """Behind each of the layers a share of the visual tokens that are left stays, ranked by the last token's attention there."""
+
+    def __init__(self, layers: Sequence[int], share: float = 0.5):
+        self.at, self.share = frozenset(layers), share
+
+    def wants(self, layer: int) -> bool:
+        return layer in self.at
+
+    def keep(self, layer: int, view: View, rows: Rows | None) -> Tensor | None:
+        if rows is None:
+            return None
+        return highest(scored("attention", rows), view.visual, [math.ceil(self.share * int(n)) for n in view.visual.sum(1)])
+
+
+class ExitBehind(Nothing):
+    """The whole picture goes behind a layer."""
+
+    def __init__(self, layer: int):
+        self.layer = layer
+
+    def keep(self, layer: int, view: View, rows: Rows | None) -> Tensor | None:
+        return torch.zeros_like(view.visual) if layer == self.layer else None
