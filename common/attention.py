@@ -170,7 +170,7 @@ def moved(weights: Tensor, edit: Edit) -> Tensor:
     pairs = edit.pairs.view(edit.pairs.shape[0], *[1] * (weights.dim() - 3), *edit.pairs.shape[1:])
     lost = (weights * pairs).sum(-1, keepdim=True)
     weights = weights.masked_fill(pairs, 0)
-    if edit.mode != "merge":
+    if edit.onto is None or edit.mode != "merge":
         return weights
     onto = edit.onto.view(edit.onto.shape[0], *[1] * (weights.dim() - 3), edit.onto.shape[1], 1).expand(*weights.shape[:-1], 1)
     return weights.scatter_add(-1, onto, lost)

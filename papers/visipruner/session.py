@@ -86,7 +86,8 @@ class PrunedCache(DynamicCache):
 
     def __init__(self, n_prompt: int):
         super().__init__()
-        self.n_prompt, self.real, self.written = n_prompt, {}, 0
+        self.n_prompt, self.written = n_prompt, 0
+        self.real: dict[int, Tensor] = {}
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.n_prompt + self.written if self.real else super().get_seq_length(layer_idx)
@@ -147,12 +148,13 @@ class PruningSession:
         self._views: list[View] = []  # of each layer of a prefill, as far as it has come
         self._view: View | None = None  # of the layer that runs; None while decoding
         self._cache: PrunedCache | None = None
+        self._fresh = 0  # tokens of a call behind the prompt
         self._tail: Tensor | None = None  # (B, written) which of the tokens behind the prompt are real
         self._looked: Rows | None = None
 
     def __enter__(self) -> PruningSession:
-        self._stack = ExitStack()
-        self._stack.enter_context(watched(self.decoder, self))
+        stack = ExitStack()
+        stack.enter_context(watched(self.decoder, self))
         hooks = [self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True), self.decoder.register_forward_hook(self._end)]
         if self.model is not self.decoder:
             hooks.append(self.model.register_forward_pre_hook(self._see_ids, with_kwargs=True))
@@ -160,7 +162,8 @@ class PruningSession:
             hooks.append(layer.register_forward_pre_hook(self._before(number), with_kwargs=True))
             hooks.append(layer.register_forward_hook(self._after(number)))
         for hook in hooks:
-            self._stack.callback(hook.remove)
+            stack.callback(hook.remove)
+        self._stack = stack
         return self
 
     def __exit__(self, *error) -> None:
@@ -253,7 +256,8 @@ class PruningSession:
     # -- a call ends
     def _end(self, module, args, output):
         if (view := self._view) is None:
-            self._cache.written += self._fresh
+            if self._cache is not None:
+                self._cache.written += self._fresh
             return None
         self._view = None
         for layer, of in enumerate(self._views):
@@ -282,6 +286,7 @@ class PruningSession:
 
     # -- masks
     def _decoding_mask(self, layer: int, states: Tensor) -> Tensor:
+        assert self._cache is not None  # a call that is no prefill brought one
         fresh = states.shape[1]
         real, written = self._cache.real[layer], self._cache.written + fresh
         tail = torch.ones(len(real), written, dtype=torch.bool, device=real.device) if self._tail is None else self._tail[:, :written]
