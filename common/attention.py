@@ -3,9 +3,9 @@
     with watched(model.get_decoder(), watcher):       # any decoder that goes through transformers' attention interface
         model(...)
 
-In every layer the watcher is asked twice: `edit(layer, query, key)` may hand back an `Edit` (some keys are hidden from some
-queries), and `look(layer, rows)` gets `Rows`: the weights of one query a row and the values they weigh, computed beside the
-stock kernel at the price of one query, O(H K d). Where the watcher wants neither, the stock function runs on the stock mask,
+In every layer the watcher is asked twice: `look(layer, rows)` gets `Rows`, the weights of one query a row and the values they
+weigh, computed beside the stock kernel at the price of one query, O(H K d); then `edit(layer, query, key)` may hand back an
+`Edit`: some keys are hidden from some queries. Where the watcher wants neither, the stock function runs on the stock mask,
 so that the results are the same bits.
 
 An edit says which (query, key) pairs are touched and what becomes of their weight:
@@ -97,9 +97,9 @@ def _attend(base: str):
             if others.get(name) is not None:
                 raise ModelError(f"{type(module).__name__} changes its attention weights by {name}: their last row is not known here")
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        edit, chosen = watcher.edit(module.layer_idx, query, key), watcher.chosen(module.layer_idx)
-        if chosen is not None:
+        if (chosen := watcher.chosen(module.layer_idx)) is not None:  # first: an edit may follow from what is seen
             watcher.look(module.layer_idx, last_rows(query, key, value, attention_mask, scale, chosen))
+        edit = watcher.edit(module.layer_idx, query, key)
         if edit is None:
             return stock(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others)
         mask = additive(attention_mask, query, key)

@@ -34,6 +34,8 @@ class Nothing:
     def begin(self, view: View, n_layers: int) -> None:
         self.n_layers = n_layers
 
+    def see(self, layer: int, rows: Rows) -> None: ...
+
     def edit(self, layer: int, view: View) -> Edit | None:
         return None
 
@@ -101,10 +103,10 @@ def shallow_edit(shallow: ShallowConfig, layer: int, view: View) -> Edit | None:
         pairs = pairs | (among & ~own if shallow.mode == "before" else among)  # without any key a softmax has no meaning
     if first != "merge":
         return Edit(pairs, shallow.mode)
-    return Edit(pairs, "merge", _merge_onto(shallow.onto, view))
+    return Edit(pairs, "merge", merge_onto(shallow.onto, view))
 
 
-def _merge_onto(onto: int, view: View) -> Tensor:
+def merge_onto(onto: int, view: View) -> Tensor:
     """(B, n): the column of visual token number `onto`, or of the last visual token that the query sees where that comes later."""
     columns = torch.where(view.visual, torch.arange(view.slots.shape[1], device=view.slots.device), -1)
     count = view.visual.long().cumsum(1)  # visual tokens up to each query

@@ -54,6 +54,9 @@ class Pruner(Protocol):
 
     def begin(self, view: View, n_layers: int) -> None: ...
 
+    def see(self, layer: int, rows: Rows) -> None:
+        """The attention of the last token in a layer that `wants` it, before `edit` is asked."""
+
     def edit(self, layer: int, view: View) -> Edit | None:
         """Which (query, key) pairs of this layer are touched in prefill."""
 
@@ -283,6 +286,7 @@ class PruningSession:
 
     def look(self, layer: int, rows: Rows) -> None:
         self._looked = rows
+        self.pruner.see(layer, rows)
 
     # -- masks
     def _decoding_mask(self, layer: int, states: Tensor) -> Tensor:
@@ -328,6 +332,7 @@ class _DropOne:
     """Drops the first visual token behind the first layer: what `check_model` tries."""
 
     def begin(self, view, n_layers): ...
+    def see(self, layer, rows): ...
     def edit(self, layer, view): ...
     def cached(self, layer, view): ...
 
