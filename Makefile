@@ -9,7 +9,7 @@ endif
 # What a user may set. A setting goes to Python through the environment, as it was typed: neither make nor a shell looks
 # into it ($$(value) does not expand, "override" reaches what is given on the command line). One that is not set is not
 # exported, so that a make below this one is not taken to have been given it.
-SETTINGS := DEST RUNG ONLY SEEDS MARK STRICT SCRATCH HUB NINEFOLD_DATA NINEFOLD_CACHE PYTHON ENV_PYTHON
+SETTINGS := DEST RUNG ONLY SEEDS MARK MINUTES STRICT SCRATCH HUB NINEFOLD_DATA NINEFOLD_CACHE PYTHON ENV_PYTHON
 GIVEN :=
 $(foreach name,$(SETTINGS),$(if $(filter-out undefined,$(origin $(name))),$(if $(value $(name)),\
   $(eval GIVEN += $(name))$(eval override $(name) := $$(value $(name)))$(eval export $(name)))))
@@ -45,7 +45,7 @@ MUST_RUN = case "$$version" in 3.*) ;; *) printf '%s\n' >&2 \
   exit 2 ;; esac
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor test lint lock reproduce experiments report swaps clean $(REPRODUCE) $(COPY) $(STANDINS)
+.PHONY: help setup doctor test mutants lint lock reproduce experiments report swaps families clean $(REPRODUCE) $(COPY) $(STANDINS)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,7 @@ help: ## this list
 	  RUNG 'smoke, cpu (default), gpu or paper: how large the runs are' \
 	  ONLY 'reproduce-<paper>: these experiments alone, e.g. ONLY=speech (names: make experiments)' \
 	  SEEDS 'how many seeds a default experiment runs (default 3)' \
+	  MINUTES 'make mutants: how long, all papers together (default 15)' \
 	  MARK 'make test: only the tests of this pytest mark, e.g. numerics (default: all)' \
 	  STRICT '1: exit non-zero also when a required claim is missed, dull or of older code' \
 	  SCRATCH '1: the report also shows what ran on this machine (results/.scratch), marked as such' \
@@ -94,6 +95,9 @@ SHARED_OUT = import importlib.util as i, os; print(f"-n {min(os.cpu_count() or 1
 test: $(ENVIRONMENT) ## all tests, without network; MARK=numerics: those of that mark
 	@unset RUNG ONLY SEEDS STRICT; $(RUN) -m pytest $$($(RUN) -c '$(SHARED_OUT)') $${MARK:+-m "$$MARK"}
 
+mutants: $(ENVIRONMENT) ## which breaks of experiments and quantities does no test notice? ONLY=gpe,vica/llava MINUTES=15
+	@unset RUNG SEEDS STRICT; $(RUN) -m tests.mutants
+
 lint: $(ENVIRONMENT) ## ruff over the tree, then mypy over common/ and every method.py
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
@@ -122,6 +126,9 @@ swaps: $(ENVIRONMENT) ## the word of every supported or required claim when meth
 
 $(COPY): copy-%: $(ENVIRONMENT)
 	@$(RUN) -m common.copy_paper $*
+
+families: $(ENVIRONMENT) ## docs/families.md: which method works on which model family (ONLY=llama,qwen3: these, to the terminal)
+	@$(RUN) -m common.families
 
 clean: ## remove caches, finished work and the report (keeps .venv and committed results)
 	@rm -rf .cache .pytest_cache .ruff_cache .hypothesis lightning_logs report.html papers/*/results/.scratch

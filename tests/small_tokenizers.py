@@ -51,3 +51,16 @@ def tokenizer(family="qwen2", chat=True):
         inner.add_special_tokens([AddedToken(token, special=True, rstrip=True) for token in special[2:]])
     return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=special[0], eos_token=special[1], pad_token=special[1],
                                    additional_special_tokens=special[2:], chat_template=template if chat else None)
+
+
+def byte_words(template="{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"):
+    """A tokenizer of single bytes with a chat template: <s> 0, <e> 1."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<s>", "<e>", *letters])}, merges=[]))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    words = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="<e>", pad_token="<e>")
+    words.chat_template = template
+    return words

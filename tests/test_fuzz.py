@@ -26,9 +26,9 @@ from common.claims.verdict import verdict
 from common.data.speech import fsdd_bank
 from common.data.text import ITEM_FILES, read_items, read_text
 from common.errors import DataError, RecordError, SetupError
+from common.reasoning.problems import read_problems
 from common.runs.jobs import Job, read_result, run_jobs
 from common.training.checkpoints import WholeCheckpoints, read_checkpoint
-from papers.onpolicysft.data import read_problems
 from papers.onpolicysft.train import cli
 from tests.sample_records import claim, claims_yaml, record
 from tests.test_foreign_code import a_recording

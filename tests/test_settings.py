@@ -20,7 +20,7 @@ from common.runs import reproduce, reproduce_all
 from tests.sample_records import claim, claims_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = ["DEST", "RUNG", "ONLY", "SEEDS", "MARK", "STRICT", "SCRATCH", "HUB", "NINEFOLD_DATA", "NINEFOLD_CACHE"]
+SETTINGS = ["DEST", "RUNG", "ONLY", "SEEDS", "MARK", "MINUTES", "STRICT", "SCRATCH", "HUB", "NINEFOLD_DATA", "NINEFOLD_CACHE"]
 PYTHONS = ["PYTHON", "ENV_PYTHON"]
 TARGETS = ["doctor", "lint", "test", "reproduce", "reproduce-demo", "copy-demo", "report", "swaps", "standins-llava"]
 MODULES = ["doctor", "runs/reproduce_all", "copy_paper", "report/__main__", "report/swaps", "standins/llava"]

@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -75,7 +76,8 @@ def evaluate(
 
     A result: metric, value, stderr (of the sample), metrics (all of them), n, n_original, shots,
     version, prompts_sha256 (of every prompt and answer asked), correct ({metric: [0 or 1 per
-    item]}), data. DataError if a file is missing, TaskError if the hub is or shots cannot be given.
+    item]}), data, prompts_cut (requests longer than the model's positions, which were read without
+    their beginning; a warning says so). DataError if a file is missing, TaskError if the hub is or shots cannot be given.
     """
     asked = {name: (shots or {}).get(name, _task(name).shots) for name in tasks}
     if unknown := set(shots or {}) - set(tasks):
@@ -88,7 +90,14 @@ def evaluate(
     with _quiet(), eval_mode(model):
         lm = _harness_model(model, tokenizer, batch_size)
         manager = _task_manager(set(tasks) <= set(LOCAL_TASKS), str(data) if data else None)
-        results = {name: _run(lm, manager, name, asked[name], limit) for name in tasks}
+        results = {}
+        for name in tasks:
+            lm.cut = 0
+            results[name] = _run(lm, manager, name, asked[name], limit) | {"prompts_cut": lm.cut}
+    for name in tasks:
+        if cut := results[name]["prompts_cut"]:
+            warnings.warn(f"{name}: {cut} of its requests are longer than the model's {lm.max_length} positions and were read without "
+                          "their beginning: the score is of other prompts than the task's", stacklevel=2)
     for name in tasks:
         if name in LOCAL_TASKS:
             file, path = items_file(name.removesuffix("_local"), data)
@@ -132,14 +141,29 @@ def _harness_model(model, tokenizer, batch_size: int):
     from lm_eval.models.huggingface import HFLM
 
     class MaskedHFLM(HFLM):
-        """HFLM pads on the right with zeros and gives no mask, which a causal model's scores do not
-        notice, but anything that counts tokens does. Zeros at the end of a row are masked here."""
+        """HFLM pads on the right with zeros and gives no mask, which a causal model's scores do not notice, but anything that counts
+        tokens does; and 0 may be an id of the text. So every id is one more on its way through HFLM, and what is 0 is padding.
+
+        cut: prompts so far that were longer than the model's positions, whose beginning HFLM leaves out and says nothing.
+        """
+
+        cut = 0
+
+        def _loglikelihood_tokens(self, requests, *args, **options):
+            self.cut += sum(len(context) + len(answer) > self.max_length + 1 for _, context, answer in requests)
+            shifted = [(text, [i + 1 for i in context], [i + 1 for i in answer]) for text, context, answer in requests]
+            return super()._loglikelihood_tokens(shifted, *args, **options)
 
         def _model_call(self, inps, attn_mask=None, labels=None):
-            ends = inps.flip(1).ne(0).long().argmax(1)  # zeros at the end of each row
-            mask = torch.arange(inps.shape[1], device=inps.device) < (inps.shape[1] - ends)[:, None]
+            real = inps.ne(0)
             with torch.no_grad():
-                return self.model(inps, attention_mask=mask.long(), use_cache=False).logits
+                logits = self.model((inps - 1).clamp(min=0), attention_mask=real.long(), use_cache=False).logits
+            return torch.nn.functional.pad(logits, (1, 0), value=float("-inf"))  # (B, T, 1 + V): none says padding
+
+        def tok_batch_encode(self, strings, *args, left_truncate_len=None, **options):
+            if left_truncate_len:
+                self.cut += sum(len(self.tok_encode(text)) > left_truncate_len for text in strings)
+            return super().tok_batch_encode(strings, *args, left_truncate_len=left_truncate_len, **options)
 
     return MaskedHFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
 

@@ -10,6 +10,9 @@ with other models texts are encoded again, and the result says so.
     lm = sampling_lm(model, tokenizer)
     evaluate(lm, ["math500", "aime24"], seed=0)["aime24"]["avg"]
 
+Graded by MathVerifier: rules (common/reasoning/answers.py), and math-verify where none decides; what it is still known to get wrong
+stands beside the scores, as `known_errors`.
+
 Spec onpolicysft 5: N 16 for AIME and AMC, 4 else, temperature 1, 32,768 tokens; an answer counts only if it ended.
 """
 
@@ -27,7 +30,8 @@ from typing import Any, NamedTuple
 
 from ..data.text import is_text, lines
 from ..errors import DataError, TaskError
-from ..reasoning.verifiers import MathVerifier, Verifier
+from ..reasoning.answers import REMAINING
+from ..reasoning.verifiers import MathVerifier, Verifier, after_thinking, opens_thought
 from .sampled import Response
 
 CAP = 32768  # tokens of a response
@@ -162,6 +166,7 @@ def evaluate(
     chat_template: bool = True,
     verifier: Verifier | None = None,
     require_end: bool = True,
+    require_think_end: bool | None = None,
     revisions: Mapping[str, str] | None = None,
     seed: int | None = 0,
 ) -> dict[str, dict] | None:
@@ -170,11 +175,13 @@ def evaluate(
     lm: of lm-eval, or `sampling_lm`. repeats: samples a problem, for all or by name, in place of BENCHMARKS'. limit:
     only the first problems. chat_template False: the bare problem is the whole prompt. verifier: None is MathVerifier();
     one with `verify_many` is asked for all at once. require_end: what was cut at max_tokens is wrong, whatever it says.
-    revisions: {name: of its hub data}. seed: of torch; None leaves its generator alone.
+    require_think_end: None, a response without </think> is wrong where its prompt opens a thought (R1's chat template does); True or
+    False say so for all. revisions: {name: of its hub data}. seed: of torch; None leaves its generator alone.
 
     Scores are common.benchmarks.reasoning's (avg, pass_at, tokens, at_cap, efficiency, ...) and avg_at_n, pass_at_n,
     correct and lengths [problem][sample], tokens_by ("sampler" or "encoding again"), timeouts and errors of the verifier,
-    size (of the published set), suffix, generation (what the model was asked), prompts_sha256, harness.
+    size (of the published set), suffix, generation (what the model was asked), prompts_sha256, harness, too_long (problems of
+    which `lm` cuts the prompt, for it leaves no room for `max_tokens`; also said on the screen), known_errors (of the grader).
     None on all but the first process. TaskError for an unknown name, or a model that can count no tokens.
     """
     from lm_eval import simple_evaluate
@@ -205,7 +212,8 @@ def evaluate(
     with contextlib.ExitStack() as own:
         if verifier is None:
             verifier = own.enter_context(MathVerifier())
-        return {name: _score(lm, name, samples[name], verifier, max_tokens, require_end, suffix) for name in tasks}
+        how = {"suffix": suffix, "require_end": require_end, "require_think_end": require_think_end}
+        return {name: _score(lm, name, samples[name], verifier, max_tokens, how) for name in tasks}
 
 
 def task_manager(data: str | Path | None = None, suffix: str = "", revisions: Mapping[str, str] | None = None):
@@ -230,12 +238,15 @@ def _verifier() -> MathVerifier:
     return MathVerifier()
 
 
-def _verify(verifier: Verifier, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+def _verify(verifier: Verifier, pairs: Sequence[tuple[str, str]], opened: Sequence[bool] | None = None) -> list[bool]:
+    """opened: of which pairs the prompt has opened a thought; without </think> the response is then one, and no answer."""
     many = getattr(verifier, "verify_many", None)
-    return many(pairs) if many else [verifier(*pair) for pair in pairs]
+    found = many(pairs) if many else [verifier(*pair) for pair in pairs]
+    return [ok and after_thinking(response, need) is not None for ok, (response, _), need in
+            zip(found, pairs, opened or [False] * len(pairs), strict=True)]
 
 
-def _score(lm, name: str, samples: Sequence[dict], verifier, cap: int, require_end: bool, suffix: str) -> dict:
+def _score(lm, name: str, samples: Sequence[dict], verifier, cap: int, how: dict) -> dict:
     from .reasoning import by_problem, score
 
     responses = [sample["resps"][0] for sample in samples]  # [problem][sample]; [0]: a problem is one request
@@ -243,8 +254,11 @@ def _score(lm, name: str, samples: Sequence[dict], verifier, cap: int, require_e
     lengths, finished = ([[pair[i] for pair in row] for row in counted] for i in (0, 1))
     before = [getattr(verifier, kind, 0) for kind in ("timeouts", "errors")]
     pairs = [(response, sample["doc"]["answer"]) for sample, row in zip(samples, responses) for response in row]
-    right = by_problem(_verify(verifier, pairs), len(responses[0]))
-    correct = [[ok and (ended or not require_end) for ok, ended in zip(*rows)] for rows in zip(right, finished)]
+    required = how["require_think_end"]
+    prompts = [sample["arguments"][0][0] for sample in samples]
+    opened = [opens_thought(prompt) if required is None else required for prompt, row in zip(prompts, responses) for _ in row]
+    right = by_problem(_verify(verifier, pairs, opened), len(responses[0]))
+    correct = [[ok and (ended or not how["require_end"]) for ok, ended in zip(*rows)] for rows in zip(right, finished)]
     found = score(correct, lengths, cap, finished).to_dict()
     asked = [sample["arguments"][0] for sample in samples]  # (prompt, generation_kwargs)
     exact = all(isinstance(response, Response) for row in responses for response in row)
@@ -257,12 +271,25 @@ def _score(lm, name: str, samples: Sequence[dict], verifier, cap: int, require_e
         "timeouts": getattr(verifier, "timeouts", 0) - before[0],
         "errors": getattr(verifier, "errors", 0) - before[1],
         "size": BENCHMARKS[name].size,
-        "suffix": suffix,
-        "require_end": require_end,
+        **how,
+        "too_long": _too_long(lm, name, [prompt for prompt, _ in asked], cap),
+        "known_errors": [list(error) for error in REMAINING],
         "generation": dict(asked[0][1]),
         "prompts_sha256": hashlib.sha256(json.dumps([prompt for prompt, _ in asked]).encode()).hexdigest(),
         "harness": f"lm-eval {version('lm-eval')}",
     }
+
+
+def _too_long(lm, name: str, prompts: Sequence[str], cap: int) -> int:
+    """How many prompts lm-eval's own models cut from the left without a word. `sampling_lm` refuses them beforehand."""
+    room = getattr(lm, "max_length", None)
+    if not isinstance(room, int) or not hasattr(lm, "tok_encode"):
+        return 0
+    count = sum(len(lm.tok_encode(prompt)) + cap > room for prompt in prompts)
+    if count:
+        print(f"{name}: {count} of {len(prompts)} prompts leave no room for {cap} tokens in the model's {room} positions and are cut; "
+              "their scores are of what was left")
+    return count
 
 
 def _length(lm, response: str, cap: int) -> tuple[int, bool]:

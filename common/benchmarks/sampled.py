@@ -30,16 +30,19 @@ def sampling_lm(model, tokenizer, *, rows: int = 64, generator=None):
     """An lm_eval.api.model.LM around a transformers decoder; its texts are `Response`s.
 
     rows: sampled at a time. generator: torch's; None takes the global one, which lm-eval seeds. Special tokens stay in
-    the text, but for the end: </think> may be one. TaskError for what `common.reasoning.rollouts.sample` does not do (top-p, top-k,
-    stop strings, likelihoods) and for a prompt that leaves no room for its response.
+    the text, but for the end: </think> may be one. ModelError for a model that check_model refuses, and for a prompt that leaves no room
+    for its response; TaskError for what `common.reasoning.rollouts.sample` does not do (top-p, top-k,
+    stop strings, likelihoods).
     """
     from lm_eval.api.model import LM
 
-    from ..reasoning.rollouts import sample
+    from ..reasoning.probe import check_model
+    from ..reasoning.rollouts import check_positions, sample
+    from ..reasoning.verifiers import response_text
 
     of_model = getattr(model.generation_config, "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])} - {None}
-    room = getattr(model.config, "max_position_embeddings", None)
+    check_model(model)
 
     class SamplingLM(LM):
         tokenizer_name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
@@ -64,16 +67,13 @@ def sampling_lm(model, tokenizer, *, rows: int = 64, generator=None):
             for (n, kwargs), starts in runs.items():
                 cap, temperature = _plain(json.loads(kwargs))
                 prompts = [self.tok_encode(asked[i][0]) for i in starts]
-                longest = max(map(len, prompts))
-                if room and longest + cap > room:
-                    raise TaskError(f"A prompt of {longest} tokens and {cap} to come are more than the model's {room} "
-                                    "positions (config.max_position_embeddings): ask for fewer max_tokens.")  # fmt: skip
+                check_positions(model, max(map(len, prompts)), cap)  # before the first of them is answered
                 each, drawn = max(1, rows // n), []  # prompts that fill a batch: the same draws as all at once
                 for first in progress(range(0, len(prompts), each), f"sampling {n} responses to {len(prompts)} prompts, batches"):
                     drawn += sample(model, prompts[first : first + each], n, cap, end=ends, temperature=temperature, rows=rows,
                                     generator=generator)  # fmt: skip
                 for i, rollout in enumerate(drawn):
-                    text = tokenizer.decode(list(rollout.ids[: len(rollout.ids) - rollout.finished]))
+                    text = response_text(tokenizer, rollout.ids, ends)
                     found[starts[i // n] + i % n] = Response(text, len(rollout.ids), rollout.finished)
             return [found[i] for i in range(len(requests))]
 

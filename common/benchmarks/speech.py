@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -14,14 +13,17 @@ from .translation import difference, refuse_unpaired, resampled
 
 
 def normalise(text: str) -> str:
-    """LibriSpeech's form of a transcript: upper case, letters, digits and apostrophes, single spaces.
+    """LibriSpeech's form of a transcript: upper case, letters with their marks, digits and apostrophes, single spaces.
 
-    Every other character ends a word, hyphens too ("well-known" is two words). A curly apostrophe is an apostrophe; one
+    A combining mark belongs to its letter (the vowels of Hindi are marks), and what only joins letters (U+200D and the like) is
+    dropped. Every other character ends a word, hyphens too ("well-known" is two words). A curly apostrophe is an apostrophe; one
     that belongs to no word is dropped. Accents stay, on one code point (NFC). Numbers are not spelled out: LibriSpeech's
     references have none, so a recogniser that writes digits must be trained or post-processed not to.
     """
     text = unicodedata.normalize("NFC", text).replace("\u2019", "'").upper()
-    return " ".join(word for word in re.sub(r"[^\w']|_", " ", text).split() if word.strip("'"))
+    signs = (sign if sign == "'" or unicodedata.category(sign)[0] in "LMN" else "" if unicodedata.category(sign) == "Cf" else " "
+             for sign in text)
+    return " ".join(word for word in "".join(signs).split() if word.strip("'"))
 
 
 def wer(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:

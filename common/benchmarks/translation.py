@@ -17,8 +17,11 @@ Numbers may be Fractions, and then every score is exact.
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from statistics import fmean
@@ -146,13 +149,44 @@ def latency(delays: Sequence[Sequence], source_lengths: Sequence, reference_leng
 
 
 # -- quality -------------------------------------------------------------------------------------------------
-def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> dict[str, Any]:
+def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str | None = None) -> dict[str, Any]:
     """Corpus BLEU by sacrebleu, one reference a sentence: {"score", "signature", "n"}.
 
-    tokenize: sacrebleu's name of a tokenizer; "none" for text that is words already. Raises ValueError for an unknown
-    one, and for sides that are not equally many strings.
+    tokenize: sacrebleu's name of a tokenizer; "none" for text that is words already; None: the one for the references' language, by
+    their script (`tokenizer_of`), which the signature names. Raises ValueError for an unknown one, and for sides that are not
+    equally many strings.
     """
-    return _corpus_score(_bleu_metric(tokenize), hypotheses, references)
+    refuse_unpaired(hypotheses, references)
+    return _corpus_score(_bleu_metric(tokenize or tokenizer_of(references)), hypotheses, references)
+
+
+def tokenizer_of(references: Sequence[str] | str) -> str:
+    """sacrebleu's tokenizer for a language, by its code ("zh", "de-AT"), or for texts, by the script that most letters are of.
+
+    Chinese "zh", Japanese "ja-mecab" and Korean "ko-mecab" (where MeCab is installed, else "char"), Thai, Lao, Khmer, Burmese and
+    Tibetan "char", and "13a" for all that put blanks between words. With "13a" a Chinese sentence is one word.
+    """
+    if isinstance(references, str):
+        language = references.lower().replace("_", "-").partition("-")[0]
+    else:
+        letters = Counter(_script(letter) for text in references for letter in text if letter.isalpha())
+        language = "ja" if letters["ja"] and letters["ja"] + letters["zh"] > letters["ko"] + letters[""] else max(
+            letters, key=lambda name: letters[name], default="")
+    if language in ("ja", "ko"):
+        module = {"ja": "MeCab", "ko": "mecab_ko"}[language]
+        return f"{language}-mecab" if importlib.util.find_spec(module) else "char"
+    if language in ("zh", "zho", "yue", "cmn"):
+        return "zh"
+    return "char" if language in ("th", "lo", "km", "my", "bo") else "13a"
+
+
+SCRIPTS = {"CJK": "zh", "HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "THAI": "th", "LAO": "lo", "KHMER": "km", "MYANMAR": "my",
+           "TIBETAN": "bo"}
+
+
+def _script(letter: str) -> str:
+    """The language that a letter's script stands for where words are not told apart by blanks, or ""."""
+    return SCRIPTS.get(unicodedata.name(letter, "").partition(" ")[0], "")
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
@@ -185,10 +219,10 @@ def refuse_unpaired(hypotheses: Sequence[str], references: Sequence[str]) -> Non
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references: one each, at least one")
 
 
-def sentence_statistics(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> np.ndarray:
-    """What BLEU sums over sentences, int64 (n, 10): lengths of hypothesis and reference, 4 matches, 4 totals."""
+def sentence_statistics(hypotheses: Sequence[str], references: Sequence[str], tokenize: str | None = None) -> np.ndarray:
+    """What BLEU sums over sentences, int64 (n, 10): lengths of hypothesis and reference, 4 matches, 4 totals. tokenize: as `bleu`."""
     refuse_unpaired(hypotheses, references)
-    rows = _bleu_metric(tokenize)._extract_corpus_statistics(list(hypotheses), [list(references)])
+    rows = _bleu_metric(tokenize or tokenizer_of(references))._extract_corpus_statistics(list(hypotheses), [list(references)])
     return np.array(rows, dtype=np.int64)
 
 

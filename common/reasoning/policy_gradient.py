@@ -9,6 +9,7 @@ a whole optimiser step and is one number for all its micro-batches and ranks, so
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,8 +34,11 @@ def group_advantage(rewards: Tensor, group: int, ddof: int = 1, eps: float = 0.0
 
 
 def kl_to_reference(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """Per token, the estimate e^d - d - 1 of KL(policy || reference), d = ref_logp - logp: unbiased on-policy, never negative."""
-    gap = ref_logp - logp
+    """Per token, the estimate e^d - d - 1 of KL(policy || reference), d = ref_logp - logp: unbiased on-policy, never negative.
+
+    A token to which the policy gives probability 0 counts 0, whatever the reference gives it; one that only the reference gives 0, inf.
+    """
+    gap = (ref_logp - logp).masked_fill(logp == -math.inf, 0)
     return gap.exp() - gap - 1
 
 
@@ -65,7 +69,7 @@ def grpo_loss(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, t
         raise ValueError(f"grpo_loss: beta is {how.beta}, but there are no log-probabilities of a reference (ref_logp)")
     real = mask.bool()
     logp, old_logp = logp.masked_fill(~real, 0), old_logp.detach().masked_fill(~real, 0)  # whatever padding holds
-    ratio = (logp - old_logp).exp()
+    ratio = (logp - old_logp).masked_fill(logp == -math.inf, 0).exp()  # -inf - -inf is no number
     gain = advantage.to(logp.dtype)[:, None]
     loss = -(ratio * gain).minimum(ratio.clamp(1 - how.eps_low, 1 + how.eps_high) * gain)
     if how.beta and ref_logp is not None:

@@ -24,12 +24,14 @@ import os
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from ..benchmarks.perplexity import eval_mode
+from ..errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ def sample(model, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int,
     rows: sampled at a time. compact: share of unfinished rows below which finished ones are dropped (0 never, 1 at once).
     The model runs in eval mode and without a graph, and each of its parts is put back to its mode, after an error too.
     Raises ValueError for an empty prompt, a token that the model does not have, n, rows or max_new_tokens < 1,
-    temperature < 0, compact outside 0 .. 1; TypeError for a model whose cache cannot drop rows; FloatingPointError for
-    logits that are not numbers.
+    temperature < 0, compact outside 0 .. 1; ModelError for a model whose cache cannot drop rows, or a prompt that leaves no room for
+    its response in the model's positions; FloatingPointError for logits that are not numbers.
     """
     ends = _check(prompts, n, max_new_tokens, end, temperature)
     if rows < 1 or not 0 <= compact <= 1:
@@ -64,7 +66,8 @@ def sample(model, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int,
     top, vocabulary = max(map(max, prompts), default=0), model.get_input_embeddings().weight.shape[0]
     if min(map(min, prompts), default=0) < 0 or max(top, *ends, 0) >= vocabulary:
         raise ValueError(f"sample: prompts and end tokens {ends} must lie in the model's vocabulary, 0 .. {vocabulary - 1}")
-    device, takes = next(model.parameters()).device, _takes(model)
+    check_positions(model, max(map(len, prompts), default=0), max_new_tokens)
+    device, takes = next(model.parameters()).device, forward_names(model)
     seeds, found = _seeds(len(prompts) * n, generator).to(device), []
     with eval_mode(model), torch.inference_mode():
         for first in range(0, len(seeds), rows):
@@ -130,29 +133,45 @@ def _read(model, takes: set, prompts, limit: int, device) -> tuple[DynamicCache,
         inputs["logits_to_keep"] = 1
     logits = model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
     if cache.get_seq_length() != width:
-        raise TypeError(f"sample: {type(model).__name__} did not fill the cache that it was given ({cache.get_seq_length()} "
-                        f"of {width} tokens), so its rows cannot be copied or dropped; use model.generate")
+        raise ModelError(f"the cache is not filled: {type(model).__name__} has {cache.get_seq_length()} of {width} tokens in the one it "
+                         "was given, so that sample cannot copy or drop its rows; use model.generate")
     return cache, logits, mask
 
 
-def _takes(model) -> set[str]:
+def positions(model) -> int | None:
+    """The most tokens that the model has positions for (of a model with pictures its text part's); None where nothing limits them."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    room = getattr(config, "max_position_embeddings", None)
+    return room if isinstance(room, int) and room > 0 else None
+
+
+def check_positions(model, longest: int, more: int) -> None:
+    """ModelError where a prompt of `longest` tokens and `more` to come have no room."""
+    room = positions(model)
+    if room is not None and longest + more > room:
+        raise ModelError(f"too few positions: a prompt of {longest} tokens and {more} to come are more than the {room} of "
+                         f"{type(model).__name__} (config.max_position_embeddings); leave longer prompts out (data.max_prompt_tokens), "
+                         "or ask for shorter responses (max_new_tokens, cap)")
+
+
+def forward_names(model) -> set[str]:
     """Names that the model's forward has; of the model inside, where adapters wrap it."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return set(inspect.signature(inner.forward).parameters)
 
 
 def _cache(model, takes: set) -> DynamicCache:
-    """An empty cache whose rows can be chosen. TypeError where states are kept that `batch_select_indices` passes by."""
+    """An empty cache whose rows can be chosen. ModelError where states are kept that `batch_select_indices` passes by."""
     name = type(model).__name__
     if "past_key_values" not in takes or getattr(model.config, "is_encoder_decoder", False):
-        raise TypeError(f"sample: {name} is no decoder with a key-value cache (past_key_values): its finished rows cannot be "
-                        "dropped; use model.generate")
+        raise ModelError(f"no key-value cache: {name} takes no past_key_values, or has an encoder, so that sample cannot drop its "
+                         "finished rows; use model.generate")
     cache = DynamicCache(config=model.config)
     for i, layer in enumerate(cache.layers):
         # A recurrent state has its row too, and would stay behind when the keys move (or see the pads of a prompt).
         if hasattr(layer, "recurrent_states") or not hasattr(layer, "batch_select_indices"):
-            raise TypeError(f"sample: layer {i} of {name} keeps a {type(layer).__name__}, whose rows cannot be copied or "
-                            "dropped; use a model whose layers all attend, or model.generate")
+            raise ModelError(f"a state that is no key and value: layer {i} of {name} keeps a {type(layer).__name__}, whose rows sample "
+                             "cannot copy or drop; use a model whose layers all attend, or model.generate")
     return cache
 
 
@@ -273,19 +292,19 @@ def full(value: Tensor) -> Tensor:
 def whole_copy(model, dtype: str, device) -> torch.nn.Module:
     """A model of the same configuration in another precision, whole where `model` is in shards. `refresh` fills it.
 
-    dtype: "float32", "bfloat16", "float16". For causal LMs of transformers; adapters must be merged: ValueError otherwise.
+    dtype: "float32", "bfloat16", "float16". For models of transformers, with pictures or without; adapters must be merged: ValueError
+    otherwise.
     """
     import copy
-
-    from transformers import AutoModelForCausalLM
 
     from ..models import DTYPES
 
     if hasattr(model, "get_base_model"):
         raise ValueError(f"whole_copy: {type(model).__name__} wraps adapters; merge them (merge_and_unload), or sample from it as it is")
+    # A model in shards has a class of its own, made from the stock one.
+    stock: Any = next(kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers."))
     with torch.random.fork_rng(devices=[]), torch.device(device):
-        found = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=DTYPES[dtype],
-                                                 attn_implementation=model.config._attn_implementation)
+        found = stock._from_config(copy.deepcopy(model.config), dtype=DTYPES[dtype], attn_implementation=model.config._attn_implementation)
     return found.eval().requires_grad_(False)
 
 
@@ -329,7 +348,7 @@ def response_logits(model, prompts: Sequence[Sequence[int]], rollouts: Sequence[
     ids, response = (x.to(next(model.parameters()).device) for x in packed_batch(prompts, rollouts, pad))
     first = min(len(prompts[r.prompt]) for r in rollouts)
     columns = ids.shape[1] - first
-    keep = {"logits_to_keep": columns + 1} if "logits_to_keep" in _takes(model) else {}
+    keep = {"logits_to_keep": columns + 1} if "logits_to_keep" in forward_names(model) else {}
     logits = model(input_ids=ids, use_cache=False, **keep).logits[:, -columns - 1 : -1]  # column c predicts c + 1
     return logits, ids[:, first:], response[:, first:]
 

@@ -33,6 +33,7 @@ from ..files import write_json
 from ..models import ModelSpec, load
 from ..seeds import seed_of
 from ..training.module import OneRun
+from .probe import check_model
 from .rollouts import Rollout, full, refresh, sample, whole_copy
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class SampledTraining(OneRun):
             self.given = loaded.model, loaded.tokenizer, loaded.source
         self.model, self.tokenizer, self.source = self.given
         self.warn_unpinned(self.spec.revision if self.spec else None)
+        check_model(self.model)
         self.model.train()
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})

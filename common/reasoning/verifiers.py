@@ -1,7 +1,8 @@
 """Is this response right? Verifiers: callables (response, gold) -> bool, that never raise and never guess.
 
-`MathVerifier` compares the last \\boxed{} after the thinking with the gold answer by math-verify. Its own time limit is
-an alarm that only a main thread may set, and no alarm stops one long operation of big numbers, as in 10^(10^10). So:
+`MathVerifier` compares the last \\boxed{} after the thinking with the gold answer: by the rules of answers.py where they decide, else
+by math-verify. A thought that is opened and not closed holds no answer. math-verify's own time limit is an alarm that only a
+main thread may set, and no alarm stops one long operation of big numbers, as in 10^(10^10). So:
 
     servers    processes that have math-verify loaded, one a core; asked from any thread
     one fork   for each comparison, with the kernel's own limits on CPU time and memory: what hangs is ended inside C too,
@@ -26,13 +27,16 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Protocol
 
-THINK_END = "</think>"
+from .answers import decide
+from .numerals import number
+
+THINK, THINK_END = "<think>", "</think>"
 MEMORY = 2 << 30  # bytes that a comparison may take beyond what its server has
 FALSE, TRUE, ERROR, TIMEOUT = 10, 11, 12, 13  # exit statuses of a comparison; TIMEOUT stands for SIGPROF
 # What most answers are made of, read once by each server: its parser builds its tables as it reads.
@@ -47,9 +51,29 @@ class Verifier(Protocol):
 
 # -- where the answer is -----------------------------------------------------------------------------------
 def after_thinking(response: str, required: bool = False) -> str | None:
-    """The text after the last </think>; all of it where there is none, or None if one is required."""
+    """The text after the last </think>; all of it where there is neither that nor <think>.
+
+    None for a thought that is opened and not closed. required: the prompt has opened one (as R1's chat template does), so that
+    a response without </think> is a thought, too.
+    """
     _, mark, rest = response.rpartition(THINK_END)
-    return None if required and not mark else rest
+    return None if THINK in rest or (required and not mark) else rest
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether a prompt ends inside a thought: its last <think> is behind its last </think>."""
+    return prompt.rfind(THINK) > prompt.rfind(THINK_END)
+
+
+def response_text(tokenizer, ids: Sequence[int], end: Collection[int]) -> str:
+    """The one way in which a response becomes the text that is graded, in training and in evaluation.
+
+    Special tokens stay, for </think> may be one; the tokens of `end` at its end are taken off, and padding behind them.
+    """
+    ids = list(ids)
+    while ids and ids[-1] in end:
+        ids.pop()
+    return tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def last_boxed(text: str) -> str | None:
@@ -80,7 +104,8 @@ def plain_gold(gold: str) -> str:
 class MathVerifier:
     """verifier(response, gold) by math-verify; verify_many(pairs) on all cores. Close it, or use it in a `with`.
 
-    gold: plain or LaTeX, boxed or not. seconds: CPU time of one comparison. require_think_end: without </think> False.
+    gold: plain or LaTeX, boxed or not. seconds: CPU time of one comparison. require_think_end: without </think> False, for
+    prompts that open the thought.
     workers: servers at most, started when needed; None takes a core each. timeouts, errors: pairs so far that ended so;
     both are False. Processes that were closed start again when asked again. ImportError without math-verify.
     """
@@ -101,17 +126,19 @@ class MathVerifier:
     def __call__(self, response: str, gold: str) -> bool:
         return self.verify_many([(response, gold)])[0]
 
-    def verify_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """One bool a pair, in their order. Equal answers to equal golds are compared once."""
-        asked = [self._question(*pair) for pair in pairs]
-        questions = [question for question in dict.fromkeys(asked) if question[0] != question[1]]
+    def verify_many(self, pairs: Sequence[tuple[str, str]], opened: Sequence[bool] | None = None) -> list[bool]:
+        """One bool a pair, in their order. Equal answers to equal golds are compared once. opened: of which pairs the prompt has
+        opened a thought, in place of require_think_end."""
+        required = [self.require_think_end] * len(pairs) if opened is None else opened
+        asked = [_question(*pair, need) for pair, need in zip(pairs, required, strict=True)]
+        decided = {question: _decided(*question) for question in dict.fromkeys(asked)}
+        questions = list(dict.fromkeys(texts for texts in decided.values() if not isinstance(texts, bool)))
         if len(questions) > 1 and self.workers > 1:
             with ThreadPoolExecutor(min(self.workers, len(questions))) as pool:
                 found = dict(zip(questions, pool.map(self._ask, questions)))
         else:
             found = {question: self._ask(question) for question in questions}
-        # The same text is the same answer, also where sympy fails on it (5:00, a division by zero); none is none.
-        status = [found.get(question, TRUE if question[0] else FALSE) for question in asked]
+        status = [(TRUE if rule else FALSE) if isinstance(rule, bool) else found[rule] for rule in map(decided.__getitem__, asked)]
         with self._lock:
             self.timeouts += status.count(TIMEOUT)
             self.errors += status.count(ERROR)
@@ -127,12 +154,6 @@ class MathVerifier:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _question(self, response: str, gold: str) -> tuple[str, str]:
-        """(answer, gold); two empty texts where there is no answer."""
-        text = after_thinking(response, self.require_think_end)
-        answer = None if text is None else last_boxed(text)
-        return (answer, plain_gold(gold)) if answer else ("", "")
-
     def _ask(self, question: tuple[str, str]) -> int:
         with self._free:
             with self._lock:
@@ -143,6 +164,24 @@ class MathVerifier:
             with self._lock:
                 self._idle.append(server) if status is not None else _end_all([server])
         return ERROR if status is None else status
+
+
+def _question(response: str, gold: str, required: bool) -> tuple[str, str]:
+    """(answer, gold); two empty texts where there is no answer."""
+    text = after_thinking(response, required)
+    answer = None if text is None else last_boxed(text)
+    return (answer, plain_gold(gold)) if answer else ("", "")
+
+
+def _decided(answer: str, gold: str) -> bool | tuple[str, str]:
+    """The rules' verdict, or the texts that math-verify compares. The same text is the same answer, also where sympy fails on it
+    (5:00, a division by zero); none is none."""
+    if answer == gold or not answer:
+        return bool(answer)
+    try:
+        return decide(answer, gold)
+    except (ValueError, ArithmeticError, RecursionError):  # of a text that no rule was written for, as digits beyond Python's limit
+        return answer, gold
 
 
 def _start() -> subprocess.Popen:
@@ -191,7 +230,7 @@ def _end_all(servers: list[subprocess.Popen]) -> None:
 
 # -- inside a server ---------------------------------------------------------------------------------------
 def compare(answer: str, gold: str) -> bool:
-    """math-verify without any limit, in this process. ValueError for a gold answer in which it reads nothing."""
+    """math-verify alone, without any limit, in this process. ValueError for a gold answer in which it reads nothing."""
     from math_verify import LatexExtractionConfig, parse, verify
 
     # Both as boxes, and nothing but LaTeX: it would otherwise look for some number in an answer that it cannot read.
@@ -199,7 +238,10 @@ def compare(answer: str, gold: str) -> bool:
     read = [parse(f"\\boxed{{{text}}}", config, parsing_timeout=None, raise_on_error=True) for text in (gold, answer)]
     if not gold or not read[0]:
         raise ValueError(f"math-verify reads nothing in the gold answer {gold!r}")
-    return bool(verify(*read, timeout_seconds=None, raise_on_error=True))
+    # Its default, six places, would have 0.33333333 equal to a third within a pair; and a decimal is never an irrational number.
+    same = bool(verify(*read, float_rounding=12, numeric_precision=40, timeout_seconds=None, raise_on_error=True))
+    irrational = any(getattr(each, "is_rational", None) is False for side in read for each in side)
+    return same and not (irrational and (number(answer) is not None or number(gold) is not None))
 
 
 def serve() -> None:

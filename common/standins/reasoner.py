@@ -16,7 +16,9 @@ import functools
 import logging
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -39,12 +41,12 @@ DECODER = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_k
                tie_word_embeddings=True, max_position_embeddings=512)
 
 
-def build(seed: int):
-    """An untrained model: 0.1 M parameters."""
+def build(seed: int, decoder: Mapping[str, Any] = DECODER):
+    """An untrained model of these dimensions (entries of LlamaConfig; hidden_size a multiple of the heads): 0.1 M parameters by default."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     words = chains.tokenizer()
-    config = LlamaConfig(**DECODER, vocab_size=len(words), bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
+    config = LlamaConfig(**decoder, vocab_size=len(words), bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
                          pad_token_id=words.pad_token_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -117,23 +119,26 @@ def rate(step: int, stages) -> float:
     return 0.0
 
 
-def checkpoints(seed: int, stages) -> Path:
+def checkpoints(seed: int, stages, decoder: Mapping[str, Any] = DECODER) -> Path:
     """Where the cache keeps a training's checkpoints: by arguments and by the recipe's own code."""
-    key = Job("reasoner", "common.standins.reasoner:train", {"seed": seed, "stages": stages}).key()
+    key = Job("reasoner", "common.standins.reasoner:train", {"seed": seed, "stages": stages, "decoder": dict(decoder)}).key()
     return cache_dir() / "standins-reasoner" / f"seed{seed}-{key}"
 
 
 def train(seed: int, stages=STAGES, count: int = TRACES, progress: bool = True, stop: int | None = None,
-          every: int = 250):
-    """(model, losses, mean length of the corpus); a killed run goes on. stop: as if killed after that many steps.
-    every: steps between checkpoints."""
+          every: int = 250, decoder: Mapping[str, Any] = DECODER):
+    """(model, losses, mean length of the corpus); a killed run goes on.
+
+    stages: (steps, peak learning rate) of each. count: traces of the corpus. stop: as if killed after that many steps.
+    every: steps between checkpoints. decoder: dimensions, as `build` takes them; the batches do not depend on it.
+    """
     from lightning.pytorch.callbacks import TQDMProgressBar
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     steps = sum(n for n, _ in stages)
-    rows, model = Traces(seed, steps, count), build(seed)
-    module, work = ReasonerTraining(model.train(), rows.mean_length, stages), checkpoints(seed, stages)
+    rows, model = Traces(seed, steps, count), build(seed, decoder)
+    module, work = ReasonerTraining(model.train(), rows.mean_length, stages), checkpoints(seed, stages, decoder)
     last, done = resume_from(work)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -163,13 +168,13 @@ def report(model, problems: int = 200, samples: int = 4, seed: int = 0) -> dict:
             "by_k": {k: {"avg": mean(part, 1), "tokens": mean(part, 2)} for k, part in by_k.items()}}
 
 
-def train_reasoner(seed: int, folder: Path, stages=STAGES) -> dict:
+def train_reasoner(seed: int, folder: Path, stages=STAGES, decoder: Mapping[str, Any] = DECODER) -> dict:
     """Trains a stand-in, writes folder and its card, and returns the card."""
-    model, losses, mean_length = train(seed, stages)
+    model, losses, mean_length = train(seed, stages, decoder=decoder)
     model.half().save_pretrained(folder)
     chains.tokenizer().save_pretrained(folder)
     result = {"seed": seed, "stages": [list(s) for s in stages], "rows": ROWS, "traces": TRACES,
-              "corpus mean length": round(mean_length, 2),
+              "decoder": dict(decoder), "corpus mean length": round(mean_length, 2),
               "test": report(load_reasoner(folder)[0]), "curve": [[s, losses[s]] for s in range(0, len(losses), 50)]}
     write_json(folder / "training.json", result)
     return result

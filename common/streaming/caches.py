@@ -35,7 +35,17 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from ..errors import ModelError
+
 READ, WRITE = "read", "write"
+
+
+class LayersError(ModelError, TypeError):
+    """A model whose attention cannot keep a source and a target apart."""
+
+
+class WindowError(ModelError, ValueError):
+    """A stream that has outgrown a sliding layer's window."""
 
 
 class Buffers:
@@ -149,12 +159,12 @@ def attention_window(config) -> int | None:
     """Columns within which every layer attends fully: None without sliding layers.
 
     A sliding window counts columns, and source and target do not lie in the order that it means; below the window the
-    layer is an ordinary one. Raises TypeError for layers that are neither full nor sliding attention.
+    layer is an ordinary one. Raises LayersError for layers that are neither full nor sliding attention.
     """
     config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if others := kinds - {"full_attention", "sliding_attention"}:
-        raise TypeError(
+        raise LayersError(
             f"this model has {', '.join(sorted(others))} layers (config.layer_types), which cannot tell source from "
             "target; use a model whose layers attend fully, or slide with a window longer than the stream"
         )
@@ -164,10 +174,10 @@ def attention_window(config) -> int | None:
 
 
 def check_window(config, columns: int) -> None:
-    """Raises ValueError if `columns` of source and target together exceed a sliding layer's window."""
+    """Raises WindowError if `columns` of source and target together exceed a sliding layer's window."""
     window = attention_window(config)
     if window is not None and columns > window:
-        raise ValueError(
+        raise WindowError(
             f"source and target have {columns} tokens together, but this model has layers that see {window} "
             "(config.sliding_window) and would forget by column, source and target mixed up: shorten the stream"
         )
@@ -177,7 +187,7 @@ class TwoPartCache(Cache):
     """See the head of this file.
 
     config: of the model (its text part, for a multimodal one). start: columns that each part first has room for.
-    Raises TypeError for layers that are neither full nor sliding attention, and ValueError when a stream outgrows the
+    Raises LayersError for layers that are neither full nor sliding attention, and WindowError when a stream outgrows the
     window of sliding ones.
     """
 
@@ -286,11 +296,11 @@ class TwoPartCache(Cache):
             layer.n_target -= n
 
     def map_target_keys(self, change) -> None:
-        """Replaces every layer's target keys (B, heads, T, head size) by change(keys), e.g. a rotation."""
-        for layer in self.layers:
+        """Replaces every layer's target keys (B, heads, T, head size) by change(keys, number of the layer), e.g. a rotation."""
+        for number, layer in enumerate(self.layers):
             if layer.n_target:
                 cut = slice(layer.middle, layer.middle + layer.n_target)
-                layer.keys[..., cut, :] = change(layer.keys[..., cut, :])
+                layer.keys[..., cut, :] = change(layer.keys[..., cut, :], number)
 
     def fork(self, target: bool = False) -> TwoPartCache:
         """A second cache with the same source and an empty or the same target; the states are copied, and grow apart from here."""

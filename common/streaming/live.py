@@ -3,15 +3,16 @@
     for units in units_of(sys.stdin, split_on=ends_sentence):      # a line is a text
         for unit in units: ...
 
-Every line is a text, an empty one included, so that what answers line i is line i. Its units are words, or words up to one
-that ends a sentence; each is given as soon as the blank behind its last word is there, while the rest may not exist yet.
+Every line is a text, an empty one included, so that what answers line i is line i. Its units are words (words.py), or words up to
+one that ends a sentence; each is given as soon as the blank behind its last word is there, while the rest may not exist yet. A line
+feed ends a line; every other blank parts words, a no-break space too.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
-import re
 import select
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +23,6 @@ from ..lora import CONFIG, adapter_folder, merged
 from ..models import ModelSpec, load
 from .units import ends_word
 
-BLANKS = b" \t\r\v\f"  # within a line
-
 
 def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "utf-8") -> Iterator[Iterator[str]]:
     """Texts, each an iterator of units that ends with its line. What is left of a text is read and dropped before the next.
@@ -31,7 +30,8 @@ def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "
     stream: an open file with a file descriptor. split_on(word): whether a unit ends with this word; the words of a unit are
     joined by single blanks. Bytes that are no text in `codec` become U+FFFD.
     """
-    tail, at_end, number = b"", False, stream.fileno()
+    tail, at_end, number = "", False, stream.fileno()
+    decoder = codecs.getincrementaldecoder(codec)(errors="replace")  # half a letter waits for its other half
 
     def more() -> bool:
         nonlocal tail, at_end
@@ -40,23 +40,27 @@ def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "
         select.select([number], [], [])  # wakes up with the first byte, not with a full buffer
         new = os.read(number, 4096)
         at_end = not new
-        tail += new
+        tail += decoder.decode(new, final=at_end)
         return True
+
+    def skip_blanks() -> None:
+        nonlocal tail
+        tail = tail[next((i for i, sign in enumerate(tail) if sign == "\n" or not sign.isspace()), len(tail)) :]
 
     def words() -> Iterator[str]:
         nonlocal tail
         while True:
-            tail = tail.lstrip(BLANKS)
-            if tail.startswith(b"\n"):
+            skip_blanks()
+            if tail.startswith("\n"):
                 tail = tail[1:]
                 return
-            if (blank := re.search(rb"\s", tail)) is not None:
-                word, tail = tail[: blank.start()], tail[blank.start() :]
-                yield word.decode(codec, errors="replace")
+            if (blank := next((i for i, sign in enumerate(tail) if sign.isspace()), None)) is not None:
+                word, tail = tail[:blank], tail[blank:]
+                yield word
             elif not more():
-                word, tail = tail, b""
+                word, tail = tail, ""
                 if word:
-                    yield word.decode(codec, errors="replace")
+                    yield word
                 return
 
     def units() -> Iterator[str]:
@@ -70,7 +74,7 @@ def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "
             yield " ".join(unit)
 
     while True:
-        tail = tail.lstrip(BLANKS)
+        skip_blanks()
         if tail:
             text = units()
             yield text

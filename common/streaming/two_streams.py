@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .caches import TwoPartCache
+from .caches import LayersError, TwoPartCache
 
 
 @dataclass
@@ -42,14 +42,14 @@ class Counts:
 class TwoStreams:
     """See the head of this file. phi: the target's first position, any real number. One sentence; for inference only.
 
-    Raises TypeError for a model whose attention is neither SDPA nor eager or not full in every layer, and ValueError as soon as
+    Raises LayersError for a model whose attention is neither SDPA nor eager or not full in every layer, and WindowError as soon as
     source and target together outgrow a sliding layer's window.
     """
 
     def __init__(self, model: nn.Module, phi: float = 0.0):
         attention = model.config.get_text_config(decoder=True)._attn_implementation
         if attention not in ("sdpa", "eager"):
-            raise TypeError(f"{type(model).__name__} uses attention {attention!r}; what a target token sees of the source is a slice "
+            raise LayersError(f"{type(model).__name__} uses attention {attention!r}; what a target token sees of the source is a slice "
                             "of the cache, which is tested with attn_implementation sdpa and eager: load it with one of them")
         self.model, self.phi = model, phi
         self.cache = TwoPartCache(model.config)
@@ -116,8 +116,8 @@ class TwoStreams:
         self.cache.drop_target(n)
 
     @torch.no_grad()
-    def change_target_keys(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Replaces every layer's target keys (1, heads, T, head size) by change(keys), e.g. a rotation to other positions."""
+    def change_target_keys(self, change: Callable[[Tensor, int], Tensor]) -> None:
+        """Replaces every layer's target keys (1, heads, T, head size) by change(keys, number of the layer), e.g. a rotation."""
         self.cache.map_target_keys(change)
         self.counts.rotated += self.target_length
 

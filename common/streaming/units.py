@@ -8,18 +8,22 @@ would belong to two units is an error, not a slip of all masks behind it. So the
 token by token, the one that it reads unit by unit (`Template.units`).
 
 What a unit is, a `split` says: a function from a text to the character ends of its units. A word is what stands between
-blanks, with its punctuation; a sentence is words up to one that ends with a full stop, or the like.
+blanks, with its punctuation (words.py has the one definition); a sentence is words up to one that ends with a full stop, or the
+like. In scripts without blanks a word would be the whole text: there `part_ends` cuts into characters.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .words import has_no_blanks, one_blank, parts_of
 
 SOURCE_MARK, TARGET_MARK = "\u2983source\u2984", "\u2983target\u2984"  # in no text and no template
 
@@ -52,6 +56,15 @@ def word_ends(text: str) -> list[int]:
 def sentence_ends(text: str) -> list[int]:
     """Character ends of the sentences. "One. Two" gives [4, 8]: the blank between belongs to the second."""
     return ends_of_units(text, ends_sentence)
+
+
+def part_ends(text: str) -> list[int]:
+    """Character ends of the words, and of the characters where a script has no blanks (`words.parts_of`)."""
+    ends, at = [], 0
+    for part in parts_of(text):
+        at = text.index(part, at) + len(part)
+        ends.append(at)
+    return ends
 
 
 # -- a pair in units ---------------------------------------------------------------------------------------
@@ -115,7 +128,7 @@ class Template:
         if getattr(tokenizer, "chat_template", None) is None:
             if tokenizer.eos_token_id is None:
                 raise ValueError("the tokenizer has neither a chat template nor an end token: set one")
-            return Template(tokenizer, f"{instruction}\n", "\n", ">", tokenizer.eos_token, tokenizer.eos_token_id)
+            return Template(tokenizer, f"{_beginning(tokenizer)}{instruction}\n", "\n", ">", tokenizer.eos_token, tokenizer.eos_token_id)
 
         def render(*turns: tuple[str, str]) -> str:
             messages = [{"role": role, "content": text} for role, text in turns]
@@ -143,13 +156,20 @@ class Template:
     def example(self, source: str, target: str, split: Callable[[str], list[int]] = word_ends,
                 split_target: Callable[[str], list[int]] | None = None) -> Example:
         """The pair in units. split: character ends of a text's units (`word_ends`, `sentence_ends`, or one's own), rising, the last
-        one behind the last letter; split_target: those of the target (None: as the source).
+        one behind the last letter; split_target: those of the target (None: as the source). Both sides are read with one plain space
+        between words, whatever blanks they have: so a live stream reads them, and so decoding writes them. `text` and `reference` of
+        the example stay as they were. Warns where one unit would be a whole text without blanks.
 
         Raises ValueError for an empty side, for ends that do not rise or leave a rest, or naming a token that lies in two units.
         """
         if not source.strip() or not target.strip():
             raise ValueError(f"an empty side: {source!r}, {target!r}")
+        as_written, (source, target) = (source, target), map(one_blank, (source, target))
         sides = _checked(source, split(source)), _checked(target, (split_target or split)(target))
+        for side, cuts in ((source, sides[0]), (target, sides[1])):
+            if len(cuts) == 1 and len(side) > 1 and has_no_blanks(side):
+                warnings.warn(f"{side[:40]!r} has no blanks between its words and is one unit: nothing of it is read before all of "
+                              "it is. Cut it into characters (split=part_ends).", stacklevel=2)
         text, borders = "", []  # end of each unit, in characters
         for part, ends in ((self.prefix, None), (source, sides[0]), (self.user_end, None), (self.opening, None),
                            (target, sides[1]), (self.ending, None)):
@@ -177,25 +197,68 @@ class Template:
         if ids[-1] != self.stop or min(counts) < 1:
             raise ValueError(f"the template and {source[:40]!r} do not tokenise into whole units: {counts}")
         return Example(torch.tensor(ids[:end]), tuple(source_units), torch.tensor(ids[end:]), tuple(target_units),
-                       text=source, reference=target)
+                       text=as_written[0], reference=as_written[1])
 
     # -- for a live stream -----------------------------------------------------------------------
     def ids(self, text: str) -> list[int]:
+        """Token ids of a part of the template as they stand in a whole text, or of any other text alone.
+
+        Behind a text, since a tokenizer may treat the beginning of what it is given apart (SentencePiece puts a blank there).
+        """
+        if text == self.opening:
+            return self._behind(self.prefix + "a" + self.user_end, text)
+        return self._behind(self.prefix + "a", text) if text == self.user_end else self._alone(text)
+
+    def units(self, source: Iterable[str], blank: str = " ") -> Iterator[list[int]]:
+        """Token ids of the instruction, then of every unit as it comes: those that `example` has for the whole text, which is
+        asserted here before the first, for a probe, and for every unit while it comes. source: words or sentences, without blanks
+        around them. blank: what stands between units, "" for characters (`parts_of`) of a script without blanks.
+
+        Raises ValueError for a tokenizer that joins or changes what it is given in parts.
+        """
+        self.check_live()
+        yield self._alone(self.prefix)
+        before = ""
+        for unit in source:
+            unit = one_blank(unit)
+            yield self._behind(before, blank + unit) if before else self._behind(self.prefix, unit)
+            before = unit
+
+    def check_live(self) -> None:
+        """Asserts that a text fed in parts is, token by token, the text that `example` gives to training. Raises ValueError."""
+        words = "It is a small, black dog.".split()
+        whole = self.example(" ".join(words), "a")
+        fed = [self._alone(self.prefix), self._behind(self.prefix, words[0])]
+        fed += [self._behind(a, f" {b}") for a, b in zip(words, words[1:])] + [self.ids(self.user_end)]
+        parts = torch.split(whole.source, list(whole.source_units))
+        opening = whole.target[: whole.target_units[0]].tolist()
+        if fed != [part.tolist() for part in parts] or self.ids(self.opening) != opening:
+            show = self.tokenizer.convert_ids_to_tokens
+            pairs = [*zip(fed, (part.tolist() for part in parts)), (self.ids(self.opening), opening)]
+            one, other = next((a, b) for a, b in pairs if a != b)
+            raise ValueError(f"a live stream would be fed {show(one)} where training saw {show(other)}: the tokenizer or its template "
+                             "treats a text's parts otherwise than the whole; use another template")
+
+    def _alone(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def units(self, source: Iterable[str]) -> Iterator[list[int]]:
-        """Token ids of the instruction, then of every unit as it comes: equal to cutting the whole text, its units parted by
-        single blanks. source: words or sentences, without blanks around them."""
-        yield self.ids(self.prefix)
-        for i, unit in enumerate(source):
-            yield self.ids(unit) if i == 0 else self._after_blank(unit)
-
-    def _after_blank(self, unit: str) -> list[int]:
-        """Ids of " unit" inside a text. Tokenised behind a word, since some tokenizers treat the first one apart."""
-        whole, head = self.ids(f"a {unit}"), self.ids("a")
+    def _behind(self, before: str, text: str) -> list[int]:
+        """Ids of `text` inside `before + text`."""
+        whole, head = self._alone(before + text), self._alone(before)
         if whole[: len(head)] != head:
-            raise ValueError(f"the tokenizer joins {unit!r} with the word before it")
+            raise ValueError(f"the tokenizer joins {text.strip()!r} with the word before it")
         return whole[len(head) :]
+
+
+def _beginning(tokenizer) -> str:
+    """What the tokenizer puts before every text (a BOS), as text: the model has never seen one without. Raises ValueError if its text
+    is not read as that token."""
+    ids, alone = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    begins: list[int] = next((ids[:i] for i in range(len(ids)) if ids[i : i + len(alone)] == alone), [])
+    text = "".join(tokenizer.convert_ids_to_tokens(begins))
+    if begins and tokenizer(text, add_special_tokens=False)["input_ids"][: len(begins)] != begins:
+        raise ValueError(f"the tokenizer begins every text with {text!r} and does not read that as a token of its own: mark it as special")
+    return text
 
 
 def _checked(text: str, ends: Sequence[int]) -> list[int]:

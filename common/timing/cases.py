@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -146,13 +147,26 @@ def run_cases(cases: Sequence[Any], run: Callable[[Any, float], Document], timet
 # -- in other processes ------------------------------------------------------------------------------------
 def in_a_process(function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
     """function(...) where nothing else has ever run or been held: in a spawned process. It, its arguments and its result are
-    pickled, so it stands at the top of a module. Raises what it raises; RuntimeError if the process was killed."""
+    pickled, so it stands at the top of a module. Raises what it raises, or a RuntimeError with its type and text where it cannot be
+    pickled; RuntimeError, too, if the process was killed."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(function, *arguments, **options).result()
+            return pool.submit(_picklable, function, arguments, options).result()
         except BrokenProcessPool as error:
             raise RuntimeError(f"{function.__name__} lost its process, which somebody or the system killed; the system does so when "
                                "memory runs out") from error
+
+
+def _picklable(function: Callable[..., Any], arguments: tuple, options: dict[str, Any]) -> Any:
+    """function(...); an error that would not survive the way back is told in words: on that way it would break the whole pool."""
+    try:
+        return function(*arguments, **options)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            raise RuntimeError(f"{function.__name__}: {type(error).__name__}: {error}") from None
+        raise
 
 
 def over_processes(processes: int, measure: Callable[..., Document], *arguments: Any, out: Path | None = None, **options: Any) -> Document:

@@ -102,6 +102,7 @@ class OneRun(L.LightningModule):
 class StepTraining(OneRun):
     """Losses of an optimiser step, whatever the micro-batches and processes that it is cut into.
 
+    A step of which no token is scored (every answer was cut away, say) moves nothing and is counted in `skipped_steps`, and logged.
     warmup_steps: a number of steps, or a share of all if below 1. schedule: constant, cosine or linear, after the warm-up.
     one_group: whether the optimiser keeps one group of parameters; a paper with several rates overrides `rate_of`.
     """
@@ -113,6 +114,7 @@ class StepTraining(OneRun):
         self.warmup_steps, self.schedule, self.seed = warmup_steps, schedule, seed
         self.source = {}
         self._sums: dict[str, Tensor] = {}
+        self._nothing, self.skipped_steps = True, 0  # of this step: no token is scored so far; steps of which none was
 
     # -- what a paper says -----------------------------------------------------------------------
     def losses(self, batch: dict) -> dict[str, Tensor]:
@@ -132,9 +134,13 @@ class StepTraining(OneRun):
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         # Dropout, the same after a resume. (It depends on the micro-batch.)
         torch.manual_seed(seed_of("dropout", self.seed, self.global_step, batch["sample_index"][0]))
-        parts = self.losses(batch)
+        # Where nothing of the whole step is scored, 0 / 0 would be its loss: divided by 1 it is 0, and the step is none (below).
+        data = self.trainer.datamodule
+        nothing = {name: 1 for name in (data.rows(0).counts if hasattr(data, "rows") else ()) if batch.get(name) == 0}
+        parts = self.losses(batch | nothing)
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+        self._nothing = self._nothing and bool(nothing) and not any(v.detach().any() for v in parts.values() if v.requires_grad)
         # Lightning divides by the accumulation, DDP by the world; the parts are shares of a sum.
         return sum(v for v in parts.values() if v.requires_grad) * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
@@ -143,9 +149,20 @@ class StepTraining(OneRun):
             torch.distributed.all_reduce(grad)
             grad /= self.trainer.world_size  # as DDP does
         names = sorted(self._sums)
+        if self._no_rank(self._nothing):  # no gradient: neither weights nor what the optimiser remembers of them may move
+            self.skipped_steps += 1
+            for parameter in self.parameters():
+                parameter.grad = None
+            self.log("train/skipped_steps", float(self.skipped_steps), batch_size=1)
+        self._nothing = True
         sums = torch.stack([torch.as_tensor(self._sums[name], device=self.device).double() for name in names])
         self.log_dict({f"train/{n}": v for n, v in zip(names, self.trainer.strategy.reduce(sums, reduce_op="sum"))}, batch_size=1)
         self._sums = {}
+
+    def _no_rank(self, nothing: bool) -> bool:
+        """Whether `nothing` holds on every rank."""
+        scored = torch.tensor([float(not nothing)], device=self.device)
+        return not bool(self.trainer.strategy.reduce(scored, reduce_op="sum").item())
 
     def whole_gradients(self) -> Iterator[Tensor]:
         """Under FSDP2, gradients of parameters that every rank keeps whole: FSDP reduces its shards alone."""

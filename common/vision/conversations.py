@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.text import is_text
 from ..errors import SetupError
 from ..training.steps import StepData
 from .layout import IGNORED, Layout, split
@@ -36,7 +38,7 @@ class ConversationRows:
 
     def __getitem__(self, i: int) -> dict:
         ids, labels = self.encode(i)
-        name = self.conversations[i].get("image")
+        name = self.conversations[i].get("image")  # null, or none: text alone
         return {"ids": ids, "labels": labels, "picture": None if name is None else self.picture(name)}
 
     def layout(self, samples: Sequence[dict]) -> Layout:
@@ -76,7 +78,8 @@ class Conversations(StepData):
 
     template: "plain" is stage 1: <image>, a line break, the caption. "v1" is Vicuna's chat. The line break in "plain" is
     ours: a Layout scores text slots, and without one between picture and caption nothing that sees the picture could
-    predict the caption's first word. max_tokens: of a conversation, visual ones counted; longer ones are cut.
+    predict the caption's first word. max_tokens: of a conversation, visual ones counted; longer ones are cut,
+    behind their picture: SetupError for one whose picture would be cut, with the entry, before anything is trained.
     validation: a file of its own, of which the first val_samples are used; without one the last val_samples of `train`
     are held out. No conversation is in both: ValueError where one file is named for both, SetupError (naming val_samples)
     where holding out would leave none to train on; ValueError, too, for an unknown template.
@@ -107,7 +110,27 @@ class Conversations(StepData):
         train = read_conversations(Path(self.train))
         kept = self._training(train)
         held = read_conversations(Path(self.validation)) if self.validation else train[len(kept) :]
+        self._whole_pictures(Path(self.train), train)
+        if self.validation:
+            self._whole_pictures(Path(self.validation), held)
         return self._rows(kept), self._rows(held[: self.val_samples])
+
+    def _whole_pictures(self, path: Path, conversations: list[dict]) -> None:
+        """Raises SetupError, with file, entry and setting, for a picture that max_tokens would cut. Only what stands before a picture
+        is tokenised, and in all files of LLaVA's that is the same few texts."""
+        parts = self.trainer.lightning_module.parts
+        ends: dict[str, int] = {}
+        for number, entry in enumerate(conversations):
+            if entry.get("image") is None:
+                continue
+            before = "" if self.template == "plain" else text_v1(parts.tokenizer, entry)[0].partition(IMAGE)[0]
+            if before not in ends:
+                ends[before] = (parts.tokenizer.bos_token_id is not None) + parts.n_visual + len(
+                    parts.tokenizer(before, add_special_tokens=False).input_ids if before else [])
+            if ends[before] > self.max_tokens:
+                raise SetupError(f"{path.name}, entry {number}: its picture's {parts.n_visual} places end at token {ends[before]}, and "
+                                 f"data.max_tokens {self.max_tokens} would cut them. Set it to {ends[before]} or more, and to more still "
+                                 "for the text behind the picture to be read.")
 
     def _training(self, conversations: list[dict]) -> list[dict]:
         """Those that are trained on: all but the last val_samples, or all where validation has a file. None is in both."""
@@ -135,23 +158,38 @@ class Conversations(StepData):
 
 
 def read_conversations(path: Path) -> list[dict]:
-    """Raises SetupError naming file, entry and what is wrong with it."""
+    """The entries, each with its turns: human and gpt by turns. As LLaVA does, a first turn of gpt is left out: it answers nothing.
+
+    `image`: a name, or null, or absent, which are text alone; there, `<image>` of an absent one is text like any other. Raises
+    SetupError naming file, entry and what is wrong with it.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         raise SetupError(f"data: there is no file {path.name}; LLaVA's conversations are one JSON list")
     try:
-        conversations = json.loads(path.read_text())
+        conversations = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SetupError(f"{path.name} is no JSON: {error}") from error
     if not isinstance(conversations, list) or not conversations:
         raise SetupError(f"{path.name}: expected a list of conversations")
     for number, entry in enumerate(conversations):
         turns = entry.get("conversations") if isinstance(entry, dict) else None
-        if not turns or any(t.get("from") not in ("human", "gpt") or not isinstance(t.get("value"), str) for t in turns):
+        if not isinstance(turns, list) or not turns or not all(
+                isinstance(t, dict) and t.get("from") in ("human", "gpt") and is_text(t.get("value")) for t in turns):
             raise SetupError(f"{path.name}, entry {number}: 'conversations' must be turns of human and gpt with a text each")
+        if turns[0]["from"] == "gpt":
+            turns = turns[1:]
+        if not turns or any(turn["from"] != ("human", "gpt")[i % 2] for i, turn in enumerate(turns)):
+            raise SetupError(f"{path.name}, entry {number}: human and gpt must take turns, and human ask first, or an answer would be "
+                             "learnt without its question")
+        image = entry.get("image")
+        if not (image is None or (is_text(image) and image)):
+            raise SetupError(f"{path.name}, entry {number}: 'image' {str(image)[:40]!r} is no file's name; leave it out for text alone")
         asked = sum(t["value"].count(IMAGE) for t in turns)
-        if asked != ("image" in entry):
-            raise SetupError(f"{path.name}, entry {number}: {asked} {IMAGE} in its text, {int('image' in entry)} picture")
+        if "image" in entry and asked != (image is not None):
+            raise SetupError(f"{path.name}, entry {number}: {asked} {IMAGE} in its text, {int(image is not None)} picture"
+                             + (" ('image' is null)" if image is None else ""))
+        entry["conversations"] = turns
     return conversations
 
 
@@ -160,8 +198,8 @@ def encode_plain(tokenizer, conversation: dict, *, n_visual: int, image_token_id
     caption = conversation["conversations"][-1]["value"].strip()
     bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     line = tokenizer("\n", add_special_tokens=False).input_ids
-    scored = tokenizer(caption, add_special_tokens=False).input_ids + line
-    before = bos + ([image_token_id] * n_visual if "image" in conversation else []) + line
+    scored = [token for part in literal(caption) for token in tokenizer(part, add_special_tokens=False).input_ids] + line
+    before = bos + ([image_token_id] * n_visual if conversation.get("image") is not None else []) + line
     return _cut(before + scored, [IGNORED] * len(before) + scored, max_tokens)
 
 
@@ -170,21 +208,12 @@ def encode_v1(tokenizer, conversation: dict, *, n_visual: int, image_token_id: i
 
     Text before and after the picture is tokenised apart, as LLaVA does; a token is scored if it ends inside an answer.
     """
-    end = tokenizer.eos_token or "</s>"
-    text, spans = SYSTEM_V1 + " ", []
-    for turn in conversation["conversations"]:
-        if turn["from"] == "human":
-            value = turn["value"]
-            if IMAGE in value:  # the picture first, whatever the file says: LLaVA's preprocess_multimodal
-                value = IMAGE + "\n" + value.replace(IMAGE, "").strip()
-            text += f"USER: {value} ASSISTANT:"
-        else:
-            spans.append((len(text), len(text) + len(turn["value"]) + 1 + len(end)))
-            text += f" {turn['value']}{end}"
+    text, spans = text_v1(tokenizer, conversation)
+    pictures = conversation.get("image") is not None
     ids = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     labels, start = [IGNORED] * len(ids), 0
-    for number, part in enumerate(text.split(IMAGE)):
-        if number:
+    for number, part in enumerate(text.split(IMAGE) if pictures else literal(text)):
+        if number and pictures:
             ids += [image_token_id] * n_visual
             labels += [IGNORED] * n_visual
             start += len(IMAGE)
@@ -194,6 +223,28 @@ def encode_v1(tokenizer, conversation: dict, *, n_visual: int, image_token_id: i
             labels.append(token if any(a < start + stop <= b for a, b in spans) else IGNORED)
         start += len(part)
     return _cut(ids, labels, max_tokens)
+
+
+def literal(text: str) -> list[str]:
+    """A text in parts that no tokenizer reads a picture's place in, where a text without a picture speaks of `<image>`."""
+    return re.split(r"(?<=<)(?=image>)", text)
+
+
+def text_v1(tokenizer, conversation: dict) -> tuple[str, list[tuple[int, int]]]:
+    """Vicuna's chat as one text, and where in it the answers stand, each with the end token behind it."""
+    end = tokenizer.eos_token or "</s>"
+    text, spans = SYSTEM_V1 + " ", []
+    for turn in conversation["conversations"]:
+        if turn["from"] == "human":
+            value = turn["value"]
+            if IMAGE in value and conversation.get("image") is not None:
+                # the picture first, whatever the file says: LLaVA's preprocess_multimodal
+                value = IMAGE + "\n" + value.replace(IMAGE, "").strip()
+            text += f"USER: {value} ASSISTANT:"
+        else:
+            spans.append((len(text), len(text) + len(turn["value"]) + 1 + len(end)))
+            text += f" {turn['value']}{end}"
+    return text, spans
 
 
 def _cut(ids: list[int], labels: list[int], max_tokens: int) -> tuple[Tensor, Tensor]:

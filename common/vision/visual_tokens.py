@@ -36,7 +36,8 @@ def attention_to_pictures(decoder: nn.Module, layout: Layout, visual: Tensor, la
     decoder: a stock *ForCausalLM, run by its eager attention up to the last of the layers and left as it was. visual (B, N, d).
     Raises ValueError for a layer that it does not have.
     """
-    blocks, before = decoder.get_decoder().layers, decoder.config._attn_implementation
+    inside = decoder.get_decoder()
+    blocks, config, before = inside.layers, inside.config, inside.config._attn_implementation
     if any(not 0 <= k < len(blocks) for k in layers):
         raise ValueError(f"layers {sorted(layers)}: {type(decoder).__name__} has 0 to {len(blocks) - 1}")
     if not layers:
@@ -53,16 +54,17 @@ def attention_to_pictures(decoder: nn.Module, layout: Layout, visual: Tensor, la
 
         return act
 
-    decoder.set_attn_implementation("eager")  # the only one that gives its maps
+    # Eager attention is the only one that gives its maps; only the decoder's is changed, for a vision tower has its own.
+    config._attn_implementation_internal = "eager"
     hooks = [blocks[k].self_attn.register_forward_hook(keep(k)) for k in set(layers)]
     try:
-        decoder.get_decoder()(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)
+        inside(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)
     except _Enough:
         pass
     finally:
         for hook in hooks:
             hook.remove()
-        decoder.set_attn_implementation(before)
+        config._attn_implementation_internal = before
     return {k: found[k] for k in layers}
 
 
@@ -72,10 +74,12 @@ def random_scores(like: Tensor, seed: int) -> Tensor:
 
 
 # -- dropping ----------------------------------------------------------------------------------------------
-def kept_by(score: Tensor, count: int) -> Tensor:
-    """(B, N) bool: the `count` highest scores of each row; of equal ones the first."""
-    order = score.argsort(dim=1, descending=True, stable=True)[:, :count]
-    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, order, True)
+def kept_by(score: Tensor, count: int | Tensor) -> Tensor:
+    """(B, N) bool: the `count` highest scores of each row; of equal ones the first. count: of all rows, or (B,) of each."""
+    order = score.argsort(dim=1, descending=True, stable=True)
+    counts = torch.as_tensor(count, device=score.device).reshape(-1, 1)
+    chosen = (torch.arange(score.shape[1], device=score.device) < counts).expand_as(order)
+    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, order, chosen)
 
 
 def without(layout: Layout, visual: Tensor, keep: Tensor) -> tuple[Layout, Tensor]:

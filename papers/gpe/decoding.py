@@ -16,6 +16,7 @@ it. All arms of method.py run here, with the ids that a stream can know:
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,11 +25,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from common.masks import for_attention
 from common.streaming.units import Example
 from common.streaming.words import Boundary
 
-from .method import TWO_FRAMES, Arm, check_model, inverse_frequencies, sliding_window
+from .method import Arm, check_model, mask_for
+from .probe import check_length, reach
+from .reencoding import in_two_frames, turns_of
 
 
 class _Now(NamedTuple):
@@ -68,7 +70,7 @@ def stream(model: nn.Module, arm: Arm, examples: Sequence[Example], boundary: Bo
     k None reads everything first: batch processing with the arm's ids. max_target: target tokens at most, prompt
     included, for all or for each. An empty source (no unit between u_0 and the end) has an empty answer. forced: write the
     example's own target, whatever the model prefers (for tests and timing). project(features) -> embeddings, for sources
-    with frames. Raises TypeError and ValueError as method.forward.
+    with frames. Raises ModelError as method.forward.
     """
     check_model(model, arm)
     return _Streams(model, arm, examples, boundary, k, max_target, forced, keep_logits, project).run()
@@ -82,7 +84,7 @@ class _Streams:
     def __init__(self, model, arm, examples, boundary, k, max_target, forced, keep_logits, project):
         self.model, self.arm, self.boundary, self.k = model, arm, boundary, k
         self.examples, self.forced, self.keep_logits = examples, forced, keep_logits
-        self.device = next(model.parameters()).device
+        self.device, self.reach = next(model.parameters()).device, reach(model)
         n = self.n = len(examples)
         if k is not None and k < 1:
             raise ValueError(f"stream: k = {k}; one unit must be read before the first word (k >= 1, or None)")
@@ -132,12 +134,9 @@ class _Streams:
     def run(self) -> list[Streamed]:
         from transformers import DynamicCache
 
-        model, before = self.model, self.model.config._attn_implementation
         self.cache, everyone = DynamicCache(), self.out
-        if self.arm.two_frames:
-            self.frequencies = inverse_frequencies(model)
-            model.set_attn_implementation(TWO_FRAMES)
-        try:
+        self.turns = turns_of(self.model) if self.arm.two_frames else []
+        with in_two_frames(self.model) if self.arm.two_frames else contextlib.nullcontext():
             while not self.done.all():
                 source, target = self._choose()
                 logits = self._feed(source, target)
@@ -146,8 +145,6 @@ class _Streams:
                 if ready.any():
                     self._sample(logits, ready)
                     self._let_go()
-        finally:
-            model.set_attn_implementation(before)
         return everyone
 
     def _let_go(self) -> None:
@@ -158,7 +155,7 @@ class _Streams:
         if len(keep) == 0 or 4 * len(keep) > 3 * self.n:
             return
         for name, value in vars(self).items():
-            if isinstance(value, Tensor) and name != "frequencies":
+            if isinstance(value, Tensor):
                 setattr(self, name, value[keep])
         for name in self.LISTS:
             rows = getattr(self, name)
@@ -186,17 +183,15 @@ class _Streams:
         self.alive = torch.cat([self.alive, (source | target)[:, None]], 1)
         sees = self.alive & (self.is_source | target[:, None] | (arm.source_sees != "nothing"))
         sees[:, -1] = True
-        if (window := sliding_window(self.model)) is not None and sees.shape[1] > window:
-            raise ValueError(f"a stream has come to {sees.shape[1]} columns, and this model's sliding layers see {window} "
-                             "(config.sliding_window): they would forget by column; shorten the text")
         self.total += source | target
         mask, frames = sees[:, None, None], {}
         if arm.two_frames:
             frames = dict(frame_shift=torch.where(target, self.pointer, 0)[:, None].to(self.device),
-                          frame_source=self.is_source.to(self.device), frame_frequencies=self.frequencies)
+                          frame_source=self.is_source.to(self.device), frame_turns=self.turns)
         else:
-            mask = for_attention(mask, self.model.config._attn_implementation, self.model.dtype)
+            mask = mask_for(self.model, mask)
         ids = torch.where(source, self._source_ids(), self._target_ids(rows, t))[:, None]
+        check_length(self.reach, sees.shape[1], ids)
         return self.model(inputs_embeds=inputs[:, None], attention_mask=mask.to(self.device),
                           position_ids=ids.to(self.device), past_key_values=self.cache, use_cache=True,
                           **frames).logits[:, -1].float().cpu()

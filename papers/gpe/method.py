@@ -15,7 +15,7 @@ matter. That is GPE: a mask and a vector of ids on an unmodified model.
 An `Arm` says how a variant answers the three questions. `position_ids`, `attention_mask` and `predictors` turn an arm
 and the read/write history of a batch (`Layout`) into what a stock transformers decoder takes; `forward` runs it, over a
 whole sequence at once, for training and scoring. Decoding (one READ or WRITE at a time) is in decoding.py and gives
-the same logits.
+the same logits. What is assumed of the model is measured in probe.py; position re-encoding is in reencoding.py.
 
 Symbols as in the specification: S source and T target tokens; visible[t] = V(t), how many source tokens target row t
 sees (that of the word whose token it predicts); written[t], how many had been read when token t was chosen.
@@ -23,14 +23,13 @@ sees (that of the word whose token it predicts); written[t], how many had been r
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
 Positions = Literal["arrival", "frozen", "reencoded", "group", "contiguous", "no_source", "no_target", "none"]
 SourceSees = Literal["nothing", "finished", "arrival"]
@@ -139,7 +138,7 @@ def position_ids(arm: Arm, layout: Layout) -> Tensor:
         arrival      the order of arrival: the source has gaps where target was written in between
         frozen       source 0 .. S - 1; target token t had G source tokens before it when written and keeps G + t
         reencoded    as if a batch at every moment; here source 0 .. S - 1 and target 0 .. T - 1, and the shift by
-                     visible[t] between the two is made in `two_frame_attention`
+                     visible[t] between the two is made in reencoding.py
         group        source 0 .. S - 1; target phi .. phi + T - 1                                          (GPE)
         contiguous   source 0 .. S - 1; target S .. S + T - 1: a batch that knows how long its source is
         no_source, no_target, none   one id for all tokens of that stream
@@ -196,95 +195,23 @@ def predictors(arm: Arm, layout: Layout) -> Tensor:
     return torch.where(read_since | (t == 0), layout.written - 1, before)
 
 
-# -- position re-encoding: the target in two frames --------------------------------------------------------
-# Ids "as if a batch at every moment" would move all target keys at each READ. Rotary scores depend on id differences
-# only, and R(a) R(b) = R(a + b): so leave the keys, count the target from 0, and let a query look at the source from
-# position visible[t] + t and at the target from t. Equal to rotating the cached keys (decoding.py does that).
-TWO_FRAMES = "gpe_two_frames"
-
-
-def rotation(shift: Tensor, inverse_frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin (..., 2 x frequencies) that move rotary vectors by `shift` positions."""
-    angle = shift[..., None].float() * inverse_frequencies
-    angle = torch.cat([angle, angle], -1)
-    return angle.cos(), angle.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (..., head size): its first cos.shape[-1] entries turned, in the half-split layout; the rest kept."""
-    n = cos.shape[-1]
-    turned, kept = x[..., :n], x[..., n:]
-    halves = torch.cat([-turned[..., n // 2 :], turned[..., : n // 2]], -1)
-    return torch.cat([(turned * cos + halves * sin).to(x.dtype), kept], -1)
-
-
-def inverse_frequencies(model: nn.Module) -> Tensor:
-    """The rotary frequencies of `model`. Raises TypeError if they are not one fixed set in the half-split layout."""
-    found = [m for m in model.modules() if isinstance(getattr(m, "inv_freq", None), Tensor)]
-    if len(found) != 1:
-        raise TypeError(f"{type(model).__name__} has {len(found)} sets of rotary frequencies (inv_freq); position "
-                        "re-encoding turns keys and needs exactly one")
-    if (kind := getattr(found[0], "rope_type", "default")) in ("dynamic", "longrope"):
-        raise TypeError(f"{type(model).__name__}: rope type {kind!r} changes its frequencies with the length, so keys "
-                        "cannot be turned by a fixed angle")
-    probe = torch.zeros(1, device=found[0].inv_freq.device)
-    cos, _ = found[0](probe, torch.tensor([[7]], device=probe.device))
-    half = cos.shape[-1] // 2
-    if 2 * len(found[0].inv_freq) != cos.shape[-1] or not torch.equal(cos[..., :half], cos[..., half:]):
-        raise TypeError(f"{type(model).__name__} does not lay rotary pairs out in two halves")
-    return found[0].inv_freq
-
-
-def two_frame_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor,
-                        scaling: float | None = None, dropout: float = 0.0, frame_shift: Tensor | None = None,
-                        frame_source: Tensor | None = None, frame_frequencies: Tensor | None = None,
-                        softcap: float | None = None, **kwargs):
-    """Scores <R(shift) q, k> for source keys and <q, k> for target keys, one softmax.
-
-    query (B, H, Q, h), key, value (B, K, N, h). frame_shift (B, Q): visible[t] of target rows, 0 of source rows.
-    frame_source (B, N) or (N,): True where the column is source. softcap: of models that bound their scores (Gemma-2).
-    One product of twice the head size.
-    """
-    moved = rotate(query, *(x[:, None] for x in rotation(frame_shift, frame_frequencies)))
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    source = torch.atleast_2d(frame_source)[:, None, :, None]
-    keys = torch.cat([key * source, key * ~source], -1)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    queries = torch.cat([moved, query], -1)
-    if softcap is None:
-        out = F.scaled_dot_product_attention(queries, keys, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale)
-    else:
-        scores = softcap * torch.tanh(queries @ keys.transpose(-1, -2) * scale / softcap)
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-        out = F.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout) @ value
-    return out.transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(TWO_FRAMES, two_frame_attention)
-AttentionMaskInterface.register(TWO_FRAMES, sdpa_mask)  # without it transformers hands on no mask at all
-
-
 # -- the model, run over a whole sequence ------------------------------------------------------------------
 def check_model(model: nn.Module, arm: Arm) -> None:
-    """Raises TypeError naming the property for which `model` cannot run this arm."""
-    kind, config = type(model).__name__, model.config.get_text_config(decoder=True)
-    attention = config._attn_implementation
-    if attention not in ("sdpa", "eager", TWO_FRAMES):
-        raise TypeError(f"{kind} uses attention {attention!r}, which takes no mask of source and target: load it with "
-                        "attn_implementation sdpa or eager")
-    if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
-        raise TypeError(f"{kind} has positions of three dimensions (mrope_section); GPE counts one")
-    if arm.two_frames:
-        inverse_frequencies(model)
+    """Raises ModelError naming the property for which `model` cannot run this arm: measured on eight tokens, once (probe.py)."""
+    from .probe import Paper, check
+
+    check(model, arm, Paper(run, position_ids, attention_mask, Layout))
 
 
-def sliding_window(model: nn.Module) -> int | None:
-    """Columns that the model's sliding layers see; None where all layers see everything."""
-    config = model.config.get_text_config(decoder=True)
-    kinds = getattr(config, "layer_types", None)
-    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
-    return getattr(config, "sliding_window", None) if slides else None
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where the boolean mask is True and the dtype's lowest number elsewhere, as attention that adds its mask takes it."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def mask_for(model: nn.Module, mask: Tensor) -> Tensor:
+    """The boolean mask as the model's attention reads it: eager attention would add a boolean one as 0 and 1, without an error."""
+    eager = model.config.get_text_config(decoder=True)._attn_implementation == "eager"
+    return additive(mask, model.dtype) if eager else mask
 
 
 def forward(model: nn.Module, arm: Arm, source: Tensor, target: Tensor, layout: Layout) -> Tensor:
@@ -292,36 +219,36 @@ def forward(model: nn.Module, arm: Arm, source: Tensor, target: Tensor, layout: 
 
     source: ids (B, S), or embeddings (B, S, width) of audio frames, say. target: ids (B, T). The model is stock; the
     mask is always handed over, because without one transformers takes a restart of the ids for a new packed sequence
-    and cuts the target off from the source. Raises TypeError as `check_model`, ValueError beyond a sliding window.
+    and cuts the target off from the source. Raises ModelError as `check_model`, and beyond what the model's sliding layers or
+    its positions reach (`probe.check_length`).
     """
+    from .probe import check_length, reach
+
     check_model(model, arm)
+    ids = position_ids(arm, layout)
+    check_length(reach(model), layout.n_source + layout.n_target, ids)
+    return run(model, arm, source, target, layout, ids)
+
+
+def run(model: nn.Module, arm: Arm, source: Tensor, target: Tensor, layout: Layout, ids: Tensor) -> Tensor:
+    """The pass of `forward` with these position ids, unchecked."""
+    from .reencoding import in_two_frames, turns_of
+
     n, n_target = layout.n_source, layout.n_target
-    window = sliding_window(model)
-    if window is not None and n + n_target > window:
-        raise ValueError(f"source and target have {n + n_target} tokens together; this model's sliding layers see "
-                         f"{window} columns (config.sliding_window) and would forget by column: shorten the text")
     mask = attention_mask(arm, layout)
     if source.is_floating_point():
         inputs = {"inputs_embeds": torch.cat([source, model.get_input_embeddings()(target)], 1)}
     else:
         inputs = {"input_ids": torch.cat([source, target], 1)}
-    before = model.config._attn_implementation
-    frames = {}
+    frames: dict = {}
     if arm.two_frames:
         shift = torch.cat([layout.visible.new_zeros(len(mask), n), layout.visible], 1)
-        frames = dict(frame_shift=shift, frame_source=torch.arange(n + n_target, device=mask.device) < n,
-                      frame_frequencies=inverse_frequencies(model))
-        model.set_attn_implementation(TWO_FRAMES)
-    elif before == "eager":  # adds the mask: a boolean one would be added as 0 and 1
-        lowest = torch.finfo(model.dtype).min
-        mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill_(~mask, lowest)
-    try:
-        keep = 0 if arm.interleaved else n_target + (n > 0)  # the rows from the last source token on
-        logits = model(**inputs, attention_mask=mask, position_ids=position_ids(arm, layout), use_cache=False,
-                       logits_to_keep=keep, **frames).logits
-    finally:
-        if arm.two_frames:
-            model.set_attn_implementation(before)
+        frames = dict(frame_shift=shift, frame_source=torch.arange(n + n_target, device=mask.device) < n, frame_turns=turns_of(model))
+    else:
+        mask = mask_for(model, mask)
+    keep = 0 if arm.interleaved else n_target + (n > 0)  # the rows from the last source token on
+    with in_two_frames(model) if arm.two_frames else contextlib.nullcontext():
+        logits = model(**inputs, attention_mask=mask, position_ids=ids, use_cache=False, logits_to_keep=keep, **frames).logits
     rows = predictors(arm, layout) - (n + n_target - logits.shape[1])
     return logits.gather(1, rows.clamp(min=0)[..., None].expand(-1, -1, logits.shape[-1]))
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from common.errors import SetupError
+from common.errors import ModelError, SetupError
 from common.files import write_json
 from common.lora import LoraSpec, add_lora, save
 from common.models import Loaded, ModelSpec, load
@@ -24,6 +24,7 @@ from common.streaming.audio import CausalEncoder
 from common.training.module import StepTraining, gather_whole
 
 from . import method
+from .reencoding import TWO_FRAMES
 from .segments import Batch
 
 
@@ -63,7 +64,7 @@ class GPETraining(StepTraining):
             try:
                 self.check(model)
                 self.model = add_lora(model, self.lora) if self.lora else model
-            except (TypeError, ValueError) as error:
+            except (ModelError, TypeError, ValueError) as error:
                 raise SetupError(f"model.base {self.source.get('name')}: {error}") from error
             if self.features is not None:
                 self.projector = CausalEncoder(self.features, model.config.hidden_size)
@@ -84,7 +85,7 @@ class GPETraining(StepTraining):
             fully_shard(layer, mesh=self.device_mesh["data_parallel"], ignored_params=whole)
 
     def check(self, model: nn.Module) -> None:
-        """Raises TypeError for a model that this training does not fit."""
+        """Raises ModelError for a model that this training does not fit."""
 
     # -- one micro-batch -------------------------------------------------------------------------
     def loss_sum(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -166,11 +167,11 @@ class StreamingTraining(GPETraining):
         method.check_model(model, self.arm)
         if self.arm.two_frames and self.gradient_checkpointing:
             # `forward` puts the model's own attention back, and layers are computed again after that, in the backward pass.
-            model.set_attn_implementation(method.TWO_FRAMES)
+            model.config.get_text_config(decoder=True)._attn_implementation = TWO_FRAMES
 
     def on_train_end(self) -> None:
         if self.arm.two_frames and self.gradient_checkpointing:
-            self.model.set_attn_implementation(self.base.attn_implementation)
+            self.model.config.get_text_config(decoder=True)._attn_implementation = self.base.attn_implementation
         super().on_train_end()
 
     def loss_sum(self, batch: Batch) -> tuple[Tensor, Tensor]:

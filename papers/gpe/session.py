@@ -22,7 +22,9 @@ from common.streaming.caches import TwoPartCache
 from common.streaming.two_streams import Counts, TwoStreams
 from common.streaming.words import Boundary
 
-from .method import Arm, check_model, inverse_frequencies, rotate, rotation
+from .method import Arm, check_model
+from .probe import check_length, reach
+from .reencoding import rotate, rotation, turns_of
 
 
 class Chosen(NamedTuple):
@@ -43,7 +45,7 @@ class Session:
     """A stream in progress. opening: ids of v_0. max_word: tokens of one word at most, a guard against a model that
     never ends one (`Word.ended` is then True and `truncated` is set). ended: nothing more will come. truncated: it was cut.
 
-    Raises TypeError and ValueError as `method.check_model` and `TwoStreams`.
+    Raises ModelError as `method.check_model`, and ValueError for an arm that no live stream can run.
     """
 
     def __init__(self, model: nn.Module, arm: Arm, boundary: Boundary, opening: Sequence[int], max_word: int = 32):
@@ -53,8 +55,8 @@ class Session:
                              "decoding.stream runs the others")
         self.model, self.arm, self.boundary, self.max_word = model, arm, boundary, max_word
         self.opening = list(opening)
-        self.streams = TwoStreams(model, arm.phi)
-        self.frequencies = inverse_frequencies(model) if arm.two_frames else None
+        self.streams, self.reach = TwoStreams(model, arm.phi), reach(model)
+        self.turns = turns_of(model) if arm.two_frames else []
         self.target: list[Chosen] = []  # fed, in order
         self.pending: list[Chosen] = []  # chosen, not fed yet
         self.ended, self.truncated = False, False
@@ -74,10 +76,12 @@ class Session:
     def read(self, unit: Sequence[int] | Tensor) -> None:
         """Encodes one source unit: token ids, or embeddings (tokens, width). May run ahead of what is written.
 
-        Raises ValueError for a unit without tokens.
+        Raises ValueError for a unit without tokens, and ModelError beyond the model's reach.
         """
-        constant = self.arm.positions in ("no_source", "none")
-        self.streams.read(unit, torch.zeros(len(unit), dtype=torch.int64) if constant else None)
+        constant, read = self.arm.positions in ("no_source", "none"), self.cache.source_length
+        ids = torch.zeros(len(unit), dtype=torch.int64) if constant else torch.arange(read, read + len(unit))
+        check_length(self.reach, self.cache.target_length + read + len(unit), ids)
+        self.streams.read(unit, ids)
 
     # -- WRITE -----------------------------------------------------------------------------------
     def write(self, more_source: bool = True) -> Word:
@@ -144,9 +148,8 @@ class Session:
         if read == self._at_frame:
             return
         if self.arm.two_frames and self.target:
-            turn = torch.tensor([read - self._at_frame], device=self.streams.device)
-            cos, sin = rotation(turn, self.frequencies)
-            self.streams.change_target_keys(lambda keys: rotate(keys, cos, sin))
+            shift = torch.tensor([read - self._at_frame], device=self.streams.device)
+            self.streams.change_target_keys(lambda keys, layer: rotate(keys, *rotation(shift, self.turns[layer]), self.turns[layer]))
         if self.arm.refresh:
             self.streams.take_back()
             self.pending = self.target + self.pending
@@ -160,6 +163,7 @@ class Session:
         """Feeds chosen target tokens; logits (V,) of the last one."""
         before = self.cache.target_length
         ids = [self._position(before + i, chosen.written) for i, chosen in enumerate(self.pending)]
+        check_length(self.reach, self.cache.source_length + before + len(ids), torch.tensor(ids))
         logits = self.streams.feed([chosen.token for chosen in self.pending], positions=ids)
         self.target += self.pending
         self.pending = []

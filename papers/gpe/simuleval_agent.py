@@ -17,7 +17,7 @@ from typing import Any
 from common.masks import wait_k
 from common.streaming.live import open_checkpoint
 from common.streaming.units import Template
-from common.streaming.words import Boundary
+from common.streaming.words import Boundary, words_of
 
 from . import method
 from .session import Session
@@ -47,6 +47,7 @@ class WaitK:
 
     def act(self, source: list[str], finished: bool) -> tuple[str, bool] | None:
         """None for READ, else (the next target word, whether the target has ended). source: all words so far."""
+        source = words_of(" ".join(source))  # a word of SimulEval's may hold a blank that it does not split at
         while self.open and (self.k is None or self.read < self.k + self.written):
             if self.read < len(source):
                 self._words.append(source[self.read])

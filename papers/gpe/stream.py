@@ -15,7 +15,7 @@ import sys
 
 import torch
 
-from common.errors import ModelError
+from common.errors import UserError
 from common.masks import wait_k
 from common.streaming.live import open_checkpoint, units_of
 from common.streaming.units import Template
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         arm = method.arm(name, options.phi if options.phi is not None else about.get("phi", 0.0))
         translate(model, tokenizer, arm, k, options.instruction, units_of(sys.stdin), sys.stdout,
                   options.show == "latency")
-    except (ModelError, ValueError, TypeError) as error:
+    except (UserError, ValueError, TypeError) as error:
         print(f"gpe stream: {error}", file=sys.stderr)
         return 2
     except (BrokenPipeError, KeyboardInterrupt):

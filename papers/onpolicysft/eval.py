@@ -12,7 +12,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import chains, paper, speed, sums
+from .experiments import chains, paper, rates, speed, sums
 
 HERE = Path(__file__).parent
 
@@ -22,14 +22,15 @@ EXPERIMENTS = (
                document="cpu-small", minutes=6, draws=("plane.svg", "updates.svg", "budgets.svg"),
                facts=lambda results: quantities.facts(results["base/seed0"], "generated chains of arithmetic")),
     Experiment("sums", "cpu", quantities.sums, sums.jobs, tables=tables.sums, pictures=pictures.sums, asked=True,
-               walked=False, claims=("C1n", "C1m", "C8n", "C14n"), document="sums", minutes=60, draws=("sums.svg",),
+               walked=False, claims=("C1n", "C1m", "C8n", "C14n"), document="sums", minutes=110, draws=("sums.svg",),
                needs="17 GB of memory",
                facts=lambda results: quantities.facts(results["sums/base/seed0"], "reasoning_gym chain_sum")),
+    Experiment("rates", "cpu", jobs=rates.jobs, tables=tables.rates, asked=True, walked=False, document="rates", minutes=4),
     Experiment("gpu", "gpu", quantities.gpu, run=speed.measure_gpu,
                document="gpu-random-weights", needs="one CUDA device of 80 GB"),
     Experiment("sums-gpu", "gpu", run=sums.measure_gpu, tables=tables.sums_gpu, document="sums-gpu",
                needs="one CUDA device"),
-    Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
+    Experiment("paper", "paper", quantities.paper, run=paper.measure, tables=tables.paper, document="paper-scale",
                needs="the paper's models and data, trained by configs/cuda"),
 )
 

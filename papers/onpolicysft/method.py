@@ -20,7 +20,7 @@ short: so all are divided by one length, that of the longest (Eq. 9).
     rewards = [truncation_reward(...) for each rollout];  kept = keep(rewards)        nothing kept: no update
     ids, mask = right_padded(prompts and responses that were kept)
     total = denominator(lengths of all that were kept, on all ranks)
-    for each micro-batch: sft_loss(response_log_probs(model(ids).logits, ids, mask), mask, total).backward()
+    for each micro-batch: sft_loss(token_log_probs(model(ids).logits, ids, mask), mask, total).backward()
 
 Symbols: G rollouts of a prompt, K kept ones of B = prompts x G, n tokens of a response with its end, L the limit.
 """
@@ -122,7 +122,7 @@ def right_padded(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[
     return ids, mask
 
 
-def response_log_probs(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+def token_log_probs(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """(K, T) log p(ids[t] | before t) where mask, 0 elsewhere; in single precision at least.
 
     logits (K, S, V): of the last S of the T positions, as `logits_to_keep` gives them; ids, mask (K, T). Only rows that
@@ -131,7 +131,7 @@ def response_log_probs(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """
     first = ids.shape[1] - logits.shape[1] + 1  # the first token with a predictor
     if mask[:, :first].any():
-        raise ValueError(f"response_log_probs: mask marks one of the first {first} tokens, which no logits predict; a "
+        raise ValueError(f"token_log_probs: mask marks one of the first {first} tokens, which no logits predict; a "
                          "response begins behind its prompt (and logits_to_keep is one more than the response)")
     rows = logits[:, :-1][mask[:, first:]]
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
@@ -211,7 +211,8 @@ def surrogate_loss(logp: Tensor, old_logp: Tensor, rewards: Tensor, mask: Tensor
 def divergence_by_token(base_logits: Tensor, efficient_logits: Tensor, chunk: int = 512) -> Tensor:
     """(B, T) D_t = KL(base || efficient) of the next token's distribution, over the whole vocabulary (Eq. 44).
 
-    Both logits (B, T, V) on the same text, which the base model sampled. Column t speaks of token t + 1.
+    Both logits (B, T, V) on the same text, which the base model sampled. Column t speaks of token t + 1. A token that the base gives
+    probability 0 (a logit of -inf) counts 0, whatever the other gives it; one that only the other gives 0 makes D_t infinite.
     """
     if base_logits.shape != efficient_logits.shape:
         raise ValueError(f"divergence: logits {tuple(base_logits.shape)} and {tuple(efficient_logits.shape)}; both models "
@@ -220,7 +221,7 @@ def divergence_by_token(base_logits: Tensor, efficient_logits: Tensor, chunk: in
     parts = []
     for base, efficient in zip(base_logits.flatten(0, 1).split(chunk), efficient_logits.flatten(0, 1).split(chunk)):
         p, q = base.to(least).log_softmax(-1), efficient.to(least).log_softmax(-1)
-        parts.append(F.kl_div(q, p, reduction="none", log_target=True).sum(-1))
+        parts.append((p.exp() * (p - q)).masked_fill(p == -torch.inf, 0).sum(-1))
     return torch.cat(parts).view(base_logits.shape[:2])
 
 

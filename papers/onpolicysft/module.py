@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from common.models import DTYPES, ModelSpec
 from common.reasoning.policy_gradient import ClippedLoss, group_advantage, grpo_loss
-from common.reasoning.rollouts import Rollout
+from common.reasoning.rollouts import Rollout, forward_names
 from common.reasoning.sampled import SampledTraining
 from common.seeds import seed_of
 
@@ -78,7 +78,8 @@ class OnPolicySFT(SampledTraining):
             torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.bool))
         ids, mask = ids.to(self.device), mask.to(self.device)
         behind = ids.shape[1] - min((len(problems[r.prompt].prompt) for r in rows), default=1)  # the shortest prompt: no logits of it
-        return method.response_log_probs(model(input_ids=ids, use_cache=False, logits_to_keep=behind + 1).logits, ids, mask), mask
+        keep = {"logits_to_keep": behind + 1} if "logits_to_keep" in forward_names(model) else {}
+        return method.token_log_probs(model(input_ids=ids, use_cache=False, **keep).logits, ids, mask), mask
 
     def score(self, model: nn.Module, problems: list) -> list[dict]:
         return evaluate(model, self.trainer.datamodule, problems, self.samples, self.cap, seed_of("validation", self.seed))

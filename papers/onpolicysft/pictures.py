@@ -17,7 +17,8 @@ from .tables import ARMS, SUMS
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
 MARKS = {"base": (GREY, "*"), "opsft": (BLUE, "o"), "by lot": (GREY, "x"), "best of n": (GREEN, "v"), "fixed data": (RED, "s"),
          "grpo": (GOLD, "o"), "grpo, length": (GOLD, "^"), "T 0.6": (PURPLE, "v"), "T 1.5": (PURPLE, "^"), "seq": (PURPLE, "D"),
-         "G 4": (BLUE, "v"), "L 24": (BLUE, "^"), "again": (BLUE, "+"), "G 4, as many": (BLUE, "<"), "opsft, 1e-5": (GREEN, "o")}
+         "G 4": (BLUE, "v"), "L 24": (BLUE, "^"), "again": (BLUE, "+"), "G 4, as many": (BLUE, "<"), "opsft, 1e-5": (GREEN, "o"),
+         "fixed data, 1e-5": (RED, "D"), "grpo, 1e-5": (GOLD, "D")}
 
 
 def chains(results: dict, size: str, folder: Path) -> list[Path]:
@@ -42,11 +43,12 @@ def before_and_after(plt, results, how):
     """The real model: what is sampled in each update, and accuracy against tokens before and after."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2))
     seeds = seeds_of(results, "sums/opsft")
-    for arm in (a for a in SUMS if a != "base"):
+    arms = [arm for arm in SUMS if f"sums/{arm}/seed{seeds[0]}" in results]  # older runs have fewer
+    for arm in (a for a in arms if a != "base"):
         histories = [results[f"sums/{arm}/seed{s}"]["history"] for s in seeds]
         axes[0].plot([fmean(h[i]["length"] for h in histories) for i in range(len(histories[0]))], color=MARKS[arm][0], lw=1,
                      label=SUMS[arm])
-    for arm in SUMS:
+    for arm in arms:
         tests = [results[f"sums/{arm}/seed{s}"]["test"] for s in seeds]
         axes[1].scatter([t["tokens"] for t in tests], [100 * t["avg"] for t in tests], color=MARKS[arm][0], marker=MARKS[arm][1], s=30,
                         label=SUMS[arm])

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 
+from common.reasoning.verifiers import response_text
+
 from .baselines import TRL_LOSS_TYPES
 from .method import LengthNorm, OnPolicySFTConfig, truncation_reward
 
@@ -69,15 +71,15 @@ def truncation_reward_function(verify: Callable[[str, str], bool], tokenizer, li
                                require_eos: bool = True, gold: str = "gold") -> Callable[..., list[float]]:
     """A reward function in trl's form: 1.0 if verify(text, gold answer), ended by one of end_ids, within limit tokens.
 
-    text: the response without special tokens. end_ids: None, the tokenizer's end of sequence; a chat model may have
-    several. gold: the data's column of answers.
+    text: the response as training and evaluation read it, special tokens in it, but for its end. end_ids: None, the tokenizer's end
+    of sequence; a chat model may have several. gold: the data's column of answers.
     """
     ends = {tokenizer.eos_token_id} if end_ids is None else set(end_ids)
 
     def truncation(completion_ids: Sequence[Sequence[int]], **columns) -> list[float]:
         if gold not in columns:
             raise ValueError(f"reward: the data have no column {gold!r}, only {', '.join(sorted(columns))}")
-        texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        texts = [response_text(tokenizer, ids, ends) for ids in completion_ids]
         return [truncation_reward(verify(text, answer), len(ids) > 0 and ids[-1] in ends, len(ids), limit, require_eos)
                 for text, ids, answer in zip(texts, completion_ids, columns[gold])]
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from common.lora import LoraSpec, add_lora
 
 from .laco import MergedModel, laco  # noqa: F401  (part of this door)
+from .layers import width_of
 from .method import RoutingState, SkipGPTConfig, apply_skipgpt
 from .mixture_of_depths import MixtureOfDepths
 from .static_pruning import (  # noqa: F401  (part of this door)
@@ -183,7 +184,7 @@ def mod_d(
     """
     state = apply_skipgpt(model, SkipGPTConfig())
     mod = MixtureOfDepths(
-        len(state.layers), state.layers[0].self_attn.q_proj.in_features, skip, decoupled, official_strict
+        len(state.layers), width_of(state.stack), skip, decoupled, official_strict
     )
     state.policy = mod.policy(state)
     return _with_lora(model, state, list(mod.parameters()), rank, alpha, dropout)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .gating import is_routed
 from .losses import lm_loss
-from .method import RoutedLayerMixin, find_stack
 
 
 class Text:
@@ -42,7 +42,7 @@ def _shape(value) -> str:
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, every module's own mode afterwards. Refuses a model whose routers would decide too."""
-    if isinstance(find_stack(model).layers[0], RoutedLayerMixin):
+    if is_routed(model):
         raise RuntimeError("static pruning is calibrated on the stock model: call remove_skipgpt(model) first")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

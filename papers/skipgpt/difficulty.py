@@ -23,7 +23,8 @@ KINDS = {"other": 0, "cycle": 1, "recall": 2, "recall_new": 3, "triple": 4}
 VOCABULARY = 37  # 16 cycle symbols, 8 keys, 8 values, 5 residues
 BASES = Path(__file__).parent / "standins"  # a model of six layers for each seed, trained by standins.py
 LENGTH = 64  # tokens of a sequence, in training and in tests
-FIRST = {"base": 0, "tune": 1_000_000, "recovery": 2_000_000, "calibration": 3_000_000, "test": 4_000_000}  # number of a split's first one
+FIRST = {"base": 0, "tune": 1_000_000, "recovery": 2_000_000, "calibration": 3_000_000, "test": 4_000_000,
+         "validation": 5_000_000}  # number of a split's first one
 
 
 def token_difficulty(count: int, length: int = 64, *, seed: int = 0,

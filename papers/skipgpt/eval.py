@@ -12,7 +12,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import paper, scratch, smollm2, speed
+from .experiments import blind, paper, rates, scratch, smollm2, speed
 
 HERE = Path(__file__).parent
 # Curves that only pictures read, and lists of every token: kept in the cache, too long to commit.
@@ -27,6 +27,9 @@ EXPERIMENTS = (
                facts=lambda results: tuple([results["tier_b/dense"][what]] for what in ("model", "text"))),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, alone=True, document="cpu-small", minutes=1),
     Experiment("extras", "cpu", None, scratch.extra_jobs, tables=tables.extras, asked=True, document="extras", left_out=LONG, minutes=2),
+    Experiment("rates", "cpu", None, rates.jobs, tables=tables.rates, asked=True, walked=False, document="rates", minutes=4),
+    Experiment("blind", "cpu", None, blind.jobs, tables=tables.blind, asked=True, walked=False, document="blind", left_out=LONG,
+               minutes=240),
     Experiment("real", "cpu", None, smollm2.real_jobs, tables=tables.real, asked=True, document="real-data",
                left_out=(*LONG, "windows"), minutes=12, data=smollm2.REAL_FILES),
     Experiment("gpu", "gpu", quantities.gpu, run=speed.gpu, minutes=10, document="gpu-random-weights",

@@ -46,7 +46,7 @@ def plain_attention(
 
 
 @torch.no_grad()
-def plain_mlp(layer: nn.Module, y: Tensor, gate: Tensor) -> Tensor:
+def plain_mlp(layer: nn.Module, y: Tensor, gate: Tensor, x: Tensor | None = None) -> Tensor:
     """y (B, S, d) -> y + MLP where gate is 1."""
     run, update = gate.bool() & layer._routing.valid, torch.zeros_like(y)
     update[run] = layer.mlp(layer.post_attention_layernorm(y)[run])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .analytic import Shape
 from .calibration import Text, untouched
-from .method import find_stack
+from .layers import Anatomy, UnfitModel, anatomies, find_stack, layer_list
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,9 @@ def laco(model: nn.Module, calibration: Tensor, threshold: float, group: int = 4
     with untouched(model):
         merged = copy.deepcopy(model).eval()
         stack, device = find_stack(merged), next(model.parameters()).device
+        name, own = layer_list(stack)
+        branches = anatomies(stack)
+        _check_alike(own, branches)
         types = getattr(stack.config, "layer_types", None)
 
         def final_states() -> Iterator[Tensor]:
@@ -71,19 +74,21 @@ def laco(model: nn.Module, calibration: Tensor, threshold: float, group: int = 4
             return torch.cat(cosines).mean().item()
 
         def put(layers: list[nn.Module], groups: list[tuple[int, ...]]) -> None:
-            stack.layers = nn.ModuleList(layers)
+            setattr(stack, name, nn.ModuleList(layers))
             stack.config.num_hidden_layers = len(layers)
             if types is not None:
                 stack.config.layer_types = [types[g[0]] for g in groups]
-            for index, layer in enumerate(layers):
-                layer.self_attn.layer_idx = index
+            for index, layer in enumerate(layers):  # its place in the cache
+                for module in layer.modules():
+                    if hasattr(module, "layer_idx"):
+                        module.layer_idx = index
 
         original = list(final_states())
-        layers, groups, similar = list(stack.layers), [(i,) for i in range(len(stack.layers))], 1.0
+        layers, groups, similar = list(own), [(i,) for i in range(len(own))], 1.0
         at, left = max(0, len(layers) - 1 - group), len(layers) if blocks is None else blocks
         while at >= 0 and left > 0:
             end = at + 1 + min(group - 1, left, len(layers) - 1 - at)
-            trial = [*layers[:at], _take_in(layers[at], layers[at + 1 : end]), *layers[end:]]
+            trial = [*layers[:at], _take_in(layers[at], layers[at + 1 : end], branches[0]), *layers[end:]]
             joined = [*groups[:at], sum(groups[at:end], ()), *groups[end:]]
             put(trial, joined)
             if merges := end > at + 1 and (now := similarity()) > threshold:
@@ -94,11 +99,26 @@ def laco(model: nn.Module, calibration: Tensor, threshold: float, group: int = 4
     return MergedModel(merged, tuple(groups), similar, calibration_tokens=text.tokens)
 
 
-def _take_in(base: nn.Module, following: list[nn.Module]) -> nn.Module:
+def _check_alike(layers: nn.ModuleList, branches: list[Anatomy]) -> None:
+    """Raises UnfitModel unless attention and MLP of all layers have weights of the same names and shapes."""
+    def weights(index: int) -> dict[str, torch.Size]:
+        return {f"{name}.{key}": weight.shape for name in _merged(branches[index])
+                for key, weight in layers[index].get_submodule(name).named_parameters()}
+
+    if branches[0].whole or any(weights(index) != weights(0) for index in range(1, len(layers))):
+        raise UnfitModel("Its layers differ in their weights' shapes, or have no attention and MLP of their own: LaCo adds the weights of "
+                         f"one layer to those of another. {type(layers[0]).__name__}: use a static plan, which drops whole modules.")
+
+
+def _merged(branches: Anatomy) -> tuple[str, ...]:
+    return (*branches.attn.modules, *branches.mlp.modules)
+
+
+def _take_in(base: nn.Module, following: list[nn.Module], branches: Anatomy) -> nn.Module:
     """A new layer: base's norms, theta + sum (theta_k - theta) in attention and MLP."""
     new = copy.deepcopy(base)
-    for name in ("self_attn", "mlp"):
-        others = [dict(getattr(layer, name).named_parameters()) for layer in following]
-        for key, weight in getattr(new, name).named_parameters():
+    for name in _merged(branches):
+        others = [dict(layer.get_submodule(name).named_parameters()) for layer in following]
+        for key, weight in new.get_submodule(name).named_parameters():
             weight += sum(other[key] - weight for other in others)
     return new

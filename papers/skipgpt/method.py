@@ -9,17 +9,22 @@ the paper: L layers, x_l (B, S, d) enters layer l, gate g (B, S) with 1 = execut
     x_{l+1} = y_l + g_mlp  * MLP_l(LN2(y_l))           g_mlp  = Gate(Router_mlp,l(y_l))
     loss    = LM + alpha * |T - mean skipped fraction|     over modules and valid tokens, not per layer
 
-This file is the whole method, on unmodified `transformers` decoders: `apply_skipgpt(model, config)` swaps the
-class of each decoder layer in place and returns a `RoutingState`, the one handle for modes, temperature and
-statistics. Modes: "mask" computes everything and multiplies by the gate (training, and the reference); "skip"
-computes only what is executed (inference; `skipping.py` beside this file); "dense" is the model as it was.
+This file is the method on unmodified `transformers` decoders: `apply_skipgpt(model, config)` swaps the class of each
+decoder layer in place and returns a `RoutingState`, the one handle for modes, temperature and statistics. Modes:
+"mask" runs the stock layer and multiplies what each module adds by its gate (training, and the reference); "skip"
+computes only what is executed (inference); "dense" is the model as it was. Its parts, each a file beside it:
+
+    gating.py      a layer with gates: modes "mask" (the reference) and "dense"
+    layers.py      where in a layer of any family a module adds to the residual stream, found by numbers
+    probe.py       a routed layer held against the stock one, once, before it is used
+    skipping.py    mode "skip"                      projections.py   how a family makes its queries and keys, for it
+    eviction.py    the ablation kv_policy="evict"   recording.py     realised rates, counted on the device
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -152,25 +157,6 @@ def sparsity_loss(executed: Tensor, target: float, alpha: float) -> Tensor:
     return alpha * (target - (1.0 - executed)).abs()
 
 
-@dataclass
-class RoutingStats:
-    """Realised rates over valid tokens. per_layer (L, 2) and by_position (S, 2): columns attention, MLP skip.
-
-    A position is a place among the new tokens of a forward pass: left padding and cached decoding shift it.
-    """
-
-    attn_skip: float
-    mlp_skip: float
-    per_layer: Tensor
-    by_position: Tensor
-    n_tokens: int
-
-    @property
-    def sparsity(self) -> float:
-        """Module sparsity, the quantity that target_sparsity speaks of."""
-        return (self.attn_skip + self.mlp_skip) / 2
-
-
 Policy = Callable[[int, str, Tensor, Tensor], Tensor | None]
 
 
@@ -194,15 +180,17 @@ class RoutingState:
     gates: Gates = field(default_factory=list)
     valid: Tensor | None = None
     no_skip: str = ""  # why this model cannot run in mode "skip", if it cannot
-    _sums: dict[str, Tensor] | None = None
-    _kept: dict[int, tuple[Callable, Tensor]] = field(default_factory=dict)
+    _recording: Any = None
+    _eviction: Any = None
     _hook: Any = None
 
     def set_mode(self, mode: Mode) -> RoutingState:
         if mode not in ("mask", "skip", "dense"):
             raise ValueError(f"mode {mode!r}: use 'mask' (reference, training), 'skip' (fast inference) or 'dense'")
         if mode == "skip" and self.no_skip:
-            raise TypeError(f"mode 'skip' does not know this model's layers ({self.no_skip}); use mode 'mask'")
+            from .layers import UnfitModel
+
+            raise UnfitModel(f"{self.no_skip} Mode 'skip' cannot run it: use mode 'mask', which computes everything.")
         self.mode = mode
         return self
 
@@ -221,23 +209,25 @@ class RoutingState:
         """Weights of attention and MLP in the budget: equal, or by the backbone's parameters (adapters do not count)."""
         if self.config.sparsity_unit == "module":
             return 0.5, 0.5
-        sizes = {
-            tuple(sum(p.numel() for n, p in m.named_parameters() if "lora_" not in n) for m in (x.self_attn, x.mlp))
-            for x in self.layers
-        }
+        sizes = {tuple(_backbone_size(layer, modules) for modules in (layer._anatomy.attn.modules, layer._anatomy.mlp.modules))
+                 for layer in self.layers}
         if len(sizes) > 1:
             raise ValueError("sparsity_unit 'params': this model's layers differ in size; use sparsity_unit 'module'")
         ((attn, mlp),) = sizes
+        if not mlp:
+            raise ValueError("sparsity_unit 'params': this model's layers have no single MLP; use sparsity_unit 'module'")
         return attn / (attn + mlp), mlp / (attn + mlp)
 
     # -- what happens during a forward pass ------------------------------------------------------------
     def begin(self, module, args, kwargs):
         """Pre-hook of the decoder stack: which of the new tokens are padding?"""
+        from .recording import valid_tokens
+
         tokens = kwargs.get("input_ids", args[0] if args else None)
         tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
         batch, seq = tokens.shape[:2]
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        self.valid = _valid_tokens(mask, batch, seq, kwargs.get("past_key_values"), tokens.device)
+        self.valid = valid_tokens(mask, batch, seq, kwargs.get("past_key_values"), tokens.device)
         awaited: list[Any] = [None] * len(self.layers)  # each layer puts in its own
         self.gates = [] if self.mode == "dense" else awaited
 
@@ -268,279 +258,100 @@ class RoutingState:
 
     def record(self, index: int, g_attn: Tensor, g_mlp: Tensor) -> None:
         self.gates[index] = (g_attn, g_mlp)
-        if self._sums is None or torch.is_grad_enabled() and self.stack.training:
-            return
-        seq, v = g_attn.shape[1], self.valid
-        assert v is not None  # `begin` comes first
-        if "layer" not in self._sums or self._sums["position"].shape[0] < seq:
-            old = self._sums.copy()
-            self._sums["position"] = torch.zeros(seq, 3, dtype=torch.float64, device=v.device)
-            if "layer" in old:
-                self._sums["position"][: old["position"].shape[0]] = old["position"]
-            else:
-                self._sums["layer"] = torch.zeros(len(self.layers), 3, dtype=torch.float64, device=v.device)
-        skipped = torch.stack([(g_attn == 0) & v, (g_mlp == 0) & v, v], -1).double()  # (B, S, 3)
-        self._sums["layer"][index] += skipped.sum((0, 1))
-        self._sums["position"][:seq] += skipped.sum(0)
+        if self._recording is not None and not (torch.is_grad_enabled() and self.stack.training):
+            self._recording.add(index, g_attn, g_mlp, self.valid)
 
     # -- statistics ------------------------------------------------------------------------------------
     def start_recording(self) -> RoutingState:
         """Counts from now on, on the device, without host synchronisation. Evaluation passes only."""
-        self._sums = {}
+        from .recording import Recording
+
+        self._recording = Recording(len(self.layers))
         return self
 
-    def stats(self) -> RoutingStats:
-        """Rates since `start_recording`. Raises RuntimeError if nothing ran since."""
-        if not self._sums:
+    def stats(self):
+        """`RoutingStats`: rates since `start_recording`. Raises RuntimeError if nothing ran since."""
+        if self._recording is None:
             raise RuntimeError("no forward pass since start_recording(), or the mode was 'dense'")
-        layer, position = self._sums["layer"].cpu(), self._sums["position"].cpu()
-        total = layer.sum(0)
-        return RoutingStats(
-            (total[0] / total[2]).item(),
-            (total[1] / total[2]).item(),
-            layer[:, :2] / layer[:, 2:],
-            position[:, :2] / position[:, 2:].clamp(min=1),
-            int(layer[0, 2]),
-        )
+        return self._recording.stats()
 
     def executed_fraction(self) -> Tensor:
         """r of the last forward pass, with its straight-through gradient."""
         return executed_fraction(self.gates, self.valid, self.weights())
 
 
-class RoutedLayerMixin(nn.Module):
-    """A decoder layer with gates. Submodule names are those that every pre-norm `transformers` decoder shares.
-
-    Families with a second norm after each module (Gemma-2/3) gate after that norm: before it, the
-    straight-through gradient would pass an RMSNorm at the zero vector and blow up by 1/sqrt(eps).
-    """
-
-    # What `apply_skipgpt` gives the layer; a coupled one has no router_mlp.
-    _routing: RoutingState
-    _routing_index: int
-    router_attn: TokenRouter
-    router_mlp: TokenRouter
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask=None,
-        position_ids=None,
-        past_key_values=None,
-        use_cache=False,
-        position_embeddings=None,
-        **kwargs,
-    ) -> Tensor:
-        state = self._routing
-        if state.mode == "dense":
-            return super().forward(
-                hidden_states,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                position_embeddings=position_embeddings,
-                **kwargs,
-            )
-        index, config, x = self._routing_index, state.config, hidden_states
-        g_attn = state.gate(index, "attn", self.router_attn, x)
-        if config.kv_policy == "evict":
-            attention_mask = _hide_skipped(state, index, g_attn, attention_mask, past_key_values, x)
-        run_attn, run_mlp = attention_branch, mlp_branch
-        if state.mode == "skip":
-            from .skipping import skipping_attention as run_attn
-            from .skipping import skipping_mlp as run_mlp
-        y = run_attn(
-            self,
-            x,
-            g_attn,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=use_cache,
-            past_key_values=past_key_values,
-            position_embeddings=position_embeddings,
-            **kwargs,
-        )
-        if config.coupled:
-            g_mlp = g_attn
-        else:
-            g_mlp = state.gate(index, "mlp", self.router_mlp, y if config.mlp_router_input == "module_input" else x)
-        out = run_mlp(self, y, g_mlp)
-        state.record(index, g_attn, g_mlp)
-        return out
-
-    def normed_mlp(self, y: Tensor) -> Tensor:
-        """MLP(LN2(y)), with the second norm of families that have one."""
-        if hasattr(self, "pre_feedforward_layernorm"):
-            return self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(y)))
-        return self.mlp(self.post_attention_layernorm(y))
-
-
-def attention_branch(layer: nn.Module, x: Tensor, gate: Tensor, **kwargs) -> Tensor:
-    """y = x + g * Attn(LN1(x)), everything computed: the reference. x (B, S, d), gate (B, S)."""
-    out, _ = layer.self_attn(hidden_states=layer.input_layernorm(x), **kwargs)
-    if hasattr(layer, "pre_feedforward_layernorm"):
-        out = layer.post_attention_layernorm(out)
-    return x + gate.unsqueeze(-1).to(out.dtype) * out
-
-
-def mlp_branch(layer: nn.Module, y: Tensor, gate: Tensor) -> Tensor:
-    """y + g * MLP(LN2(y)), everything computed: the reference."""
-    return y + gate.unsqueeze(-1).to(y.dtype) * layer.normed_mlp(y)
-
-
-def _valid_tokens(mask, batch: int, seq: int, cache, device) -> Tensor:
-    """(B, S), False for padding. A 2-D mask is that already; in a 4-D one (`generate` makes it for static caches)
-    padding does not see itself. Without a mask every token counts."""
-    if isinstance(mask, dict):  # one for each attention type of the model
-        mask = mask.get("full_attention", next(iter(mask.values())))
-    if isinstance(mask, Tensor) and mask.dim() == 2:
-        return mask[:, -seq:].bool()
-    if not isinstance(mask, Tensor) or mask.dim() != 4:
-        return torch.ones(batch, seq, dtype=torch.bool, device=device)
-    past = torch.as_tensor(0 if cache is None else cache.get_seq_length(), device=device)
-    own = torch.arange(seq, device=device) + past.clamp(max=mask.shape[-1] - seq)
-    seen = mask[:, 0].gather(-1, own.expand(len(mask), seq)[..., None])[..., 0]
-    visible = seen if seen.dtype == torch.bool else seen > torch.finfo(seen.dtype).min / 2
-    return visible.expand(batch, seq)
-
-
-def _hide_skipped(state, index, gate, mask, cache, x) -> Tensor:
-    """kv_policy "evict": a skipped token's key is visible to itself only. Returns a boolean (B, 1, S, K) mask."""
-    past = int(cache.get_seq_length(index)) if cache is not None else 0
-    kept = gate.detach().bool()
-    if past:
-        filled, before = state._kept.get(index, (lambda: None, None))
-        if filled() is not cache or before.shape[1] < past:
-            raise RuntimeError("kv_policy 'evict' met a cache that it did not fill last: start from an empty cache")
-        kept = torch.cat([before[:, :past], kept], 1)
-    state._kept[index] = (weakref.ref(cache) if cache is not None else lambda: None, kept)
-    own = torch.arange(x.shape[1], device=x.device)[:, None] + past == torch.arange(kept.shape[1], device=x.device)
-    if mask is None:
-        mask = (
-            torch.arange(x.shape[1], device=x.device)[:, None] + past >= torch.arange(kept.shape[1], device=x.device)
-        )[None, None]
-    if not isinstance(mask, Tensor) or mask.dim() != 4 or mask.shape[-1] != kept.shape[1]:
-        raise ValueError(
-            "kv_policy 'evict' needs a 4-D mask as long as the cache: use sdpa or eager, a dynamic cache "
-            "and full attention"
-        )
-    visible = kept[:, None, None, :] | own
-    if mask.dtype == torch.bool:
-        return mask & visible
-    return mask.masked_fill(~visible, torch.finfo(mask.dtype).min)
-
-
-def find_stack(model: nn.Module) -> nn.Module:
-    """The submodule that owns the decoder layers. Raises TypeError naming the property that is missing."""
-    needed = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
-    for module in model.modules():
-        layers = getattr(module, "layers", None)
-        if isinstance(layers, nn.ModuleList) and len(layers):
-            for number, layer in enumerate(layers):
-                missing = [n for n in needed if not isinstance(getattr(layer, n, None), nn.Module)]
-                missing += [
-                    f"self_attn.{n}"
-                    for n in ("q_proj", "k_proj", "v_proj", "o_proj")
-                    if "self_attn" not in missing and not hasattr(layer.self_attn, n)
-                ]
-                if missing:
-                    raise TypeError(
-                        f"{type(layer).__name__} (layer {number}) has no {', '.join(missing)}: SkipGPT needs decoder "
-                        "layers with separate attention and MLP modules behind their own norms (Llama, Qwen, Mistral, "
-                        "Gemma-2 …)"
-                    )
-            if not isinstance(getattr(module, "embed_tokens", None), nn.Module):
-                raise TypeError(f"{type(module).__name__} has no `embed_tokens` beside its `layers`")
-            return module
-    raise TypeError(
-        f"{type(model).__name__} has no `layers` list of decoder layers: SkipGPT needs a decoder-only transformer"
-    )
+def _backbone_size(layer: nn.Module, modules: tuple[str, ...]) -> int:
+    named = [pair for name in modules for pair in layer.get_submodule(name).named_parameters()]
+    return sum(p.numel() for name, p in named if "lora_" not in name)
 
 
 def apply_skipgpt(model: nn.Module, config: SkipGPTConfig | None = None) -> RoutingState:
     """Adds routers to every decoder layer of a stock model, in place; parameters keep their names.
 
     The layer's class becomes a subclass of itself, so `generate`, gradient checkpointing, `output_hidden_states`
-    and PEFT see the model as before. Raises TypeError for a model that lacks what the method needs and for one
-    whose layers compute something else than the two residual branches above (checked by running it).
+    and PEFT see the model as before. Raises UnfitModel (a TypeError) for a model that lacks what the method needs,
+    measured on eight tokens; what only mode "skip" lacks is kept in `no_skip`.
     """
+    from .eviction import Eviction
+    from .gating import RoutedLayerMixin
+    from .layers import anatomies, evaluating, find_stack, layer_list, passes
+    from .probe import check
+
     config = config or SkipGPTConfig()
     stack = find_stack(model)
-    layers = list(stack.layers)
+    layers = list(layer_list(stack)[1])
     if any(isinstance(layer, RoutedLayerMixin) for layer in layers):
         raise RuntimeError("this model is routed already: call remove_skipgpt(model) first")
     state = RoutingState(config, layers, stack)
-    d = layers[0].self_attn.q_proj.in_features
-    try:
-        for index, layer in enumerate(layers):
-            names = ("router_attn",) if config.coupled else ("router_attn", "router_mlp")
-            device = layer.self_attn.q_proj.weight.device
-            for name in names:
-                with torch.device(device):
-                    router = TokenRouter(d, config.router_hidden, config.router_norm, config.init_execute_bias)
-                setattr(layer, name, router.train(layer.training))  # a model in eval mode stays deterministic
-            layer._routing, layer._routing_index = state, index
-            layer.__class__ = type("Routed" + type(layer).__name__, (RoutedLayerMixin, type(layer)), {})
-        state._hook = stack.register_forward_pre_hook(state.begin, with_kwargs=True)
-        _check_layers(state, stack)
-    except Exception:
-        remove_skipgpt(model)
-        raise
+    state._eviction = Eviction()
+    with evaluating(stack):
+        seen = passes(stack)
+        found = anatomies(stack, seen)
+        try:
+            for index, (layer, anatomy, one) in enumerate(zip(layers, found, seen)):
+                for name in ("router_attn",) if config.coupled else ("router_attn", "router_mlp"):
+                    with torch.device(next(layer.parameters()).device):
+                        router = TokenRouter(one.x.shape[-1], config.router_hidden, config.router_norm, config.init_execute_bias)
+                    setattr(layer, name, router.eval())
+                layer._routing, layer._routing_index, layer._anatomy, layer._projections = state, index, anatomy, None
+                layer.__class__ = type("Routed" + type(layer).__name__, (RoutedLayerMixin, type(layer)), {})
+            check(state, seen)
+            state._hook = stack.register_forward_pre_hook(state.begin, with_kwargs=True)
+        except BaseException:
+            remove_skipgpt(model)
+            raise
+    for layer in layers:  # as the layer is: one in eval mode stays deterministic
+        for name in ("router_attn", "router_mlp"):
+            if hasattr(layer, name):
+                getattr(layer, name).train(layer.training)
     return state
 
 
 def remove_skipgpt(model: nn.Module) -> None:
     """Undoes `apply_skipgpt`: the stock layers, without routers."""
-    for layer in find_stack(model).layers:
+    from .gating import RoutedLayerMixin
+
+    for layer in _layers(model):
         if isinstance(layer, RoutedLayerMixin):
             if layer._routing._hook is not None:
                 layer._routing._hook.remove()
             layer.__class__ = type(layer).__bases__[1]
-            for name in ("router_attn", "router_mlp", "_routing", "_routing_index"):
+            for name in ("router_attn", "router_mlp", "_routing", "_routing_index", "_anatomy", "_projections"):
                 if hasattr(layer, name):
                     delattr(layer, name)
 
 
 def routing_of(model: nn.Module) -> RoutingState:
     """The state of a routed model, also through PEFT, DDP or Lightning wrappers."""
-    layer = find_stack(model).layers[0]
+    from .gating import RoutedLayerMixin
+
+    layer = _layers(model)[0]
     if not isinstance(layer, RoutedLayerMixin):
         raise RuntimeError("this model has no routers: call apply_skipgpt(model) or load_routers(model, path) first")
     return layer._routing
 
 
-@torch.no_grad()
-def _check_layers(state: RoutingState, stack: nn.Module) -> None:
-    """Eight tokens through the stock layers and through ours, everything executed: equal bit for bit, or refused.
+def _layers(model: nn.Module) -> list[nn.Module]:
+    from .layers import find_stack, layer_list
 
-    Then every second token skipped, by the reference and by `skipping.py`, which calls the projections itself and so
-    knows fewer attention modules (not those that norm after the rotation, or leave it out): `no_skip` remembers.
-    """
-    weight = stack.embed_tokens.weight
-    if weight.is_meta:
-        return
-    tokens = torch.arange(8, device=weight.device)[None] % weight.shape[0]
-    was_training, config = stack.training, state.config
-    state.config = replace(config, kv_policy="dense")  # "evict" always has a mask, which may mean another kernel
-
-    def run(mode: Mode, gates: Tensor) -> Tensor:
-        state.mode, state.policy = mode, lambda i, name, x, valid: gates.to(x.device)
-        return stack(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).last_hidden_state
-
-    stack.eval()
-    executed, half = torch.ones(1, 8), torch.arange(8)[None] % 2
-    dense, mask, reference = run("dense", executed), run("mask", executed), run("mask", half)
-    try:
-        error = (run("skip", half) - reference).float().norm() / reference.float().norm()
-        if not error <= (1e-2 if weight.dtype == torch.float32 else 5e-2):  # tf32, bf16 rounding
-            state.no_skip = f"it differs from the reference by {error:.1e}"
-    except Exception as reason:
-        state.no_skip = f"{type(reason).__name__}: {reason}"
-    stack.train(was_training)
-    state.mode, state.policy, state.gates, state.config = "mask", None, [], config
-    if not torch.equal(dense, mask):
-        raise TypeError(
-            f"{type(stack).__name__}: its decoder layers are not x + Attn(LN(x)), then y + MLP(LN(y)); with every "
-            "module executed the routed layers differ from the stock ones. SkipGPT does not know this family."
-        )
+    return list(layer_list(find_stack(model))[1])

@@ -81,7 +81,7 @@ class MixtureOfDepths(nn.Module):
             layer = state.layers[int(index)]
             if getattr(layer, f"router_mod_{name}", router) is not router:
                 raise ValueError("the model has MoD routers already: call remove(state) of those first")
-            setattr(layer, f"router_mod_{name}", router.to(layer.self_attn.q_proj.weight.device))
+            setattr(layer, f"router_mod_{name}", router.to(next(layer.parameters()).device))
 
         return functools.partial(self._decide, state)  # unlike a closure, copied along with its model
 

@@ -29,12 +29,12 @@ from common.seeds import seed_of
 from common.training.module import StepTraining
 
 from .baselines import JOINT_TARGETS, LORA_TARGETS
+from .layers import find_stack, layer_list
 from .losses import distillation_loss, lm_loss, sample_noise, targets_of
 from .method import (
     RoutingState,
     SkipGPTConfig,
     apply_skipgpt,
-    find_stack,
     sparsity_loss,
     straight_through_gate,
 )
@@ -100,7 +100,7 @@ class SkipGPTTraining(StepTraining):
         mesh = self.device_mesh["data_parallel"]
         whole = {p for p in self.model.parameters() if p.requires_grad}
         whole |= set(self.state.parameters()) if self.state else set()
-        for layer in find_stack(self.model).layers:
+        for layer in layer_list(find_stack(self.model))[1]:
             fully_shard(layer, mesh=mesh, ignored_params=whole)
         fully_shard(self.model, mesh=mesh, ignored_params=whole)
 

@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable
 from statistics import fmean
 
-from common.claims.intervals import paired, point, summarize
+from common.benchmarks.language import retain as mean_ratio
+from common.claims.intervals import interval, paired, point, summarize
 from common.seeds import seeds_of
 
 from . import analytic
@@ -251,8 +252,6 @@ def gpu(results: dict, size: str = "gpu") -> dict[str, dict]:
 # -- paper scale -------------------------------------------------------------------------------------------
 def paper(results: dict, size: str = "paper") -> dict[str, dict]:
     """{"7B" | "13B" | "8B": {"dense": {task: score}, "routers at 0.25": …}} -> measured; what is missing stays not-run."""
-    from common.benchmarks.language import retain as mean_ratio
-
     scores = results["paper"]
     wanted = {
         "C2": ("7B", "routers at 0.25"),
@@ -261,8 +260,24 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
         "C4": ("8B", "routers at 0.40"),
         "C6": ("8B", "joint at 0.25"),
     }
-    measured = {claim: point(mean_ratio(scores[model][run], scores[model]["dense"])) for claim, (model, run) in wanted.items()
+    measured = {claim: retained(scores[model], scores[model].get("errors", {}), run) for claim, (model, run) in wanted.items()
                 if {run, "dense"} <= scores.get(model, {}).keys()}
     if "routers + LoRA at 0.25" in scores.get("7B", {}):
         measured["C5"] = point(100 * fmean(scores["7B"]["routers + LoRA at 0.25"].values()))
     return measured
+
+
+def retained(scores: dict, errors: dict, run: str) -> dict:
+    """Mean ratio to dense in per cent; where the scores have standard errors over items, with its own, by first order.
+
+    errors: {run: {task: [standard error, items]}}. Both models answer the same items, so that the error is rather too large.
+    """
+    ratio = mean_ratio(scores[run], scores["dense"])
+    if not {run, "dense"} <= errors.keys():
+        return point(ratio)
+    squares = [(errors[run][task][0] / dense) ** 2 + (scores[run][task] * errors["dense"][task][0] / dense**2) ** 2
+               for task, dense in scores["dense"].items()]
+    items = sum(n for _, n in errors["dense"].values())
+    measured = {"value": ratio, "n_runs": 1, "n_items": items, "stderr": 100 * math.sqrt(sum(squares)) / len(squares),
+                "stderr_kind": "sample"}
+    return measured | {"ci95": list(interval(measured) or ())}

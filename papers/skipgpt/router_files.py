@@ -31,15 +31,9 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.files import replacing
 
-from .method import (
-    RoutedLayerMixin,
-    RoutingState,
-    SkipGPTConfig,
-    apply_skipgpt,
-    find_stack,
-    remove_skipgpt,
-    routing_of,
-)
+from .gating import is_routed
+from .layers import find_stack, layer_list, width_of
+from .method import RoutingState, SkipGPTConfig, apply_skipgpt, remove_skipgpt, routing_of
 
 ROUTERS = Path(__file__).parent / "routers"  # of SmolLM2-135M-Instruct, with static plans at the same budgets: routers_smollm2.py
 WEIGHTS, CARD = "routers.safetensors", "skipgpt.json"
@@ -111,7 +105,7 @@ def load_routers(model: nn.Module, folder: str | os.PathLike, *,
     is then as it was before.
     """
     folder, stack = Path(folder), find_stack(model)
-    shape = len(stack.layers), stack.layers[0].self_attn.q_proj.in_features
+    shape = len(layer_list(stack)[1]), width_of(stack)
     if folder.suffix == ".safetensors":
         config, tensors = _read_fork(folder, shape)
     else:
@@ -131,7 +125,7 @@ def load_routers(model: nn.Module, folder: str | os.PathLike, *,
                     f"{text}. Load that model, and routers before merging an adapter; "
                     "allow_other_base=True if you know that these weights are meant")
             warnings.warn(text, stacklevel=2)
-    routed = isinstance(stack.layers[0], RoutedLayerMixin)
+    routed = is_routed(model)
     state = routing_of(model) if routed else apply_skipgpt(model, config)
     try:
         if differ := [k for k in DECIDING if getattr(state.config, k) != getattr(config, k)]:
@@ -270,7 +264,7 @@ def _parameters(state: RoutingState) -> dict[str, nn.Parameter]:
 
 
 def _width(state: RoutingState) -> int:
-    return state.layers[0].self_attn.q_proj.in_features
+    return width_of(state.stack)
 
 
 def _words(shape: torch.Size | None) -> str:

@@ -1,4 +1,4 @@
-"""Real skipping: compute only what is executed (inference twin of the reference in `method.py`).
+"""Real skipping: compute only what is executed (the inference twin of the reference in `gating.py`).
 
 Keys and values are made for every token (others may need them); queries, the attention read, the
 output projection and the MLP only for the tokens whose gate is 1. Executed tokens are gathered once
@@ -15,62 +15,93 @@ rotary angle. Decoding is the case S = 1, nothing special.
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .layers import Branch, tensor_of
+
+
+def skipping_layer(layer: nn.Module, x: Tensor, g_attn: Tensor, decide: Callable, kwargs: dict) -> tuple[Tensor, Tensor]:
+    """A whole layer: x (B, S, d), g_attn (B, S) -> (its output, the MLP's gate, which `decide(x, y, g_attn)` gives)."""
+    y = skipping_attention(layer, x, g_attn, **kwargs)
+    series = layer._anatomy.series
+    g_mlp = decide(x, y if series else x, g_attn)
+    return skipping_mlp(layer, y, g_mlp, None if series else x), g_mlp
+
 
 @torch.no_grad()
-def skipping_attention(layer: nn.Module, x: Tensor, gate: Tensor, *, attention_mask, past_key_values, position_embeddings,
-                       **kwargs) -> Tensor:
+def skipping_attention(layer: nn.Module, x: Tensor, gate: Tensor, *, attention_mask=None, past_key_values=None,
+                       position_embeddings=None, **kwargs) -> Tensor:
     """x (B, S, d) -> x + Attn on the executed tokens, a new tensor. gate (B, S) holds 0 and 1."""
-    attn, (batch, seq, width) = layer.self_attn, x.shape
-    h = layer.input_layernorm(x)
+    branch, projections, (batch, seq, width) = layer._anatomy.attn, layer._projections, x.shape
+    attn = layer.get_submodule(branch.modules[0])
+    h = _through(layer, branch.before, x)
     run, flat = _executed(layer, gate)
     if len(flat) == batch * seq:
-        out, _ = attn(
-            hidden_states=h,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_embeddings=position_embeddings,
-            **kwargs,
-        )
-        return x + _post_norm(layer, out)
+        given = {"attention_mask": attention_mask, "past_key_values": past_key_values, "position_embeddings": position_embeddings}
+        return x + _added(layer, branch, tensor_of(attn(h, **_accepted(attn, given | kwargs))))
 
-    family = sys.modules[type(attn).__module__]  # this architecture's own rotary function
-    cos, sin = position_embeddings
-    k = _heads(attn, "k", attn.k_proj(h)).transpose(1, 2)
-    v = attn.v_proj(h).view(batch, seq, -1, attn.head_dim).transpose(1, 2)
-    k = family.apply_rotary_pos_emb(k, k[:, :0], cos, sin)[0]
+    k, v = projections.keys_and_values(attn, h, position_embeddings)
     if past_key_values is not None:
         k, v = past_key_values.update(k, v, attn.layer_idx)
     if len(flat) == 0:
         return x.clone(memory_format=torch.contiguous_format)
 
     row, position = flat // seq, flat % seq
-    q = _heads(attn, "q", attn.q_proj(h.view(-1, width)[flat]))  # (N, H, dh)
-    cos, sin = (angles[row if len(angles) > 1 else 0, position] for angles in (cos, sin))
-    q = family.apply_rotary_pos_emb(q, q[:, :0], cos, sin)[0]
-    out = attn.o_proj(_read(attn, q, k, v, attention_mask, run, flat))
+    angles = position_embeddings and tuple(part[row if len(part) > 1 else 0, position] for part in position_embeddings)
+    q = projections.queries(attn, h.view(-1, width)[flat], angles)  # (N, H, dh)
+    out = getattr(attn, projections.output)(_read(attn, q, k, v, attention_mask, run, flat))
     # A copy, the only one of the layer: the caller may still want x (output_hidden_states).
     rows = x.reshape(-1, width)
-    return rows.index_copy(0, flat, rows[flat] + _post_norm(layer, out)).view(x.shape)
+    return rows.index_copy(0, flat, rows[flat] + _added(layer, branch, out)).view(x.shape)
 
 
 @torch.no_grad()
-def skipping_mlp(layer: nn.Module, y: Tensor, gate: Tensor) -> Tensor:
-    """y (B, S, d) -> y + MLP on the executed tokens. y belongs to this layer and may be reused."""
+def skipping_mlp(layer: nn.Module, y: Tensor, gate: Tensor, x: Tensor | None = None) -> Tensor:
+    """y (B, S, d) -> y + MLP on the executed tokens. y belongs to this layer and may be reused.
+
+    x: what the MLP reads, where it stands beside attention and not behind it.
+    """
+    branch, read = layer._anatomy.mlp, y if x is None else x
     _, flat = _executed(layer, gate)
     if len(flat) == gate.numel():
-        return y + layer.normed_mlp(y)
+        return y + _mlp(layer, branch, read)
     if len(flat):
         rows = y.view(-1, y.shape[-1])
         picked = rows[flat]
-        out = layer.normed_mlp(picked[None])[0]  # mixtures of experts want (B, S, d)
+        out = _mlp(layer, branch, (picked if x is None else x.reshape(rows.shape)[flat])[None])[0]  # mixtures of experts want (B, S, d)
         rows.index_copy_(0, flat, picked + out)
     return y
+
+
+def _mlp(layer: nn.Module, branch: Branch, states: Tensor) -> Tensor:
+    return _added(layer, branch, _through(layer, branch.modules, _through(layer, branch.before, states)))
+
+
+def _through(layer: nn.Module, names: tuple[str, ...], states: Tensor) -> Tensor:
+    for name in names:
+        states = tensor_of(layer.get_submodule(name)(states))
+    return states
+
+
+def _added(layer: nn.Module, branch: Branch, out: Tensor) -> Tensor:
+    """What becomes of a module's output before it is added: the second norm of Gemma-2, the multiplier of Granite."""
+    out = _through(layer, branch.after, out)
+    return out if branch.scale == 1.0 else out * branch.scale
+
+
+def _accepted(module: nn.Module, kwargs: dict) -> dict:
+    """Of the layer's arguments those that the module takes."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return kwargs
+    names = {p.name for p in parameters}
+    return {name: value for name, value in kwargs.items() if name in names}
 
 
 def _executed(layer: nn.Module, gate: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,27 +126,27 @@ def _read(attn: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask, run: Tensor, f
             place = row * length + place - (counts.cumsum(0) - counts)[row]
         position = position.new_zeros(batch * length).index_copy_(0, place, position)
         position = position.view(batch, length)
-        if mask is None:  # the stock path would be causal: the new tokens are all tokens
+        if mask is None and getattr(attn, "is_causal", True):  # as the stock path would be: the new tokens are all tokens
             mask = (torch.arange(k.shape[2], device=q.device) <= position[..., None])[:, None]
-        else:
+        elif mask is not None:
             each = torch.arange(batch, device=q.device)[:, None]
             mask = mask.expand(batch, -1, -1, -1)[each, :, position].transpose(1, 2)
     if batch * length != total:
         q = q.new_zeros(batch * length, *q.shape[1:]).index_copy_(0, place, q)
     family, config = sys.modules[type(attn).__module__], attn.config
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, family.eager_attention_forward)
-    softcap = getattr(attn, "attn_logit_softcapping", None)  # Gemma-2
-    extra = {} if softcap is None else {"softcap": softcap}
+    extras = {"softcap": getattr(attn, "attn_logit_softcapping", None), "s_aux": getattr(attn, "sinks", None)}  # Gemma-2; gpt-oss
+    extras = {name: value for name, value in extras.items() if value is not None}
     out, _ = attend(
         attn,
-        q.view(batch, length, *q.shape[1:]).transpose(1, 2),
+        q.reshape(batch, length, *q.shape[1:]).transpose(1, 2),
         k,
         v,
         mask,
         dropout=0.0,
         scaling=attn.scaling,
         sliding_window=getattr(attn, "sliding_window", None),
-        **extra,
+        **extras,
     )
     out = out.reshape(batch * length, -1)
     return out if batch * length == total else out[place]
@@ -131,17 +162,3 @@ def _packs(q: Tensor, seq: int, mask) -> bool:
     if seq == 1 or mask is None:
         return seq > 1 and not q.is_cuda
     return isinstance(mask, Tensor) and mask.dim() == 4
-
-
-def _heads(attn: nn.Module, name: str, states: Tensor) -> Tensor:
-    """(..., H dh) -> (..., H, dh), through the per-head norm of families that have one (Qwen3)."""
-    states = states.view(*states.shape[:-1], -1, attn.head_dim)
-    norm = getattr(attn, f"{name}_norm", None)
-    return states if norm is None else norm(states)
-
-
-def _post_norm(layer: nn.Module, out: Tensor) -> Tensor:
-    """The second norm of families that have one (Gemma-2/3)."""
-    if hasattr(layer, "pre_feedforward_layernorm"):
-        return layer.post_attention_layernorm(out)
-    return out

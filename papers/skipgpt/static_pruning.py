@@ -30,7 +30,8 @@ from common.files import write_json
 
 from .analytic import Shape, block_param_skip
 from .calibration import Text, loss_sum, untouched
-from .method import SkipGPTConfig, apply_skipgpt, find_stack, remove_skipgpt
+from .layers import anatomies, find_stack, given_to, layer_list, tensor_of
+from .method import SkipGPTConfig, apply_skipgpt, remove_skipgpt
 
 Unit = tuple[int, str]  # (layer, "attn" | "mlp")
 MODULES = ("attn", "mlp")
@@ -89,7 +90,7 @@ def shortened_ppl(model: nn.Module, calibration: Tensor, count: int, units: Lite
     """
     if units not in ("blocks", "modules"):
         raise ValueError(f"units is {units!r}: use 'blocks' or 'modules'")
-    text, layers = Text(calibration, attention_mask), range(len(find_stack(model).layers))
+    text, layers = Text(calibration, attention_mask), range(_depth(model))
     with _trials(model, text) as loss:
         if units == "blocks":
             return _blocks("Shortened-PPL", {i: loss({(i, "attn"), (i, "mlp")}) for i in layers}, count, text)
@@ -102,7 +103,7 @@ def shortened_taylor(model: nn.Module, calibration: Tensor, blocks: int, keep: t
 
     keep: so many first and last blocks are no candidates; (4, 2) is what its code calls the "+" heuristic.
     """
-    text, layers = Text(calibration, attention_mask), find_stack(model).layers
+    text, layers = Text(calibration, attention_mask), layer_list(find_stack(model))[1]
     weights = [list(layer.parameters()) for layer in layers]
     flat = [w for block in weights for w in block]
     needed = [p.requires_grad for p in model.parameters()]
@@ -132,7 +133,7 @@ def greedy_drop(model: nn.Module, calibration: Tensor, modules: int, shortlist: 
     when last measured are measured again. max_rise: stop before the cross-entropy is more than this above the
     dense model's, in nats. Scores: the cross-entropy after each removal; `dropped` is in order of removal.
     """
-    units = [(i, n) for i in range(len(find_stack(model).layers)) for n in MODULES]
+    units = [(i, n) for i in range(_depth(model)) for n in MODULES]
     if not 0 <= modules <= len(units):
         raise ValueError(f"greedy drop: cannot drop {modules} of {len(units)} modules")
     if shortlist is not None and shortlist < 1:
@@ -199,7 +200,8 @@ def _trials(model: nn.Module, text: Text) -> Iterator[Callable[[set[Unit]], floa
 def _turns(model: nn.Module, text: Text) -> dict[str, list[float]]:
     """1 - mean cosine between what enters and what leaves each block, attention and MLP; one pass, by hooks."""
     stack = find_stack(model)
-    sums = {kind: torch.zeros(len(stack.layers), dtype=torch.float64) for kind in ("block", *MODULES)}
+    layers, found = layer_list(stack)[1], anatomies(stack)
+    sums = {kind: torch.zeros(len(layers), dtype=torch.float64) for kind in ("block", *MODULES)}
     seen: dict[str, Tensor] = {}
 
     def add(kind: str, index: int, before: Tensor, after: Tensor) -> None:
@@ -207,28 +209,31 @@ def _turns(model: nn.Module, text: Text) -> dict[str, list[float]]:
         sums[kind][index] += (turn * seen["real"]).double().sum().cpu()
 
     def watch(index: int, layer: nn.Module) -> list:
+        attn, series = found[index].attn, found[index].series
+
         def enter(module, args, kwargs):
-            seen["x"] = args[0] if args else kwargs["hidden_states"]
+            seen["x"] = given_to(args, kwargs)
 
         def attention(module, args, output):
-            after_norm = hasattr(layer, "pre_feedforward_layernorm")  # Gemma-2/3: a second norm behind the module
-            seen["y"] = seen["x"] + (layer.post_attention_layernorm(output[0]) if after_norm else output[0])
+            out = tensor_of(output).reshape(seen["x"].shape)
+            seen["y"] = out if attn.scale is None else seen["x"] + (out if attn.scale == 1.0 else attn.scale * out)
             add("attn", index, seen["x"], seen["y"])
 
         def leave(module, args, output):
-            add("mlp", index, seen["y"], output)
-            add("block", index, seen["x"], output)
+            out = tensor_of(output)
+            add("mlp", index, *((seen["y"], out) if series else (seen["x"], seen["x"] + (out - seen["y"]))))
+            add("block", index, seen["x"], out)
 
         return [
             layer.register_forward_pre_hook(enter, with_kwargs=True),
-            layer.self_attn.register_forward_hook(attention),
+            layer.get_submodule(attn.last).register_forward_hook(attention),
             layer.register_forward_hook(leave),
         ]
 
     hooks = []
     with untouched(model):
         try:
-            for index, layer in enumerate(stack.layers):
+            for index, layer in enumerate(layers):
                 hooks += watch(index, layer)
             for batch in text.batches(16, next(model.parameters()).device):
                 seen["real"] = batch["attention_mask"].float()
@@ -237,6 +242,10 @@ def _turns(model: nn.Module, text: Text) -> dict[str, list[float]]:
             for hook in hooks:
                 hook.remove()
     return {kind: (total / text.tokens).tolist() for kind, total in sums.items()}
+
+
+def _depth(model: nn.Module) -> int:
+    return len(layer_list(find_stack(model))[1])
 
 
 def _module_drop(label, names, model, calibration, count, attention_mask) -> StaticPlan:

@@ -9,6 +9,7 @@ from statistics import fmean
 from common.seeds import seeds_of
 
 from . import analytic
+from .experiments import rates as rates_experiment
 from .experiments import smollm2 as smollm2_experiment
 from .experiments.smollm2 import TARGETS
 
@@ -31,10 +32,31 @@ def extras(results: dict, size: str = "cpu") -> Iterator[str]:
     yield "Tier A, one seed each, read by no claim"
     yield from _methods({
         "MoD-D + LoRA, T = 0.40": [of("MoD-D with LoRA")],
+        "D-LLM (one gate a layer, joint with LoRA), T = 0.40": [of("D-LLM")["trained"]],
+        "  held at 0.40": [of("D-LLM")["held"]],
         "routers, T = 0.25": [of("routers at 0.25")["trained"]],
         "  the same, sampled gates": [of("routers at 0.25")["sampled"]],
         "routers, T = 0.25, the paper's rate 2e-3, as many steps": [of("paper's learning rate")["trained"]],
     })
+
+
+def rates(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "Learning rates, from scratch: cross-entropy on validation sequences, held at the budget; * the best, which is used"
+    chosen = rates_experiment.best(results)
+    for method, grid in rates_experiment.GRIDS.items():
+        of = {rate: results[f"rates/{method} at {rate:g}/seed0"]["ce"] for rate in grid}
+        cells = (f"{rate:g}: {ce:.3f}{'*' if rate == chosen[method] else ''}" for rate, ce in of.items())
+        yield f"{method:<14s}" + "  ".join(f"{cell:>14s}" for cell in cells)
+
+
+def blind(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "Token-blind routers of SmolLM2: one learned decision per module, on the windows of tier B"
+    for name, row in results.items():
+        if name.startswith("blind/"):
+            yield (f"{name.removeprefix('blind/'):<34s} CE {row['ce']:.3f}  attention skip {row['attn_skip']:.3f}  MLP skip "
+                   f"{row['mlp_skip']:.3f}  whole modules dropped {len(row['dropped'])}")
 
 
 def _methods(rows: dict[str, list[dict]]) -> Iterator[str]:
@@ -115,7 +137,8 @@ def smollm2(results: dict, size: str = "cpu") -> Iterator[str]:
         for kind, title in (("skip", f"routers, T = {target:.2f} [trained {len(seeds)} x]"), ("sampled", "  the same, sampled gates"),
                             ("matched", "  their rates at random"), ("matched again", "  another draw"),
                             ("uniform", "  their mean rate at random")):
-            yield line(title, {key: fmean(run[kind][key] for run in runs) for key in ("ce", "attn_skip", "mlp_skip")})
+            those = [run[kind] for run in runs if kind in run]  # gates are sampled in the first training only
+            yield line(title, {key: fmean(row[key] for row in those) for key in ("ce", "attn_skip", "mlp_skip")})
         for name, row in results[f"tier_b/static at {target:.2f}"].items():
             yield line(f"  {name} [training-free]", row)
     tokens = results["tier_b/positions at 0.25"]["tokens"]

@@ -7,6 +7,7 @@ pruning method that ranks by this attention can keep the same number and pay les
 
 from __future__ import annotations
 
+import math
 import random
 
 from torch import Tensor, nn
@@ -31,5 +32,13 @@ def uniform_layers(n_layers: int, count: int) -> tuple[int, ...]:
     return tuple(round(i * n_layers / count) for i in range(count))
 
 
-def random_layers(n_layers: int, count: int, seed: int) -> tuple[int, ...]:
-    return tuple(sorted(random.Random(seed).sample(range(n_layers), count)))
+def random_layers(n_layers: int, count: int, seed: int, draw: int = 0) -> tuple[int, ...]:
+    """Drawn by lot, the last ones left aside, for these are a baseline of their own. draw: the first set of a seed, or a further one
+    that differs from those before it. Raises ValueError where there are not as many sets."""
+    if not 0 < count < n_layers or draw >= math.comb(n_layers, count) - 1:
+        raise ValueError(f"set {draw} of {count} of {n_layers} layers: there are not so many that differ from each other and the last")
+    lot, found = random.Random(seed), [last_layers(n_layers, count)]
+    while len(found) < draw + 2:
+        one = tuple(sorted(lot.sample(range(n_layers), count)))
+        found += [] if one in found else [one]
+    return found[-1]

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .method import Places, ViCACache, ViCAConfig, hidden_states
+from common.vision.visual_tokens import last_slots
+
+from .method import Places, ViCACache, ViCAConfig, VisualKV, hidden_states, logits
 
 
 @torch.no_grad()
-def generate(language_model: nn.Module, config: ViCAConfig, layout: Any, visual: Tensor | None, max_new_tokens: int,
-             eos_token_id: int | None = None) -> list[list[int]]:
-    """Greedy continuation of each row. layout: `Places` with all fields and the text's ids (B, T) (common/vision/layout.py).
+def generate(language_model: nn.Module, config: ViCAConfig, layout: Any, visual: Tensor | VisualKV | None, max_new_tokens: int,
+             eos_token_id: int | Sequence[int] | None = None, embeds: Tensor | None = None) -> list[list[int]]:
+    """Greedy continuation of each row, up to and with the first of its end tokens. Errors as `method.forward`.
 
-    Every new token sees the picture in the layers of C; padding may stand left or right.
+    layout: `Places` with all fields and the text's ids (B, T) (common/vision/layout.py). visual (B, N, d), or what was kept of a
+    picture that was seen before. eos_token_id: one end token, several, or none. embeds (B, T, d): of the text, if not the model's own
+    of its ids. Every new token sees the picture in the layers of C; padding may stand left or right.
     """
-    embed, cache = language_model.get_input_embeddings(), ViCACache()
-    slots = torch.arange(layout.real.shape[1], device=layout.real.device)
-    last = (layout.real.long() * (slots + 1)).argmax(1)
-    out = hidden_states(language_model, config, embed(layout.ids), layout, visual, cache)
+    ends = [] if eos_token_id is None else [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    embed, cache, last = language_model.get_input_embeddings(), ViCACache(), last_slots(layout)
+    out = hidden_states(language_model, config, embed(layout.ids) if embeds is None else embeds, layout, visual, cache)
     rows = torch.arange(len(last), device=last.device)
-    ends = torch.where(layout.visual_real, layout.visual_positions, -1).amax(1) if layout.visual_positions.shape[1] else -1
-    position = torch.maximum(layout.positions[rows, last], torch.as_tensor(ends, device=last.device))
-    token = language_model.lm_head(out[rows, last]).argmax(-1)
+    where, real = (visual.positions, visual.real) if isinstance(visual, VisualKV) else (layout.visual_positions, layout.visual_real)
+    position = layout.positions[rows, last]
+    if where is not None and where.shape[1]:  # a picture that is last: the answer stands behind it
+        position = torch.maximum(position, (where if real is None else torch.where(real, where, -1)).amax(1))
+    token = logits(language_model, out[rows, last]).argmax(-1)
     written, done = [[] for _ in rows], torch.zeros_like(last, dtype=torch.bool)
     for _ in range(max_new_tokens):
         for row in (~done).nonzero()[:, 0].tolist():
             written[row].append(int(token[row]))
-        if eos_token_id is not None:
-            done |= token == eos_token_id
+        done |= torch.isin(token, token.new_tensor(ends))
         if bool(done.all()) or max(map(len, written)) >= max_new_tokens:
             break
         position = position + 1
         out = hidden_states(language_model, config, embed(token[:, None]), Places(position[:, None]), past_key_values=cache)
-        token = language_model.lm_head(out[:, -1]).argmax(-1)
+        token = logits(language_model, out[:, -1]).argmax(-1)
     return written

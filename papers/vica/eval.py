@@ -12,7 +12,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import llava, paper, patches, scratch, smollm2, speed
+from .experiments import draws, llava, paper, patches, scratch, smollm2, speed
 
 HERE = Path(__file__).parent
 
@@ -26,7 +26,9 @@ EXPERIMENTS = (
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
                document="cpu-small", minutes=1, draws=("time.svg",)),
     Experiment("scratch", "cpu", quantities.scratch, scratch.jobs, tables=tables.scratch, asked=True, walked=False,
-               claims=("C1r", "C9f"), document="scratch", minutes=120),
+               claims=("C1q", "C1r", "C9f"), document="scratch", minutes=150),
+    Experiment("draws", "cpu", quantities.draws, draws.jobs, tables=tables.draws, asked=True, walked=False, claims=("C9g",),
+               document="draws", minutes=20),
     Experiment("patches", "cpu", quantities.patches, patches.jobs, tables=tables.patches, asked=True, claims=("C8c",),
                document="patches", minutes=40),
     Experiment("smollm2", "cpu", None, smollm2.jobs, tables=tables.smollm2, asked=True, walked=False, document="smollm2", minutes=300,

@@ -15,13 +15,14 @@ the segment of j is 0 or that of i. Segments let several questions share a pictu
 FFN (spec 3.3). Read in this order:
 
     definition      those five lines on the whole sequence, by masks: slow, and what everything else is tested against
-    layer_kv        keys and values of the picture in a layer of C; VisualKV keeps them for more questions
+    layer_kv        keys and values of the picture in a layer of C, by the layer itself; VisualKV keeps them for more questions
     attend          the one attention function: in the layers of C it joins the picture's keys to those of the text
     hidden_states   the fast path: the UNCHANGED transformers decoder runs over the text alone; forward gives logits
 
 Training and inference take the same path; a `ViCACache` makes it a step of decoding. Parts beside this file: masks.py, the
-rule; unmasked.py, the form that needs none; calls.py, what a call prepares for its layers; checks.py, which models ViCA fits.
-On top of it: decoding.py, `generate`; checkpoint.py, vica.json; reference.py, the definition for a batch of the vision kit.
+rule; unmasked.py, the form that needs none; layers.py, what a stock layer does with visual tokens; calls.py, what a call prepares
+for its layers; checks.py, which models ViCA fits. On top of it: decoding.py, `generate`; multimodal.py, `ViCA(llava, config)` on a
+stock model with its own vision tower; checkpoint.py, vica.json; reference.py, the definition for a batch of the vision kit.
 
 Shapes: B rows, T text slots, N visual slots, d width, Hk key heads of size hd.
 """
@@ -29,15 +30,14 @@ Shapes: B rows, T text slots, N visual slots, d width, Hk key heads of size hd.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers import AttentionInterface, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -72,8 +72,9 @@ class Places:
     """Where the slots of a batch stand in the whole sequence, in which a picture has as many positions as visual tokens.
 
     positions (B, T) of the text, visual_positions (B, N) of the picture; real (B, T), visual_real (B, N): False for padding, also
-    for all slots of a row without a picture; segments (B, T). None: none is padding, one segment. Anything with these fields
-    does as well, e.g. a common.vision.layout.Layout.
+    for all slots of a row without a picture; segments (B, T). None: none is padding, one segment. before: text slots before the picture,
+    where that is known to be the same in all rows and nothing is padding; None: looked for. Anything with the other fields does as
+    well, e.g. a common.vision.layout.Layout.
     """
 
     positions: Tensor
@@ -81,6 +82,7 @@ class Places:
     real: Tensor | None = None
     visual_real: Tensor | None = None
     segments: Tensor | None = None
+    before: int | None = None
 
 
 # -- the definition ----------------------------------------------------------------------------------------
@@ -90,40 +92,32 @@ def definition(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, pl
 
     Arguments as in `forward`; every field of `places` is given.
     """
-    from .calls import silenced
-    from .masks import as_read, before_picture, visible
+    from .calls import silenced, unmoved
+    from .layers import logits, no_mask
+    from .masks import as_read, before_picture, visible, windows
 
     decoder, n, x = language_model.get_decoder(), visual.shape[1], torch.cat([visual, embeds], 1)
     positions = torch.cat([places.visual_positions, places.positions], 1)
     real = torch.cat([places.visual_real, places.real], 1)
     segments = torch.cat([torch.zeros_like(places.visual_positions), places.segments], 1)
     own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)  # padding sees itself: its softmax stays finite
-    seen = (visible(positions, segments, positions, real, segments) | own)[:, None]
+    window = windows(decoder.config)
 
-    def put_mask(layer: int):
-        def act(module, args, kwargs):
-            here = seen.clone()
-            if layer not in config.cross_layers:
-                here[..., :n] = False  # text attends to text
-            elif keep is not None and layer in keep:
-                here[..., :n] &= keep[layer][:, None, None]
-            kwargs["attention_mask"] = as_read(here | own, decoder.config._attn_implementation, x)
-            return args, kwargs
+    def mask(layer: int) -> Tensor:
+        seen = visible(positions, segments, positions, real, segments, window[layer])[:, None]
+        if layer not in config.cross_layers:
+            seen[..., :n] = False  # text attends to text
+        elif keep is not None and layer in keep:
+            seen[..., :n] &= keep[layer][:, None, None]
+        return as_read(seen | own, decoder.config._attn_implementation, x)
 
-        return act
-
-    unmoved = torch.cat([torch.ones_like(places.visual_real), torch.zeros_like(places.real)], 1)  # h_v = v
-    idle = unmoved.clone()
+    still = torch.cat([torch.ones_like(places.visual_real), torch.zeros_like(places.real)], 1)  # h_v = v
+    idle = still.clone()
     if config.prefix_update == "frozen" and n:
         idle[:, n:] = before_picture(places.positions, places.visual_positions, places.visual_real)
-    hooks = [layer.register_forward_pre_hook(put_mask(i), with_kwargs=True) for i, layer in enumerate(decoder.layers)]
-    try:
-        with silenced(decoder, idle, unmoved):
-            out = decoder(inputs_embeds=x, attention_mask=seen, position_ids=positions, use_cache=False)
-    finally:
-        for each in hooks:
-            each.remove()
-    return language_model.lm_head(out.last_hidden_state[:, n:])
+    with unmoved(decoder, still, mask), silenced(decoder, idle, None):
+        out = decoder(inputs_embeds=x, attention_mask=no_mask(x), position_ids=positions, use_cache=False)
+    return logits(language_model, out.last_hidden_state[:, n:])
 
 
 # -- visual keys and values --------------------------------------------------------------------------------
@@ -148,26 +142,35 @@ class VisualKV:
         return sum(t.numel() * t.element_size() for side in (self.keys, self.values) for t in side.values())
 
 
-def layer_kv(layer: nn.Module, visual: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """(keys, values), each (B, Hk, N, hd), of a decoder layer for visual (B, N, d): its norm, its projections, rotated."""
-    attention, normed = layer.self_attn, layer.input_layernorm(visual)
-    shape = (*visual.shape[:2], -1, attention.head_dim)
-    keys = attention.k_proj(normed).view(shape)
-    if hasattr(attention, "k_norm"):  # Qwen3: per head, before the rotation
-        keys = attention.k_norm(keys)
-    keys, values = keys.transpose(1, 2), attention.v_proj(normed).view(shape).transpose(1, 2)
-    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-    return rotate(keys, keys, cos, sin)[1], values
+def layer_kv(layer: nn.Module, visual: Tensor, entry: Any) -> tuple[Tensor, Tensor]:
+    """(keys, values), each (B, Hk, N, hd), that a decoder layer would put into a cache for states visual (B, N, d): its own norm,
+    projections and rotation. entry: what else the layer is called with at their positions (layers.lead_in)."""
+    from .layers import Entry, keys_values
+
+    attention = next(m for m in layer.modules() if m is not layer and hasattr(m, "layer_idx") and hasattr(m, "config"))
+    return keys_values(layer, attention, Entry(visual, entry.args, entry.kwargs))
 
 
 def compute_visual_kv(language_model: nn.Module, visual: Tensor, positions: Tensor, layers: Sequence[int],
                       real: Tensor | None = None) -> VisualKV:
-    """All at once, e.g. to keep for more questions on a picture. visual (B, N, d), positions, real (B, N)."""
-    decoder = language_model.get_decoder()
-    cos, sin = decoder.rotary_emb(visual, positions)
-    of_layer = {k: layer_kv(decoder.layers[k], visual, cos, sin) for k in layers}
+    """All at once, e.g. to keep for more questions on a picture. visual (B, N, d), positions, real (B, N). Raises as check_model."""
+    from .layers import stack
+
+    check_model(language_model, ViCAConfig(tuple(layers)))
+    entries, blocks = _entries(language_model, visual, positions), stack(language_model.get_decoder())[1]
+    of_layer = {k: layer_kv(blocks[k], entries[k].hidden, entries[k]) for k in layers}
     return VisualKV({k: v[0] for k, v in of_layer.items()}, {k: v[1] for k, v in of_layer.items()}, positions,
                     torch.ones_like(positions, dtype=torch.bool) if real is None else real)
+
+
+def _entries(language_model: nn.Module, visual: Tensor, positions: Tensor) -> list:
+    """What each layer is called with for the picture; of no FLOPs worth counting, for no layer runs."""
+    from .checks import fits, within_length
+    from .layers import lead_in
+
+    decoder = language_model.get_decoder()
+    within_length(decoder, positions)
+    return lead_in(decoder, visual, positions, fits(decoder).returns)
 
 
 # -- the attention function --------------------------------------------------------------------------------
@@ -176,38 +179,45 @@ PREFIX, BASES = "vica_", ("sdpa", "eager")
 
 def attend(module, query, key, value, attention_mask, vica=None, vica_visual: Tensor | None = None, **kwargs):
     """Stock attention; in a layer of C over [visual ; text] keys. query (B, H, T, hd), key, value (B, Hk, S, hd); vica: a calls.Call."""
-    name = module.config._attn_implementation.removeprefix(PREFIX)
-    stock = sys.modules[type(module).__module__].eager_attention_forward if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
-    if vica is None:
-        return stock(module, query, key, value, attention_mask, **kwargs)
-    looks = module.layer_idx in vica.layers
-    if looks:
-        more = (vica.kv.keys[module.layer_idx], vica.kv.values[module.layer_idx]) if vica.kv else vica.made[module.layer_idx]
-        if vica.split is None:
-            key, value = (torch.cat([v.to(t.dtype), t], 2) for v, t in zip(more, (key, value)))
-            attention_mask = vica.joint_masks[module.layer_idx]
-    if vica.split is not None:
+    from .layers import RECORD, Enough
+
+    recorded, layer = RECORD.get(), module.layer_idx
+    if isinstance(recorded, list):
+        recorded += (key, value)
+        raise Enough
+    if recorded is not None:
+        recorded.setdefault(layer, []).append((key, value))
+    call = module.__dict__["_vica_now"]
+    call.reached.add(layer)
+    more = None
+    if layer in call.layers:
+        more = (call.kv.keys[layer], call.kv.values[layer]) if call.kv else call.made[layer]
+    if call.split is not None and not any(kwargs.get(name) is not None for name in ("softcap", "s_aux")):
         from .unmasked import attention
 
-        return attention(query, key, value, more if looks else None, vica.split, vica.idle, kwargs.get("scaling")), None
-    out, weights = stock(module, query, key, value, attention_mask, **kwargs)
-    if vica.idle is not None:
-        out = out.masked_fill(vica.idle[..., None, None], 0)
-    return out, weights
+        return attention(query, key, value, more, call.split, call.idle, kwargs.get("scaling"), kwargs.get("dropout", 0.0)), None
+    if more is not None:
+        key, value = (torch.cat([v.to(t.dtype), t], 2) for v, t in zip(more, (key, value)))
+    return _stock(module, call.base)(module, query, key, value, call.mask(layer, query), **kwargs)
+
+
+def _stock(module: nn.Module, name: str) -> Callable:
+    """The attention function that the module runs by without us: eager ones stand beside their module's class."""
+    if name != "eager":
+        return ALL_ATTENTION_FUNCTIONS[name]
+    return next(f for c in type(module).__mro__ if (f := getattr(sys.modules[c.__module__], "eager_attention_forward", None)))
 
 
 for _name in BASES:
     AttentionInterface.register(PREFIX + _name, attend)
-    # Without one transformers would hand on no mask at all to a call that is not ours.
-    AttentionMaskInterface.register(PREFIX + _name, ALL_MASK_ATTENTION_FUNCTIONS[_name])
 
 
 # -- the fast path -----------------------------------------------------------------------------------------
 class ViCACache(DynamicCache):
     """Keys and values of text (equally long in all layers), where that text stands, and the picture's keys and values."""
 
-    def __init__(self, config=None):
-        super().__init__(config=config) if config is not None else super().__init__()
+    def __init__(self) -> None:
+        super().__init__()  # without a config: a layer with a window would throw away what another layer's picture stands behind
         self.positions = self.real = self.segments = None  # (B, S) of the cached text
         self.visual: VisualKV | None = None
 
@@ -220,41 +230,52 @@ class ViCACache(DynamicCache):
 
 def hidden_states(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, places: Places, visual: Tensor | VisualKV | None = None,
                   past_key_values: ViCACache | None = None, keep: dict[int, Tensor] | None = None) -> Tensor:
-    """Last hidden states (B, T, d) of the text; arguments as in `forward`."""
+    """Last hidden states (B, T, d) of the text; arguments and errors as in `forward`."""
     from .calls import attending, plan
+    from .checks import within_length
+    from .layers import no_mask
 
-    decoder, base = language_model.get_decoder(), language_model.config._attn_implementation.removeprefix(PREFIX)
+    check_model(language_model, config)
+    if isinstance(visual, Tensor) and places.visual_positions is None:
+        raise ValueError("visual embeddings need visual_positions: where the picture stands in the whole sequence")
+    decoder = language_model.get_decoder()
+    within_length(decoder, places.positions)
     call, unseen = _picture(language_model, config, places, visual, past_key_values)
-    mask = plan(call, places, embeds, base, past_key_values, keep, config.prefix_update == "frozen")
+    plan(call, decoder, places, past_key_values, keep, config.prefix_update == "frozen")
     looked_at = {} if unseen is None else {"vica_visual": unseen}
-    with attending(language_model, PREFIX, call.layers if looked_at else (), _make_kv):
-        out = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=places.positions, past_key_values=past_key_values,
-                      use_cache=past_key_values is not None, vica=call, **looked_at)
+    with attending(decoder, call, _make_kv):
+        out = decoder(inputs_embeds=embeds, attention_mask=no_mask(embeds), position_ids=places.positions,
+                      past_key_values=past_key_values, use_cache=past_key_values is not None, vica=call, **looked_at)
     return out.last_hidden_state
 
 
 def _picture(language_model: nn.Module, config: ViCAConfig, places: Places, visual: Tensor | VisualKV | None, cache: ViCACache | None):
-    """(a calls.Call that knows the picture, the embeddings of one whose keys and values are still to be made).
+    """(a calls.Call that knows the picture, its states if keys and values are still to be made of them).
 
-    A cache gets the keys and values in its first call, and gives them in all others.
+    A cache gets the keys and values in its first call, made then or before, and gives them in all others.
     """
     from .calls import Call
 
-    layers = frozenset(config.cross_layers)
+    layers, base = frozenset(config.cross_layers), language_model.get_decoder().config._attn_implementation
     if cache is not None and cache.visual is not None and not isinstance(visual, VisualKV):
         visual = cache.visual
     if isinstance(visual, VisualKV):
-        return Call(layers, visual.positions, visual.real, kv=visual), None
+        if missing := layers - visual.keys.keys():
+            raise ValueError(f"the picture's keys and values were kept for layers {sorted(visual.keys)}, and {sorted(missing)} look, too")
+        if cache is not None:
+            cache.visual = visual
+        return Call(base, layers, visual.positions, visual.real, kv=visual), None
     if visual is None or visual.shape[1] == 0:
-        return Call(), None
+        return Call(base), None
     where, real = places.visual_positions, places.visual_real
     real = torch.ones_like(where, dtype=torch.bool) if real is None else real
     if not layers:
-        return Call(layers, where, real), None
+        return Call(base, layers, where, real), None
     if cache is not None:
         cache.visual = compute_visual_kv(language_model, visual, where, config.cross_layers, real)
-        return Call(layers, where, real, kv=cache.visual), None
-    return Call(layers, where, real, rotary=language_model.get_decoder().rotary_emb(visual, where)), visual
+        return Call(base, layers, where, real, kv=cache.visual), None
+    entries = _entries(language_model, visual, where)
+    return Call(base, layers, where, real, entries=entries), entries[0].hidden
 
 
 def _make_kv(layer: nn.Module, args: tuple, kwargs: dict):
@@ -264,15 +285,21 @@ def _make_kv(layer: nn.Module, args: tuple, kwargs: dict):
     must be there before it gives a layer's weights back.
     """
     call, visual = kwargs.get("vica"), kwargs.get("vica_visual")
-    if call is not None and visual is not None and layer.self_attn.layer_idx in call.layers:
-        call.made[layer.self_attn.layer_idx] = layer_kv(layer, visual, *call.rotary)
+    if call is None or visual is None:
+        return
+    number = next(m.layer_idx for m in layer.modules() if m is not layer and hasattr(m, "layer_idx") and hasattr(m, "config"))
+    if number in call.layers:
+        call.made[number] = layer_kv(layer, visual, call.entries[number])
 
 
 def check_model(language_model: nn.Module, config: ViCAConfig | None = None) -> None:
-    """Raises TypeError naming the property for which a decoder cannot run ViCA, ValueError for layers it does not have."""
+    """Raises ModelError (a UserError) naming the property for which a decoder cannot run ViCA, or layers that it does not have.
+
+    The first call of a model probes it by numbers, on a few tokens (checks.py); others only look at the layers.
+    """
     from .checks import refuse
 
-    refuse(language_model, language_model.config._attn_implementation.removeprefix(PREFIX), BASES, config)
+    refuse(language_model, sys.modules[__name__], config)
 
 
 def forward(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, places: Places, visual: Tensor | VisualKV | None = None,
@@ -284,13 +311,17 @@ def forward(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, place
     before (`compute_visual_kv`). past_key_values: a ViCACache, filled by the first call and then given again with one or more new
     tokens; the picture is not given again. keep {layer: (B, N) bool}: visual keys that a layer still looks at; others are gone
     (PyramidDrop). logits_to_keep: of the last slots only; 0 for all.
-    Raises TypeError, ValueError as check_model; ValueError for visual embeddings without positions.
+    Raises ModelError as check_model; ValueError for visual embeddings without positions, or kept keys of too few layers.
     """
-    check_model(language_model, config)
-    if isinstance(visual, Tensor) and places.visual_positions is None:
-        raise ValueError("visual embeddings need visual_positions: where the picture stands in the whole sequence")
     hidden = hidden_states(language_model, config, embeds, places, visual, past_key_values, keep)
-    return CausalLMOutputWithPast(logits=language_model.lm_head(hidden[:, -logits_to_keep:]), past_key_values=past_key_values)
+    return CausalLMOutputWithPast(logits=logits(language_model, hidden[:, -logits_to_keep:]), past_key_values=past_key_values)
+
+
+def logits(language_model: nn.Module, hidden: Tensor) -> Tensor:
+    """(..., V) of last hidden states (..., d), by the stock model's own head: with its scales and caps, where it has any."""
+    from . import layers
+
+    return layers.logits(language_model, hidden)
 
 
 def loss_sum(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ class ViCATraining(StepTraining):
         else:
             hidden = method.hidden_states(self.decoder, self.config, embeds, layout, visual)
         scored = layout.targets != IGNORED  # logits there alone: the vocabulary is the largest of all widths
-        return method.loss_sum(self.decoder.lm_head(hidden[scored]), layout.targets[scored])
+        return method.loss_sum(method.logits(self.decoder, hidden[scored]), layout.targets[scored])
 
     def transfer_batch_to_device(self, batch: dict, device, dataloader_idx: int) -> dict:
         return {k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}

@@ -67,7 +67,7 @@ def visual_share(name: str, results: dict, seed: int) -> float:
     """Visual FLOPs of an arm in % of dense, at the small model's dimensions."""
     if name in ("dense", "few"):
         return 100.0 if name == "dense" else token_share(results[f"few/seed{seed}"]["tokens"])
-    count = SMALL.L if name == "all layers" else len(results[f"{name}/seed{seed}"]["layers"])
+    count = SMALL.L if name == "all layers" else len(small.result_of(results, name, seed)["layers"])
     return 100 * visual_ratio(SMALL, count, 64, TEXT)
 
 
@@ -80,8 +80,8 @@ def trade_off(plt, results, seeds):
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), sharex=True)
     for axis, name in zip(axes, ("all", "open")):
         for arm, (label, color, mark) in MARKS.items():
-            values = [100 * (results[f"{arm}/seed{s}"]["all layers"] if arm == "all layers" else results[f"{arm}/seed{s}"]["test"])[name]
-                      for s in seeds]
+            answers = "all layers" if arm == "all layers" else "test"
+            values = [100 * small.result_of(results, arm, s)[answers][name] for s in seeds]
             x = max(visual_share(arm, results, seeds[0]), 0.4)
             axis.scatter([x] * len(values), values, color=color, marker=mark, s=9, alpha=0.5)
             axis.scatter([x], [fmean(values)], color=color, marker=mark, s=60, label=label)
@@ -96,7 +96,7 @@ def trade_off(plt, results, seeds):
         half = [100 * results[f"all layers/seed{s}"][f"PyramidDrop {small.KEEP}"]["ranked"][name] for s in seeds]
         axis.scatter([visual_share("all layers", results, seeds[0]) * small.KEEP], [fmean(half)], facecolors="white", edgecolors=BLUE,
                      marker="D", s=45, label="ViCA, all 8 + PyramidDrop")
-        axis.axhline(100 * results[f"all layers/seed{seeds[0]}"]["blind"][name], color=GREY, lw=0.8, ls=":")
+        axis.axhline(100 * results["blind"][name], color=GREY, lw=0.8, ls=":")
         axis.set(xscale="log", xlabel="visual FLOPs, % of dense (the text alone: none)", title=f"{name} questions")
         axis.grid(lw=0.3)
     axes[0].set_ylabel("accuracy, %; dotted: best blind answers")

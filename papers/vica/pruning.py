@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.vision.visual_tokens import kept_by, last_slots, random_scores
 
 from . import method
+from .layers import attending_by, attentions
 
 # 7B, a mean of exactly 0.5 over the eight layers (spec 3.7): one schedule that gives the paper's figures.
 PAPER_SCHEDULE = {0: 1.0, 1: 1.0, 7: 0.5, 8: 0.5, 9: 0.25, 10: 0.25, 11: 0.25, 14: 0.25}
@@ -26,22 +27,28 @@ def mean_keep(of: dict[int, float]) -> float:
 
 def ranked(decoder: nn.Module, config: method.ViCAConfig, layout, visual: Tensor, of: dict[int, float]) -> dict[int, Tensor]:
     """{layer: (B, N) bool} for `method.forward(keep=...)`: by attention, falling with the schedule."""
-    alive, keep, before = layout.visual_real, {}, None
+    real, keep, before = layout.visual_real, {}, None
+    alive = real
     for layer, share in sorted(of.items()):
-        count = math.ceil(share * visual.shape[1])
-        if count < int(alive.sum(1).max()):
+        counts = kept_counts(real, share)
+        if bool((counts < alive.sum(1)).any()):
             if before is None:
                 raise ValueError(f"the first layer of C, {layer}, keeps {share}: nothing has ranked the tokens yet")
             score = last_attention(decoder, config, layout, visual, keep, before)
-            alive = kept_by(score.masked_fill(~alive, -1.0), count) & alive
+            alive = kept_by(score.masked_fill(~alive, -1.0), counts) & alive
         keep[layer], before = alive, layer
     return keep
+
+
+def kept_counts(real: Tensor, share: float) -> Tensor:
+    """(B,): how many visual tokens of each row a share is, rounded up; a row's padding has none."""
+    return torch.tensor([math.ceil(share * n) for n in real.sum(1).tolist()], device=real.device)
 
 
 def by_lot(real: Tensor, of: dict[int, float], seed: int = 0) -> dict[int, Tensor]:
     """The same numbers, drawn evenly."""
     score = random_scores(real, seed).masked_fill(~real, -1.0)
-    return {layer: kept_by(score, math.ceil(share * real.shape[1])) & real for layer, share in sorted(of.items())}
+    return {layer: kept_by(score, kept_counts(real, share)) & real for layer, share in sorted(of.items())}
 
 
 @torch.no_grad()
@@ -52,13 +59,13 @@ def last_attention(decoder: nn.Module, config: method.ViCAConfig, layout, visual
     def catch(module, args, output):
         caught["maps"] = output[1]
 
-    before = decoder.config._attn_implementation
-    decoder.set_attn_implementation("eager")  # the only one that gives its maps
-    hook = decoder.get_decoder().layers[layer].self_attn.register_forward_hook(catch)
+    method.check_model(decoder, config)
+    block = attentions(decoder.get_decoder())[layer]
+    hook = block.register_forward_hook(catch)
     try:
-        method.hidden_states(decoder, config, decoder.get_input_embeddings()(layout.ids), layout, visual, keep=keep)
+        with attending_by(decoder.get_decoder(), "eager"):  # the only one that gives its maps
+            method.hidden_states(decoder, config, decoder.get_input_embeddings()(layout.ids), layout, visual, keep=keep)
     finally:
         hook.remove()
-        decoder.set_attn_implementation(before)
     last = last_slots(layout)
     return caught["maps"].float().mean(1)[torch.arange(len(last)), last, : visual.shape[1]]

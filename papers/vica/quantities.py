@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import random
+import warnings
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
@@ -13,7 +14,7 @@ from common.seeds import seed_of, seeds_of
 
 from . import analytic, reported
 from .analytic import LLAVA_3B, LLAVA_7B, LLAVA_13B, PAPER, visual_flops, visual_ratio
-from .selection import rank_correlation
+from .experiments.llava import result_of
 
 
 # -- analytic ----------------------------------------------------------------------------------------------
@@ -61,15 +62,16 @@ class Small:
         return [self.results[f"all layers/seed{seed}"] for seed in self.seeds]
 
     def tuned(self, arm: str) -> list[float]:
-        where = ("all layers", "all") if arm == "all layers" else ("test", "all")
-        return self.at(arm, *where)
+        if arm == "all layers":
+            return self.at(arm, "all layers", "all")
+        return [result_of(self.results, arm, seed)["test"]["all"] for seed in self.seeds]
 
     def at(self, job: str, *way: str) -> list[float]:
         return [functools.reduce(lambda inside, name: inside[name], way, self.results[f"{job}/seed{seed}"]) for seed in self.seeds]
 
     def blind(self) -> list[float]:
         """Of the best answers without the picture."""
-        return self.at("all layers", "blind", "all")
+        return [self.results["blind"]["all"]] * len(self.seeds)
 
     def item(self, what: str = "all") -> float:
         """What one question more or less makes of an accuracy."""
@@ -78,7 +80,7 @@ class Small:
     def rounding(self) -> float:
         """What a training of two layers owes to how a processor rounds: the same arm twice, its weights once moved by a rounding."""
         (seed,) = seeds_of(self.results, "again")
-        once, again = (self.results[f"{arm}/seed{seed}"]["test"]["all"] for arm in ("greedy", "again"))
+        once, again = self.tuned("greedy")[self.seeds.index(seed)], self.results[f"again/seed{seed}"]["test"]["all"]
         return max(abs(once - again), self.item())
 
 
@@ -182,8 +184,12 @@ def pair(pairs: dict[str, dict], scores: dict[str, float], order: str) -> dict[s
 
 
 def correlation(pairs: dict[str, dict], scores: dict[str, float]) -> float:
-    """Spearman's over all pairs: sum of the two layers' scores, and accuracy."""
-    return rank_correlation([sum(scores[k] for k in name.split("-")) for name in pairs], [of["all"] for of in pairs.values()])
+    """Spearman's over all pairs: sum of the two layers' scores, and accuracy. nan where one side is constant."""
+    from scipy.stats import ConstantInputWarning, spearmanr
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        return float(spearmanr([sum(scores[k] for k in name.split("-")) for name in pairs], [of["all"] for of in pairs.values()]).statistic)
 
 
 # -- the longer runs ---------------------------------------------------------------------------------------
@@ -199,9 +205,26 @@ def scratch(results: dict, size: str = "cpu") -> dict[str, dict]:
     def share(arm: list[float]) -> dict:
         return kept(arm, at("scratch", "dense"), at("scratch", "blind"), item)
 
-    return {"C1r": share(ours) | {"placebo": share(text)},
+    def early(arm: str) -> dict:
+        return kept(at(arm), at("scratch/short dense"), at("scratch", "blind"), item)
+
+    return {"C1r": share(ours) | {"placebo": share(text)}, "C1q": early("scratch/short") | {"placebo": early("scratch/short text")},
             "C9f": difference(ours, drawn, item) | {"sensitivity": difference(ours, text, item),
                                                     "ceiling": {"values": [*ours, *drawn], "best": 1.0}}}
+
+
+def draws(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C9g: the pair of the highest scores against the mean of three drawn pairs. Placebo: one of the drawn in its place."""
+    found = [results[f"draws/seed{seed}"] for seed in seeds_of(results, "draws")]
+
+    def at(arm: str) -> list[float]:
+        return [of["arms"][arm]["test"]["all"] for of in found]
+
+    def lot(of: dict) -> list[float]:
+        return [arm["test"]["all"] for name, arm in of["arms"].items() if name.startswith("drawn")]
+
+    drawn, item = [fmean(lot(of)) for of in found], 1 / found[0]["items"]
+    return {"C9g": difference(at("top"), drawn, item) | {"placebo": difference(at("drawn 0"), drawn, item)}}
 
 
 def patches(results: dict, size: str = "cpu") -> dict[str, dict]:
@@ -266,7 +289,7 @@ def _timing(cases: list[dict], pair: str) -> dict:
 
 
 def _others(cases: list[dict]) -> dict[str, float]:
-    return {pair: fmean(case["ratios"][pair]["median"] for case in cases) for pair in cases[0]["ratios"]} | {
+    return {pair: fmean(case["ratios"][pair]["median"] for case in cases if pair in case["ratios"]) for pair in cases[0]["ratios"]} | {
         f"bound of {pair}": ratio["bound"] for pair, ratio in cases[0]["ratios"].items()}
 
 
@@ -279,7 +302,7 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
         return next((value for name, value in relative.items() if all(p in name for p in parts) and
                      ("PyramidDrop" in name) == ("PyramidDrop" in parts)), None)
 
-    sizes = [of(f"{size}_vica") for size in ("3b", "7b", "13b")]
+    sizes = [of(f"-{size}_vica") for size in ("3b", "7b", "13b")]
     values = {"C1": fmean(sizes) if None not in sizes else None, "C1a": of("7b_vica"), "C6": of("7b_vica", "PyramidDrop"),
               "C8": of("7b_frozen")}
     return {claim: point(value, baselines=relative) for claim, value in values.items() if value is not None}

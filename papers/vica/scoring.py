@@ -82,7 +82,7 @@ def at_answers(parts: Parts, hidden: Hidden, features: Tensor, asked: Questions,
         states = hidden(layout, visual)
         scored = layout.targets != IGNORED
         lengths = [[sum(target != IGNORED for target in targets) for _, targets in row] for row in slots]
-        yield [(i, n) for (i, _), n in zip(some, lengths)], parts.decoder.lm_head(states[scored]).float(), layout.targets[scored]
+        yield [(i, n) for (i, _), n in zip(some, lengths)], method.logits(parts.decoder, states[scored]).float(), layout.targets[scored]
 
 
 def right_answers(parts: Parts, hidden: Hidden, features: Tensor, asked: Questions, alone: bool = False,

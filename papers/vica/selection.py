@@ -8,9 +8,8 @@ answer's first token is predicted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 # (cross layers) -> log-probabilities (M, V) at the scored slots of fixed validation rows
@@ -48,14 +47,3 @@ def greedy(answers: Answers, layers: Sequence[int], count: int) -> tuple[tuple[i
         steps.append((away, costs[away]))
         kept = tuple(k for k in kept if k != away)
     return kept, steps
-
-
-def rank_correlation(a: Iterable[float], b: Iterable[float]) -> float:
-    """Spearman's, with mean ranks for ties, in single precision as in the committed records. nan where one side is constant."""
-    ranked = [_ranks(torch.tensor(list(x), dtype=torch.float64)) for x in (a, b)]
-    return float(torch.corrcoef(torch.stack(ranked))[0, 1])
-
-
-def _ranks(values: Tensor) -> Tensor:
-    below = (values[None, :] < values[:, None]).sum(1)
-    return below + ((values[None, :] == values[:, None]).sum(1) + 1) / 2

@@ -41,9 +41,12 @@ def rows(untuned: dict) -> Iterator[tuple[str, Callable[[dict, int], dict], bool
     def of(job: str, *way: str) -> Callable[[dict, int], dict]:
         return lambda results, seed: functools.reduce(lambda inside, name: inside[name], way, results[f"{job}/seed{seed}"])
 
-    yield "blind optimum", of("all layers", "blind"), False
+    yield "blind optimum", lambda results, seed: results["blind"], False
     for arm, name in ARMS.items():
-        yield name, of(arm, "all layers" if arm == "all layers" else "test"), True
+        if arm == "all layers":
+            yield name, of(arm, "all layers"), True
+        else:
+            yield name, lambda results, seed, arm=arm: small.result_of(results, arm, seed)["test"], True
     for way, name in (("whole", "all tokens"), ("ranked", f"PyramidDrop {small.KEEP}"), ("random", f"random drop {small.KEEP}")):
         yield f"ViCA 8, half of test, {name}", of("all layers", f"PyramidDrop {small.KEEP}", way), False
     yield "dense, not tuned", of("untuned", "whole"), False
@@ -66,8 +69,7 @@ def layer_table(results: dict, seeds: Sequence[int]) -> Iterator[str]:
         of = results[f"all layers/seed{seed}"]
         order = sorted(of["pairs"], key=lambda name: -of["pairs"][name]["all"])
         shown = ", ".join(f"{{{p.replace('-', ', ')}}} {100 * of['pairs'][p]['all']:.1f}" for p in (*order[:3], *order[-2:]))
-        chosen = "; ".join(f"{arm} {{{', '.join(map(str, results[f'{arm}/seed{seed}']['layers']))}}}"
-                           for arm in ("greedy", "top", "drawn"))
+        chosen = "; ".join(f"{arm} {{{', '.join(map(str, layers))}}}" for arm, layers in small.arms(results, seed).items())
         yield f"seed {seed}: pairs without training, best three and worst two: {shown}; tuned: {chosen}"
 
 
@@ -93,9 +95,20 @@ def scratch(results: dict, size: str = "cpu") -> Iterator[str]:
     for seed in seeds_of(results, "scratch"):
         for job, which in (("scratch", "dense"), *((arm, "test") for arm in from_nothing.ARMS)):
             of = results[f"{job}/seed{seed}"]
-            name = "dense" if which == "dense" else f"{{{', '.join(map(str, of['layers']))}}} look" if of["layers"] else "text alone"
+            name = "dense" if which == "dense" or of["layers"] is None else (
+                f"{{{', '.join(map(str, of['layers']))}}} look" if of["layers"] else "text alone")
+            name += ", short" * ("short" in job)
             shown = "  ".join(f"{kind} {100 * of[which][kind]:.1f}" for kind in ("all", "open", "yes/no", *KINDS, "easy all"))
             yield f"seed {seed}, {name:<13s}{shown}"
+
+
+def draws(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "Two layers chosen and two drawn, tuned for the same steps; accuracy in %"
+    for seed in seeds_of(results, "draws"):
+        of = results[f"draws/seed{seed}"]
+        yield f"seed {seed}, dense {100 * of['dense']['test']['all']:.1f}: " + ", ".join(
+            f"{name} {{{', '.join(map(str, arm['layers']))}}} {100 * arm['test']['all']:.1f}" for name, arm in of["arms"].items())
 
 
 def patches(results: dict, size: str = "cpu") -> Iterator[str]:

@@ -24,12 +24,12 @@ def text_before_picture(positions: Tensor, visual_positions: Tensor, visual_real
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, visual: tuple[Tensor, Tensor] | None, p: int,
-              idle: Tensor | None, scaling: float | None) -> Tensor:
+              idle: Tensor | None, scaling: float | None, dropout: float = 0.0) -> Tensor:
     """Attention without a mask for rows of equal shape: prefix on itself, suffix on all, aligned bottom right.
 
     Causal attention of SDPA is aligned top left and would be wrong for fewer queries than keys (spec 3.5).
     """
-    options = dict(scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    options = dict(scale=scaling, dropout_p=dropout, enable_gqa=query.shape[1] != key.shape[1])
     if visual is None and idle is None:
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
         return out.transpose(1, 2).contiguous()

@@ -289,6 +289,33 @@ def test_padding_is_masked_and_does_not_move_scores(model, tokenizer):
     assert not ids[mask == 0].any() and ids[mask == 1].all()
 
 
+@pytest.mark.numerics
+def test_padding_is_told_from_lengths_and_not_from_an_id(model, tokenizer):
+    """Answers that end with id 0 (with some tokenizers "!"), beside shorter and longer ones: every token of theirs is real."""
+    lm = language._harness_model(model, tokenizer, 4)
+    asked = [([5, 6], [7]), ([5, 6], [7, 0, 0]), ([0, 0], [9, 0]), ([5, 6, 8, 9], [3, 4, 0, 2])]
+    masks = []
+    hook = model.register_forward_pre_hook(lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True)
+    found = lm._loglikelihood_tokens([(("", str(i)), *pair) for i, pair in enumerate(asked)], disable_tqdm=True)
+    hook.remove()
+    assert sorted(mask for batch in masks for mask in batch.sum(1).tolist()) == sorted(len(a) + len(b) - 1 for a, b in asked)
+    for (context, answer), (score, greedy) in zip(asked, found, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([context + answer])).logits[0, len(context) - 1 : -1]
+        assert score == pytest.approx(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum().item(), rel=1e-9)
+        assert greedy == (logits.argmax(-1).tolist() == answer)
+
+
+def test_prompts_that_are_longer_than_the_models_positions_are_counted_and_shown(model, tokenizer, data):
+    whole = evaluate(model, tokenizer, ["piqa_local"], data=data)["tasks"]["piqa_local"]
+    assert whole["prompts_cut"] == 0
+    lengths = sorted(len(f"{item['query'].strip()}\nAnswer: {choice}") for item in PIQA for choice in item["choices"])
+    model.config.max_position_embeddings = room = lengths[2]  # a token a letter, and the last one is not read
+    with pytest.warns(UserWarning, match=rf"piqa_local: \d of its requests are longer than the model's {room} positions"):
+        cut = evaluate(model, tokenizer, ["piqa_local"], data=data)["tasks"]["piqa_local"]
+    assert cut["prompts_cut"] == sum(length > room + 1 for length in lengths) > 0
+
+
 def test_limit_shows(model, tokenizer, data):
     result = evaluate(model, tokenizer, ["piqa_local"], data=data, limit=2)["tasks"]["piqa_local"]
     assert (result["n"], result["n_original"]) == (2, 3)

@@ -8,7 +8,7 @@ import yaml
 from common.benchmarks import maths
 from common.benchmarks.maths import BENCHMARKS, evaluate, load_problems, task_manager
 from common.benchmarks.sampled import Response, sampling_lm
-from common.errors import DataError, TaskError
+from common.errors import DataError, ModelError, TaskError
 
 PROBLEMS = [
     {"problem": "What is {{1}} + 1?", "answer": "2"},  # braces are the problem's own, no template's
@@ -160,7 +160,7 @@ def test_the_sampling_model_counts_its_tokens(data):
     texts = lm.generate_until(requests)
     assert len(texts) == 3 and all(len(tokenizer.encode(t)) == t.tokens - t.finished or "\ufffd" in t for t in texts)
     assert all(t.finished or t.tokens == 5 for t in texts)
-    with pytest.raises(TaskError, match="positions"):
+    with pytest.raises(ModelError, match="positions"):
         evaluate(lm, ["amc23"], data=data, repeats=1, chat_template=False, max_tokens=10**6)
     requests[0].args[1]["top_p"] = 0.9
     with pytest.raises(TaskError, match="top_p"):

@@ -23,6 +23,7 @@ from common.benchmarks.translation import (
     length_adaptive_average_lagging,
     paired_bootstrap,
     sentence_statistics,
+    tokenizer_of,
 )
 
 FUNCTIONS = dict(zip(METRICS, (average_lagging, length_adaptive_average_lagging, average_proportion,
@@ -251,6 +252,20 @@ def test_references_are_perfect():
     assert "tok:13a|smooth:exp" in bleu(REFERENCES, REFERENCES)["signature"]
 
 
+def test_a_text_without_blanks_is_scored_in_its_own_tokens():
+    """By the references' script, or a language's code; with the default of old, a Chinese sentence was one word."""
+    reference, hypothesis = ["我爱你，你爱我吗？"], ["我爱你，你爱他吗？"]
+    found = bleu(hypothesis, reference)
+    assert "tok:zh" in found["signature"] and 50 < found["score"] < 80 and bleu(hypothesis, reference, "13a")["score"] == 0
+    assert bleu_from_statistics(sentence_statistics(hypothesis, reference)[0]) == pytest.approx(found["score"], rel=1e-12)
+    assert "tok:13a" in bleu(["Guten Tag , Welt"], ["Guten Tag, 世 Welt"])["signature"]
+    codes = {"zh": "zh", "zh_CN": "zh", "de": "13a", "fr-CA": "13a", "th": "char", "": "13a"}
+    assert {code: tokenizer_of(code) for code in codes} == codes
+    assert tokenizer_of("ja") in ("ja-mecab", "char") and tokenizer_of(["漢字と仮名の文"]) == tokenizer_of("ja")
+    assert tokenizer_of(["한국어 문장"]) == tokenizer_of("ko") and tokenizer_of(["ภาษาไทย"]) == "char"
+    assert tokenizer_of(["", "12 !"]) == "13a"
+
+
 def test_bleu_by_hand():
     """Matches 4 of 5, 3 of 4, 2 of 3, 1 of 2: the product is 1/5. With a sixth reference word, brevity exp(1 - 6/5)."""
     assert bleu(["a b c d e"], ["a b c d f"], "none")["score"] == pytest.approx(100 * 0.2**0.25)
@@ -354,10 +369,20 @@ def test_too_few_sentences_or_draws_are_refused():
     ("Well-known: the boy's 'tis,  boys' toys!", "WELL KNOWN THE BOY'S 'TIS BOYS' TOYS"),
     ("it\u2019s \u2013 ' \u2019 fine\n", "IT'S FINE"),
     ("cafe\u0301 snake_case 42", "CAF\u00c9 SNAKE CASE 42"),
-    (" ... ", ""),
+    (" ... ", ""), ("\u0915\u093f\u0964", "\u0915\u093f"),  # कि and its full stop
+    ("x\u00b2 \u0967\u0968", "X\u00b2 \u0967\u0968"),
+    ("\u0645\u06cc\u200c\u0634\u0648\u062f", "\u0645\u06cc\u0634\u0648\u062f"),  # one Persian word
 ])  # fmt: skip
 def test_transcripts_are_normalised(text, expected):
     assert normalise(text) == expected
+
+
+def test_a_combining_mark_belongs_to_its_word():
+    """Vowels of Hindi are marks: कि is not की, and हिन्दु भाषा has one of two words wrong."""
+    assert wer(["\u0915\u093f"], ["\u0915\u0940"])["errors"] == 1
+    found = wer(["हिन्दु भाषा"], ["हिन्दी भाषा"])
+    assert (found["errors"], found["words"], found["wer"]) == (1, 2, 50.0)
+    assert wer(["กำ"], ["กิ"])["errors"] == 1 and wer(["cafe\u0301"], ["caf\u00e9"])["errors"] == 0
 
 
 def test_wer_by_hand():

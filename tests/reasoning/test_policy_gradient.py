@@ -59,3 +59,15 @@ def test_what_divides_a_response_and_that_padding_may_hold_anything(own_length, 
     close(loss, f64(expected), rel=1e-12)
     loss.backward()
     assert logp.grad.isfinite().all() and not logp.grad[~mask].any()
+
+
+def test_what_neither_gives_a_chance_counts_nothing():
+    """0 x -inf is 0: of the policy's impossible tokens; what only the reference refuses is infinitely far."""
+    inf = float("inf")
+    logp = torch.tensor([[-inf, -inf, -1.0, -1.0]], requires_grad=True)
+    found = kl_to_reference(logp, torch.tensor([[-inf, -1.0, -1.0, -inf]]))
+    assert found.tolist() == [[0.0, 0.0, 0.0, inf]]
+    reference = torch.tensor([[-inf, -1.0, -1.0, -2.0]])
+    loss = grpo_loss(logp, logp.detach(), torch.tensor([1.0]), torch.ones(1, 4), 1.0, ClippedLoss(beta=0.1), reference)
+    loss.backward()
+    assert loss.isfinite() and logp.grad.isfinite().all() and logp.grad[0, 2] != 0

@@ -65,3 +65,17 @@ def test_the_rate_goes_up_and_down_once_a_stage():
     rates = [reasoner.rate(step, stages) for step in range(151)]
     assert rates[0] == 1 / 25 and max(rates) == pytest.approx(1.0) and rates[99] < 0.01
     assert max(rates[100:]) == pytest.approx(0.5) and rates[150] == 0
+
+
+def test_another_width_reads_the_same_batches_and_has_checkpoints_of_its_own(tmp_path, monkeypatch, one_thread):
+    """The default is the committed models' own shape, to the last weight's."""
+    monkeypatch.setenv("NINEFOLD_CACHE", str(tmp_path))
+    narrow = reasoner.DECODER | {"hidden_size": 32, "intermediate_size": 96, "num_attention_heads": 2, "num_key_value_heads": 1}
+    model, losses, mean_length = reasoner.train(0, ((2, 3e-3),), count=200, progress=False, decoder=narrow)
+    wide, others, same_length = reasoner.train(0, ((2, 3e-3),), count=200, progress=False)
+    assert (model.config.hidden_size, wide.config.hidden_size) == (32, 64) and mean_length == same_length
+    assert len(losses) == len(others) == 2 and losses != others and len(list((tmp_path / "standins-reasoner").iterdir())) == 2
+    committed = reasoner.load_reasoner(reasoner.FOLDER / "seed0")[0]
+    assert {n: p.shape for n, p in committed.named_parameters()} == {n: p.shape for n, p in reasoner.build(0).named_parameters()}
+    card = reasoner.train_reasoner(1, tmp_path / "card", ((2, 3e-3),), narrow)
+    assert card["decoder"]["hidden_size"] == 32 and reasoner.load_reasoner(tmp_path / "card")[0].config.hidden_size == 32

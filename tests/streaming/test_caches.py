@@ -155,7 +155,7 @@ def test_target_keys_can_be_changed_in_place_and_the_source_stays(llama):
     read(llama, cache, tokens(S))
     write(llama, cache, tokens(3, 5))
     before = [(layer.part("source")[0].clone(), layer.part("target")[0].clone()) for layer in cache.layers]
-    cache.map_target_keys(lambda keys: 2 * keys)
+    cache.map_target_keys(lambda keys, layer: 2 * keys)
     for layer, (source, target) in zip(cache.layers, before):
         assert torch.equal(layer.part("source")[0], source) and torch.equal(layer.part("target")[0], 2 * target)
 

@@ -28,6 +28,7 @@ def pipe():
     ("the dog\na cat\n", [["the", "dog"], ["a", "cat"]]), ("the dog", [["the", "dog"]]), ("", []), ("\n", [[]]), (" \t\n\n", [[], []]),
     ("a  b\tc \n", [["a", "b", "c"]]), ("a\r\nb\r\n", [["a"], ["b"]]),
     ("\n\n a\n\nb", [[], [], ["a"], [], ["b"]]), ("a \v\f b ", [["a", "b"]]),
+    ("a\u00a0! b\u202f?\u3000c\u2028d\n", [["a", "!", "b", "?", "c", "d"]]), ("\u00a0\n\u202fa", [[], ["a"]]),
     ("été où", [["été", "où"]]), ("a\n  ", [["a"]]),
 ])  # fmt: skip
 def test_lines_are_texts_and_blanks_part_words(pipe, text, sentences):

@@ -114,7 +114,7 @@ def test_counts_by_hand(llama):
     streams.take_back(1)
     streams.feed([4], visible=3)
     assert counts() == (8, 33, 0, 2, 2)  # and 3 + 2
-    streams.change_target_keys(lambda keys: keys)
+    streams.change_target_keys(lambda keys, layer: keys)
     assert counts() == (8, 33, 2, 2, 2)
 
 
@@ -139,7 +139,7 @@ def test_changed_keys_are_what_later_tokens_see(llama):
     streams = after(llama, SOURCE)
     streams.feed(TARGET[:3])
     before = streams.fork()
-    streams.change_target_keys(lambda keys: -keys)
+    streams.change_target_keys(lambda keys, layer: -keys)
     far(streams.feed(TARGET[3:]), before.feed(TARGET[3:]), rel=1e-6)
 
 

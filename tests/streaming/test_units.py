@@ -3,6 +3,7 @@
 Templates and ways to mark blanks are those of Qwen, Llama, Gemma and Phi (small BPEs) and the tokenizer of SmolLM2.
 """
 
+import functools
 import random
 import re
 from dataclasses import replace
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from common.models import SMOLLM2, _gguf_folder
-from common.streaming.units import Example, Template, sentence_ends, word_ends
+from common.streaming.units import Example, Template, part_ends, sentence_ends, word_ends
+from common.streaming.words import Boundary, parts_of
 from tests.small_tokenizers import ENGLISH, FRENCH, TOKENIZERS, tokenizer
 
 INSTRUCTION = "see the small house"
@@ -46,6 +48,7 @@ def test_units_begin_at_words_and_hold_every_token(template):
     for _ in range(40):
         source, target = (sentence(draw, (" ", " ", "  ")) for _ in range(2))
         example = template.example(source, target)
+        source, target = (re.sub(" +", " ", side) for side in (source, target))  # as they are read
         text = template.prefix + source + template.user_end + template.opening + target + template.ending
         encoded = template.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = torch.cat([example.source, example.target]).tolist()
@@ -82,11 +85,28 @@ def test_words_come_back_as_text(template):
             assert [decode(w.tolist(), clean_up_tokenization_spaces=False).strip() for w in words] == side.split()
 
 
-def test_blanks_at_the_end_stay_with_the_last_word(tokenizers):
-    t = Template.of(tokenizers["qwen2"], INSTRUCTION)
-    bare, blank = t.example("thank you", "merci"), t.example("thank you ", "merci  ")
-    assert blank.source_units[-1] == bare.source_units[-1] and blank.target_units[-1] == 1
-    assert blank.source_units[-2] > bare.source_units[-2] and blank.target_units[-2] > bare.target_units[-2]
+@functools.cache
+def opening_pieces(tokenizer):
+    return Boundary.of_tokenizer(tokenizer, tokenizer.eos_token_id).table
+
+
+NO_BREAK, NARROW, WIDE = "\u00a0", "\u202f", "\u3000"
+
+
+@pytest.mark.parametrize("blank", ["  ", "\t", " \t ", NO_BREAK, NARROW, WIDE, "\n", f" {NO_BREAK}"], ids=repr)
+def test_whatever_blanks_a_text_has_its_words_and_tokens_are_the_same(template, blank):
+    """Units, tokens, live units and the words that decoding tells apart: one definition of a blank for all."""
+    plain = template.example("the small house is small", "merci !")
+    words = "the small house is small".split()
+    example = template.example(f"{blank}{blank.join(words)}{blank}", f"merci{blank}!{blank}")
+    assert torch.equal(example.source, plain.source) and torch.equal(example.target, plain.target)
+    assert (example.source_units, example.target_units) == (plain.source_units, plain.target_units)
+    assert example.n_units == 5 and len(example.target_units) == 4 and example.reference == f"merci{blank}!{blank}"
+    live = template.units([f"the{blank}small", "house", "is small"])  # units of several words, joined by anything
+    assert [t for unit in live for t in unit] + template.ids(template.user_end) == plain.source.tolist()
+    opens = opening_pieces(template.tokenizer)
+    first, *rest = torch.split(plain.target, list(plain.target_units))[1:-1]
+    assert not opens[first[1:]].any() and all(opens[word[0]] and not opens[word[1:]].any() for word in rest)
 
 
 def test_a_live_stream_has_the_units_of_the_text(template):
@@ -98,6 +118,68 @@ def test_a_live_stream_has_the_units_of_the_text(template):
         assert [len(unit) for unit in live] == list(example.source_units[:-1])
         assert [t for unit in live for t in unit] + template.ids(template.user_end) == example.source.tolist()
         assert template.ids(template.opening) == example.target[: example.target_units[0]].tolist()
+
+
+ROLE_LINES = ("{% for m in messages %}{{ m['role'] + ':\n' + m['content'] + '<|end|>\n' }}{% endfor %}")
+
+
+def test_a_blank_that_the_tokenizer_puts_in_front_is_only_in_front():
+    """SentencePiece's dummy prefix and a template of role lines: ▁ stands before the whole text and before no part of it."""
+    t = tokenizer("phi3")
+    t.chat_template = ROLE_LINES
+    template = Template.of(t, "see")
+    assert (template.prefix, template.opening) == ("system:\nsee<|end|>\nuser:\n", "assistant:\n")
+    example = template.example("the dog", "le chien")
+    pieces = t.convert_ids_to_tokens(example.source.tolist())
+    live = [t.convert_ids_to_tokens(unit) for unit in template.units(["the", "dog"])]
+    assert pieces[0].startswith("▁") and live[1][0] == "t" and live[2][0].startswith("▁")  # "▁the" was fed before
+    assert sum(live, []) + t.convert_ids_to_tokens(template.ids(template.user_end)) == pieces
+    assert template.ids(template.opening) == example.target[: example.target_units[0]].tolist()
+
+
+def test_a_live_stream_that_would_not_be_the_text_is_refused_at_its_start():
+    template = Template.of(tokenizer("qwen2"), "see")
+
+    class Whole:  # a tokenizer that reads the first word otherwise where it sees the end of the text, too
+        def __call__(self, text, **options):
+            found = dict(template.tokenizer(text, **options))
+            if text.endswith(template.ending):
+                found["input_ids"][len(template.ids(template.prefix))] += 1
+            return found
+
+        convert_ids_to_tokens = staticmethod(template.tokenizer.convert_ids_to_tokens)
+
+    with pytest.raises(ValueError, match="a live stream would be fed .* where training saw"):
+        next(replace(template, tokenizer=Whole()).units(["the"]))
+
+
+def test_a_tokenizer_that_begins_every_text_with_bos_begins_these_with_it(tokenizers):
+    """No chat template: examples and the live prefix begin as `tokenizer(text)` does."""
+    from tokenizers.processors import TemplateProcessing
+
+    t = tokenizer("llama", chat=False)
+    bos = t.bos_token_id
+    t.backend_tokenizer.post_processor = TemplateProcessing(single=f"{t.bos_token} $A", special_tokens=[(t.bos_token, bos)])
+    assert t("the")["input_ids"][0] == bos
+    template = Template.of(t, "see")
+    source = template.example("the dog", "le chien").source.tolist()
+    assert source[0] == bos and source.count(bos) == 1 and source == t("see\nthe dog\n")["input_ids"]
+    assert next(template.units(["the"]))[0] == bos
+    assert Template.of(tokenizer("llama", chat=False), "see").prefix == "see\n"  # and none where the tokenizer puts none
+
+
+def test_a_text_without_blanks_is_cut_into_characters_on_request():
+    assert part_ends("我爱你。") == [1, 2, 4] and part_ends("ok 我（你）") == [2, 4, 7]
+    assert parts_of("我爱 NBA，「你好」。") == ["我", "爱", "NBA，", "「你", "好」。"]
+    assert parts_of("don't stop") == ["don't", "stop"] and parts_of("हिन्दी भाषा") == ["हिन्दी", "भाषा"] and parts_of("") == []
+    assert "".join(parts_of("กินข้าว")) == "กินข้าว" and all(len(part) <= 3 for part in parts_of("กินข้าว"))
+    template = Template.of(tokenizer("qwen2"), "see")
+    with pytest.warns(UserWarning, match="no blanks between its words and is one unit.*split=part_ends"):
+        assert template.example("我爱你。", "merci").n_units == 1
+    example = template.example("我爱你。", "merci", split=part_ends, split_target=word_ends)
+    assert example.n_units == 3
+    live = [t for unit in template.units(parts_of("我爱你。"), blank="") for t in unit]
+    assert live + template.ids(template.user_end) == example.source.tolist()
 
 
 def test_template_of_smollm2_and_its_counts_by_hand(tokenizers):
@@ -148,7 +230,7 @@ def test_a_token_in_two_units_is_refused_and_named():
     with pytest.raises(ValueError, match=r"token 'the' lies in two units of .*the cat"):
         replace(whole, opening="<|im_start|>assistant\nth").example("thank you", "e cat")
     with pytest.raises(ValueError, match="joins 'e' with the word before it"):
-        replace(whole, tokenizer=Glue())._after_blank("e")
+        replace(whole, tokenizer=Glue())._behind("a", " e")
 
 
 class Glue:

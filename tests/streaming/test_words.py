@@ -44,3 +44,10 @@ def test_a_mark_alone_is_no_word():
     with pytest.raises(ValueError, match="marks neither a word's beginning"):
         Boundary.of_tokenizer(Vocabulary("a", "b", "Ġ"), 0)
     assert Boundary.of_tokenizer(Vocabulary("a", "Ġb", "Ġ"), 0).table.tolist() == [False, True, True]
+
+
+def test_any_blank_opens_a_word():
+    """Byte-level pieces of a tab, a no-break and a narrow no-break space, a line feed, é (a letter whose signs are no blank)."""
+    pieces = ("a", "Ġb", "Ġ", "ĉ", "Âł", "Âł!", "âĢ¯", "Ċ", "Ã©", "ł")
+    assert Boundary.of_tokenizer(Vocabulary(*pieces), 0).table.tolist() == [False, *[True] * 7, False, False]
+    assert Boundary.of_tokenizer(Vocabulary("▁a", "▁", "\u00a0", "b", "\t"), 0).table.tolist() == [True, True, True, False, True]

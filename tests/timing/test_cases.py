@@ -182,9 +182,22 @@ def fails():
     raise ValueError("an update of 'ppo' is none of these")
 
 
+class Strange(Exception):
+    """Can be pickled and not made again: what it is made from is not what it shows."""
+
+    def __init__(self, number, why):
+        super().__init__(f"{number} is {why}")
+
+
+def fails_strangely():
+    raise Strange(7, "odd")
+
+
 def test_what_another_process_raises_is_raised_here():
     with pytest.raises(ValueError, match="'ppo' is none of these"):
         in_a_process(fails)
+    with pytest.raises(RuntimeError, match="fails_strangely: Strange: 7 is odd"):
+        in_a_process(fails_strangely)
     with pytest.raises(RuntimeError, match="killed lost its process"):
         in_a_process(killed)
 

@@ -93,6 +93,39 @@ def saved(tmp_path, **settings):
     return module, path
 
 
+class Gaps(Points):
+    """Every second row has no target at all."""
+
+    def sequences(self):
+        train, held = super().sequences()
+        train.counts["step_targets"][::2] = 0
+        return train, held
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_of_which_nothing_is_scored_moves_nothing_and_is_counted(tmp_path, accumulate):
+    """Not nan, and no step of the optimiser's: with weight decay and momentum a gradient of zero would still move the weights."""
+    module, seen = Line(weight_decay=0.5, schedule="constant"), []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if (batch_idx + 1) % accumulate == 0:
+                seen.append((batch["step_targets"] == 0, weights(module).clone(), trainer.callback_metrics["train/loss"].item()))
+
+    usual = dict(accelerator="cpu", devices=1, max_steps=16, max_epochs=-1, precision="64-true", logger=False, enable_checkpointing=False,
+                 enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, gradient_clip_val=1.0)
+    trainer = L.Trainer(**usual, default_root_dir=tmp_path, accumulate_grad_batches=accumulate, callbacks=[Watch()])
+    trainer.fit(module, Gaps(batch_size=accumulate))
+    empty = [e for e, _, _ in seen]
+    assert len(seen) == 16 and 0 < sum(empty) < 16 and module.skipped_steps == sum(empty)
+    assert trainer.callback_metrics["train/skipped_steps"] == sum(empty)
+    before = weights(Line())
+    for none, after, loss in seen:
+        assert torch.equal(after, before) == none and after.isfinite().all() and (loss == 0) == none
+        before = after
+    assert {int(state["step"]) for state in trainer.optimizers[0].state.values()} == {16 - sum(empty)}
+
+
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
 def test_accumulation_changes_nothing(tmp_path, accumulate):
     """Rows have other numbers of targets, so a mean of means would be another loss."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from common.errors import SetupError
 from common.training.steps import StepBatches
-from common.vision.conversations import Conversations, encode_plain, encode_v1, read_conversations
+from common.vision.conversations import SYSTEM_V1, Conversations, encode_plain, encode_v1, read_conversations
 from common.vision.layout import IGNORED, split
 
 
@@ -64,6 +64,62 @@ def test_malformed_conversations_name_the_entry(tmp_path):
         read_conversations(tmp_path / "gone.json")
 
 
+def parsed(tmp_path, *entries):
+    (tmp_path / "chat.json").write_text(json.dumps(entries))
+    return read_conversations(tmp_path / "chat.json")
+
+
+def turns(*texts, first="human"):
+    order = ("human", "gpt") if first == "human" else ("gpt", "human")
+    return [{"from": order[i % 2], "value": text} for i, text in enumerate(texts)]
+
+
+def test_an_answer_without_a_question_is_left_out_as_llava_does(tmp_path):
+    (entry,) = parsed(tmp_path, {"conversations": turns("Hello!", "Who?", "A cat.", first="gpt")})
+    assert entry["conversations"] == turns("Who?", "A cat.")
+    ids, labels = encode_v1(words(), entry, n_visual=3, image_token_id=9000, max_tokens=999)
+    assert said(ids, labels) == " A cat.$"
+    for bad in (turns("Hello!", first="gpt"), turns("a", "b") + turns("c", first="gpt"), turns("a") + turns("b", "c")):
+        with pytest.raises(SetupError, match=r"chat.json, entry 1: human and gpt must take turns, and human ask first"):
+            parsed(tmp_path, CHAT, {"conversations": bad})
+
+
+@pytest.mark.parametrize("bad", [None, 3, ["x"], "half \ud800", {"x": 1}])
+def test_a_turn_without_a_text_names_file_and_entry(tmp_path, bad):
+    with pytest.raises(SetupError, match=r"chat.json, entry 1: 'conversations' must be turns of human and gpt with a text each"):
+        parsed(tmp_path, CHAT, {"conversations": turns("Who?", bad)})
+    with pytest.raises(SetupError, match="entry 0: 'conversations' must be turns"):
+        parsed(tmp_path, {"conversations": [bad]})
+    if bad is not None:
+        with pytest.raises(SetupError, match="entry 0: 'image' .* is no file's name"):
+            parsed(tmp_path, CHAT | {"image": bad})
+
+
+def test_a_picture_that_is_null_is_none_and_one_that_is_asked_for_is_missed(tmp_path):
+    with pytest.raises(SetupError, match=r"chat.json, entry 1: 1 <image> in its text, 0 picture \('image' is null\)"):
+        parsed(tmp_path, CHAT, CHAT | {"image": None})
+    entry = {"image": None, "conversations": turns("Who?", "A cat.")}
+    assert parsed(tmp_path, entry) == [entry]
+    for encode in (encode_v1, encode_plain):
+        ids, _ = encode(words(), entry, n_visual=3, image_token_id=9000, max_tokens=999)
+        assert 9000 not in ids
+
+
+def test_a_text_that_speaks_of_pictures_is_text():
+    """Without a picture `<image>` is seven signs, in question and answer, also for a tokenizer that has a token for it."""
+    class Special(type(words())):
+        def __call__(self, text, add_special_tokens=False, return_offsets_mapping=False):
+            assert "<image>" not in text
+            return super().__call__(text, add_special_tokens, return_offsets_mapping)
+
+    chat = {"conversations": turns("What is <image>?", "The tag <image>.")}
+    ids, labels = encode_v1(Special(), chat, n_visual=3, image_token_id=9000, max_tokens=999)
+    assert said(ids, labels) == " The tag <image>.$" and "".join(map(chr, ids.tolist())).endswith(
+        "USER: What is <image>? ASSISTANT: The tag <image>.$")
+    ids, labels = encode_plain(Special(), chat, n_visual=3, image_token_id=9000, max_tokens=999)
+    assert said(ids, labels) == "The tag <image>.\n"
+
+
 # -- rows, and what is held out of them --------------------------------------------------------------------
 @pytest.fixture
 def files(tmp_path):
@@ -81,7 +137,7 @@ def files(tmp_path):
 
 
 def read(files, **options):
-    found = Conversations(str(files / "train.json"), str(files / "images"), template="plain", **options)
+    found = Conversations(str(files / "train.json"), str(files / "images"), **{"template": "plain", **options})
     parts = SimpleNamespace(tokenizer=words(), n_visual=3, image_token_id=9000, image_size=28, image_mean=(0.0,) * 3, image_std=(1.0,) * 3)
     found.trainer = SimpleNamespace(lightning_module=SimpleNamespace(parts=parts))
     found.prepare_data()
@@ -142,3 +198,20 @@ def test_pictures_come_from_their_folder_alone(files):
     with pytest.raises(SetupError, match="data.images: there is no folder"):
         data.images = str(files / "elsewhere")
         data.prepare_data()
+
+
+def test_a_limit_that_cuts_a_picture_is_named_with_the_entry_before_training(files):
+    """Stage 1: <bos> and 3 places. Stage 2: the places end behind <bos>, the system text and "USER: "; behind an earlier turn later."""
+    with pytest.raises(SetupError, match=r"train.json, entry 2: its picture's 3 places end at token 4, and data.max_tokens 3 would cut"):
+        read(files, val_samples=1, max_tokens=3).rows(0)
+    read(files, val_samples=1, max_tokens=4).rows(0)
+    end = 1 + len(SYSTEM_V1 + " USER: ") + 3
+    with pytest.raises(SetupError, match=f"entry 2: .* end at token {end}, .* Set it to {end} or more"):
+        read(files, val_samples=1, max_tokens=end - 1, template="v1").rows(0)
+    read(files, val_samples=1, max_tokens=end, template="v1").rows(0)
+    chats = json.loads((files / "train.json").read_text())
+    chats[4]["conversations"] = turns("Hi?", "Yes.", "<image>", "A cat.")
+    (files / "train.json").write_text(json.dumps(chats))
+    later = end + len("Hi? ASSISTANT: Yes.$USER: ")
+    with pytest.raises(SetupError, match=f"train.json, entry 4: .* end at token {later}"):
+        read(files, val_samples=1, max_tokens=later - 1, template="v1").rows(0)

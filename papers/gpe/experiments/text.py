@@ -165,7 +165,7 @@ def diagonal(model: nn.Module, arm: method.Arm, seed: int, count: int, k: int = 
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")  # the only one that gives its maps
     batch = Batch.of(examples, [k] * len(examples))
-    mask = torch.zeros(1).masked_fill(~method.attention_mask(arm, batch.layout), torch.finfo(torch.float32).min)
+    mask = method.additive(method.attention_mask(arm, batch.layout), model.dtype)
     with torch.no_grad():
         maps = model(input_ids=torch.cat([batch.source, batch.target], 1), attention_mask=mask, use_cache=False,
                      position_ids=method.position_ids(arm, batch.layout), output_attentions=True).attentions

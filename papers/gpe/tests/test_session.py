@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import ModelError
 from common.masks import wait_k
 from common.models import load, tiny
 from common.streaming.units import Example, Template
@@ -126,7 +127,7 @@ def test_errors_of_a_session_say_what_is_missing(llama):
         Session(llama, method.arm("interleaved"), BOUNDARIES["ends"], [3])
     narrow = load(tiny("gemma2", vocab_size=len(LANGUAGE.pieces()))).model
     session = Session(narrow, method.arm("group"), BOUNDARIES["ends"], [3])
-    with pytest.raises(ValueError, match=r"9 tokens together.*see 8"):
+    with pytest.raises(ModelError, match=r"9 tokens together.*see 8"):
         session.read([5] * 9)
 
 

@@ -1,4 +1,4 @@
-"""The claims in the small: reasoners of chain arithmetic that repeat themselves, taught to be brief without becoming wrong.
+"""The claims in the small: reasoners of chain arithmetic that repeat themselves, trained to be brief without becoming wrong.
 
 Per seed a stand-in (common/standins/reasoner-weights: 0.1 M parameters, really trained on redundant traces) is trained by
 every method from the same weights, on the same problems, for as many updates. All then answer the same unseen problems at
@@ -13,6 +13,7 @@ All are jobs: arguments in, JSON out (common/runs/jobs.py). SIZES: how much of i
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -58,17 +59,18 @@ class Size:
 
 SIZES = {"smoke": Size(seeds=(0,), problems=64, updates=2, prompts=4, rollouts=6, every=2, probe=4, test=8, samples=2, compared=4,
                        job_seconds=1),
-         "cpu": Size(seeds=asked(), problems=4096, updates=40, prompts=16, rollouts=16, every=5, probe=100, test=200, samples=4,
+         "cpu": Size(seeds=asked(), problems=4096, updates=40, prompts=16, rollouts=16, every=5, probe=160, test=200, samples=4,
                      compared=64, job_seconds=60)}
 CAP = 170  # of a scored response: the stand-in's own
 TINY = dict(max_new_tokens=40, micro_batch_size=256, lr=5e-4, warmup_steps=0)
 BUDGETS = (12, 16, 24, 32, 48, 64, 96, CAP)
 MORE = 4  # times as many problems an update, where each gets a quarter of the rollouts
-ARMS: dict[str, tuple[str, dict, dict]] = {  # class of module.py, changes of `settings`, its own options
+# class of module.py, changes of `settings`, its own options; each has the rate that its own sweep found best (rates.py)
+ARMS: dict[str, tuple[str, dict, dict]] = {
     "opsft": ("OnPolicySFT", {}, {}),
     "again": ("OnPolicySFT", {}, {}),  # on other problems, by other draws: what two trainings of one kind differ by
     "by lot": ("ByLot", {}, {}),
-    "best of n": ("BestOfN", {}, {}),
+    "best of n": ("BestOfN", {"lr": 2e-4}, {}),
     "fixed data": ("FixedData", {}, {}),
     "grpo": ("GRPO", {}, {"beta": 0.04}),
     "grpo, length": ("GRPO", {"max_new_tokens": CAP}, {"beta": 0.04, "reward": "accuracy + length"}),
@@ -136,8 +138,11 @@ def made(seed: int) -> dict:
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------
-def held_out(data: Chains, count: int) -> list:
-    return [data.problem(i, "test") for i in range(count)]
+def held_out(data: Chains, count: int, split: str = "test") -> list:
+    """The first problems of a split that no training asks word for word: short chains are few, and come up again."""
+    trained = {data.problem(i, "train").prompt for i in range(SIZES["cpu"].problems)}
+    unseen = (problem for i in itertools.count() if (problem := data.problem(i, split)).prompt not in trained)
+    return list(itertools.islice(unseen, count))
 
 
 def base(seed: int, size: str = "cpu") -> dict:
@@ -160,28 +165,41 @@ def budgets(data: Chains, problems: list, rollouts: list[Rollout], samples: int)
     return [[b, value] for b, value in budget_curve(by_problem, BUDGETS, grade)]
 
 
-def run(seed: int, arm: str, size: str = "cpu") -> dict:
-    """One method from the stand-in of a seed: {"arm", "history" (a list a column), "test", "seconds", ...}."""
+def train(seed: int, arm: str, size: str, lr: float | None = None, watch: Callable | None = None):
+    """One method from the stand-in of a seed: (its training, the model, the data, seconds).
+
+    lr: another rate than the arm's. watch(model, data, updates so far): called before the first update and after every few, of
+    arms in WATCHED.
+    """
     how = SIZES[size]
     kind, _, options = ARMS[arm]
     model, tokenizer, source = stand_in(seed)
     drawn = seed + (1000 if arm == "again" else 0)  # what it trains on, and its rollouts
-    training = getattr(module, kind)(ModelSpec("in memory"), OnPolicySFTConfig(**settings(size, arm)), betas=(0.9, 0.95),
-                                     weight_decay=0.0, samples=how.samples, cap=CAP, seed=drawn, **options)
+    config = OnPolicySFTConfig(**(settings(size, arm) | ({} if lr is None else {"lr": lr})))
+    training = getattr(module, kind)(ModelSpec("in memory"), config, betas=(0.9, 0.95), weight_decay=0.0, samples=how.samples, cap=CAP,
+                                     seed=drawn, **options)
     training.given = model, tokenizer, source
-    data = Chains(how.problems, seed=drawn)
-    probe, curve = [data.problem(i, "val") for i in range(how.probe)], []
-    began = time.perf_counter()
-
-    def add_to_curve(done: int) -> None:
-        curve.append([done, *_short(evaluate(model, data, probe, how.samples, CAP, seed))])
-
+    data, began = Chains(how.problems, seed=drawn), time.perf_counter()
+    watching = [Probe(lambda done: watch(model, data, done), how.every)] if watch is not None and arm in WATCHED else []
     # Batches and not optimiser steps are counted: a step that kept nothing is a step. The training clips by itself.
-    fit(training, data, -1, max_epochs=1, limit_train_batches=how.updates, gradient_clip_val=None,
-        callbacks=[Probe(add_to_curve, how.every)] if arm in WATCHED else [])
-    result = {"arm": arm, "history": columns(training.history, ("kept", "kept length", "length") if arm == "opsft" else ()),
-              "skipped": training.skipped, "seconds": time.perf_counter() - began}
+    fit(training, data, -1, max_epochs=1, limit_train_batches=how.updates, gradient_clip_val=None, callbacks=watching)
     model.eval()
+    return training, model, data, time.perf_counter() - began
+
+
+def validated(model, data: Chains, size: str, seed: int, count: int | None = None) -> tuple[float, float]:
+    """(Avg@N, mean tokens) on validation problems, as many as a probe asks or `count`, at the cap."""
+    how = SIZES[size]
+    return _short(evaluate(model, data, held_out(data, count or how.probe, "val"), how.samples, CAP, seed))
+
+
+def run(seed: int, arm: str, size: str = "cpu") -> dict:
+    """One method from the stand-in of a seed: {"arm", "history" (a list a column), "test", "seconds", ...}."""
+    how, curve = SIZES[size], []
+    training, model, data, seconds = train(seed, arm, size, watch=lambda model, data, done: curve.append(
+        [done, *validated(model, data, size, seed)]))
+    result = {"arm": arm, "history": columns(training.history, ("kept", "kept length", "length") if arm == "opsft" else ()),
+              "skipped": training.skipped, "seconds": seconds}
     problems = held_out(data, how.test)
     rollouts = answers(model, data, problems, how.samples, CAP, seed)
     rows = graded(data, problems, rollouts)

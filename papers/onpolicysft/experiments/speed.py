@@ -57,7 +57,7 @@ def update(kind: str, config: dict, tokens: int, responses: int = 8, micro: int 
         fed[0] += rows.numel()
         with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
             logits = of(input_ids=rows, use_cache=False, logits_to_keep=tokens + 1).logits
-        return method.response_log_probs(logits, rows, where)
+        return method.token_log_probs(logits, rows, where)
 
     took: dict[str, Any] = {"peak_bytes": [], "seconds": []}
     for number in range(repeats + 1):

@@ -1,9 +1,9 @@
-"""The method on natural language: SmolLM2-135M that reasons in English about sums (sums.py, standins.py), made brief.
+"""The method on natural language: SmolLM2-135M that reasons in English about sums (common/standins/sums.py), made brief.
 
     make reproduce-onpolicysft ONLY=sums
 
-    base(seed)       the taught model as it is
-    run(seed, arm)   On-Policy SFT, or the same filter on responses of the starting weights (fixed data), then scored
+    base(seed)       the model as it is
+    run(seed, arm)   On-Policy SFT, the same filter on responses of the starting weights (fixed data), or GRPO, then scored
 
 Weights are fp32 and computed with in bfloat16; a bfloat16 copy samples. All are scored on the same unseen problems at the
 starting model's cap, never at the training's limit. SIZES: what two cores do in about an hour, ten times as many rollouts
@@ -23,22 +23,25 @@ import torch
 
 from common.errors import UserError
 from common.models import ModelSpec
+from common.reasoning.problems import Problem
+from common.reasoning.sums import CHECKS, CLOSINGS, OPENINGS, RESTARTS, Sums
 from common.runs.jobs import Job, run_jobs
 from common.seeds import asked
+from common.standins.sums import load_sums_reasoner
 from common.training.fit import fit
 
 from .. import module
-from ..data import Problem
 from ..method import OnPolicySFTConfig, divergence_by_token, mean_by_type, right_padded
 from ..scoring import answers, auc, evaluate, scores
-from ..standins import load_taught
-from ..sums import CHECKS, CLOSINGS, OPENINGS, RESTARTS, Sums
 
 LIMIT = 40  # of a rollout
 ARMS = {  # class of module.py, learning rate
     "opsft": ("OnPolicySFT", 5e-5),
     "fixed data": ("FixedData", 5e-5),
-    "opsft, 1e-5": ("OnPolicySFT", 1e-5),  # added after the first two had run; no claim is made of it
+    "opsft, 1e-5": ("OnPolicySFT", 1e-5),  # this and those below: added after the first two had run; no claim is made of them
+    "fixed data, 1e-5": ("FixedData", 1e-5),
+    "grpo": ("GRPO", 5e-5),
+    "grpo, 1e-5": ("GRPO", 1e-5),
 }
 
 
@@ -126,7 +129,7 @@ def run(seed: int, arm: str, size: str = "cpu") -> dict:
 
 
 def _start(size: str, dtype: str):
-    model, tokenizer, source = load_taught(dtype=dtype)
+    model, tokenizer, source = load_sums_reasoner(dtype=dtype)
     return model.to(SIZES[size].device), Sums().use(tokenizer), source
 
 

@@ -7,7 +7,7 @@ import torch
 
 from common.models import load, tiny
 
-from ..method import keep, response_log_probs, right_padded, truncation_reward
+from ..method import keep, right_padded, token_log_probs, truncation_reward
 from .exact import truly_double
 
 END, LIMIT, G = 2, 8, 3
@@ -36,7 +36,7 @@ def rollouts():
 def log_probs(model, rollouts, rows):
     """(log-probabilities, mask) of these rows, in one right-padded batch."""
     ids, mask = right_padded([rollouts.prompts[i] for i in rows], [rollouts.responses[i] for i in rows])
-    return response_log_probs(model(ids).logits, ids, mask), mask
+    return token_log_probs(model(ids).logits, ids, mask), mask
 
 
 def gradient(model, loss):

@@ -12,7 +12,8 @@ ARMS = {  # accuracy, tokens, normalised std, share of right responses that skip
     "grpo, length": (0.8, 30.0, 0.4, 0.0), "T 0.6": (0.91, 17.0, 0.05, 0.0), "T 1.5": (0.1, 40.0, 0.6, 0.3), "seq": (0.85, 17.0, 0.05, 0.0),
     "G 4": (0.7, 25.0, 0.2, 0.0), "G 4, as many": (0.7, 25.0, 0.2, 0.0), "L 24": (0.9, 17.0, 0.05, 0.0)}
 THERE = {"opsft": 5, "grpo": 40, "best of n": 40, "fixed data": 40, "grpo, length": 30}  # the update at which it is brief
-TAUGHT = {"base": (0.45, 60.0), "opsft": (0.5, 20.0), "fixed data": (0.4, 45.0), "opsft, 1e-5": (0.5, 20.0)}
+SUMS = {"base": (0.45, 60.0), "opsft": (0.5, 20.0), "fixed data": (0.4, 45.0), "opsft, 1e-5": (0.5, 20.0), "fixed data, 1e-5": (0.45, 50.0),
+        "grpo": (0.4, 30.0), "grpo, 1e-5": (0.5, 40.0)}
 
 
 def scores(avg, tokens, std=0.1, problems=200):
@@ -58,7 +59,7 @@ def copied(results, one, other, prefix=""):
 def sums(changes=None):
     made = {}
     for seed in range(3):
-        for number, (arm, (avg, tokens)) in enumerate((TAUGHT | (changes or {})).items()):
+        for number, (arm, (avg, tokens)) in enumerate((SUMS | (changes or {})).items()):
             test = scores(avg + 0.001 * seed, tokens + 0.01 * seed * number, 0.2, problems=96) | {"needed": 19.0, "said": ["long", "short"]}
             made[f"sums/{arm}/seed{seed}"] = {
                 "test": test, "history": [{"length": 30.0}, {"length": 20.0}], "seconds": 1.0, "model": {"name": "x"},

@@ -76,19 +76,6 @@ def weights(found):
     return {n: full(p.detach()).clone() for n, p in found.model.named_parameters()}
 
 
-def byte_words(template="{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"):
-    """A tokenizer of single bytes with a chat template: <s> 0, <e> 1."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<s>", "<e>", *letters])}, merges=[]))
-    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    words = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="<e>", pad_token="<e>")
-    words.chat_template = template
-    return words
-
-
 def difference(a, b):
     """Largest difference of two {name: tensor}, in units of the largest value of the second."""
     assert a.keys() == b.keys()

@@ -15,11 +15,11 @@ from ..method import (
     divergence_by_token,
     keep,
     mean_by_type,
-    response_log_probs,
     right_padded,
     sft_loss,
     sft_loss_sum,
     surrogate_loss,
+    token_log_probs,
     truncation_reward,
 )
 from .conftest import KEPT, LIMIT, gradient, log_probs
@@ -84,14 +84,14 @@ def test_a_response_costs_what_it_costs_alone(rollouts, family):
             close(found[i][mask[i]], each)
             assert not found[i][~mask[i]].any()
         ids, mask = right_padded(rollouts.prompts, rollouts.responses)
-        short = response_log_probs(model(ids, logits_to_keep=ids.shape[1] - 1).logits, ids, mask)  # the shorter prompt has two
+        short = token_log_probs(model(ids, logits_to_keep=ids.shape[1] - 1).logits, ids, mask)  # the shorter prompt has two
         close(short, found)
         width = ids.shape[1]
         real = torch.stack([torch.arange(width) < len(p) + len(r) for p, r in zip(rollouts.prompts, rollouts.responses)])
         order = real.long().argsort(dim=1, stable=True)  # padding to the left
         ids, mask, real = ids.gather(1, order), mask.gather(1, order), real.gather(1, order)
         logits = model(ids, attention_mask=real.long(), position_ids=(real.cumsum(1) - 1).clamp(min=0)).logits
-        left = response_log_probs(logits, ids, mask)
+        left = token_log_probs(logits, ids, mask)
         close(left[mask], found[found != 0])
 
 
@@ -99,12 +99,12 @@ def test_a_response_costs_what_it_costs_alone(rollouts, family):
 def test_prompt_and_padding_are_not_scored_and_the_end_is(double, rollouts):
     ids, mask = right_padded(rollouts.prompts, rollouts.responses)
     logits = double(ids).logits.detach().requires_grad_()
-    sft_loss_sum(response_log_probs(logits, ids, mask), mask).backward()
+    sft_loss_sum(token_log_probs(logits, ids, mask), mask).backward()
     scored = logits.grad.abs().sum(-1) > 0
     assert torch.equal(scored[:, :-1], mask[:, 1:]) and not scored[:, -1].any()
 
     def loss(ids, logits=None):
-        return sft_loss_sum(response_log_probs(double(ids).logits if logits is None else logits, ids, mask), mask)
+        return sft_loss_sum(token_log_probs(double(ids).logits if logits is None else logits, ids, mask), mask)
 
     noise = ids.clone()
     for i, (prompt, response) in enumerate(zip(rollouts.prompts, rollouts.responses)):
@@ -120,18 +120,18 @@ def test_prompt_and_padding_are_not_scored_and_the_end_is(double, rollouts):
 def test_log_probabilities_are_in_single_precision_at_least():
     ids, mask = right_padded([[1]], [[3, 2]])
     logits = torch.randn(1, 3, 5, generator=torch.Generator().manual_seed(0))
-    rough = response_log_probs(logits.bfloat16(), ids, mask)
-    assert rough.dtype == torch.float32 and response_log_probs(logits.double(), ids, mask).dtype == torch.float64
-    assert torch.equal(rough, response_log_probs(logits.bfloat16().float(), ids, mask))
+    rough = token_log_probs(logits.bfloat16(), ids, mask)
+    assert rough.dtype == torch.float32 and token_log_probs(logits.double(), ids, mask).dtype == torch.float64
+    assert torch.equal(rough, token_log_probs(logits.bfloat16().float(), ids, mask))
 
 
 def test_a_token_that_nothing_predicts_is_refused():
     ids, mask = right_padded([[]], [[3, 2]])
     with pytest.raises(ValueError, match="first 1 tokens"):
-        response_log_probs(torch.zeros(1, 2, 5), ids, mask)
+        token_log_probs(torch.zeros(1, 2, 5), ids, mask)
     ids, mask = right_padded([[1, 4]], [[3, 2]])
     with pytest.raises(ValueError, match="first 3 tokens"):
-        response_log_probs(torch.zeros(1, 2, 5), ids, mask)
+        token_log_probs(torch.zeros(1, 2, 5), ids, mask)
     with pytest.raises(ValueError, match="2 prompts, but 1"):
         right_padded([[1], [1]], [[2]])
 
@@ -205,7 +205,7 @@ def test_a_rank_that_kept_nothing_has_gradients_of_zero(double):
     ids = torch.tensor([[1, 5, 8]])
     mask = torch.zeros_like(ids).bool()
     for norm in NORMS:
-        loss = sft_loss(response_log_probs(double(ids).logits, ids, mask), mask, 4.0, norm)
+        loss = sft_loss(token_log_probs(double(ids).logits, ids, mask), mask, 4.0, norm)
         assert loss == 0 and not gradient(double, loss).any()  # and none is missing: `gradient` would raise
     none, mask = right_padded([], [])
     assert none.shape == mask.shape == (0, 0)
@@ -262,6 +262,16 @@ def test_divergence_by_hand():
     assert divergence_by_token(a.bfloat16(), b.bfloat16()).dtype == torch.float32
     with pytest.raises(ValueError, match="share a vocabulary"):
         divergence_by_token(a, b[..., :-1])
+
+
+def test_a_token_that_the_base_cannot_write_counts_nothing():
+    """0 x -inf is 0, also where both give -inf; what only the other cannot write is infinitely far."""
+    inf = float("inf")
+    base = torch.tensor([[[0.0, 0.0, -inf, -inf], [0.0, 0.0, 0.0, -inf]]])
+    other = torch.tensor([[[math.log(3), 0.0, -inf, 0.0], [0.0, 0.0, -inf, 0.0]]])
+    found = divergence_by_token(base.double(), other.double())
+    close(found[:, 0], f64([0.5 * math.log(0.5 / 0.6) + 0.5 * math.log(0.5 / 0.2)]), rel=1e-6)
+    assert found[0, 1] == inf and divergence_by_token(base, base).tolist() == [[0.0, 0.0]]
 
 
 def test_means_are_of_the_token_that_is_predicted():

@@ -1,8 +1,5 @@
 """Training: on policy means that policy, one number divides a step's loss, and what is equal by theory is equal by number."""
 
-import json
-from types import SimpleNamespace
-
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,8 +9,7 @@ from common.models import ModelSpec, load
 from common.reasoning.rollouts import sample
 
 from .. import method
-from ..data import Maths, Problem, Rows, read_problems
-from .runs import Coin, byte_words, difference, fit, fit_in_processes, training, weights
+from .runs import Coin, difference, fit, fit_in_processes, training, weights
 
 
 @pytest.fixture(autouse=True)
@@ -222,44 +218,6 @@ def test_two_updates_on_a_batch_are_two_halves_of_it(tmp_path):
 
 
 # -- bad input ---------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("text, says", [("", "holds no problem"), ("{", "line 1: no JSON"), ('{"problem": "x"}', 'needs "problem"'),
-                                        ('{"problem": 3, "answer": 1}', "line 1")])
-def test_problem_files_are_refused_by_name_and_line(text, says, tmp_path):
-    path = tmp_path / "train.jsonl"
-    path.write_text(text + "\n")
-    with pytest.raises(SetupError, match=says):
-        read_problems(path)
-    with pytest.raises(SetupError, match="no file nothing.jsonl"):
-        read_problems(tmp_path / "nothing.jsonl")
-
-
-def test_what_is_held_out_is_never_trained_on(tmp_path):
-    """With as many problems as are held out validation would be training: refused, as is no validation at all."""
-    path, one = tmp_path / "train.jsonl", {"problem": "1 + 1", "answer": "2"}
-
-    def rows(count, **options):
-        path.write_text("".join(json.dumps(one | {"problem": f"{i} + 1"}) + "\n" for i in range(count)))
-        data = Maths(str(path), **options)
-        data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(
-            tokenizer=byte_words(), model=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=1))))
-        return [[problem.prompt for problem in part.problems] for part in data.sequences()]
-
-    train, held_out = rows(4, held_out=3)
-    assert (len(train), len(held_out)) == (1, 3) and not set(train) & set(held_out)
-    for count in (1, 3):
-        with pytest.raises(SetupError, match=f"held_out 3: train.jsonl has {count} problems"):
-            rows(count, held_out=3)
-    with pytest.raises(SetupError, match="held_out is 0"):
-        rows(4, held_out=0)
-    train, held_out = rows(2, held_out=3, validation=str(path))  # a file of its own, which the user chose
-    assert len(train) == len(held_out) == 2
-
-
-def test_the_place_in_a_step_is_counted_from_its_beginning():
-    rows = Rows([Problem((1,), "", 0)] * 8)
-    assert rows.collate([rows[0]] * 2, [6, 7], {"problems": 4})["first"] == 2
-
-
 def test_accumulation_is_refused(tmp_path):
     """A step's responses are cut by micro_batch_size; Lightning says it itself, and the command line in a line."""
     with pytest.raises(MisconfigurationException, match="accumulate_grad_batches=2"):

@@ -235,13 +235,13 @@ def test_reward_function_needs_the_end(folder):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids, columns = [[9, 4, END], [9, 4], [9, 5, END], []], dict(gold=["gold"] * 4, prompts=None, completions=None)
-    assert truncation_reward_function(verify, tokenizer, LIMIT)(ids, **columns) == [1.0, 0.0, 0.0, 0.0]
-    assert truncation_reward_function(verify, tokenizer, LIMIT, require_eos=False)(ids, **columns) == [1.0, 1.0, 0.0, 0.0]
-    assert truncation_reward_function(verify, tokenizer, 2)(ids, **columns) == [0.0] * 4
-    assert truncation_reward_function(verify, tokenizer, LIMIT, end_ids=[4])(ids, **columns) == [0.0, 1.0, 0.0, 0.0]
+    ids, columns = [[9, 4, END], [9, 4], [9, 5, END], [], [9, 4, 5]], dict(gold=["gold"] * 5, prompts=None, completions=None)
+    assert truncation_reward_function(verify, tokenizer, LIMIT)(ids, **columns) == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert truncation_reward_function(verify, tokenizer, LIMIT, require_eos=False)(ids, **columns) == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert truncation_reward_function(verify, tokenizer, 2)(ids, **columns) == [0.0] * 5
+    assert truncation_reward_function(verify, tokenizer, LIMIT, end_ids=[5])(ids, **columns) == [0.0, 0.0, 0.0, 0.0, 1.0]
     with pytest.raises(ValueError, match="no column 'gold'"):
-        truncation_reward_function(verify, tokenizer, LIMIT)(ids, answer=["gold"] * 4)
+        truncation_reward_function(verify, tokenizer, LIMIT)(ids, answer=["gold"] * 5)
 
 
 # -- the command -------------------------------------------------------------------------------------------

@@ -37,7 +37,9 @@ RUNS = {
 
 def measure_paper(log=print, device: str = "cuda", tasks=tuple(language.TASKS),
                   limit: int | None = None) -> dict[str, dict[str, dict[str, float]]]:
-    """{model: {run: {task: score}}}. Raises SetupError, with what is needed, without a GPU or without trained routers."""
+    """{model: {run: {task: score}, "errors": {run: {task: [standard error, items]}}}}.
+
+    Raises SetupError, with what is needed, without a GPU or without trained routers."""
     if device == "cuda" and not torch.cuda.is_available():
         raise SetupError("rung paper needs a GPU with 80 GB (none is visible), the hub, and routers trained with configs/cuda; "
                          "see papers/skipgpt/README.md, section Run")
@@ -57,6 +59,8 @@ def measure_paper(log=print, device: str = "cuda", tasks=tuple(language.TASKS),
                 log(f"{label} {title}: no score. {refused}")
                 continue
             scores.setdefault(label, {})[title] = {task: values[task]["value"] for task in tasks}
+            if all(values[task].get("stderr") for task in tasks):
+                scores[label].setdefault("errors", {})[title] = {task: [values[task]["stderr"], values[task]["n"]] for task in tasks}
             log(f"{label} {title}: " + ", ".join(f"{task} {value:.3f}" for task, value in scores[label][title].items()))
     return scores
 

@@ -45,14 +45,16 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(seeds=asked(), batch=32, tune_steps=200, lora_steps=60, test_sequences=256, calibration_sequences=100,
+    "cpu": Size(seeds=asked(), batch=32, tune_steps=160, lora_steps=60, test_sequences=256, calibration_sequences=100,
                 sweep_sequences=128, share=1.0),
     "smoke": Size(seeds=(0,), batch=8, tune_steps=3, lora_steps=2, test_sequences=8, calibration_sequences=8,
                   sweep_sequences=8, share=0.03),
 }
 SWEPT = (0.2, 0.4, 0.5, 0.6, 0.8)  # module sparsities to which the one threshold is moved
-RATE = 2e-2  # learning rate of the routers
-SCORE_RATE = 1e-2  # of MoD-D's: the best for it of 5e-3, 1e-2 and 2e-2, on the test sequences of seeds 0 and 1
+# Learning rates: of each method the best on validation sequences (rates.py); of the adapters of stage 2 there
+# was no sweep.
+RATES = {"routers": 4e-2, "coupled": 4e-2, "token-blind": 4e-2, "joint": 1e-2, "MoD-D": 1e-2}
+LORA_RATE = 5e-3
 
 
 def _jobs(listed: list[tuple], size: str, seeds: tuple[int, ...]) -> list[Job]:
@@ -80,10 +82,12 @@ def jobs(size: str = "cpu") -> list[Job]:
 
 
 def extra_jobs(size: str = "cpu") -> list[Job]:
-    """What no claim reads, on the first seed: another target, MoD-D with the LoRA that the paper gives it, the paper's learning rate."""
+    """What no claim reads, on the first seed: another target, MoD-D with the LoRA that the paper gives it, D-LLM (one gate a layer,
+    trained jointly), the paper's learning rate."""
     return _jobs([
         ("routers at 0.25", "router_tuning", 18, {"target": 0.25}),
         ("MoD-D with LoRA", "mixture_of_depths", 25, {"target": 0.40, "rank": 8}),
+        ("D-LLM", "joint", 28, {"target": 0.40, "whole_layers": True}),
         ("paper's learning rate", "router_tuning", 18, {"target": 0.25, "learning_rate": 2e-3}),
     ], size, SIZES[size].seeds[:1])
 
@@ -146,6 +150,7 @@ def dense_and_static(seed: int, size: str = "cpu") -> dict:
     plans = {
         "ShortGPT, 2 of 6 blocks": baselines.block_influence(model, calibration, 2),
         "Shortened-PPL, 2 of 6 blocks": baselines.shortened_ppl(model, calibration, 2, units="blocks"),
+        "Shortened-Taylor, 2 of 6 blocks": baselines.shortened_taylor(model, calibration, 2),
         "module drop, 3 of 12": baselines.joint_layer_drop(model, calibration, 3),
         "module drop, 5 of 12": baselines.joint_layer_drop(model, calibration, 5),
         "greedy drop, 3 of 12": replace(greedy, dropped=greedy.dropped[:3]),  # as it was after three
@@ -158,10 +163,14 @@ def dense_and_static(seed: int, size: str = "cpu") -> dict:
         state.policy = plan.policy()
         result[name] = measure(model, state, ids, kinds)
         remove_skipgpt(model)
+    merged = baselines.laco(model, calibration, threshold=-1.0, group=3, blocks=2)
+    sparsity = merged.module_sparsity(model.config.num_hidden_layers)
+    result["LaCo, 2 of 6 layers merged"] = measure(merged.model, None, ids, kinds) | {
+        "sparsity": sparsity, "attn_skip": sparsity, "mlp_skip": sparsity, "groups": [list(group) for group in merged.groups]}
     return result
 
 
-def router_tuning(seed: int, target: float, budget: float | None = None, learning_rate: float = RATE, coupled: bool = False,
+def router_tuning(seed: int, target: float, budget: float | None = None, learning_rate: float | None = None, coupled: bool = False,
                   token_blind: bool = False, stage_2: bool = False, size: str = "cpu") -> dict:
     """Stage 1 on the frozen base; measured untrained, as trained, sampled, held to `budget`, and against random routing.
 
@@ -174,6 +183,7 @@ def router_tuning(seed: int, target: float, budget: float | None = None, learnin
     state = apply_skipgpt(model, SkipGPTConfig(target_sparsity=target, coupled=coupled))
     parameters = baselines.bias_only(state) if token_blind else state.parameters()
     ablated, result = coupled or token_blind, {}
+    learning_rate = learning_rate or RATES["coupled" if coupled else "token-blind" if token_blind else "routers"]
     if not ablated:
         result["untrained"] = measure(model, state, ids, kinds)
         result["untrained random"] = matched_random(model, state, result["untrained"], ids, kinds, seed)
@@ -210,14 +220,15 @@ def sampled(model: nn.Module, state: RoutingState, ids: Tensor, kinds: Tensor, s
 
 def sweep(model: nn.Module, state: RoutingState, seed: int, n: Size) -> dict:
     """Cross-entropy against realised sparsity by moving the one threshold; no retraining (claim C13). The dense model's and random
-    routing's at the same rates are of the same sequences."""
+    routing's at the same rates are of the same sequences; the threshold is set on others."""
     ids, kinds = sequences("test", seed, n.sweep_sequences)
+    held_out, _ = sequences("calibration", seed, n.calibration_sequences)
     state.set_mode("dense")
     dense = measure(model, None, ids, kinds)["ce"]
     state.set_mode("mask")
     rows, applied = [], 0.0
     for sparsity in SWEPT:
-        applied += hold_budget(model, state, ids, sparsity, tolerance=0.01)
+        applied += hold_budget(model, state, held_out, sparsity, tolerance=0.01)
         routed = measure(model, state, ids, kinds)
         random = matched_random(model, state, routed, ids, kinds, seed)
         rows.append({"asked": sparsity} | {name: routed[name] for name in ("sparsity", "ce", "attn_skip", "mlp_skip")}
@@ -236,7 +247,7 @@ def lora(model: nn.Module, state: RoutingState, seed: int, n: Size, target: floa
         wrapped = add_lora(model, LoraSpec(8, 16, 0.1, modules))
         state.set_mode(mode)
         adapters = [p for name, p in wrapped.named_parameters() if "lora_" in name]
-        list(tune(wrapped, batches("recovery", seed, n.lora_steps, n.batch), adamw(adapters, 5e-3), n.lora_steps,
+        list(tune(wrapped, batches("recovery", seed, n.lora_steps, n.batch), adamw(adapters, LORA_RATE), n.lora_steps,
                   state=state, seed=seed))
         result[kind] = measure(wrapped, state if mode == "mask" else None, ids, kinds)
         if mode == "mask":
@@ -248,14 +259,15 @@ def lora(model: nn.Module, state: RoutingState, seed: int, n: Size, target: floa
     return result
 
 
-def joint(seed: int, target: float, size: str = "cpu") -> dict:
+def joint(seed: int, target: float, whole_layers: bool = False, size: str = "cpu") -> dict:
     """The ablation "SkipGPT-Joint": routers and LoRA r=8 on q and v together from step 0, with the full loss, for as many steps
-    as both stages have together."""
+    as both stages have together. whole_layers: D-LLM, one router a layer."""
     n, steps = SIZES[size], SIZES[size].tune_steps + SIZES[size].lora_steps
     ids, kinds, held_out = measured_on(seed, n)
     torch.manual_seed(seed)
-    model, state, trained = _parts(baselines.joint(base_model(seed), SkipGPTConfig(target_sparsity=target), rank=8, alpha=16))
-    list(tune(model, batches("tune", seed, steps, n.batch), adamw(trained, 5e-3), steps, state=state, seed=seed))
+    model, state, trained = _parts((baselines.d_llm if whole_layers else baselines.joint)(
+        base_model(seed), SkipGPTConfig(target_sparsity=target), rank=8, alpha=16))
+    list(tune(model, batches("tune", seed, steps, n.batch), adamw(trained, RATES["joint"]), steps, state=state, seed=seed))
     for parameter in state.parameters():
         parameter.requires_grad_(False)
     result = {"trained": measure(model, state, ids, kinds)}
@@ -269,7 +281,8 @@ def mixture_of_depths(seed: int, target: float, rank: int = 0, size: str = "cpu"
     ids, kinds = sequences("test", seed, n.test_sequences)
     torch.manual_seed(seed)
     model, state, trained = _parts(baselines.mod_d(base_model(seed), target, rank=rank, alpha=16))
-    list(tune(model, batches("tune", seed, n.tune_steps, n.batch), adamw(trained, 5e-3 if rank else SCORE_RATE), n.tune_steps, seed=seed))
+    rate = RATES["joint" if rank else "MoD-D"]
+    list(tune(model, batches("tune", seed, n.tune_steps, n.batch), adamw(trained, rate), n.tune_steps, seed=seed))
     return measure(model, state, ids, kinds)
 
 

@@ -11,6 +11,7 @@ neither. `jobs` and `real_jobs` list what is run, by functions that are one job 
 from __future__ import annotations
 
 import functools
+import warnings
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -22,10 +23,11 @@ from common.benchmarks.perplexity import token_perplexity
 from common.data.prose import document_windows, library, texts_sha256, topics
 from common.data.text import read_text
 from common.files import data_file
-from common.models import SMOLLM2, Loaded, load
+from common.models import SMOLLM2, Loaded, ModelSpec, load
 from common.runs.jobs import Job
 
 from .. import baselines, static_pruning
+from ..analytic import SMOLLM2_135M
 from ..method import RoutingState, SkipGPTConfig, apply_skipgpt, remove_skipgpt
 from ..router_files import ROUTERS, committed, committed_seeds, load_routers
 from ..tuning import token_losses
@@ -56,10 +58,10 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(length=LENGTH, test_windows=40, long=384, long_windows=36, shown_windows=12, seen=20, text=512, text_windows=48,
+    "cpu": Size(length=LENGTH, test_windows=32, long=384, long_windows=32, shown_windows=8, seen=20, text=512, text_windows=48,
                 items=300, guard=0.02, share=1.0),
     "smoke": Size(length=20, test_windows=2, long=40, long_windows=2, shown_windows=1, seen=2, text=32, text_windows=1, items=2,
-                  guard=0.2, share=0.03),  # forty tokens are no text
+                  guard=1.0, share=0.03),  # routers of another model
 }
 
 
@@ -98,8 +100,22 @@ class BudgetMissed(RuntimeError):
 
 
 @functools.lru_cache(maxsize=1)
-def smollm2() -> Loaded:
-    return load(replace(SMOLLM2, dtype="float32", attn_implementation="sdpa"))
+def smollm2(size: str = "cpu") -> Loaded:
+    """The packaged model in float32; in the smoke run one of its shape with random weights, which nobody has to expand first."""
+    if size != "smoke":
+        return load(replace(SMOLLM2, dtype="float32", attn_implementation="sdpa"))
+    config = SMOLLM2_135M.config(max_position_embeddings=512)
+    return load(ModelSpec("random", config=config, attn_implementation="sdpa"))._replace(tokenizer=Letters())
+
+
+class Letters:
+    """A tokenizer for the smoke run: a token is a byte."""
+
+    def __call__(self, text: str, add_special_tokens: bool = True, **options) -> dict:
+        return {"input_ids": list(text.encode())}
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(ids).decode(errors="replace")
 
 
 def documents() -> tuple[str, ...]:
@@ -108,9 +124,9 @@ def documents() -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=4)
-def held_out(length: int, count: int) -> tuple[Tensor, list[int]]:
+def held_out(length: int, count: int, size: str = "cpu") -> tuple[Tensor, list[int]]:
     """Windows (N, length) and the number of each one's document: one of a document, of `count` documents."""
-    rows, numbers = document_windows(documents(), smollm2().tokenizer, length)
+    rows, numbers = document_windows(documents(), smollm2(size).tokenizer, length)
     chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:count].sort().values
     return rows[chosen], [numbers[i] for i in chosen]
 
@@ -148,38 +164,41 @@ def rates(state: RoutingState) -> dict[str, float]:
     return {"attn_skip": stats.attn_skip, "mlp_skip": stats.mlp_skip, "sparsity": stats.sparsity}
 
 
-def windows_of(n: Size) -> Tensor:
-    return held_out(n.length, n.test_windows)[0]
+def windows_of(size: str) -> Tensor:
+    return held_out(SIZES[size].length, SIZES[size].test_windows, size)[0]
 
 
-def _routed(target: float, seed: int = 0) -> tuple[nn.Module, RoutingState]:
-    model = smollm2().model
-    state = load_routers(model, committed(target, seed))
+def _routed(target: float, seed: int = 0, size: str = "cpu") -> tuple[nn.Module, RoutingState]:
+    model = smollm2(size).model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if size == "smoke" else "default")  # that these routers are another model's
+        state = load_routers(model, committed(target, seed), allow_other_base=size == "smoke")
     model.requires_grad_(False)
     return model.eval(), state
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------
 def dense(size: str = "cpu") -> dict:
-    loaded, n = smollm2(), SIZES[size]
-    ids, numbers = held_out(n.length, n.test_windows)
+    loaded, n = smollm2(size), SIZES[size]
+    ids, numbers = held_out(n.length, n.test_windows, size)
     text = {"name": "test pages of pydoc-topics, docstrings of the standard library", "sha256": texts_sha256(documents()),
             "documents": len(set(numbers)), "version": topics().source["version"]}
     return window_losses(loaded.model, None, ids) | {"documents": numbers, "model": loaded.source, "text": text}
 
 
 def learned(target: float, seed: int, size: str = "cpu") -> dict:
-    """One training's routers: skip mode, decided by argmax; also sampled; and the same budget without a router: its rates of
-    every module drawn per token, twice, and one rate for everything."""
-    n, (model, state) = SIZES[size], _routed(target, seed)
+    """One training's routers: skip mode, decided by argmax; of the first training also sampled; and the same budget without a
+    router: its rates of every module drawn per token, twice, and one rate for everything."""
+    n, (model, state) = SIZES[size], _routed(target, seed, size)
     try:
-        ids = windows_of(n)
+        ids = windows_of(size)
         result = {"skip": window_losses(model, state.set_mode("skip"), ids)}
         check_budget(result["skip"]["sparsity"], target, f"routers at {target:.0%}", n.guard)
-        plain, state.config = state.config, SkipGPTConfig(**{**state.config.to_dict(), "eval_sampling": True})
-        state.generator = torch.Generator().manual_seed(seed)
-        result["sampled"] = window_losses(model, state, ids)
-        state.config, state.generator = plain, None
+        if seed == 0:  # no claim reads it
+            plain, state.config = state.config, SkipGPTConfig(**{**state.config.to_dict(), "eval_sampling": True})
+            state.generator = torch.Generator().manual_seed(seed)
+            result["sampled"] = window_losses(model, state, ids)
+            state.config, state.generator = plain, None
         per_layer = torch.tensor(result["skip"]["per_layer"])
         for name, policy in (("matched", baselines.random_matched(per_layer, 2 * seed)),
                              ("matched again", baselines.random_matched(per_layer, 2 * seed + 1)),
@@ -194,8 +213,8 @@ def learned(target: float, seed: int, size: str = "cpu") -> dict:
 
 def positions_and_tokens(target: float, size: str = "cpu") -> dict:
     """The first training's routers: execution along long windows, per quarter of each, and of the most and least executed tokens."""
-    n, (model, state) = SIZES[size], _routed(target)
-    ids, numbers = held_out(n.long, n.long_windows if target == CLAIMED else n.shown_windows)
+    n, (model, state) = SIZES[size], _routed(target, size=size)
+    ids, numbers = held_out(n.long, n.long_windows if target == CLAIMED else n.shown_windows, size)
     executed = []
     try:
         with torch.no_grad():
@@ -204,7 +223,7 @@ def positions_and_tokens(target: float, size: str = "cpu") -> dict:
                 executed.append(torch.stack([torch.stack(pair) for pair in state.gates]).mean(0))  # (2, B, S)
     finally:
         remove_skipgpt(model)
-    executed, tokenizer = torch.cat(executed, 1), smollm2().tokenizer
+    executed, tokenizer = torch.cat(executed, 1), smollm2(size).tokenizer
     quarter, tokens = n.long // 4, []
     for token in ids.unique().tolist():
         where = ids == token
@@ -232,7 +251,7 @@ def static_plans(target: float) -> dict[str, static_pruning.StaticPlan]:
 
 def static(target: float, size: str = "cpu") -> dict:
     """Training-free plans at the same module sparsity (blocks: the largest number that does not exceed it)."""
-    model, ids, results = smollm2().model, windows_of(SIZES[size]), {}
+    model, ids, results = smollm2(size).model, windows_of(size), {}
     state = apply_skipgpt(model, SkipGPTConfig()).set_mode("skip")
     try:
         for plan in static_plans(target).values():
@@ -246,7 +265,7 @@ def static(target: float, size: str = "cpu") -> dict:
 
 def real_data(method: str, target: float = 0.25, size: str = "cpu") -> dict:
     """WikiText-2 and PTB, and four lm-eval tasks, from NINEFOLD_DATA. method: "dense", "routers", "matched random" or "static"."""
-    loaded, n = smollm2(), SIZES[size]
+    loaded, n = smollm2("cpu"), SIZES[size]  # tasks need the real tokenizer, also in the smoke run
     model, state = loaded.model, None
     if method != "dense":
         model, state = _routed(target)
@@ -254,7 +273,7 @@ def real_data(method: str, target: float = 0.25, size: str = "cpu") -> dict:
         if method == "static":
             state.policy = static_plans(target)[BEST_STATIC[target]].policy()
         if method == "matched random":
-            per_layer = window_losses(model, state, windows_of(n))["per_layer"]
+            per_layer = window_losses(model, state, held_out(n.length, n.test_windows)[0])["per_layer"]
             state.policy = baselines.random_matched(torch.tensor(per_layer), 0)
         state.start_recording()
     try:

@@ -91,7 +91,7 @@ SIZES = {
                                                                    time_limit=10.0), calibration=0.05, job_seconds=1.5),
 }
 PROCESSES = 3
-PREFILL = {"cpu": Plan(batches=(1,), prompt_lengths=(128,), contexts=(), sparsities=(0.40,), repeats=12, time_limit=15.0),
+PREFILL = {"cpu": Plan(batches=(1,), prompt_lengths=(128,), contexts=(), sparsities=(0.40,), repeats=9, time_limit=12.0),
            "smoke": Plan(batches=(1,), prompt_lengths=(16,), contexts=(), sparsities=(0.40,), repeats=2, time_limit=5.0)}
 THOROUGH = Plan(batches=(1, 2, 4, 8), prompt_lengths=(16, 32, 64, 128, 256, 512), repeats=20, time_limit=900.0)
 GPU = Plan(batches=(1, 8), prompt_lengths=(1024, 4096), contexts=(1024,), decode_batches=(1, 8, 32), steps=8, repeats=30, warmup=10,

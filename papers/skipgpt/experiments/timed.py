@@ -68,7 +68,7 @@ class DrawnRouting:
         shape = case.steps, 2 * len(state.layers), case.batch, case.tokens
         drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
         self.gates = (drawn >= sparsity).float()
-        self.on_device = self.gates.to(state.layers[0].self_attn.q_proj.weight.device)
+        self.on_device = self.gates.to(next(state.layers[0].parameters()).device)
 
     def __call__(self, layer: int, name: str, x: Tensor, valid: Tensor) -> Tensor:
         straight_through_gate(getattr(self.state.layers[layer], f"router_{name}")(x), 1.0)

@@ -15,7 +15,7 @@ from torch import nn
 from common.models import load, tiny
 from tests.numerics import far, float64
 
-from .. import analytic, baselines, method
+from .. import analytic, baselines, gating, method
 from ..baselines import StaticPlan
 from ..mixture_of_depths import MixtureOfDepths
 from . import invariants as holds
@@ -259,7 +259,7 @@ def test_a_silent_block_is_dropped_first_and_the_model_left_alone(stock, name):
     assert same(before, stock) and all(p.grad is None for p in stock.parameters())
     assert modes == [m.training for m in stock.modules()], "modes changed"
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in stock.modules()), "hooks left"
-    assert not any(isinstance(m, method.RoutedLayerMixin) for m in stock.modules()), "routers left"
+    assert not any(isinstance(m, gating.RoutedLayerMixin) for m in stock.modules()), "routers left"
 
 
 def same_scores(plan, other):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.claims.intervals import MIN_ITEMS, MIN_RUNS
+from common.claims.intervals import MIN_ITEMS, MIN_RUNS, interval
 from common.claims.records import load_claims, make_record, start_run
 from common.data.prose import docstrings, document_windows, topics
 from common.runs import reproduce
@@ -20,8 +20,8 @@ from tests.numerics import close
 
 from .. import crossing, pictures, quantities, standins, tables
 from .. import eval as harness
-from ..difficulty import base_folder, base_model
-from ..experiments import scratch, smollm2, speed
+from ..difficulty import base_folder, base_model, sequences
+from ..experiments import rates, scratch, smollm2, speed
 from ..experiments.smollm2 import BudgetMissed, check_budget
 from ..method import SkipGPTConfig, apply_skipgpt
 from ..tuning import BudgetNotHeld, evaluate, hold_budget, shift_budget, tune
@@ -143,6 +143,34 @@ def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, tmp_pat
         claim["rung"] == "paper-scale" for claim in CLAIMS)
 
 
+def test_a_retain_has_the_error_of_its_scores():
+    """By hand: ratios 0.9 and 1.0; errors 0.01/0.5 and 0.45 * 0.02/0.25 of the first, none of the second."""
+    scores = {"dense": {"a": 0.5, "b": 0.4}, "routers at 0.25": {"a": 0.45, "b": 0.4}}
+    errors = {"dense": {"a": [0.02, 900], "b": [0.0, 100]}, "routers at 0.25": {"a": [0.01, 900], "b": [0.0, 100]}}
+    measured = quantities.paper({"paper": {"8B": scores | {"errors": errors}}})["C3"]
+    close(torch.tensor([measured["value"], measured["stderr"]]), torch.tensor([95.0, 50 * (0.02**2 + 0.036**2) ** 0.5]), 1e-6)
+    assert measured["n_items"] == 1000 and measured["ci95"][0] < 95 < measured["ci95"][1]
+    words = {}
+    for value in (93.0, 95.2, 97.0):
+        sure = measured | {"value": value, "stderr": 0.4}
+        sure["ci95"] = list(interval({key: sure[key] for key in sure if key != "ci95"}))
+        run = start_run("test") | {"seconds": 0.0}
+        words[value] = make_record(CLAIMS.find("C3"), CLAIMS.sha256, sure, run, seeds=[])["verdict"]["word"]
+    assert list(words.values()) == ["contradicts", "inconclusive", "matches"]
+
+
+def test_every_method_has_the_best_rate_of_its_sweep_on_sequences_that_nothing_else_sees():
+    """By hand: the rate of least cross-entropy. Splits are disjoint, and every method of the sweep is one that runs."""
+    listed = {job.name: {"ce": 1 + abs(job.arguments["rate"] - 1e-2), "sparsity": 0.4} for job in rates.jobs("smoke")}
+    assert rates.best(listed) == dict.fromkeys(rates.GRIDS, 1e-2) and rates.GRIDS.keys() == scratch.RATES.keys()
+    assert all(scratch.RATES[method] in grid for method, grid in rates.GRIDS.items())
+    splits = [{tuple(row) for row in sequences(split, 0, 32)[0].tolist()} for split in ("tune", "calibration", "test", "validation")]
+    assert len(set.union(*splits)) == sum(map(len, splits))
+    for method in rates.GRIDS:
+        scored = rates.validated(method, 1e-2, 0, "smoke")
+        assert 0 < scored["ce"] < 6 and 0 <= scored["sparsity"] <= 1
+
+
 def test_tables_and_pictures_come_from_the_committed_measurements():
     results = committed_measurements("cpu-small") | committed_measurements("real-data")
     text = "\n".join([*tables.scratch(results), *tables.smollm2(results), *tables.real(results)])
@@ -179,7 +207,7 @@ def test_publishing_from_a_changed_tree_is_refused(capsys, monkeypatch):
 def jobs(monkeypatch):
     """jobs(size): those of every experiment that needs no data."""
     monkeypatch.delenv("NINEFOLD_DATA", raising=False)
-    return lambda size: every_job(harness.EXPERIMENTS, size)
+    return lambda size: every_job([e for e in harness.EXPERIMENTS if e.walked], size)
 
 
 def arms(jobs):
@@ -189,7 +217,7 @@ def arms(jobs):
 
 
 def test_the_smoke_run_walks_every_job_of_the_default_run(jobs):
-    assert arms(jobs("smoke")) == arms(jobs("cpu")) and len(arms(jobs("cpu"))) == 6 + 7 + 3 + 3
+    assert arms(jobs("smoke")) == arms(jobs("cpu")) and len(arms(jobs("cpu"))) == 6 + 7 + 3 + 4
     for size in ("smoke", "cpu"):
         listed = jobs(size)
         assert all(job.arguments["size"] == size for job in listed)

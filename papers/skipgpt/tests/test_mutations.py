@@ -12,13 +12,14 @@ from transformers.models.llama import modeling_llama
 
 from tests.numerics import float64
 
-from .. import method, skipping
+from .. import gating, method, recording, skipping
+from ..gating import RoutedLayerMixin
 from ..method import RoutingState, SkipGPTConfig, TokenRouter
 from . import invariants as holds
 from .invariants import batch, forced, random_gates, route
 
 pytestmark = pytest.mark.numerics
-SEED = 2
+SEED, GATE_OUTPUT = 2, gating.gate_output
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,7 +117,7 @@ def mutation_tau_reaches_the_end(patch):
 
 
 def mutation_padding_counted(patch):
-    patch.setattr(method, "_valid_tokens",
+    patch.setattr(recording, "valid_tokens",
                   lambda mask, batch, seq, cache, device: torch.ones(batch, seq, dtype=torch.bool))
 
 
@@ -127,24 +128,21 @@ def mutation_budget_counts_padding(patch):
         gates, torch.ones_like(valid), weights))
 
 
-def drop_keys_of_skipped_tokens(run_attention):
-    """Their keys are hidden from later tokens, in either mode."""
-    def wrong(layer, x, gate, *, attention_mask, past_key_values, **kwargs):
-        state = layer._routing
-        hidden = method._hide_skipped(state, layer._routing_index, gate, attention_mask,
-                                      past_key_values, x)
-        return run_attention(layer, x, gate, attention_mask=hidden,
-                             past_key_values=past_key_values, **kwargs)
-    return wrong
+def hidden(layer, x, gate, kwargs):
+    """The arguments with the keys of skipped tokens hidden from later ones."""
+    return layer._routing._eviction.hide(layer, layer._routing_index, gate, x, kwargs)
 
 
 def mutation_keys_dropped_in_mask_mode(patch):
-    patch.setattr(method, "attention_branch", drop_keys_of_skipped_tokens(method.attention_branch))
+    gated = RoutedLayerMixin.gated
+    patch.setattr(RoutedLayerMixin, "gated", lambda self, x, g_attn, args, kwargs: gated(
+        self, x, g_attn, args, hidden(self, x, g_attn, kwargs)))
 
 
 def mutation_keys_dropped_in_skip_mode(patch):
-    patch.setattr(skipping, "skipping_attention",
-                  drop_keys_of_skipped_tokens(skipping.skipping_attention))
+    original = skipping.skipping_attention
+    patch.setattr(skipping, "skipping_attention", lambda layer, x, gate, **kwargs: original(
+        layer, x, gate, **hidden(layer, x, gate, kwargs)))
 
 
 def mutation_cache_forgets_skipped_layers(patch):
@@ -182,13 +180,13 @@ def mutation_queries_out_of_order(patch):
 
 def mutation_skip_mode_multiplies_by_zero(patch):
     """What the released code does: compute all, then multiply."""
-    patch.setattr(skipping, "skipping_attention", method.attention_branch)
-    patch.setattr(skipping, "skipping_mlp", method.mlp_branch)
+    patch.setattr(skipping, "skipping_layer", lambda layer, x, g_attn, decide, kwargs: layer.gated(x, g_attn, (), kwargs | {
+        "hidden_states": x}))
 
 
 def mutation_skip_mode_forgets_the_residual(patch):
     original = skipping.skipping_mlp
-    patch.setattr(skipping, "skipping_mlp", lambda layer, y, gate: original(
+    patch.setattr(skipping, "skipping_mlp", lambda layer, y, gate, x=None: original(
         layer, y.clone(), gate) * gate[..., None])
 
 
@@ -199,19 +197,23 @@ def mutation_router_sees_the_whole_row(patch):
                   lambda self, x: forward(self, x - x.mean(1, keepdim=True)))
 
 
-def mutation_attention_reads_the_raw_residual(patch):
-    patch.setattr(method, "attention_branch", lambda layer, x, gate, **kwargs: (
-        x + gate[..., None] * layer.self_attn(hidden_states=x, **kwargs)[0]))
+def mutation_attention_gets_half(patch):
+    """The gate of an executed token is not 1."""
+    patch.setattr(gating, "gate_output", lambda output, gate, residual=None: GATE_OUTPUT(output, gate / 2, residual))
 
 
 def mutation_gate_applied_to_the_residual(patch):
     """g (x + f(x)) instead of x + g f(x)."""
-    patch.setattr(method, "mlp_branch", lambda layer, y, gate: gate[..., None] * (
-        y + layer.normed_mlp(y)))
+    gated = RoutedLayerMixin.gated
+
+    def wrong(self, x, g_attn, args, kwargs):
+        out, g_mlp = gated(self, x, g_attn, args, kwargs)
+        return g_mlp[..., None] * out, g_mlp
+    patch.setattr(RoutedLayerMixin, "gated", wrong)
 
 
-def mutation_mlp_without_gate(patch):
-    patch.setattr(method, "mlp_branch", lambda layer, y, gate: y + layer.normed_mlp(y))
+def mutation_module_without_gate(patch):
+    patch.setattr(gating, "gate_output", lambda output, gate, residual=None: output)
 
 
 # -- what must notice ------------------------------------------------------------------------------
@@ -294,9 +296,9 @@ def test_every_check_passes_on_the_code_as_it_is(ready, check):
     (mutation_queries_out_of_order, "mask = skip", "skip mode: off by"),
     (mutation_skip_mode_multiplies_by_zero, "rows", "rows, not"),
     (mutation_skip_mode_forgets_the_residual, "mask = skip", "skip mode: off by"),
-    (mutation_attention_reads_the_raw_residual, "all execute", "stock model"),
+    (mutation_attention_gets_half, "all execute", "stock model"),
     (mutation_gate_applied_to_the_residual, "all skip", "no layers"),
-    (mutation_mlp_without_gate, "all skip", "no layers"),
+    (mutation_module_without_gate, "all skip", "no layers"),
 ], ids=lambda value: getattr(value, "__name__", str(value)).removeprefix("mutation_"))
 def test_mutation_is_noticed(ready, monkeypatch, mutation, check, why):
     mutation(monkeypatch)

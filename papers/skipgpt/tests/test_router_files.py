@@ -10,7 +10,8 @@ import torch
 from common.models import load, tiny
 
 from .. import router_files
-from ..method import RoutedLayerMixin, SkipGPTConfig, apply_skipgpt, remove_skipgpt
+from ..gating import RoutedLayerMixin
+from ..method import SkipGPTConfig, apply_skipgpt, remove_skipgpt
 from ..router_files import RouterFileError, fingerprint, load_routers, save_routers
 from . import invariants as holds
 from .invariants import batch, gates_of, logits, route

@@ -20,7 +20,8 @@ from .. import gathering, skipping
 from ..analytic import LLAMA31_8B, Shape
 from ..experiments import speed, timed
 from ..experiments.timed import Case, DrawnRouting, bounds, expected_flops, stock_and_routed
-from ..method import RoutedLayerMixin, find_stack
+from ..gating import RoutedLayerMixin
+from ..layers import find_stack
 from .invariants import REL
 
 RATES = {"flops_per_s": 1e9, "bytes_per_s": 1e9}

@@ -14,8 +14,9 @@ from tests.numerics import close, far, float64
 
 from ..data import RaggedRows, Rows, TextWindows, TokenDifficulty, collate
 from ..difficulty import KINDS, token_difficulty
+from ..layers import find_stack
 from ..losses import distillation_loss, lm_loss, sample_noise, targets_of
-from ..method import SkipGPTConfig, find_stack, routing_of
+from ..method import SkipGPTConfig, routing_of
 from ..module import JointModule, LoraRecoveryModule, RouterTuningModule
 from ..router_files import load_routers
 from ..tuning import tune

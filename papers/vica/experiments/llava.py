@@ -6,6 +6,7 @@ with the two of the highest scores, two by greedy elimination, two drawn; and th
 questions about unseen pictures. What no claim compares is not run.
 
     features    of the frozen vision tower, which all other jobs only read
+    blind       the best answers without the picture, which bound what is counted as kept from below
     untuned     the stand-in as it is: whole, with frozen visual tokens, on fewer of them
     all_layers  tunes the all-layer model, measures each layer's worth and every pair of layers without training, and drops visual
                 tokens on the way (PyramidDrop)
@@ -64,7 +65,7 @@ class Size:
 
 
 SIZES = {"smoke": Size(seeds=(0,), steps=2, rows=2, trained_on=4, test=3, validation=2, easy=1, job_seconds=2.0),
-         "cpu": Size(seeds=seeds_asked(), steps=100, rows=16, trained_on=1200, test=250, validation=60, easy=120, job_seconds=1e4)}
+         "cpu": Size(seeds=seeds_asked(), steps=90, rows=16, trained_on=1200, test=250, validation=60, easy=120, job_seconds=1e4)}
 COMMITTED = 3  # small LLaVAs in common/standins/llava-weights; further seeds train theirs first
 AGAIN = 0  # the seed of which an arm is tuned once more
 
@@ -79,6 +80,7 @@ def jobs(size: str = "cpu") -> list[Job]:
     """Features, stand-ins that are not committed, and all that needs nothing else."""
     made = [_job(f"features/{split}", "features", size, seconds, split=split) for split, seconds in SPLITS.items()]
     needed = tuple(job.name for job in made)
+    made += [_job("blind", "blind_answers", size, 4)]
     made += standins(SIZES[size].seeds)
     for seed in SIZES[size].seeds:
         after = (*needed, f"stand-in/seed{seed}")
@@ -99,7 +101,7 @@ def standins(seeds: tuple[int, ...]) -> list[Job]:
 def then(size: str, results: dict) -> list[Job]:
     """The arms of every seed whose all-layer model is there to choose their layers."""
     found = [seed for seed in SIZES[size].seeds if f"all layers/seed{seed}" in results]
-    made = [(name, seed, layers) for seed in found for name, layers in arms(results, seed).items()]
+    made = [(name, seed, layers) for seed in found for name, layers in arms(results, seed).items() if not repeated(results, seed, name)]
     made += [("again", AGAIN, arms(results, AGAIN)["greedy"])] if AGAIN in found else []
     return [_job(f"{name}/seed{seed}", "tune", size, 22, seed=seed, arm=name, layers=layers) for name, seed, layers in made]
 
@@ -111,10 +113,21 @@ def arms(results: dict, seed: int) -> dict[str, list[int]]:
     return {"top": list(selection.top(worth, K)), "greedy": of["greedy"]["kept"], "drawn": list(baselines.random_layers(n, K, seed))}
 
 
+def repeated(results: dict, seed: int, arm: str) -> bool:
+    """Whether an arm is another arm's training again: greedy elimination may end at the layers of the highest scores."""
+    of = arms(results, seed)
+    return arm == "greedy" and of["greedy"] == of["top"]
+
+
+def result_of(results: dict, arm: str, seed: int) -> dict:
+    """What `tune` gave for an arm; where that is another's training again, the other's."""
+    return results[f"top/seed{seed}" if arm == "greedy" and f"greedy/seed{seed}" not in results else f"{arm}/seed{seed}"]
+
+
 # What `arms` reads of a result of `all_layers`.
 EXAMPLE = {f"all layers/seed{seed}": {
     "layers": 8, "leave-one-out": {str(k): 1.0 - k / 8 for k in range(8)},
-    "greedy": {"kept": [0, 1]}} for seed in SIZES["cpu"].seeds}
+    "greedy": {"kept": [0, 3]}} for seed in SIZES["cpu"].seeds}
 
 
 # -- training ----------------------------------------------------------------------------------------------
@@ -133,10 +146,12 @@ def pooled(features: Tensor, tokens: int | None) -> Tensor:
 
 @torch.no_grad()
 def nudged(parts: Parts, seed: int) -> None:
-    """Moves every weight by at most half a unit of its last place: as much as another order of summation does to what it meets."""
+    """Moves each weight to the next number below or above, or leaves it, by lot: one unit of its last place, which is the least that
+    a weight can move by, and what another order of summation does to what it meets."""
     draw = torch.Generator().manual_seed(seed)
     for weight in (*parts.decoder.parameters(), *parts.projector.parameters()):
-        weight.mul_(1 + 2.0**-23 * torch.randint(-1, 2, weight.shape, generator=draw))
+        to = torch.randint(-1, 2, weight.shape, generator=draw)
+        weight.copy_(torch.where(to == 0, weight, torch.nextafter(weight, torch.where(to > 0, torch.inf, -torch.inf))))
 
 
 def train(parts: Parts, cross_layers: tuple[int, ...] | None, seed: int, steps: int, rows: int, rate: float, tokens: int | None = None,
@@ -172,6 +187,11 @@ def features(split: str, size: str = "cpu") -> int:
     return count + easy
 
 
+def blind_answers(size: str = "cpu") -> dict[str, float]:
+    """Scores of the best answers without the picture, which are the same for every seed."""
+    return blind(SIZES[size].test, SIZES[size].easy)
+
+
 def all_layers(seed: int, weights: str, size: str = "cpu") -> dict:
     """The all-layer model of a seed, and what its layers are worth.
 
@@ -183,8 +203,7 @@ def all_layers(seed: int, weights: str, size: str = "cpu") -> dict:
 
     parts, s = stand_in(seed), SIZES[size]
     every = tuple(range(parts.decoder.config.num_hidden_layers))
-    result = {"model": parts.source, "layers": len(every), "items": items(s), "blind": blind(s.test, s.easy),
-              "loss": tuned(parts, every, seed, s)}
+    result = {"model": parts.source, "layers": len(every), "items": items(s), "loss": tuned(parts, every, seed, s)}
     Path(weights).parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in parts.decoder.state_dict().items() if k != "lm_head.weight"}, weights)
     result["all layers"] = tested(parts, vica(parts, every), s.test, s.easy)

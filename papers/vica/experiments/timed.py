@@ -44,20 +44,22 @@ GRAPH = ", graph"
 
 @dataclass(frozen=True)
 class Case:
-    """`batch` rows of `prefix` tokens, an image of `visual` tokens and `suffix` tokens. decode: steps timed after it."""
+    """`batch` rows of `prefix` tokens, an image of `visual` tokens and `suffix` tokens. decode: steps timed after it. only: names of
+    the variants that are timed; () for all."""
 
     batch: int
     prefix: int
     suffix: int
     visual: int = N_VISUAL
     decode: tuple[int, ...] = ()
+    only: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return f"B={self.batch} P={self.prefix} Q={self.suffix}"
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"decode": list(self.decode)}
+        return asdict(self) | {"decode": list(self.decode), "only": list(self.only)}
 
     @property
     def text(self) -> int:
@@ -102,15 +104,15 @@ class Inputs:
 
 
 def stock_and_ours(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The model untouched, and a twin that shares its weights and has ViCA's attention set once, not at every call."""
+    """The model untouched, and a twin that shares its weights, probed for ViCA before anything is timed or counted."""
     ours = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
-    ours.set_attn_implementation(method.PREFIX + "sdpa")
+    method.check_model(ours)
     return model, ours
 
 
 def prefill(model: nn.Module, config: method.ViCAConfig, x: Inputs, kv: method.VisualKV | None = None):
     """ViCA on a case, its cache filled; kv: a picture that was seen before."""
-    places = method.Places(x.layout.positions, x.layout.visual_positions)
+    places = method.Places(x.layout.positions, x.layout.visual_positions, before=x.case.prefix)
     return method.forward(model, config, x.text, places, kv or x.visual, method.ViCACache(), logits_to_keep=1)
 
 
@@ -128,7 +130,8 @@ def variants(models: tuple[nn.Module, nn.Module], case: Case, layers: Sequence[i
     fns = {"dense": dense(case.visual), "vica": lambda: prefill(ours, full, x), "vica warm": lambda: prefill(ours, full, x, kv),
            "vica frozen": lambda: prefill(ours, frozen, x), "vica frozen warm": lambda: prefill(ours, frozen, x, kv),
            "text only": dense(0), "masked": lambda: reference.masked_reference(stock, full, x.layout, x.visual)}
-    return fns | {f"dense {n}": dense(n) for n in PRUNED if n < case.visual}, kv.bytes()
+    fns |= {f"dense {n}": dense(n) for n in PRUNED if n < case.visual}
+    return {name: fn for name, fn in fns.items() if not case.only or name in case.only}, kv.bytes()
 
 
 def tower(batch: int, model: nn.Module) -> dict[str, Callable]:
@@ -204,8 +207,9 @@ def expected_flops(shape: Shape, case: Case, name: str, layers: Sequence[int]) -
     """FLOPs that a variant executes (spec 7.2), for the whole batch, with the head: at the last position, or at all text slots
     of the masked definition."""
     n, text, head = case.visual, case.text, analytic.head_flops(shape, case.text if name == "masked" else 1)
-    if name.startswith("vica"):  # a frozen prefix is computed like any other and then left out
-        return case.batch * (analytic.prefill_flops(shape, n, text, len(layers), warm=name.endswith("warm")) + head)
+    if name.startswith("vica"):  # rows of one shape: without masks, the prefix by itself (unmasked.py)
+        return case.batch * (analytic.prefill_flops(shape, n, text, len(layers), prefix=case.prefix, split=True, frozen="frozen" in name,
+                                                    warm=name.endswith("warm")) + head)
     visual = 0 if name == "text only" else n if name in ("dense", "masked") else int(name.removeprefix("dense "))
     return case.batch * (analytic.prefill_flops(shape, visual, text) + head)
 

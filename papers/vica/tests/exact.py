@@ -28,19 +28,23 @@ def _case(dtype: torch.dtype = torch.float32):
 def uncounted_flops(layers: tuple[int, ...] = (0, 2)) -> int:
     """Sum over ways to run a prompt of |FLOPs that ran - FLOPs by formula|; the head reads one position."""
     model, layout, visual = _case()
+    method.check_model(model)  # what is probed once is not counted
     shape, text = Shape.of(model.config), PREFIX + SUFFIX
     embeds, places = model.get_input_embeddings()(layout.ids), method.Places(layout.positions, layout.visual_positions)
     whole = torch.cat([embeds[:, :PREFIX], visual, embeds[:, PREFIX:]], 1)
 
-    def vica(update: str, cache: bool):
+    def vica(update: str, cache: bool, keep: dict | None = None):
         return lambda: method.forward(model, method.ViCAConfig(layers, update), embeds, places, visual,
-                                      method.ViCACache() if cache else None, logits_to_keep=1)
+                                      method.ViCACache() if cache else None, logits_to_keep=1, keep=keep)
+
+    all_kept = {layers[0]: torch.ones(1, VISUAL, dtype=torch.bool)}
 
     k, split_form = len(layers), dict(prefix=PREFIX, split=True)
     ways = {
         "dense": (lambda: model(inputs_embeds=whole, logits_to_keep=1), prefill_flops(shape, VISUAL, text)),
         "text": (lambda: model(inputs_embeds=embeds, logits_to_keep=1), prefill_flops(shape, 0, text)),
-        "vica, one mask": (vica("full", True), prefill_flops(shape, VISUAL, text, k)),
+        "vica, one mask": (vica("full", True, all_kept), prefill_flops(shape, VISUAL, text, k)),
+        "vica, two calls, cached": (vica("full", True), prefill_flops(shape, VISUAL, text, k, **split_form)),
         "vica, two calls": (vica("full", False), prefill_flops(shape, VISUAL, text, k, **split_form)),
         "vica, frozen prefix": (vica("frozen", False), prefill_flops(shape, VISUAL, text, k, frozen=True, **split_form)),
     }

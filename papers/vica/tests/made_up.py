@@ -30,7 +30,7 @@ def results(pairs=None, again=None, **changes):
         items = {"all": 2000, "open": 1600, "pairs, all": 700, "pairs, open": 550, "dropped, all": 1000, "dropped, open": 800}
         drop = {"whole": 0.9, "ranked": way["ranked"], "random": way["random"], "random again": way["again_by_lot"]}
         found[f"all layers/seed{seed}"] = {
-            "model": {}, "layers": 8, "items": items, "blind": score(0.3), "loss": 0.1, "leave-one-out": single, "pairs": by_pair,
+            "model": {}, "layers": 8, "items": items, "loss": 0.1, "leave-one-out": single, "pairs": by_pair,
             "greedy": {"kept": [0, 3], "steps": [[k, 0.1] for k in (6, 7, 5, 4, 2, 1)]}, "all layers": score(arm["all_layers"], seed),
             "PyramidDrop 0.5": {"schedule": {}} | {name: only_scenes(value) for name, value in drop.items()}}
         for name in ("dense", "top", "greedy", "drawn", "few", "text"):
@@ -39,6 +39,7 @@ def results(pairs=None, again=None, **changes):
         found[f"untuned/seed{seed}"] = {"equivalent tokens": 3, "ranks": 7, "whole": score(0.9), "frozen": {
             "ffn": score(way["ffn"]), "all": score(way["frozen"])}, "attention": only_scenes(way["attention"]),
             "random": only_scenes(way["lot"])}
+    found["blind"] = score(0.3)
     found["again/seed0"] = {"test": score(arm["greedy"] if again is None else again)}
     return found
 
@@ -47,10 +48,19 @@ def only_scenes(value):
     return dict.fromkeys(EVERY, value)
 
 
-def scratched(ours=0.9, drawn=0.9, text=0.3, dense=0.9):
-    arms = {"scratch": ([0, 4], ours), "scratch/drawn": ([1, 2], drawn), "scratch/text": ([], text)}
+def scratched(ours=0.9, drawn=0.9, text=0.3, dense=0.9, short=0.7, short_dense=0.7, short_text=0.3):
+    arms = {"scratch": ([0, 4], ours), "scratch/drawn": ([1, 2], drawn), "scratch/text": ([], text), "scratch/short": ([0, 4], short),
+            "scratch/short dense": (None, short_dense), "scratch/short text": ([], short_text)}
     return {f"{arm}/seed{s}": {"layers": layers, "items": 2000, "blind": score(0.3), "dense": score(dense), "test": score(value, s)}
             for s in SEEDS for arm, (layers, value) in arms.items()}
+
+
+def drawn_thrice(top=0.8, drawn=(0.6, 0.7, 0.65)):
+    """The pair of the highest scores, and three drawn ones."""
+    arms = {"top": ([0, 1], top), "greedy": ([0, 3], top)} | {f"drawn {i}": ([2, 3 + i], value) for i, value in enumerate(drawn)}
+    return {f"draws/seed{s}": {"blind": score(0.3), "items": 2000, "dense": {"layers": None, "loss": 0.1, "test": score(0.9, s)},
+                               "arms": {a: {"layers": of, "loss": 0.1, "test": score(value, s)} for a, (of, value) in arms.items()}}
+            for s in SEEDS}
 
 
 def patched(dense=0.9, vica=0.6, mixed_dense=0.9, mixed_vica=0.9):

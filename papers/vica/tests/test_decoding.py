@@ -69,6 +69,44 @@ def test_generation_ends_at_the_end_token_of_each_row(decoder):
         assert got == (row[: row.index(end) + 1] if end in row else row)
 
 
+def test_several_end_tokens_end_a_row_at_the_first_of_them(decoder):
+    """A chat model has two and more; 0 is a token like any other."""
+    model, config = decoder(), ViCAConfig((0, 2))
+    layout, *_ = batch(PROMPTS)
+    free = generate(model, config, layout, pictures(layout), 6)
+    ends = [free[1][2], free[2][3], 0]
+    for given in (ends, tuple(ends)):
+        stopped = generate(model, config, layout, pictures(layout), 6, eos_token_id=given)
+        for got, row in zip(stopped, free):
+            first = next((i for i, token in enumerate(row) if token in ends), None)
+            assert got == (row if first is None else row[: first + 1])
+    assert generate(model, config, layout, pictures(layout), 6, eos_token_id=[]) == free
+
+
+@pytest.mark.parametrize("update", ["full", "frozen"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_kept_picture_answers_the_next_question_to_its_last_token(decoder, update, side):
+    """Kept from a first question; prefill, decoding by the cache, and `generate` with another text are those of a fresh picture."""
+    model, config = decoder(), ViCAConfig((0, 2), update)
+    first, *_ = batch(PROMPTS[1:3], side)
+    visual = pictures(first)
+    kept = method.compute_visual_kv(model, visual, first.visual_positions, config.cross_layers, first.visual_real)
+    question, *_ = batch([[1, 6, *[IMAGE] * 4, 20, 21, 22], [1, 5, 6, 7, 8, 9, *[IMAGE] * 4, 30, 31]], side)
+    assert generate(model, config, question, kept, 5) == generate(model, config, question, visual, 5)
+    embeds, new = model.get_input_embeddings()(question.ids), model.get_input_embeddings()(torch.tensor([[40], [41]]))
+    following = Places(question.positions.amax(1, keepdim=True) + 1)
+    logits = []
+    for shown in (visual, kept):
+        cache = ViCACache()
+        with torch.no_grad():
+            before = method.forward(model, config, embeds, question, shown, cache).logits[question.real]
+            logits.append(torch.cat([before, method.forward(model, config, new, following, past_key_values=cache).logits[:, 0]]))
+        assert cache.visual is not None and set(cache.visual.keys) == {0, 2}
+    close(logits[1], logits[0], EXACT)
+    with pytest.raises(ValueError, match=r"kept for layers \[0, 2\], and \[1\] look, too"):
+        method.forward(model, ViCAConfig((0, 1)), embeds, question, kept)
+
+
 def test_a_picture_that_is_last_can_be_answered(decoder):
     """No text behind it: the position goes on behind the picture, and the last text slot, which is before it, answers."""
     model, config = decoder(), ViCAConfig((0, 2))
@@ -124,10 +162,25 @@ def test_pyramid_drop_ranks_by_the_last_token_s_attention(decoder):
         pruning.ranked(model, config, layout, visual, {0: 0.5, 1: 0.5})
 
 
+@pytest.mark.parametrize("way", ["ranked", "by lot"])
+def test_a_row_keeps_its_share_of_its_own_picture_whatever_stands_beside_it(decoder, way):
+    """One picture of four tokens in a batch with two of them: four, two and one are kept, as alone."""
+    model, config, shares = decoder(), ViCAConfig((0, 1, 2)), {0: 1.0, 1: 0.5, 2: 0.25}
+    layout, *_ = batch([PROMPTS[1], PROMPTS[3]], "left")
+    visual = pictures(layout)
+    keep = pruning.ranked(model, config, layout, visual, shares) if way == "ranked" else pruning.by_lot(layout.visual_real, shares)
+    assert [k.sum(1).tolist() for k in keep.values()] == [[4, 8], [2, 4], [1, 2]]
+    assert not any((k & ~layout.visual_real).any() for k in keep.values())
+    if way == "ranked":
+        alone, *_ = batch([PROMPTS[1]])
+        for layer, kept in pruning.ranked(model, config, alone, pictures(alone), shares).items():
+            assert torch.equal(kept[0], keep[layer][0, :4])
+
+
 def test_random_drop_keeps_as_many_and_nests(decoder):
     real = torch.tensor([[True] * 8, [True] * 6 + [False] * 2])
     keep = pruning.by_lot(real, {0: 1.0, 3: 0.5, 5: 0.25}, seed=3)
-    assert [k.sum(1).tolist() for k in keep.values()] == [[8, 6], [4, 4], [2, 2]] and not (keep[5] & ~keep[3]).any()
+    assert [k.sum(1).tolist() for k in keep.values()] == [[8, 6], [4, 3], [2, 2]] and not (keep[5] & ~keep[3]).any()
     assert not (keep[0] & ~real).any()
 
 
@@ -148,3 +201,7 @@ def test_dense_on_all_tokens_is_dense_and_on_fewer_is_what_it_sees(decoder):
 def test_sets_of_layers():
     assert last_layers(8, 2) == (6, 7) and uniform_layers(8, 4) == (0, 2, 4, 6) and uniform_layers(32, 8)[:3] == (0, 4, 8)
     assert random_layers(8, 2, 0) == random_layers(8, 2, 0) and len({random_layers(8, 2, s) for s in range(9)}) > 3
+    every = [random_layers(4, 2, 0, draw) for draw in range(5)]
+    assert len(set(every)) == 5 and last_layers(4, 2) not in every and all(random_layers(8, 2, s) != (6, 7) for s in range(50))
+    with pytest.raises(ValueError, match="not so many"):
+        random_layers(4, 2, 0, 5)

@@ -6,14 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from common.errors import UserError
+from common.families import build, text_ids
 from common.models import load, tiny
 from common.vision.layout import packed
 from tests.numerics import close, far
 
-from .. import method
+from .. import families, method
 from ..checkpoint import FILE, save
 from ..checkpoint import load as load_config
+from ..decoding import generate
 from ..method import Places, ViCAConfig, check_model
+from ..multimodal import ViCA
 from ..reference import frozen_dense, masked_reference
 from .conftest import IMAGE, PROMPTS, batch, pictures
 from .exact import differing_logits, uncounted_flops
@@ -251,12 +255,67 @@ def test_gradient_checkpointing_changes_nothing(prompts):
     model, config = truly_double(load(tiny()).model.double()).train(), ViCAConfig((0, 2))
     plain, _ = gradients(model, config, prompts.layout, prompts.visual)
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    for _ in range(2):  # a second call drops the first one's hooks
+    for _ in range(2):
         again, _ = gradients(model, config, prompts.layout, prompts.visual)
         assert again.keys() == plain.keys()
         for name, gradient in plain.items():
             close(again[name], gradient, EXACT)
-    assert sum(len(layer._forward_pre_hooks) for layer in model.model.layers) == 2
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_after_a_checkpointed_step_the_model_is_the_stock_model(attention, prompts):
+    """The backward pass runs layers again, by our attention; whoever calls the decoder then meets its own, and so does another call."""
+    from common.vision.llava import dense_hidden
+
+    model, config = truly_double(load(tiny(attn_implementation=attention)).model.double()), ViCAConfig((0, 2))
+    with torch.no_grad():
+        dense, plain = dense_hidden(model, prompts.layout, prompts.visual), model(prompts.ids, attention_mask=prompts.real).logits
+    model.train().gradient_checkpointing_enable({"use_reentrant": False})
+    targets, embed = prompts.layout.ids.masked_fill(~prompts.layout.real, -100), model.get_input_embeddings()
+    loss = sum(method.loss_sum(method.forward(model, config, embed(prompts.layout.ids), prompts.layout, visual).logits, targets)[0]
+               for visual in (prompts.visual, -prompts.visual))  # two calls before their backward pass
+    assert model.config._attn_implementation == attention
+    with torch.no_grad():
+        close(dense_hidden(model, prompts.layout, prompts.visual), dense, EXACT)
+    loss.backward()
+    assert model.config._attn_implementation == attention
+    checkpointed = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.gradient_checkpointing_disable()
+    model.zero_grad()
+    for visual in (prompts.visual, -prompts.visual):
+        embeds = model.get_input_embeddings()(prompts.layout.ids)
+        method.loss_sum(method.forward(model, config, embeds, prompts.layout, visual).logits,
+                        prompts.layout.ids.masked_fill(~prompts.layout.real, -100))[0].backward()
+    for name, p in model.named_parameters():
+        close(checkpointed[name], p.grad, EXACT)
+    with torch.no_grad():
+        model.eval()
+        close(dense_hidden(model, prompts.layout, prompts.visual), dense, EXACT)
+        close(model(prompts.ids, attention_mask=prompts.real).logits, plain, EXACT)
+
+
+def test_layers_that_hand_nothing_on_to_attention_are_not_checkpointed():
+    model, layout = build("stablelm").train(), batch([PROMPTS[2]])[0]
+    run(model, ViCAConfig((0,)), layout, pictures(layout))
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with pytest.raises(UserError, match="hand no keyword arguments on"):
+        run(model, ViCAConfig((0,)), layout, pictures(layout))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("padded", [False, True], ids=["without masks", "masks"])
+def test_dropout_of_attention_is_honoured(attention, padded, prompts):
+    """At a dropout of nearly one nothing is read, neither picture nor text: each token goes its own way; at zero both are."""
+    layout = prompts.layout if padded else batch([PROMPTS[2]])[0]
+    visual, found = pictures(layout), {}
+    for dropout in (0.0, 0.999999):
+        model = load(tiny(attn_implementation=attention, attention_dropout=dropout)).model.double().train()
+        torch.manual_seed(0)
+        found[dropout] = run(model, ViCAConfig((0, 1, 2)), layout, visual)[layout.real]
+        torch.manual_seed(0)
+        other = run(model, ViCAConfig((0, 1, 2)), layout, -visual)[layout.real]
+        assert torch.equal(other, found[dropout]) == bool(dropout)
+    far(found[0.0], found[0.999999])
 
 
 def test_the_model_is_left_as_it_was(decoder):
@@ -293,22 +352,92 @@ def test_the_paper_s_layers():
     assert json.loads(json.dumps(method.PAPER_CROSS_LAYERS["llava-1.5-7b"])) == [0, 1, 7, 8, 9, 10, 11, 14]
 
 
-@pytest.mark.parametrize("spec, layers, error, says", [
-    (tiny("gemma2"), (0,), TypeError, "sliding_window|attn_logit_softcapping"),
-    (tiny("mistral", sliding_window=8), (0,), TypeError, "sliding_window"),
-    (tiny(), (3,), ValueError, r"cross layer 3: LlamaForCausalLM has layers 0 to 2"),
-    (tiny("phi3"), (0,), TypeError, "no k_proj|sliding_window"),
+@pytest.mark.parametrize("family, says", [
+    ("gptj", "asks the attention functions of transformers 0 times"), ("diffllama", "2 times"),
+    ("bloom", "no attention that knows its layer"), ("qwen2_vl", "mrope_section"),
+    ("qwen3_next", r"does not see all text before it \(linear_attention\)"),
+    ("paligemma", "does not give the stock model's logits"), ("llama4_text", "no one list of layers"),
 ])
-def test_models_that_it_does_not_fit_are_refused(spec, layers, error, says):
-    with pytest.raises(error, match=says):
-        check_model(load(spec).model, ViCAConfig(layers))
+def test_models_that_it_does_not_fit_are_refused_by_property(family, says):
+    """Wherever one begins: the method, its check, kept keys, or decoding; and the model is as it was."""
+    model, config = build(family), ViCAConfig((0,))
+    words, places = model.get_input_embeddings()(torch.tensor([[5, 6]])), Places(torch.tensor([[0, 1]]))
+    layout, *_ = batch([[5, 6]])
+    for use in (lambda: check_model(model, config), lambda: method.forward(model, config, words, places),
+                lambda: method.hidden_states(model, config, words, places), lambda: generate(model, config, layout, None, 2),
+                lambda: method.compute_visual_kv(model, words, places.positions, (0,)), lambda: ViCA(model, config)):
+        with pytest.raises(UserError, match=says):
+            use()
+    assert not model.training and not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_frozen_prefix_needs_an_output_projection_without_bias():
-    model = load(tiny(attention_bias=True)).model
+def test_layers_and_attention_that_are_not_there_are_refused():
+    with pytest.raises(UserError, match=r"cross layer 3: LlamaForCausalLM has layers 0 to 2"):
+        check_model(load(tiny()).model, ViCAConfig((3,)))
+    model = load(tiny()).model
+    model.config._attn_implementation_internal = "flex_attention"
+    with pytest.raises(UserError, match="uses attention 'flex_attention'"):
+        check_model(model)
+
+
+@pytest.mark.parametrize("kind, rope", [
+    ("dynamic", {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}),
+    ("longrope", {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "short_factor": [1.0] * 4, "long_factor": [3.0] * 4,
+                  "original_max_position_embeddings": 12})])
+def test_positions_at_which_all_rotations_change_are_refused(kind, rope):
+    """Below, such a model works (families); from there on a picture's keys, rotated once, would be another length's."""
+    model, config = load(tiny(rope_parameters=rope, max_position_embeddings=12)).model, ViCAConfig((0,))
+    visual, text = torch.randn(1, 4, 32), torch.randn(1, 8, 32)
+    order = torch.arange(13)[None]
+    method.forward(model, config, text, Places(order[:, 4:12], order[:, :4]), visual)
+    for places in (Places(order[:, [0, *range(6, 13)]], order[:, 1:5]), Places(order[:, :8], order[:, 9:13])):
+        with pytest.raises(UserError, match="position 12: from 12 on"):
+            method.forward(model, config, text, places, visual)
+    cache = method.ViCACache()
+    method.forward(model, config, text, Places(order[:, 4:12], order[:, :4]), visual, cache)
+    with pytest.raises(UserError, match="position 12"):
+        method.forward(model, config, text[:, :1], Places(order[:, 12:13]), past_key_values=cache)
+
+
+def test_a_probe_is_made_once_leaves_no_trace_and_draws_no_number():
+    model, runs = load(tiny(attention_dropout=0.5)).model.train(), []
+    model.model.layers[1].eval()
+    torch.manual_seed(3)
+    drawn = torch.rand(2)
+    torch.manual_seed(3)
+    model.register_forward_hook(lambda *_: runs.append(1))
     check_model(model, ViCAConfig((0,)))
-    with pytest.raises(TypeError, match="attention_bias"):
-        check_model(model, ViCAConfig((0,), "frozen"))
+    first = len(runs)
+    check_model(model, ViCAConfig((1,)))
+    assert len(runs) == first > 0
+    assert torch.equal(torch.rand(2), drawn) and not any(p.grad is not None for p in model.parameters())
+    assert [layer.training for layer in model.model.layers] == [True, False, True] and not model.model.layers[1].mlp.training
+
+
+# -- families ----------------------------------------------------------------------------------------------
+# One of each way in which a layer makes its keys, or a head its logits; `make families` tries all.
+@pytest.mark.parametrize("family", ["smollm3", "stablelm-qk-norm", "granite", "cohere2", "starcoder2", "phi3", "olmo2", "gemma2", "gpt2",
+                                    "deepseek_v3", "llama-dynamic", "gpt_oss"])
+def test_every_way_to_use_it_is_right_on_other_families(family):
+    model = build(family)
+    for use in families.METHODS.values():
+        if getattr(use, "applies", lambda model: True)(model):
+            use(model, text_ids())
+
+
+@pytest.mark.parametrize("spoil", ["norm", "head", "silent"])
+def test_a_layer_that_makes_keys_in_another_way_than_it_shows_is_caught(spoil):
+    """The probe is of numbers: a layer that is patched so that what it shows is not what it does is refused, whatever its name."""
+    model = load(tiny("qwen3")).model.double()
+    attention, stock = model.model.layers[1].self_attn, type(model.model.layers[1].self_attn).forward
+    if spoil == "norm":  # keys depend on what else is in the text
+        attention.k_norm.register_forward_hook(lambda m, a, out: out + out.mean(1, keepdim=True))
+    elif spoil == "head":  # the mask is not used
+        attention.forward = lambda *a, **k: (stock(attention, *a, **k)[0] + k["hidden_states"].sum(1, keepdim=True), None)
+    else:
+        attention.forward = lambda hidden_states, **k: (hidden_states * 0, None)
+    with pytest.raises(UserError):
+        check_model(model)
 
 
 def test_a_picture_without_positions_is_refused(decoder):

@@ -10,7 +10,7 @@ from common.claims.rules import FAILS, HOLDS
 from .. import eval as harness
 from .. import quantities
 from . import made_up
-from .made_up import SEEDS, WORTH, patched, results, score, scratched, timed
+from .made_up import SEEDS, WORTH, drawn_thrice, patched, results, score, scratched, timed
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
 
@@ -41,8 +41,9 @@ def test_what_does_not_follow_from_the_papers_own_arithmetic():
     assert exact["C4a"]["value"] == pytest.approx(7.58, abs=0.005) and exact["C2d"]["value"] == pytest.approx(8.9, abs=0.05)
 
 
-MAKE = {"C1r": (quantities.scratch, scratched), "C9f": (quantities.scratch, scratched), "C8c": (quantities.patches, patched),
-        "C3a": (quantities.speed, timed), "C3b": (quantities.speed, timed)}
+MAKE = {"C1r": (quantities.scratch, scratched), "C1q": (quantities.scratch, scratched), "C9f": (quantities.scratch, scratched),
+        "C9g": (quantities.draws, drawn_thrice), "C8c": (quantities.patches, patched), "C3a": (quantities.speed, timed),
+        "C3b": (quantities.speed, timed)}
 
 
 def everything():
@@ -110,8 +111,8 @@ def test_scores_that_are_dealt_by_lot_foretell_nothing(monkeypatch):
 
 def test_no_difference_needs_one_that_is_seen_and_room_above():
     assert "insensitive" in of("C9f", text=0.9)["reason"] and of("C9f", text=0.9)["word"] == "inconclusive"
-    perfect = {f"{arm}/seed{s}": run | {"test": score(1.0 if run["layers"] else 0.3)} for s in SEEDS
-               for arm in ("scratch", "scratch/drawn", "scratch/text") for run in [scratched()[f"{arm}/seed{s}"]]}
+    perfect = scratched() | {f"{arm}/seed{s}": run | {"test": score(1.0 if run["layers"] else 0.3)} for s in SEEDS
+                             for arm in ("scratch", "scratch/drawn", "scratch/text") for run in [scratched()[f"{arm}/seed{s}"]]}
     at_ceiling = verdict_of("C9f", quantities.scratch(perfect)["C9f"])
     assert at_ceiling["word"] == "inconclusive" and "all that is possible" in at_ceiling["reason"]
 

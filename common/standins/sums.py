@@ -1,8 +1,8 @@
-"""SmolLM2-135M-Instruct, taught to reason about sums at length: the real model that the second experiment starts from.
+"""SmolLM2-135M-Instruct, trained to reason about sums at length: a real model that is longer than it needs to be, to start from.
 
-`make standins-onpolicysft` trains it by trl's SFTTrainer: LoRA on every linear layer,
+`make standins-sums` (python -m common.standins.sums) trains it by trl's SFTTrainer: LoRA on every linear layer,
 cross-entropy on the trace alone, batches drawn without regard to length (the mean over a batch's tokens then has no length
-bias worth speaking of). The adapter is committed in taught/ in bfloat16, with its card and curve; `load_taught` merges it
+bias worth speaking of). The adapter is committed in sums-weights/ in bfloat16, with its card and curve; `load_sums_reasoner` merges it
 into the model, so that what follows trains a plain checkpoint. A killed run goes on from its last checkpoint, every 20 steps.
 """
 
@@ -13,30 +13,29 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from common.files import cache_dir, write_json
-from common.lora import WEIGHTS, LoraSpec, merged, save
-from common.models import SMOLLM2, Loaded, load
+from ..files import cache_dir, write_json
+from ..lora import WEIGHTS, LoraSpec, merged, save
+from ..models import SMOLLM2, Loaded, load
+from ..reasoning.sums import Sums, dataset, trace
 
-from .sums import Sums, dataset, trace
-
-FOLDER = Path(__file__).parent / "taught"
+FOLDER = Path(__file__).parent / "sums-weights"
 STEPS, ROWS, RATE, RANK = 110, 8, 1e-3, 4
 ADAPTER = LoraSpec(RANK, alpha=4 * RANK, dropout=0.0)  # on every linear layer of a block
 
 
-def load_taught(folder: Path = FOLDER, dtype: str = "float32") -> Loaded:
+def load_sums_reasoner(folder: Path = FOLDER, dtype: str = "float32") -> Loaded:
     """The model with the adapter merged into it. Raises FileNotFoundError without the adapter."""
     if not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(f"{folder.name}/{WEIGHTS} is missing: restore it or run `make standins-onpolicysft`")
-    taught = merged(replace(SMOLLM2, dtype=dtype), folder)
-    taught.model.requires_grad_(True)
-    return taught._replace(source=taught.source | {"adapter": "papers/onpolicysft/taught"})
+        raise FileNotFoundError(f"{folder.name}/{WEIGHTS} is missing: restore it or run `make standins-sums`")
+    loaded = merged(replace(SMOLLM2, dtype=dtype), folder)
+    loaded.model.requires_grad_(True)
+    return loaded._replace(source=loaded.source | {"adapter": f"common/standins/{folder.name}"})
 
 
 def rows(data: Sums, count: int, seed: int) -> list[dict]:
     """Prompt and completion of each, as text; the end is part of the completion."""
     made = []
-    for i, entry in enumerate(dataset("taught", count)):
+    for i, entry in enumerate(dataset("traces", count)):
         prompt = data.words.decode(data.prompt(entry["question"]))
         text = trace(entry["metadata"]["expression"], random.Random(f"{seed} {i}"))
         made.append({"prompt": prompt, "completion": text + data.words.eos_token})
@@ -52,7 +51,7 @@ def train(folder: Path = FOLDER, steps: int = STEPS, rows_a_step: int = ROWS, se
     source = {"name": "in memory"}
     if model is None:
         model, tokenizer, source = load(SMOLLM2)
-    work = work or cache_dir() / "onpolicysft" / f"taught-{steps}-{rows_a_step}-{seed}"
+    work = work or cache_dir() / "standins-sums" / f"{steps}-{rows_a_step}-{seed}"
     examples = rows(Sums().use(tokenizer), steps * rows_a_step, seed)
     arguments = SFTConfig(output_dir=str(work), max_steps=steps, per_device_train_batch_size=rows_a_step, learning_rate=RATE, seed=seed,
                           lr_scheduler_type="cosine", warmup_steps=min(10, steps // 4), completion_only_loss=True, max_length=256,
@@ -63,7 +62,7 @@ def train(folder: Path = FOLDER, steps: int = STEPS, rows_a_step: int = ROWS, se
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")))
     save(trainer.model, folder, base=source["name"])  # not where the cache happens to be
     curve = [[entry["step"], round(entry["loss"], 4)] for entry in trainer.state.log_history if "loss" in entry]
-    write_json(folder / "training.json", {"command": "make standins-onpolicysft", "seed": seed, "steps": steps, "rows": rows_a_step,
+    write_json(folder / "training.json", {"command": "make standins-sums", "seed": seed, "steps": steps, "rows": rows_a_step,
                                           "learning rate": RATE, "rank": RANK, "base": source, "loss by step": curve})
     return folder
 
@@ -72,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     train(seed=parser.parse_args().seed)
-    print("taught/: the adapter, its configuration and its curve")
+    print("sums-weights/: the adapter, its configuration and its curve")
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import random
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from common.errors import SetupError
-from common.reasoning.rollouts import Rollout
-
-from .data import Problem, Problems, Rows
+from ..errors import SetupError
+from .problems import TESTED, Problem, Problems, Rows
+from .rollouts import Rollout
+from .verifiers import GymVerifier, response_text
 
 TASK = dict(min_terms=2, max_terms=3, min_digits=1, max_digits=2)
-SEEDS = {"train": 10_000_000, "val": 20_000_000, "test": 30_000_000, "taught": 40_000_000}  # disjoint: entry i is drawn from seed + i
+SPLITS = {"train": 10_000_000, "val": 20_000_000, "test": 30_000_000, "traces": 40_000_000}  # disjoint: entry i is drawn from seed + i
 OPENINGS = ("Okay, let me think about this step by step.", "Hmm, let me work this out carefully.", "Let me see what we have here.")
 CHECKS = ("Wait, let me check that again.", "Hmm, let me double-check that.", "Hold on, is that right?")
 RESTARTS = ("Alternatively, let me start over to be sure.", "Let me verify the whole calculation once more.")
@@ -95,7 +95,7 @@ def dataset(split: str, size: int):
         warnings.simplefilter("ignore")  # of packages that it imports
         import reasoning_gym
 
-    return reasoning_gym.create_dataset("chain_sum", size=size, seed=SEEDS[split], **TASK)
+    return reasoning_gym.create_dataset("chain_sum", size=size, seed=SPLITS[split], **TASK)
 
 
 class Sums(Problems):
@@ -104,7 +104,7 @@ class Sums(Problems):
     def __init__(self, count: int = 4096, held_out: int = 64, seed: int = 1):
         super().__init__(seed)
         self.count, self.held_out = count, held_out
-        self.words = None
+        self.words: Any = None
 
     def use(self, tokenizer) -> Sums:
         """For work without a Trainer."""
@@ -121,22 +121,25 @@ class Sums(Problems):
         return tuple(self.words.apply_chat_template(list(self.turns(question)), add_generation_prompt=True, return_dict=False))
 
     def problems(self, split: str, count: int) -> list[Problem]:
-        """kind: the number of steps. gold: reasoning_gym's entry."""
+        """kind: the number of steps. gold: reasoning_gym's entry. Short sums are few: of "train" the next ones drawn stand in for
+        those that are also among the first of validation or test."""
+        entries = dataset(split, count)
+        if split == "train":
+            asked = {e["question"] for other in ("val", "test") for e in dataset(other, TESTED)}
+            entries = [e for e in dataset(split, 2 * count + 64) if e["question"] not in asked][:count]
         return [Problem(self.prompt(e["question"]), dict(e), e["metadata"]["num_terms"] - 1, self.turns(e["question"]))
-                for e in dataset(split, count)]
+                for e in entries]
 
     def sequences(self) -> tuple[Rows, Rows]:
         self.use(self.tokenizer())
         return Rows(self.problems("train", self.count)), Rows(self.problems("val", self.held_out))
 
     def grade(self, problems: list[Problem], rollouts: list[Rollout]) -> list[bool]:
-        from common.reasoning.verifiers import GymVerifier
-
         verifier = GymVerifier(dataset("train", 1))  # the score is the task's, whatever the entry
         return [verifier(self.text(r), problems[r.prompt].gold) for r in rollouts]
 
     def text(self, rollout: Rollout) -> str:
-        return self.words.decode(list(rollout.ids), skip_special_tokens=True)
+        return response_text(self.words, rollout.ids, self.end)
 
     def needed(self, problem: Problem) -> int:
         """Tokens of the essential trace, with the end."""

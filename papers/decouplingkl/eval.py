@@ -1,0 +1,33 @@
+"""What Decoupling KL's claims are measured by: `python -m papers.decouplingkl.eval` is what `make reproduce-decouplingkl` runs.
+
+Rungs: `cpu` (two cores: a weak student distilled by every cell, mixture and length; ONLY=strong: a better student, GRPO from every
+cell, two end tokens), `smoke` (the same at tiny sizes), `gpu` (memory and time of a loss over Qwen3's vocabulary), `paper` (the
+paper's models and data); the exact claims are part of every run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.runs.experiment import Experiment, main
+
+from . import pictures, quantities, tables
+from .experiments import chains, paper, speed, strong
+
+HERE = Path(__file__).parent
+STRONG = ("C3g", "C3h", "C3p", "C4e", "C4r", "C4s", "C5s", "C6s", "C7s", "C7t", "C7u", "C8x", "C8y")
+
+EXPERIMENTS = (
+    Experiment("exact", "analytic", quantities.exact),
+    Experiment("weak", "cpu", quantities.weak, chains.jobs, tables=tables.weak, pictures=pictures.weak, document="cpu-small", minutes=6,
+               draws=("mixtures.svg", "plane.svg"), facts=lambda results: quantities.facts(results["start/seed0"])),
+    Experiment("strong", "cpu", quantities.strong, strong.jobs, tables=tables.strong, pictures=pictures.strong, asked=True,
+               claims=STRONG, document="strong", minutes=12, draws=("strong.svg",),
+               facts=lambda results: quantities.facts(results["strong/start/seed0"])),
+    Experiment("gpu", "gpu", run=speed.measure_gpu, document="gpu-random-weights", needs="one CUDA device of 80 GB"),
+    Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
+               needs="the paper's models and data, trained by configs/cuda"),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(HERE, EXPERIMENTS))

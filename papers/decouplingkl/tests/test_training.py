@@ -1,0 +1,440 @@
+"""Training: whose prefixes, one number that divides a step's loss, a teacher that is never saved, and equalities by number."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from common.errors import ModelError, SetupError
+from common.models import ModelSpec, load, tiny
+from common.reasoning.rollouts import Rollout, sample
+from tests.numerics import close, far
+
+from .. import baselines, module
+from ..heads import Head, check_pair
+from ..method import DistillConfig
+from ..scoring import divergences, entropies
+from ..trajectories import TrajectoryCache, truncate
+from .exact import truly_double
+from .runs import Coin, difference, fit, fit_in_processes, model, training, weights
+
+CELLS = {"TF": ("teacher", 0.0), "TR": ("teacher", 1.0), "SF": ("student", 0.0), "SR": ("student", 1.0)}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    torch.set_num_threads(1)
+    return fit(training(config={"lam": 0.4}), tmp_path_factory.mktemp("dkl-one"))
+
+
+def ready(found):
+    """The training as it is when it begins, without one: loss_sum and rollouts can be asked for."""
+    found.configure_model()
+    data = Coin(count=16, held_out=4, seed=5)
+    data.trainer = SimpleNamespace(lightning_module=found)
+    found._trainer = SimpleNamespace(datamodule=data, world_size=1, global_rank=0, is_global_zero=True)
+    found.ends = tuple(data.end)
+    return found, data.rows(0).problems
+
+
+ROWS = [Rollout(0, (9, 4, 2), True), Rollout(1, (5, 6, 7, 8, 12), False), Rollout(2, (11,), False)]
+
+
+def by_hand(found, problems, rows, lam, direction_of=None):
+    """The sum over response tokens, a response at a time, from position t - 1, the end included and nothing behind it."""
+    total = 0.0
+    for r in rows:
+        prompt = list(problems[r.prompt].prompt)
+        whole = torch.tensor([[*prompt, *r.ids]])
+        with torch.no_grad():
+            q, p = (m(whole).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1) for m in (found.model, found.teacher))
+        total += float((lam * q.exp() * (q - p) + (1 - lam) * p.exp() * (p - q)).sum())
+    return total
+
+
+# -- the loss ----------------------------------------------------------------------------------------------
+@pytest.mark.numerics
+@pytest.mark.parametrize("chunk", [0, 2])
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+def test_loss_by_hand_over_ragged_prompts(lam, chunk):
+    """A batch of prompts and responses of different length is the sum of its rows: no column is cut by another row's prompt."""
+    found, problems = ready(training(config={"lam": lam, "token_chunk": chunk}))
+    assert len({len(problems[r.prompt].prompt) for r in ROWS}) > 1
+    whole = found.loss_sum(problems, ROWS)
+    close(whole, by_hand(found, problems, ROWS, lam), 1e-9)
+    close(sum(found.loss_sum(problems, [r]) for r in ROWS), whole, 1e-10)
+    blank = found.loss_sum(problems, [])
+    assert blank == 0 and blank.requires_grad
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("prefix", ["student", "teacher"])
+def test_a_teacher_that_is_the_student_teaches_nothing(prefix, tmp_path):
+    """Loss and gradient 0 for every lam, estimator and chunk, and no weight moves."""
+    for lam in (0.0, 0.5, 1.0):
+        for extra in ({}, {"token_chunk": 3}, {"mix": "jsd"}, {"estimator": "topk", "top_tokens": 3}):
+            found = training(config={"prefix": prefix, "lam": lam, **extra})
+            found.given_teacher = (baselines.itself(found.given[0]), *found.given[1:])
+            if lam == 0.5 and not extra:
+                before = {n: p.detach().clone() for n, p in found.given[0].named_parameters()}
+                fit(found, tmp_path / prefix, steps=1)
+                assert found.history[0]["loss per token"] == 0 and found.history[0]["norm"] < 1e-14
+                assert difference(weights(found), before) < 1e-6  # AdamW makes a step of any rounding; the weights must not
+                continue
+            found, problems = ready(found)
+            loss = found.loss_sum(problems, ROWS)
+            loss.backward()
+            assert abs(float(loss.detach())) < 1e-15
+            assert max(float(p.grad.abs().max()) for p in found.model.parameters() if p.grad is not None) < 1e-13
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("estimator", ["full", "sampled", "topk"])
+def test_micro_batches_do_not_matter(estimator, tmp_path):
+    """The mean is over the tokens of the whole step: one response at a time is not one response one vote (spec 6.3)."""
+    config = {"estimator": estimator, "lam": 0.4, "top_tokens": 5}
+    runs = [fit(training(config=config | {"micro_batch_size": size}), tmp_path / str(size), steps=1) for size in (1, 3, 64)]
+    for other in runs[:2]:
+        assert difference(weights(other), weights(runs[2])) < 1e-8
+        for name in ("loss per token", "norm"):
+            assert other.history[0][name] == pytest.approx(runs[2].history[0][name], rel=1e-9)
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("prefix, lam", [("student", 0.0), ("teacher", 1.0)])
+def test_fresh_labels_have_the_full_gradient_in_the_mean(prefix, lam):
+    """SF and TR over many draws at fixed text. (In SR and TF the text is the label; test_method enumerates these.)"""
+    config = {"prefix": prefix, "lam": lam}
+    full, problems = ready(training(config=config))
+    full.loss_sum(problems, ROWS).backward()
+    expected = full.model.get_output_embeddings().weight.grad.clone()
+    found, problems = ready(training(config=config | {"estimator": "sampled"}))
+    total = torch.zeros_like(expected)
+    for draw in range(400):
+        found.done = draw
+        found.model.zero_grad()
+        found.loss_sum(problems, ROWS).backward()
+        total += found.model.get_output_embeddings().weight.grad
+    assert float((total / 400 - expected).norm() / expected.norm()) < 0.3
+    far(total / 400, torch.zeros_like(expected), 0.5)
+
+
+# -- prefixes ----------------------------------------------------------------------------------------------
+def test_students_prefixes_are_sampled_anew_from_the_weights_that_are_updated(tmp_path, monkeypatch):
+    seen = []
+
+    def watched(of, *args, **kwargs):
+        seen.append((float(sum(p.detach().double().sum() for p in of.parameters())), kwargs["temperature"], kwargs["end"]))
+        return sample(of, *args, **kwargs)
+
+    monkeypatch.setattr(module, "sample", watched)
+    fit(training(), tmp_path / "student", steps=3)
+    assert len(seen) == 3 and len({weight for weight, *_ in seen}) == 3 and {t for _, t, _ in seen} == {1.0}
+    seen.clear()
+    fit(training(config={"prefix": "teacher"}), tmp_path / "teacher", steps=3)
+    assert len(seen) == 3 and len({weight for weight, *_ in seen}) == 1
+
+
+def test_another_law_is_off_policy_and_is_the_law_that_it_says():
+    for options in ({"top_p": 0.95}, {"top_k": 20}, {"temperature": 0.7}):
+        with pytest.warns(UserWarning, match="off-policy"):
+            training(config=options)
+    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+    kept = [truncate(logits, 1.0, p, k).isfinite().sum().item() for p, k in ((0.5, 0), (0.6, 0), (0.76, 0), (1.0, 2), (0.7, 2), (1.0, 0))]
+    assert kept == [1, 2, 3, 2, 2, 4]
+    assert truncate(logits, 0.1, 0.9).isfinite().sum() == 1  # of the tempered law
+
+
+def test_trajectories_are_the_teachers_are_kept_and_are_cut_when_read(tmp_path):
+    """A cache is read on, cut to the training length without changing what comes before, resumed after a torn line, and of one teacher."""
+    path = tmp_path / "trajectories.jsonl"
+    config = {"prefix": "teacher", "lam": 0.0}
+    first = fit(training(config=config, trajectories=str(path)), tmp_path / "first", steps=4)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 1 + 2 * 16 and lines[0]["trajectories"]["teacher"] == "y"  # two to each of 16 problems, once
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    again = fit(training(config=config, trajectories=str(path)), tmp_path / "again", steps=4)
+    assert len(path.read_bytes().splitlines()) == len(lines) + 1 and path.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -1)])
+    assert difference(weights(again), weights(first)) < 0.2
+    path.write_bytes(whole)
+    same = fit(training(config=config, trajectories=str(path)), tmp_path / "same", steps=4)
+    assert path.read_bytes() == whole and difference(weights(same), weights(first)) == 0
+    found, problems = ready(training(config=config, trajectories=str(path)))
+    found.cache = TrajectoryCache(path, found.trajectory_facts() | {"ends": [2]})
+    long = found.rollouts(problems[:4], 0)
+    found.length = 3
+    short = found.rollouts(problems[:4], 0)
+    assert [r.ids for r in short] == [r.ids[:3] for r in long] and any(len(r.ids) > 3 for r in long)
+    assert [r.finished for r in short] == [r.finished and len(r.ids) <= 3 for r in long]
+    with pytest.raises(SetupError, match="sampled with temperature = 1.0, and this run has 0.5"):
+        with pytest.warns(UserWarning, match="off-policy"):
+            fit(training(config=config | {"temperature": 0.5}, trajectories=str(path)), tmp_path / "other")
+    path.write_bytes(whole.replace(b'"finished": true', b'"finished": 1', 1))
+    with pytest.raises(SetupError, match=r"trajectories.jsonl, line \d+: no line of a trajectory cache"):
+        TrajectoryCache(path, {})
+    with pytest.raises(ValueError, match="prefix is student"):
+        training(trajectories=str(path))
+
+
+def test_first_tokens_of_cached_trajectories_follow_the_teachers_softmax(tmp_path):
+    """chi^2 of one prompt's first tokens, 4,000 of them, against its softmax and against the student's."""
+    found, problems = ready(training(config={"prefix": "teacher", "rollouts_per_prompt": 4000, "max_new_tokens": 1}))
+    found.cache = TrajectoryCache(tmp_path / "t.jsonl", {})
+    drawn = torch.bincount(torch.tensor([r.ids[0] for r in found.cached(problems[:1], 0)]), minlength=found.model.config.vocab_size)
+    with torch.no_grad():
+        p, q = (m(torch.tensor([problems[0].prompt])).logits[0, -1].softmax(-1) for m in (found.teacher, found.model))
+    enough = p > 5 / 4000
+
+    def chi2(law):
+        return float(((drawn - 4000 * law)[enough] ** 2 / (4000 * law)[enough]).sum())
+
+    assert chi2(p) < 2.5 * int(enough.sum()) < chi2(q)
+
+
+def test_data_prefixes_are_solutions_with_an_end_and_are_missed_in_a_line(tmp_path):
+    found = fit(training(config={"prefix": "dataset", "max_new_tokens": 170, "prompts_per_step": 2}), tmp_path, steps=1)
+    assert found.history[0]["cut"] == 0
+    bare = Coin(count=16, held_out=4, seed=5)
+    bare.solution = None
+    with pytest.raises(SetupError, match="prefix is dataset, and Coin has no solutions"):
+        fit(training(config={"prefix": "dataset"}), tmp_path / "none", data=bare)
+
+
+def test_both_models_ends_end_a_response(tmp_path):
+    """A student that ends with one token and a teacher that ends with another: both stop, or what the config names (spec 6.7)."""
+    found = training()
+    found.given_teacher[0].generation_config.eos_token_id = [7, 2]
+    fit(found, tmp_path / "both", steps=1)
+    assert found.ends == (2, 7)
+    told = fit(training(config={"stop_token_ids": [5]}), tmp_path / "told", steps=1)
+    assert told.ends == (5,)
+    with pytest.raises(SetupError, match="stop_token_ids: 999 is no token"):
+        fit(training(config={"stop_token_ids": [999]}), tmp_path / "odd", steps=1)
+
+
+# -- two models --------------------------------------------------------------------------------------------
+def test_vocabularies_are_refused_with_both_sizes():
+    sizes = [SimpleNamespace(get_output_embeddings=lambda n=n: SimpleNamespace(weight=torch.empty(n, 1, device="meta")))
+             for n in (151_936, 152_064)]
+    with pytest.raises(ModelError, match="student has 151936 tokens and the teacher 152064"):
+        check_pair(sizes[0], None, sizes[1], None)
+    words = [SimpleNamespace(get_vocab=lambda v=v: v) for v in ({"a": 0, "b": 1}, {"a": 1, "b": 0})]
+    with pytest.raises(ModelError, match=r"differ in 2 of them, e.g. 'a' \(0 in the student's, 1 in the teacher's\)"):
+        check_pair(sizes[0], words[0], sizes[0], words[1])
+    check_pair(sizes[0], words[0], sizes[0], words[0])
+    with pytest.warns(UserWarning, match="the teacher has no tokenizer"):
+        check_pair(sizes[0], words[0], sizes[0], None)
+
+
+def test_the_teacher_is_in_no_optimiser_no_checkpoint_and_no_product(tmp_path):
+    teacher = model("float32", 7, 96)
+    before = {n: p.clone() for n, p in teacher.named_parameters()}
+    found = training(dtype="float32", teacher=teacher.bfloat16().train())
+    found.given = (model("float32", 0, 64), *found.given[1:])
+    fit(found, tmp_path, steps=1, checkpoint_every=1)
+    teacher = found.teacher
+    assert not teacher.training and next(teacher.parameters()).dtype == torch.bfloat16
+    assert not any(p.requires_grad for p in teacher.parameters())
+    ids = {id(p) for group in found.trainer.optimizers[0].param_groups for p in group["params"]}
+    assert ids == {id(p) for p in found.model.parameters()}
+    saved = torch.load(tmp_path / "checkpoints" / "step=1.ckpt", weights_only=True)
+    assert set(saved["state_dict"]) == {f"model.{n}" for n, _ in found.model.named_parameters()}
+    student = sum(p.numel() * 4 for p in found.model.parameters())
+    assert (tmp_path / "model" / "model.safetensors").stat().st_size < 1.2 * student
+    assert (tmp_path / "checkpoints" / "step=1.ckpt").stat().st_size < 3 * 1.2 * student  # with AdamW's two moments
+    assert all(torch.equal(p, before[n].bfloat16()) for n, p in teacher.named_parameters())
+    about = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert about["distilled_from"] == "teacher" and about["teacher"] == "y" and about["lam"] == 1.0
+
+
+def test_heads_that_cannot_be_called_alone_are_refused_by_property():
+    odd = load(tiny("llama", num_hidden_layers=1)).model
+    odd.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(ModelError, match=r"trained weights besides decoder and output embedding \(extra.weight\)"):
+        Head(odd)
+    wrong = load(tiny("llama", num_hidden_layers=1)).model
+    forward = wrong.model.forward
+    wrong.model.forward = lambda **how: forward(**how) if "position_ids" in how else type(forward(**how))(
+        last_hidden_state=2 * forward(**how).last_hidden_state)  # the whole model hands position ids on, a call alone does not
+    with pytest.raises(ModelError, match="head gives others than the whole model"):
+        Head(wrong)
+
+
+def test_a_shuffled_teacher_is_as_sharp_and_wrong():
+    teacher = model("float64", 7)
+    ids = torch.tensor([[1, 5, 9]])
+    other = baselines.shuffled(teacher, keep=(2,))
+    p, s = (m(ids).logits.softmax(-1) for m in (teacher, other))
+    close(s.sort(-1).values, p.sort(-1).values, 1e-12)
+    far(s, p, 0.1)
+    close(s[..., 2], p[..., 2], 1e-12)
+    assert torch.equal(teacher.get_input_embeddings().weight, other.get_input_embeddings().weight)
+
+
+def test_an_infinite_loss_is_said_in_a_line(tmp_path):
+    found = training(config={"lam": 1.0})
+    teacher = found.given_teacher[0]
+    teacher.register_forward_hook(lambda m, a, out: setattr(out, "logits", out.logits.index_fill(-1, torch.arange(5, 28), -float("inf"))))
+    with pytest.raises(ModelError, match="loss of step 0 is inf"):
+        fit(found, tmp_path, steps=1)
+
+
+# -- processes, shards, kills ------------------------------------------------------------------------------
+@pytest.mark.numerics
+@pytest.mark.parametrize("kind, config", [("Distilling", {"lam": 0.4}), ("GRPO", {"rollouts_per_prompt": 4}),
+                                          ("Distilling", {"lam": 0.4, "estimator": "sampled", "prefix": "teacher"})])
+def test_two_processes_equal_one(kind, config, one, tmp_path):
+    """They sample what one would, and divide by one number."""
+    whole = one if config == {"lam": 0.4} else fit(training(kind, config), tmp_path / "one")
+    codes, ranks = fit_in_processes(tmp_path / "two", world=2, strategy="ddp", kind=kind, config=config)
+    assert codes == [0, 0]
+    for rank in ranks:
+        for name in ("length", "right", "loss per token", "norm"):
+            assert [row[name] for row in rank["history"]] == pytest.approx([row[name] for row in whole.history], rel=1e-8), name
+        assert difference(rank["weights"], weights(whole)) < 1e-8
+
+
+@pytest.mark.numerics
+def test_two_processes_share_a_cache_and_a_gate(tmp_path):
+    config, gate = {"prefix": "teacher", "lam": 0.0}, dict(ladder=[2, 4, 6], h_min=0.99, stage_steps=1, prompts=3)
+    whole = fit(training(config=config, trajectories=str(tmp_path / "one.jsonl")), tmp_path / "one", steps=3, curriculum=gate)
+    codes, ranks = fit_in_processes(tmp_path / "two", world=2, strategy="ddp", config=config, steps=3, curriculum=gate,
+                                    trajectories=str(tmp_path / "two.jsonl"))
+    assert codes == [0, 0] and difference(ranks[0]["weights"], weights(whole)) < 1e-8
+    assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()
+    ours = whole.trainer.callbacks[0].decisions
+    for rank in ranks:
+        assert [row["action"] for row in rank["decisions"]] == [row["action"] for row in ours]
+        assert [row["entropy"] for row in rank["decisions"]] == pytest.approx([row["entropy"] for row in ours], rel=1e-8)
+
+
+@pytest.mark.numerics
+def test_shards_equal_one_process_and_leave_a_whole_product(one, tmp_path):
+    """FSDP2: whole copies sample and shards learn; the teacher is whole on each; chunks of a head in shards are refused."""
+    codes, ranks = fit_in_processes(tmp_path, world=2, strategy="fsdp2", config={"lam": 0.4}, sample_dtype="float32", checkpoint_every=1)
+    assert codes == [0, 0]
+    for rank in ranks:
+        assert [row["norm"] for row in rank["history"]] == pytest.approx([row["norm"] for row in one.history], rel=1e-8)
+        assert difference(rank["weights"], weights(one)) < 1e-8
+    saved = load(ModelSpec(str(tmp_path / "model"))).model
+    assert difference({n: p.detach() for n, p in saved.named_parameters()}, {n: p.float() for n, p in ranks[0]["weights"].items()}) == 0
+
+
+@pytest.mark.numerics
+def test_a_killed_run_goes_on_as_if_unbroken(tmp_path):
+    config = {"prefix": "teacher"}
+    unbroken = fit(training(config=config, trajectories=str(tmp_path / "a.jsonl")), tmp_path / "unbroken", steps=3, checkpoint_every=1)
+    codes, saved = fit_in_processes(tmp_path / "killed", steps=3, checkpoint_every=1, kill_at=2, config=config,
+                                    trajectories=str(tmp_path / "b.jsonl"))
+    assert codes == [-9] and not saved
+    checkpoint = tmp_path / "killed" / "checkpoints" / "step=1.ckpt"  # a step before what the file of trajectories has seen
+    resumed = fit(training(config=config, trajectories=str(tmp_path / "b.jsonl")), tmp_path / "killed", steps=3, resume=checkpoint)
+    assert difference(weights(resumed), weights(unbroken)) < 1e-12
+    assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
+    with pytest.raises(SetupError, match="lam = 1.0; the config says 0.0"):
+        fit(training(config=config | {"lam": 0.0}), tmp_path / "other", steps=3, resume=checkpoint)
+    other = training(config=config)
+    other.given_teacher = (*other.given_teacher[:2], {"name": "another", "weights_sha256": "z"})
+    with pytest.raises(SetupError, match="teacher = y; the config says z"):
+        fit(other, tmp_path / "other", steps=3, resume=checkpoint)
+
+
+# -- trl ---------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def pair():
+    return [truly_double(load(tiny("llama", num_hidden_layers=1, hidden_size=h, seed=s)).model) for h, s in ((32, 0), (48, 1))]
+
+
+def ours_and_inputs(pair, lam, mix="linear"):
+    """Our summed loss over tokens and the gradient, of ROWS behind three prompts of different length; and the rows as ids."""
+    prompts = [[1, 5, 9, 8], [1, 6], [1, 7, 3]]
+    found = training(config={"lam": lam, "mix": mix})
+    found.given, found.given_teacher = (pair[0], None, {}), (pair[1], None, {})
+    found.configure_model()
+    loss = found.loss_sum([SimpleNamespace(prompt=p) for p in prompts], ROWS) / sum(len(r.ids) for r in ROWS)
+    own = [p for p in pair[0].parameters() if p.requires_grad]
+    return loss, torch.autograd.grad(loss, own), own, prompts
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("lam, mix", [(0.0, "linear"), (1.0, "linear"), (0.3, "linear"), (0.3, "jsd")])
+def test_trls_distillation_trainer_has_our_loss_and_gradient(lam, mix, pair):
+    """SF and SR, and the mixes: the stock one is the JSD, the subclass is linear. No trainer is built: its loss is asked by itself."""
+    from ..trl_backend import distillation_class
+
+    loss, expected, own, prompts = ours_and_inputs(pair, lam, mix)
+    width, longest = max(map(len, prompts)), max(len(r.ids) for r in ROWS)
+    inputs = {"prompt_ids": torch.zeros(3, width, dtype=torch.long), "completion_ids": torch.zeros(3, longest, dtype=torch.long)}
+    inputs |= {"prompt_mask": torch.zeros(3, width, dtype=torch.long), "completion_mask": torch.zeros(3, longest, dtype=torch.long)}
+    for i, (prompt, r) in enumerate(zip(prompts, ROWS)):
+        inputs["prompt_ids"][i, width - len(prompt) :], inputs["prompt_mask"][i, width - len(prompt) :] = torch.tensor(prompt), 1
+        inputs["completion_ids"][i, : len(r.ids)], inputs["completion_mask"][i, : len(r.ids)] = torch.tensor(r.ids), 1
+    kind = distillation_class(mix == "linear" and 0 < lam < 1)
+    stub = kind.__new__(kind)
+    stub.teacher_model, stub.beta, stub.temperature, stub.model_kwarg_keys, stub._is_vlm = pair[1], lam, 1.0, {"logits_to_keep"}, False
+    stub.accelerator = SimpleNamespace(unwrap_model=lambda m: m, is_main_process=False)
+    stub._forward_redirection = lambda wrapped, inner, function, *args, **how: function(*args, **how)
+    theirs, *_ = kind._compute_loss(stub, pair[0], inputs, torch.tensor(float(sum(len(r.ids) for r in ROWS))))
+    close(theirs, loss, 1e-6)
+    for a, b in zip(torch.autograd.grad(theirs, own, allow_unused=True), expected):
+        close(a, b, 1e-5)
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("linear", [False, True])
+def test_trls_gkd_trainer_spans_the_four_cells(cell, linear, pair, tmp_path):
+    """(lmbda, seq_kd) is the prefix source, beta the direction: the loss of a batch that its collator made is ours."""
+    from ..trl_backend import collate, gkd_arguments, gkd_class
+
+    prefix, lam = CELLS[cell]
+    lam = 0.3 if linear else lam
+    arguments = gkd_arguments(DistillConfig(prefix=prefix, lam=lam))
+    assert (arguments["lmbda"], arguments["seq_kd"], arguments["beta"]) == (float(prefix == "student"), prefix == "teacher", lam)
+    loss, expected, own, prompts = ours_and_inputs(pair, lam)
+    batch = collate(0)([{"prompt_ids": p, "completion_ids": r.ids} for p, r in zip(prompts, ROWS)])
+    kind = gkd_class(linear)
+    stub = kind.__new__(kind)
+    stub.teacher_model, stub.beta = pair[1], lam
+    theirs = kind.compute_loss(stub, pair[0], batch, num_items_in_batch=sum(len(r.ids) for r in ROWS))
+    close(theirs, loss, 1e-9)
+    for a, b in zip(torch.autograd.grad(theirs, own, allow_unused=True), expected):
+        close(a, b, 1e-8)
+
+
+@pytest.mark.parametrize("options, says", [({"estimator": "sampled"}, "estimator is 'sampled'"), ({"mix": "by_entropy"}, "mix is"),
+                                           ({"prefix": "teacher", "loss_temperature": 2.0}, "loss_temperature is 2.0"),
+                                           ({"micro_batch_size": 5}, "do not split"), ({"stop_token_ids": (1,)}, "stop_token_ids")])
+def test_what_trl_cannot_do_is_refused(options, says):
+    from ..trl_backend import gkd_arguments
+
+    with pytest.raises(ValueError, match=says):
+        gkd_arguments(DistillConfig(**options))
+
+
+# -- scores ------------------------------------------------------------------------------------------------
+@pytest.mark.numerics
+def test_entropies_and_divergences_are_sums_over_response_tokens_alone():
+    student, teacher = model("float64", 0), model("float64", 7, 24)
+    prompts = [[1, 5, 9, 8], [1, 6], [1, 7, 3]]
+    found, expected, kls = entropies(student, prompts, ROWS, batch=2), [], []
+    for r in ROWS:
+        whole = torch.tensor([[*prompts[r.prompt], *r.ids]])
+        with torch.no_grad():
+            q, p = (m(whole).logits[0, len(prompts[r.prompt]) - 1 : -1].log_softmax(-1) for m in (student, teacher))
+        expected.append(float(-(q.exp() * q).sum()))
+        kls.append([float((p.exp() * (p - q)).sum()), float((q.exp() * (q - p)).sum())])
+    close(torch.tensor(found, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64), 1e-9)
+    tokens = sum(len(r.ids) for r in ROWS)
+    assert divergences(student, teacher, prompts, ROWS, 2) == pytest.approx(
+        {"forward": sum(k[0] for k in kls) / tokens, "reverse": sum(k[1] for k in kls) / tokens}, rel=1e-9)

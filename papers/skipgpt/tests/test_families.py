@@ -1,0 +1,143 @@
+"""Families that users have, and properties that are refused: what a layer does is measured, and every accepted model is right.
+
+`make families` runs all uses over all families; here stand those that were once refused, and one of each kind of layer.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from common.families import build, text_ids
+from tests.numerics import close
+
+from .. import eviction, layers, probe
+from ..families import METHODS
+from ..layers import Passed, UnfitModel, anatomies, anatomy, find_stack, layer_list
+from ..method import SkipGPTConfig, apply_skipgpt, remove_skipgpt
+
+pytestmark = pytest.mark.numerics
+
+
+@pytest.mark.parametrize("family", ["phi3", "granite", "olmo2", "smollm3", "stablelm-qk-norm", "gemma3_text", "olmoe", "phi", "llava"])
+def test_a_family_trains_skips_and_decodes_as_its_stock_layers_say(family):
+    for use in ("training", "attention and MLP apart", "real skipping"):
+        METHODS[use](build(family), text_ids())
+
+
+@pytest.mark.parametrize("family, property_", [
+    ("persimmon", "projections that can be told apart"), ("diffllama", "more with queries and keys"),
+    ("bloom", "apart from what they add it to"), ("llama4_text", "a projection, a norm and a rotation"),
+])
+def test_what_only_skip_mode_cannot_do_is_named(family, property_):
+    state = apply_skipgpt(build(family))
+    with pytest.raises(UnfitModel, match=property_):
+        state.set_mode("skip")
+    METHODS["training"](build(family), text_ids())
+
+
+class Block(nn.Module):
+    """A layer whose parts are known: attention is a cumulative mean, the MLP a matrix."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.half = kind, 0.5
+        self.first, self.second, self.behind = nn.LayerNorm(4), nn.LayerNorm(4), nn.LayerNorm(4)
+        self.mixer, self.mlp = Mean(kind == "carries"), nn.Linear(4, 4)
+
+    def forward(self, x):
+        if self.kind == "side by side":
+            h = self.first(x)
+            return x + self.mixer(h) + self.mlp(h)
+        if self.kind == "carries":
+            y = self.mixer(self.first(x), x)
+        elif self.kind == "scaled":
+            y = x + self.half * self.mixer(self.first(x))
+        elif self.kind == "not added":
+            y = x * self.mixer(self.first(x))
+        else:
+            y = x + self.behind(self.mixer(self.first(x)))
+        return y + self.mlp(self.second(y))
+
+
+class Mean(nn.Module):
+    def __init__(self, carries):
+        super().__init__()
+        self.matrix = nn.Linear(4, 4)
+
+    def forward(self, x, residual=0.0):
+        return residual + self.matrix(x).cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None]
+
+
+@pytest.mark.parametrize("kind, attn, series", [
+    ("behind", (("first",), ("mixer",), ("behind",), 1.0), True), ("scaled", (("first",), ("mixer",), (), 0.5), True),
+    ("carries", (("first",), ("mixer",), (), None), True), ("side by side", (("first",), ("mixer",), (), 1.0), False),
+])
+def test_a_layer_is_read_from_what_it_does(kind, attn, series):
+    torch.manual_seed(0)
+    block, x = Block(kind).double(), torch.randn(1, 8, 4, dtype=torch.float64)
+    found = anatomy(Passed(block, x, (), {}, block(x).detach()), "Layer 0")
+    assert (found.attn.before, found.attn.modules, found.attn.after, found.attn.scale) == attn and found.series == series
+    assert found.mlp.modules == ("mlp",) and found.mlp.before == (("second",) if series else ("first",)) and found.mlp.scale == 1.0
+
+
+def test_a_mixer_that_is_not_added_is_refused():
+    torch.manual_seed(0)
+    block, x = Block("not added").double(), torch.randn(1, 8, 4, dtype=torch.float64)
+    with pytest.raises(UnfitModel, match="not added to the residual stream as it is. Layer 7"):
+        anatomy(Passed(block, x, (), {}, block(x).detach()), "Layer 7")
+
+
+def test_the_probe_leaves_every_submodules_mode_alone():
+    model = build("llama").train()
+    layer = layer_list(find_stack(model))[1][1]
+    layer.eval()
+    layer.mlp.train()
+    modes = {name: module.training for name, module in model.named_modules()}
+    apply_skipgpt(model)
+    after = {name: module.training for name, module in model.named_modules() if "router_" not in name}
+    assert after == modes and not layer.router_attn.training and layer_list(find_stack(model))[1][0].router_attn.training
+    remove_skipgpt(model)
+    anatomies(find_stack(model))
+    assert {name: module.training for name, module in model.named_modules()} == modes
+
+
+def test_a_probe_that_fails_leaves_the_model_as_it_was(monkeypatch):
+    model = build("llama")
+    before = {name: type(module) for name, module in model.named_modules()}
+    monkeypatch.setattr(probe, "_reference", lambda *args: (_ for _ in ()).throw(UnfitModel("planned")))
+    with pytest.raises(UnfitModel, match="planned"):
+        apply_skipgpt(model)
+    assert {name: type(module) for name, module in model.named_modules()} == before
+
+
+# -- kv_policy "evict" -------------------------------------------------------------------------------------
+def test_evicting_refuses_beams():
+    model, ids = build("llama"), text_ids()
+    apply_skipgpt(model, SkipGPTConfig(kv_policy="evict"))
+    options = dict(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, pad_token_id=0, do_sample=False)
+    greedy = model.generate(**options)
+    close(greedy, model.generate(**options, use_cache=False), 0)
+    with pytest.raises(eviction.EvictionError, match="as beam search does"):
+        model.generate(**options, num_beams=2)
+    assert torch.equal(model.generate(**options), greedy)
+
+
+def test_a_cut_cache_is_not_taken_for_the_one_that_was_filled():
+    model, ids = build("llama"), text_ids()
+    apply_skipgpt(model, SkipGPTConfig(kv_policy="evict"))
+    with torch.no_grad():
+        cache = model(input_ids=ids, use_cache=True).past_key_values
+        one = copy.deepcopy(ids[:, :1])
+        cache = model(input_ids=one, past_key_values=cache, use_cache=True).past_key_values
+        cache.crop(6)
+        with pytest.raises(eviction.EvictionError, match="rows were moved"):
+            model(input_ids=one, past_key_values=cache, use_cache=True)
+
+
+def test_embeddings_are_found_in_wrappers_and_beside_towers():
+    for family in ("llava", "gpt2", "opt"):
+        model = build(family)
+        stack = find_stack(nn.Sequential(model))
+        assert layers.embeddings_of(stack) is model.get_input_embeddings().weight

@@ -1,0 +1,146 @@
+"""ViCA on a stock multimodal model: `ViCA(llava, config)(input_ids=..., pixel_values=...)`, with its own vision tower and projector.
+
+    ours = ViCA(LlavaForConditionalGeneration.from_pretrained(folder), ViCAConfig((0, 1, 7, 8, 9, 10, 11, 14)))
+    ours.generate(**processor(images=picture, text=prompt, return_tensors="pt"), max_new_tokens=64)
+
+The model's own forward makes the embeddings of text and pictures and is stopped where it would call its decoder. What it hands over
+there decides whether ViCA fits: embeddings, positions and a causal mask are taken; positions of three axes, pictures that see each
+other both ways, or states for the layers in between are refused by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from common.vision.layout import Layout, split
+
+from .checks import Unfit
+from .decoding import generate
+from .layers import Enough
+from .method import ViCACache, ViCAConfig, VisualKV, check_model, compute_visual_kv, hidden_states, logits
+
+DEFAULT = object()  # the end tokens of the model's own generation config
+
+
+@dataclass
+class ViCAOutput(ModelOutput):
+    """logits (B, T, V) of the text slots of `layout`, in their order: a visual token has none. text (B, T, d), visual (B, N, d): the
+    embeddings that they came from. past_key_values: as given."""
+
+    logits: Tensor | None = None
+    layout: Layout | None = None
+    text: Tensor | None = None
+    visual: Tensor | None = None
+    past_key_values: ViCACache | None = None
+
+
+class ViCA:
+    """A stock *ForConditionalGeneration (or *ForCausalLM, for text alone), ViCA inside; its weights and config stay as they are.
+
+    Raises ModelError naming the property for which it cannot be run so (method.check_model).
+    """
+
+    def __init__(self, model: nn.Module, config: ViCAConfig):
+        check_model(model, config)
+        self.model, self.config = model, config
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None, past_key_values: ViCACache | None = None,
+                 visual: VisualKV | None = None, **pictures) -> ViCAOutput:
+        """Logits of a batch; pictures: what the model's processor gives beside the ids, pixel_values and the like.
+
+        input_ids (B, S) hold the image token once per visual token, padding left or right. visual: a picture that `see` has kept, in
+        place of pixels; its image tokens stay in the ids. Gradients reach projector and decoder.
+        """
+        layout, text, shown = self._taken_apart(input_ids, attention_mask, visual is not None, pictures)
+        hidden = hidden_states(self.model, self.config, text, layout, shown if visual is None else visual, past_key_values)
+        return ViCAOutput(logits(self.model, hidden), layout, text, shown, past_key_values)
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, max_new_tokens: int = 20, visual: VisualKV | None = None,
+                 eos_token_id=DEFAULT, **pictures) -> list[list[int]]:
+        """New token ids of each row, greedy, up to and with its first end token; by default the model's own end tokens."""
+        if eos_token_id is DEFAULT:
+            eos_token_id = self.model.generation_config.eos_token_id
+        layout, text, shown = self._taken_apart(input_ids, attention_mask, visual is not None, pictures)
+        return generate(self.model, self.config, layout, shown if visual is None else visual, max_new_tokens, eos_token_id, text)
+
+    @torch.no_grad()
+    def see(self, input_ids: Tensor, attention_mask: Tensor | None = None, **pictures) -> VisualKV:
+        """Keys and values of the pictures, for more questions on them at the same places."""
+        layout, _, shown = self._taken_apart(input_ids, attention_mask, False, pictures)
+        return compute_visual_kv(self.model, shown, layout.visual_positions, self.config.cross_layers, layout.visual_real)
+
+    def _taken_apart(self, ids: Tensor, real: Tensor | None, seen: bool, pictures: dict) -> tuple[Layout, Tensor, Tensor | None]:
+        """(layout, text (B, T, d), visual (B, N, d) or None), from the embeddings that the model makes. seen: without a picture's."""
+        layout = split(ids, image_token(self.model), real)
+        if not layout.visual_positions.shape[1] or seen:
+            return layout, self.model.get_input_embeddings()(layout.ids), None
+        joined = embeddings(self.model, input_ids=ids, attention_mask=torch.ones_like(ids) if real is None else real, **pictures)
+        # Where the slots of the layout stand in the ids: real tokens are in order, and padding on either side has none.
+        start = torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device) if real is None else real.long().argmax(1, keepdim=True)
+        text, visual = (joined.gather(1, (where + start)[..., None].expand(-1, -1, joined.shape[-1]))
+                        for where in (layout.positions, layout.visual_positions))
+        return layout, text, visual
+
+
+def image_token(model: nn.Module) -> int:
+    """The id that stands for a visual token; -1 for a model without pictures. Raises Unfit where a config names none but has a tower."""
+    token = next((v for name in ("image_token_id", "image_token_index") if (v := getattr(model.config, name, None)) is not None), None)
+    if token is None and hasattr(model.config, "vision_config"):
+        raise Unfit(f"{type(model).__name__}: its config has no image_token_id, which stands for a visual token in a row of ids.")
+    return -1 if token is None else token
+
+
+def embeddings(model: nn.Module, **inputs) -> Tensor:
+    """(B, S, d): what the model hands its decoder for these inputs. Raises Unfit where it hands over more than ViCA can keep."""
+    decoder, kind, taken = model.get_decoder(), type(model).__name__, {}
+
+    def stop(*args, **kwargs):
+        taken.update(kwargs)
+        raise Enough
+
+    before = decoder.__dict__.get("forward")
+    decoder.forward = stop
+    try:
+        model(**inputs, use_cache=False)
+    except Enough:
+        pass
+    finally:
+        del decoder.forward
+        if before is not None:
+            decoder.forward = before
+    joined, positions, mask = (taken.pop(name, None) for name in ("inputs_embeds", "position_ids", "attention_mask"))
+    if not isinstance(joined, Tensor) or joined.shape[:2] != inputs["input_ids"].shape:
+        raise Unfit(f"{kind} does not hand its decoder one embedding for each id (inputs_embeds): its pictures take another way.")
+    if isinstance(positions, Tensor) and not _plain(positions, inputs["attention_mask"]):
+        raise Unfit(f"{kind} counts positions of pictures in another way than one by one (position_ids {tuple(positions.shape)}).")
+    is_text = inputs["attention_mask"].bool() & (inputs["input_ids"] != image_token(model))  # a picture asks for nothing
+    for each in mask.values() if isinstance(mask, dict) else [mask]:
+        if isinstance(each, Tensor) and each.dim() == 4 and not _causal(each, is_text):
+            raise Unfit(f"{kind} gives its decoder a mask that is not causal (attention_mask): text sees what stands behind it.")
+    more = sorted(name for name, value in taken.items() if _tensors(value))
+    if more:
+        raise Unfit(f"{kind} hands its decoder more than embeddings ({', '.join(more)}): layers in between would miss it.")
+    return joined
+
+
+def _plain(positions: Tensor, real: Tensor) -> bool:
+    """Whether real tokens of each row are counted 0, 1, 2 and on."""
+    if positions.dim() != 2:
+        return False
+    counted = (real.long().cumsum(1) - 1).clamp(min=0)
+    return bool(((positions.expand_as(real) == counted) | ~real.bool()).all())
+
+
+def _causal(mask: Tensor, queries: Tensor) -> bool:
+    """Whether none of these queries (B, S) sees a later key by the mask (B, 1, S, S), bool or additive."""
+    seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return not bool((seen.triu(1) & queries[:, None, :, None]).any())
+
+
+def _tensors(value) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value))

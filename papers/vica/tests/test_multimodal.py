@@ -1,0 +1,154 @@
+"""`ViCA(llava, config)` on stock multimodal models: ids and pixels in, and the definition out, on every kind that reads pictures."""
+
+import copy
+
+import pytest
+import torch
+
+from common.errors import UserError
+from common.families import build, text_ids, with_pictures
+from common.families.pictures import IMAGE
+from tests.numerics import close, far
+
+from .. import families
+from ..method import ViCAConfig
+from ..multimodal import ViCA
+
+KINDS = ["llava", "llava-qwen3", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl", "mistral3", "gemma3"]
+NEAR = 1e-5  # of the largest value: norms and rotations of stock models compute in single precision
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            made[kind] = build(kind)
+        return made[kind]
+
+    return get
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_and_answers_are_the_definition_s(model, kind):
+    families.whole_model(model(kind), text_ids())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_the_picture_is_the_stock_model_s_own(model, kind):
+    """All layers look and one token alone is asked: in the first layer dense and ViCA read the same. So with one layer they are equal."""
+    llava = copy.deepcopy(model(kind))
+    text = llava.get_decoder()
+    name, layers = next((n, m) for n, m in text.named_children() if isinstance(m, torch.nn.ModuleList))
+    setattr(text, name, layers[:1])
+    text.config.num_hidden_layers = 1
+    inputs = with_pictures(llava, text_ids())
+    ours = ViCA(llava, ViCAConfig((0,)))(**inputs)
+    stock = llava(**inputs, use_cache=False).logits
+    for row in range(2):
+        close(ours.logits[row], stock[row, ours.layout.positions[row]], NEAR)
+    other = ViCA(llava, ViCAConfig((0,)))(**inputs | {"pixel_values": -inputs["pixel_values"]}).logits
+    far(other[:, 2], ours.logits[:, 2], 1e-3)  # right behind the picture: Gemma 3's first layer has a window
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_a_padded_row_is_the_row_alone_and_text_alone_is_the_stock_model(model, side):
+    llava = model("llava")
+    ours, ids = ViCA(llava, ViCAConfig((0, 2))), text_ids()
+    whole = with_pictures(llava, ids)
+    short = whole["input_ids"][1:, :-3]
+    pad = (3, 0) if side == "left" else (0, 3)
+    row = torch.nn.functional.pad(short, pad, value=5)
+    real = torch.nn.functional.pad(torch.ones_like(short), pad)
+    together = ours(input_ids=torch.cat([whole["input_ids"][:1], row]), attention_mask=torch.cat([torch.ones_like(row), real]),
+                    pixel_values=whole["pixel_values"])
+    alone = ours(input_ids=short, pixel_values=whole["pixel_values"][1:])
+    close(together.logits[1][together.layout.real[1]], alone.logits[0], NEAR)
+    written = ours.generate(torch.cat([whole["input_ids"][:1], row]), torch.cat([torch.ones_like(row), real]), 3, eos_token_id=None,
+                            pixel_values=whole["pixel_values"])
+    assert written[1] == ours.generate(short, max_new_tokens=3, eos_token_id=None, pixel_values=whole["pixel_values"][1:])[0]
+    close(ours(input_ids=ids).logits, llava(input_ids=ids).logits, NEAR)
+
+
+@torch.no_grad()
+def test_a_picture_seen_once_answers_more_questions(model):
+    llava, ids = model("llava_next"), text_ids()
+    ours, inputs = ViCA(llava, ViCAConfig((0, 2))), with_pictures(llava, ids)
+    kept = ours.see(**inputs)
+    second = inputs["input_ids"].clone()
+    second[:, -4:] = text_ids(seed=1)[:, :4]
+    fresh = inputs | {"input_ids": second}
+    close(ours(input_ids=second, visual=kept).logits, ours(**fresh).logits, NEAR)
+    options = dict(max_new_tokens=4, eos_token_id=None)
+    assert ours.generate(second, visual=kept, **options) == ours.generate(**fresh, **options)
+
+
+@torch.no_grad()
+def test_the_model_s_own_end_tokens_end_an_answer(model):
+    llava = copy.deepcopy(model("llava"))
+    ours, inputs = ViCA(llava, ViCAConfig((0, 2))), with_pictures(llava, text_ids())
+    free = ours.generate(**inputs, max_new_tokens=6, eos_token_id=None)
+    llava.generation_config.eos_token_id = [free[0][1], 2]
+    assert ours.generate(**inputs, max_new_tokens=6)[0] == free[0][: free[0].index(free[0][1]) + 1]
+    assert ours.generate(**inputs, max_new_tokens=6, eos_token_id=None) == free
+
+
+def test_gradients_reach_the_projector(model):
+    llava = copy.deepcopy(model("llava"))
+    out = ViCA(llava, ViCAConfig((0, 2)))(**with_pictures(llava, text_ids()))
+    out.logits[:, -1].logsumexp(-1).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in llava.model.multi_modal_projector.parameters())
+
+
+@torch.no_grad()
+def test_each_part_keeps_its_own_attention_and_the_model_is_as_it_was(model):
+    """Attention of the decoder eager, of the tower sdpa, and the other way round: after every use as before, and dense passes equal."""
+    from common.vision.visual_tokens import attention_to_pictures
+
+    from .. import pruning
+
+    for text, tower in (("eager", "sdpa"), ("sdpa", "eager")):
+        llava = copy.deepcopy(model("llava"))
+        llava.set_attn_implementation({"text_config": text, "vision_config": tower})
+        parts = (llava.config, llava.config.text_config, llava.config.vision_config)
+        before, inputs = [c._attn_implementation for c in parts], with_pictures(llava, text_ids())
+        assert before[1:] == [text, tower]
+        stock = llava(**inputs).logits
+        ours = ViCA(llava, ViCAConfig((0, 1, 2)))
+        out = ours(**inputs)
+        ours.generate(**inputs, max_new_tokens=2, eos_token_id=None)
+        pruning.ranked(llava, ours.config, out.layout, out.visual, {0: 1.0, 1: 0.5, 2: 0.25})
+        attention_to_pictures(llava, out.layout, out.visual, [1])
+        assert [c._attn_implementation for c in parts] == before
+        close(llava(**inputs).logits, stock, 1e-12)
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in llava.model.language_model.modules())
+
+
+@torch.no_grad()
+def test_pictures_that_see_each_other_do_not_matter_and_text_that_sees_ahead_is_refused(model):
+    """Gemma 3 lets a picture's tokens see each other both ways, which ViCA does not compute; text that is read so is another model."""
+    gemma = model("gemma3")
+    inputs = with_pictures(gemma, text_ids())
+    ours, kinds = ViCA(gemma, ViCAConfig((0, 2))), (inputs["input_ids"] == IMAGE).long()
+    close(ours(**inputs, token_type_ids=kinds).logits, ours(**inputs).logits, NEAR)
+    with pytest.raises(UserError, match="not causal"):
+        ours(**inputs, token_type_ids=torch.ones_like(kinds))
+
+
+@pytest.mark.parametrize("kind, says", [
+    ("qwen2_vl", "three dimensions"), ("paligemma", "stock model's logits"), ("qwen3_vl", "three dimensions")])
+def test_what_it_does_not_fit_is_refused_by_property(model, kind, says):
+    with pytest.raises(UserError, match=says):
+        ViCA(model(kind), ViCAConfig((0,)))
+
+
+@torch.no_grad()
+def test_more_places_than_a_picture_has_tokens_are_refused_by_the_stock_model(model):
+    llava = model("llava")
+    inputs = with_pictures(llava, text_ids())
+    ids = torch.cat([inputs["input_ids"], inputs["input_ids"].new_full((2, 1), IMAGE)], 1)
+    with pytest.raises(ValueError, match="Image features and image tokens do not match"):
+        ViCA(llava, ViCAConfig((0, 2)))(input_ids=ids, pixel_values=inputs["pixel_values"])
