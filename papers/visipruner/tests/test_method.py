@@ -6,8 +6,9 @@ from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from common.attention import Edit, additive, last_rows, moved
 from common.errors import ModelError, UserError
+from papers.visipruner.baselines import Chosen, ExitBehind, FastV, PyramidDrop
 from papers.visipruner.method import Rule, ShallowConfig, VisiPrunerConfig, code_compat, influence, neutral, paper
-from papers.visipruner.pruners import Chosen, ExitBehind, FastV, Nothing, PyramidDrop, VisiPruner, shallow_edit
+from papers.visipruner.pruners import Nothing, VisiPruner, shallow_edit
 from papers.visipruner.session import PrunedCache, PruningSession, View, check_model
 
 LAYERS, WIDTH = 5, 14
