@@ -31,8 +31,9 @@ def exact(results: dict, size: str) -> dict[str, dict]:
               "visual tokens, their attention counted up to the filter layer": analytic.saved(LLAVA_7B, 15, 9, among=True)}
     return {
         "C1": point(analytic.saved(LLAVA_7B, 15, 6), baselines={
-            "9 layers with 10 tokens": analytic.saved(LLAVA_7B, 15, 9), "filter layer for 1.76 T": analytic.filter_layer_for(LLAVA_7B, 1.76e12),
-            "cache, MB: dense, paper, code": analytic.kv_policies()["dense"] / 1e6}),
+            "9 layers with 10 tokens": analytic.saved(LLAVA_7B, 15, 9),
+            "filter layer for 1.76 T": analytic.filter_layer_for(LLAVA_7B, 1.76 * tera),
+            **{f"cache of the prompt, MB, {name}": size / 1e6 for name, size in analytic.kv_policies().items()}}),
         "C1a": point(analytic.dense(LLAVA_7B) / tera), "C1b": point(analytic.saved(LLAVA_7B, 12, 10)),
         "C1c": point(cases["9 layers with 10 tokens, nothing else"], baselines={"the released code": cases["the released code"]}),
         "C1w": point(analytic.whole_saved(LLAVA_7B, 15, 9), baselines=honest),
@@ -119,7 +120,8 @@ def sinks(of: Small) -> dict[str, dict]:
     ratio = apart(of.at("looked", "sinks", "items"), [0.0] * len(dense), of.pictures())
     lot = apart(of.at("looked", "sinks", "by lot"), [0.0] * len(dense), of.pictures())
     merged = between(("shallow", "merge"), ("shallow", "before"))
-    return {"C8a": of.lost("shallow", "highest") | {"sensitivity": hidden}, "C9a": of.lost("shallow", "all but highest") | {"sensitivity": hidden},
+    return {"C8a": of.lost("shallow", "highest") | {"sensitivity": hidden},
+            "C9a": of.lost("shallow", "all but highest") | {"sensitivity": hidden},
             "C10a": between(("after", "0"), ("before", "0")) | {"placebo": between(("after", last), ("before", last))},
             "C10b": below_half("1") | {"placebo": below_half("0")}, "C11a": of.lost("shallow", "merge") | {"sensitivity": hidden},
             "C11b": merged | {"placebo": between(("merge", last), ("before", last))},
@@ -160,14 +162,14 @@ def middle(of: Small) -> dict[str, dict]:
 def pruned(of: Small) -> dict[str, dict]:
     """C16, C7: the calibrated rule on test pictures, what it saves, and its rivals."""
     saved, pictures = of.at("pruned", "saved"), of.pictures("test")
-    first = of.lost("exit", "0", job="looked")
+    first, nothing = of.lost("exit", "0", job="looked"), [0.0] * len(saved)
 
     def over(rival: str) -> dict:
         return of.tested("VisiPruner", rival) | {"placebo": of.tested("lot at its K", rival)}
 
     means = {name: fmean(values) for name in ("kept", "filter", "exit")
              if (values := [v for seed in of.seeds if (v := of.results[f"pruned/seed{seed}"][name]) is not None])}
-    return {"C16a": apart(saved, [0.0] * len(saved), pictures, **means) | {"placebo": apart([0.0] * len(saved), [0.0] * len(saved), pictures)},
+    return {"C16a": apart(saved, nothing, pictures, **means) | {"placebo": apart(nothing, nothing, pictures)},
             "C16b": of.tested("dense", "VisiPruner") | {"placebo": of.tested("dense", "lot at its K")},
             "C16c": of.tested("VisiPruner", "no boundary") | {"placebo": of.tested("VisiPruner", "no exit")},
             "C16s": of.tested("VisiPruner", "paper's shallow stage") | {"placebo": first},

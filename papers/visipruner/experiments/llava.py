@@ -26,6 +26,7 @@ from common.vision.parts import Parts
 
 from .. import analysis, analytic, scoring
 from ..baselines import Chosen, ExitBehind, FastV, PyramidDrop
+from ..look import Watched
 from ..method import ShallowConfig, VisiPrunerConfig
 from ..pruners import VisiPruner
 from ..scoring import Asked, Run
@@ -235,13 +236,23 @@ def pruned(seed: int, size: str = "cpu") -> dict:
     for name in rivals:
         curve[name] = [measured(few, make[name](*setting)) for setting in best_of_each_share(swept[name])]
     whens = [when(layers) for layers in runs["VisiPruner"].visual]
+    few_left = next((i for i, (f, k, _) in enumerate(whens) if f is not None and 0 < k <= KEPT), None)
     text = [len(parts.prefix) + len(q.text.split()) for q in test.asked]
     return {"config": {"boundary": config.boundary, "threshold": config.tokens_threshold} | {k: _plain(v) for k, v in best.items()},
             "tried": {"VisiPruner": tried, **{k: [[round(p, 4), round(a, 4), _plain(s)] for p, a, s in v] for k, v in swept.items()}},
             "test": {name: bits(run.right) for name, run in runs.items()}, "pairs": {name: test.pairs(run) for name, run in runs.items()},
             "saved": [round(saved(v, t), 1) for v, t in zip(runs["VisiPruner"].visual, text)],
             "filtered": sum(f is not None for f, _, _ in whens) / len(whens), "filter": _mean(f for f, _, _ in whens),
-            "kept": _mean(k for _, k, _ in whens), "exit": _mean(e for _, _, e in whens), "curve": curve}
+            "kept": _mean(k for _, k, _ in whens), "exit": _mean(e for _, _, e in whens), "curve": curve,
+            "shown": None if few_left is None else one_of(test, few_left, config)}
+
+
+def one_of(of: Set, number: int, config: VisiPrunerConfig) -> dict:
+    """A question whose tokens were filtered, for a picture: its scene, and what each block held of it (look.Stage)."""
+    q, pruner = of.asked[number], Watched(config)
+    (batch,) = scoring.prompts(of.parts, (q,), of.shown)
+    logs, _ = scoring.answers(of.parts, batch, pruner)
+    return {"picture": q.picture, "text": q.text, "answer": of.parts.tokenizer.decode(logs.argmax(-1)), "stages": pruner.stages[0]}
 
 
 def measured(of: Set, pruner) -> tuple[float, float]:

@@ -1,0 +1,30 @@
+"""What VisiPruner's claims are measured by: `python -m papers.visipruner.eval` is what `make reproduce-visipruner` runs.
+
+Rungs: `cpu` (two cores: the three committed LLaVAs looked into and pruned, nothing trained; prefill timed at SmolLM2-135M's
+dimensions), `smoke` (the same at tiny sizes); arithmetic is part of every run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.runs.experiment import Experiment, main
+
+from . import pictures, quantities, tables
+from .experiments import llava, speed
+
+HERE = Path(__file__).parent
+
+EXPERIMENTS = (
+    Experiment("exact", "analytic", quantities.exact, tables=tables.exact),
+    Experiment("llava", "cpu", quantities.llava, llava.jobs, tables=tables.llava, pictures=pictures.llava, document="cpu-small", minutes=7,
+               draws=("blocks.svg", "kept.svg", "trade_off.svg"),
+               facts=lambda results: ([results["knocked/seed0"]["model"]],
+                                      [{"name": "generated scenes", "split": "test",
+                                        "n": len(set(results["features/test"]["test"]["pictures"]))}])),
+    Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
+               document="cpu-small", minutes=1, draws=("time.svg",)),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(HERE, EXPERIMENTS))
