@@ -50,7 +50,7 @@ class Size:
     validation: int
 
 
-SIZES = {"smoke": Size((0,), 6, 3, 3), "cpu": Size(seeds_asked(), 150, 60, 40)}
+SIZES = {"smoke": Size((0,), 4, 2, 2), "cpu": Size(seeds_asked(), 150, 50, 40)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:
