@@ -226,7 +226,7 @@ class PruningSession:
                 return args, kwargs
             self._views.append(self._view)
             self._looked = None
-            if self._view.slots.shape[1] == self._view.n_prompt:  # nothing was dropped: what the stock model hands on
+            if self._view is self._views[0]:  # no row has dropped anything: what the stock model hands on
                 return None
             index = self._view.slots.clamp(min=0)
             for name in ("position_embeddings", "position_ids"):
@@ -270,7 +270,7 @@ class PruningSession:
                 stay = self.pruner.cached(layer, of)
                 self._cache.keep(layer, of.real, None if stay is None else _packed(of.real & (stay | ~of.visual)))
                 self.trace.cached.append(self._cache.real[layer].sum(1).tolist())
-        if view.slots.shape[1] < view.n_prompt:
+        if view is not self._views[0]:
             states = output.last_hidden_state
             whole = states.new_zeros(len(states), view.n_prompt + 1, states.shape[-1])  # padding goes to a slot that is cut off
             index = torch.where(view.real, view.slots, view.n_prompt)[..., None].expand_as(states)

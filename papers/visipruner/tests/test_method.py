@@ -242,6 +242,19 @@ def test_writing_on_equals_reading_it_all_with_the_same_tokens_hidden(model):
     assert close(torch.cat(ids.logits), want, 1e-6)  # generate returns logits in fp32
 
 
+def test_a_row_that_keeps_all_leaves_the_width_and_its_neighbour_drops_all_the_same(model):
+    """Behind layer 1 row 0 has dropped three tokens and row 1 none: the batch is as wide as before, and row 0 moved in it."""
+    call, visual = prompts(padded=False)
+    with PruningSession(model, Chosen("value", [1, 3], [2, 1]), visual) as session:
+        together = model(**call).logits
+        assert session.trace.tokens[2] == [11, 14]
+    for b in range(2):
+        one, where = alone(call, visual, b)
+        with PruningSession(model, Chosen("value", [1, 3][b], [2, 1][b]), where):
+            ours = model(**one).logits[0]
+        assert close(together[b][~visual[b]], ours[~where[0]])
+
+
 def test_positions_shift_but_are_not_renumbered(llama):
     call, visual = prompts(padded=False)
     call, visual = alone(call, visual, 0)
