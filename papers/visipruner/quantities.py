@@ -51,7 +51,7 @@ def exact(results: dict, size: str) -> dict[str, dict]:
 Items = list[float]
 
 
-def apart(ours: Items, theirs: Items, pictures: Sequence[int], **baselines: float) -> dict:
+def apart(ours: Items, theirs: Items, pictures: Sequence[int], /, **baselines: float) -> dict:
     """The mean of ours - theirs, clustered by picture. Its error is at least what one question makes of it: equal answers are equal
     to within one."""
     found, least = paired(ours, theirs, pictures), max(map(abs, (*ours, *theirs)), default=0.0) / len(ours)
