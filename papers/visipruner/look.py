@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         if not asked:
             raise UserError("give --pictures FILE ... or --scenes COUNT")
         _draw_all(options, asked)
-    except UserError as error:
+    except (UserError, ValueError) as error:
         print(f"visipruner look: {error}", file=sys.stderr)
         return 2
     return 0

@@ -26,8 +26,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from common.errors import UserError
-
 
 @dataclass(frozen=True)
 class ShallowConfig:
@@ -56,7 +54,7 @@ class VisiPrunerConfig:
     exit_cos, exit_patience, exit_consecutive: vision ends behind so many layers in which every cos_j is at least exit_cos.
     shallow: None leaves the shallow stage as it is. kv: which layers keep keys of visual tokens for decoding: "all" what they
     have; "boundary" none up to it; "filter" none up to and with the filter layer (paper section 6).
-    Raises UserError for values that mean nothing.
+    Raises ValueError for values that mean nothing.
     """
 
     boundary: int = 6
@@ -71,12 +69,12 @@ class VisiPrunerConfig:
 
     def __post_init__(self) -> None:
         if self.exit_patience < 1:
-            raise UserError(f"exit_patience is {self.exit_patience}; vision ends behind one layer without influence or more")
+            raise ValueError(f"exit_patience is {self.exit_patience}; vision ends behind one layer without influence or more")
         for name in ("layer_threshold", "exit_cos"):
             if not -1 <= getattr(self, name) <= 2:
-                raise UserError(f"{name} is {getattr(self, name)}, and cosines lie between -1 and 1 (2: every layer passes)")
+                raise ValueError(f"{name} is {getattr(self, name)}, and cosines lie between -1 and 1 (2: every layer passes)")
         if self.boundary < -1:
-            raise UserError(f"boundary is {self.boundary}; the first tested layer is the one behind it, so -1 is the least")
+            raise ValueError(f"boundary is {self.boundary}; the first tested layer is the one behind it, so -1 is the least")
 
     def with_(self, **changes) -> VisiPrunerConfig:
         return replace(self, **changes)

@@ -62,7 +62,7 @@ class Prompts:
 def prompts(parts: Parts, asked: tuple[Asked, ...], shown: Tensor, batch: int = 128) -> Iterator[Prompts]:
     """Batches of prompts of equal length. shown: `features` of the split."""
     embed, start = parts.decoder.get_input_embeddings(), 0
-    ids = [question_slots(parts.tokenizer, q)[0] for q in asked]  # type: ignore[arg-type]
+    ids = [question_slots(parts.tokenizer, q)[0] for q in asked]  # type: ignore[arg-type]  # an Asked has what is read of a question
     while start < len(asked):
         end = start
         while end < len(asked) and end - start < batch and len(ids[end]) == len(ids[start]):

@@ -6,10 +6,11 @@ from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from common.attention import Edit, additive, last_rows, moved
 from common.errors import ModelError, UserError
-from papers.visipruner.baselines import Chosen, ExitBehind, FastV, PyramidDrop
-from papers.visipruner.method import Rule, ShallowConfig, VisiPrunerConfig, code_compat, influence, neutral, paper
-from papers.visipruner.pruners import Nothing, VisiPruner, shallow_edit
-from papers.visipruner.session import PrunedCache, PruningSession, View, check_model
+
+from ..baselines import Chosen, ExitBehind, FastV, PyramidDrop
+from ..method import Rule, ShallowConfig, VisiPrunerConfig, code_compat, influence, neutral, paper
+from ..pruners import Nothing, VisiPruner, shallow_edit
+from ..session import PrunedCache, PruningSession, View, check_model
 
 LAYERS, WIDTH = 5, 14
 
@@ -139,7 +140,7 @@ def test_a_filter_that_keeps_nothing_ends_vision_at_once_and_nothing_is_asked_ag
 
 def test_settings_that_mean_nothing_are_refused():
     for wrong in (dict(exit_patience=0), dict(layer_threshold=3.0), dict(boundary=-2)):
-        with pytest.raises(UserError, match=next(iter(wrong))):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
             VisiPrunerConfig(**wrong)
     assert paper().shallow.mode == "before" and not paper().shallow.visual_self and paper().exit_consecutive
     assert code_compat().shallow.mode == "after" and code_compat().shallow.visual_self and not code_compat().exit_consecutive
