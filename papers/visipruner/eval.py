@@ -1,7 +1,7 @@
 """What VisiPruner's claims are measured by: `python -m papers.visipruner.eval` is what `make reproduce-visipruner` runs.
 
 Rungs: `cpu` (two cores: the three committed LLaVAs looked into and pruned, nothing trained; prefill timed at SmolLM2-135M's
-dimensions), `smoke` (the same at tiny sizes); arithmetic is part of every run.
+dimensions), `smoke` (the same at tiny sizes), `paper` (LLaVA-1.5 on seven benchmarks); arithmetic is part of every run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import llava, speed
+from .experiments import llava, paper, speed
 
 HERE = Path(__file__).parent
 
@@ -24,6 +24,8 @@ EXPERIMENTS = (
                                         "n": len(set(results["features/test"]["test"]["pictures"]))}])),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
                document="cpu-small", minutes=1, draws=("time.svg",)),
+    Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
+               needs="one GPU with 40 GB, lmms-eval, and LLaVA-1.5 7B and 13B"),
 )
 
 if __name__ == "__main__":

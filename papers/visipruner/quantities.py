@@ -235,3 +235,15 @@ def _timing(found: list[dict], pair: str) -> dict:
     return {"rounds": sum(of["rounds"] for of in found), "processes": len(found), "estimator": "median of interleaved rounds",
             "iqr_relative": max(of["ratios"][pair]["iqr"] / of["ratios"][pair]["median"] for of in found),
             "load_average": max(of["load_average"] for of in found)}
+
+
+# -- paper scale -------------------------------------------------------------------------------------------
+def paper(results: dict, size: str = "paper") -> dict[str, dict]:
+    """{model: {"dense", "pruned": scores}} -> points lost on the mean of the seven benchmarks; what is missing stays not-run."""
+    found = {}
+    for claim, model in (("C2", "LLaVA-1.5-7B"), ("C3", "LLaVA-1.5-13B")):
+        scores = results["paper"].get(model, {})
+        if all(name in scores.get(way, {}) for way in ("dense", "pruned") for name in reported.TABLE_5):
+            means = {way: fmean(scores[way][name] / (20 if name == "MME-P" else 1) for name in reported.TABLE_5) for way in scores}
+            found[claim] = point(means["dense"] - means["pruned"], baselines=means)
+    return found
