@@ -11,7 +11,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import llava, paper, speed
+from .experiments import guideline, llava, paper, speed
 
 HERE = Path(__file__).parent
 
@@ -24,6 +24,8 @@ EXPERIMENTS = (
                                         "n": len(set(results["features/test"]["test"]["pictures"]))}])),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
                document="cpu-small", minutes=1, draws=("time.svg",)),
+    Experiment("guideline", "cpu", quantities.guideline, guideline.jobs, tables=tables.guideline, asked=True, walked=False,
+               claims=("C23a", "C23b"), document="guideline", minutes=150),
     Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
                needs="one GPU with 40 GB, lmms-eval, and LLaVA-1.5 7B and 13B"),
 )

@@ -237,6 +237,31 @@ def _timing(found: list[dict], pair: str) -> dict:
             "load_average": max(of["load_average"] for of in found)}
 
 
+# -- the guideline -----------------------------------------------------------------------------------------
+def guideline(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C23: trainings with the picture in some blocks, against dense. Placebos: the last block alone; dense steps against dense steps."""
+    seeds = seeds_of(results, "guideline/dense")
+
+    def right(arm: str) -> list[float]:
+        bits = [results[f"guideline/{arm}/seed{seed}"]["right"] for seed in seeds]
+        return [100 * of.count("1") / len(of) for of in bits]
+
+    def lost(arm: str) -> dict:
+        item = 100 / len(results[f"guideline/dense/seed{seeds[0]}"]["right"])
+        return summarize([a - b for a, b in zip(right("dense"), right(arm))], item) | {
+            "baselines": {"dense": fmean(right("dense")), arm: fmean(right(arm))}}
+
+    steps = [results[f"guideline/middle/seed{seed}"]["seconds"] for seed in seeds]
+    faster = [[a / b for a, b in zip(of["dense"], of["staged"])] for of in steps]
+    itself = [[a / b for a, b in zip(of["dense"][::2], of["dense"][1::2])] for of in steps]
+    spreads = [sorted(of) for of in faster]
+    iqr = max((of[-1 - len(of) // 4] - of[len(of) // 4]) / median(of) for of in spreads)
+    return {"C23a": lost("middle") | {"placebo": lost("last")},
+            "C23b": over_processes(faster) | {"placebo": over_processes(itself), "timing": {
+                "rounds": sum(map(len, faster)), "processes": len(faster), "estimator": "median of interleaved steps",
+                "iqr_relative": iqr}}}
+
+
 # -- paper scale -------------------------------------------------------------------------------------------
 def paper(results: dict, size: str = "paper") -> dict[str, dict]:
     """{model: {"dense", "pruned": scores}} -> points lost on the mean of the seven benchmarks; what is missing stays not-run."""

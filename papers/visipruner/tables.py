@@ -86,3 +86,13 @@ def speed(results: dict, size: str = "cpu") -> Iterator[str]:
         yield f"{name:<{WIDTH}s}{1000 * sorted(times)[len(times) // 2]:9.0f} ms  {first['flops'][name] / 1e9:8.1f} GFLOP"
     for pair, ratio in first["ratios"].items():
         yield f"{pair:<{WIDTH}s}" + ", ".join(f"{of['ratios'][pair]['median']:.2f}" for of in found) + f"; FLOPs {ratio['bound']:.2f}"
+
+
+def guideline(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "Trained with the picture in some blocks alone: open questions right, %, by seed; seconds a step, dense and so"
+    for arm in ("dense", "middle", "last"):
+        rows = [results[name] for name in sorted(results) if name.startswith(f"guideline/{arm}/seed")]
+        times = [of["seconds"] for of in rows if "seconds" in of]
+        yield (f"{arm:<{WIDTH}s}" + ", ".join(f"{share(of['right']):.1f}" for of in rows) + ("; " if times else "") +
+               ", ".join(f"{fmean(of['dense']):.2f} {fmean(of['staged']):.2f}" for of in times))

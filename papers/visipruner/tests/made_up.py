@@ -69,3 +69,16 @@ def timed(pruned=1.6, masked=0.8, official=0.9, processes=3) -> dict:
                     value * r * (1 + 0.001 * i) for r in rounds]} for pair, (value, bound) in shares.items()}}
 
     return {f"speed/process{i}": process(i) for i in range(processes)}
+
+
+def staged(middle=0.975, last=0.6, seconds=(1.0, 0.75)) -> dict:
+    """Trainings with stages: shares of open questions, and seconds of a step, dense and staged."""
+    found = {}
+    for seed in SEEDS:
+        n = TEST * ASKED
+        for arm, share in (("dense", 0.98), ("middle", middle), ("last", last)):
+            found[f"guideline/{arm}/seed{seed}"] = {"right": bits(share + 0.002 * seed * (arm == "middle"), n), "pictures": [0] * n}
+        rounds = [1.0, 1.01, 0.99, 1.0, 1.005]
+        found[f"guideline/middle/seed{seed}"]["seconds"] = {"dense": [seconds[0] * r for r in rounds], "staged": [
+            seconds[1] * r * (1 + 0.001 * seed) for r in reversed(rounds)]}
+    return found

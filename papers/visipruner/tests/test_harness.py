@@ -13,7 +13,7 @@ from common.runs import experiment
 from .. import eval as harness
 from .. import look, pictures, tables
 from ..experiments import llava, speed
-from .made_up import results, timed
+from .made_up import results, staged, timed
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
 SMALL = "common/standins/llava-weights/seed0"
@@ -30,13 +30,13 @@ def test_every_job_names_a_function_with_these_arguments():
             module, name = job.function.split(":")
             inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
         timings = {"smoke": 1, "cpu": speed.PROCESSES}[size]
-        assert len({job.name for job in jobs}) == len(jobs) == 2 + 3 * len(llava.SIZES[size].seeds) + timings
+        assert len({job.name for job in jobs}) == len(jobs) == 2 + 3 * len(llava.SIZES[size].seeds) + timings + 9
 
 
 def test_jobs_depend_on_what_they_compute_by_and_not_on_what_shows_it():
     jobs = {job.function.rpartition(".")[2]: {path.name for path in job.sources()} for job in every_job()}
-    for names in jobs.values():
-        assert {"method.py", "session.py", "attention.py", "pruners.py"} <= names
+    for job, names in jobs.items():
+        assert ({"stages.py"} if "guideline" in job else {"method.py", "session.py", "attention.py", "pruners.py"}) <= names
         assert not names & {"eval.py", "quantities.py", "tables.py", "reported.py", "claims.yaml", "module.py"}
     for job in ("llava:knocked", "llava:looked", "llava:pruned"):
         assert {"llava.py", "scoring.py", "scenes.py", "model.safetensors", "baselines.py", "analysis.py"} <= jobs[job]
@@ -47,7 +47,7 @@ def test_the_default_run_has_the_sizes_that_are_written_down():
     cpu = llava.SIZES["cpu"]
     text = (harness.HERE / "README.md").read_text()
     seeds = [claim["protocol"]["seeds"] for claim in CLAIMS if "seeds" in claim["protocol"]]
-    assert len(seeds) == 28 and all(tuple(s) == cpu.seeds for s in seeds)
+    assert len(seeds) == 29 and all(tuple(s) == cpu.seeds for s in seeds)
     assert f"{cpu.test} test pictures" in text and f"{cpu.validation} validation pictures" in text and f"first {cpu.looked}" in text
     s = speed.SIZES["cpu"]
     assert (s.before, s.visual, s.behind, s.kept, s.shape.L) == (35, 576, 27, 10, 30)
@@ -55,7 +55,7 @@ def test_the_default_run_has_the_sizes_that_are_written_down():
 
 
 def test_tables_show_every_way_and_every_arm():
-    text = "\n".join((*tables.llava(results()), *tables.exact({}), *tables.speed(timed())))
+    text = "\n".join((*tables.llava(results()), *tables.exact({}), *tables.speed(timed()), *tables.guideline(staged())))
     for name in (*tables.WAYS.values(), *tables.WHICH.values(), *tables.ARMS, "FastV, K = 3", "Qwen2-VL-7B", "dense / pruned"):
         assert name in text, name
     assert "97.0" in text and "boundary 3" in text and "no exit" in text

@@ -9,7 +9,7 @@ from common.claims.verdict import verdict
 
 from .. import eval as harness
 from .. import quantities, reported
-from .made_up import LOOKED, bits, results, timed
+from .made_up import LOOKED, bits, results, staged, timed
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
 
@@ -28,7 +28,7 @@ def word(claim: str, measured: dict) -> str:
 
 # -- the whole -----------------------------------------------------------------------------------------------
 def test_every_small_claim_is_measured_once_and_supported_by_results_that_bear_it_out(measured):
-    found = measured | quantities.speed(timed())
+    found = measured | quantities.speed(timed()) | quantities.guideline(staged())
     small = {c["id"].partition("/")[2] for c in CLAIMS if c["rung"] == "cpu-small"}
     assert found.keys() == small
     words = {claim: word(claim, of) for claim, of in found.items()}
@@ -36,7 +36,7 @@ def test_every_small_claim_is_measured_once_and_supported_by_results_that_bear_i
 
 
 def test_no_control_would_pass_in_its_claims_place(measured):
-    for claim, of in (measured | quantities.speed(timed())).items():
+    for claim, of in (measured | quantities.speed(timed()) | quantities.guideline(staged())).items():
         control = of.get("placebo") or of.get("sensitivity")
         assert control is not None, claim
         swapped = control | {"placebo": control, "sensitivity": control}
@@ -109,3 +109,11 @@ def test_times_are_one_value_a_process():
     assert of["C22a"]["n_runs"] == 3 and of["C22a"]["value"] == pytest.approx(1.6016) and of["C22b"]["value"] == pytest.approx(1.6016 / 1.8)
     assert of["C22b"]["placebo"]["value"] == pytest.approx(0.8 * 1.001 / 1.8) and of["C22c"]["value"] == pytest.approx(0.9009)
     assert word("C22c", quantities.speed(timed(official=1.2))["C22c"]) == "opposes"
+
+
+def test_trainings_are_one_value_a_seed():
+    of = quantities.guideline(staged())
+    assert of["C23a"]["per_seed"] == pytest.approx([0.5, 0.333333, 0.166667], abs=0.01)
+    assert of["C23a"]["placebo"]["value"] == pytest.approx(38)
+    assert of["C23b"]["value"] == pytest.approx(4 / 3, rel=0.01) and of["C23b"]["placebo"]["value"] == pytest.approx(1.0, abs=0.02)
+    assert word("C23a", quantities.guideline(staged(middle=0.9))["C23a"]) == "opposes"

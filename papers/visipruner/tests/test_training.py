@@ -111,6 +111,24 @@ def test_multiply_adds_by_hand():
     assert len(set(multiply_adds(3, 7, 3, 4, 2, Stages(0, 2)))) == 1
 
 
+def test_what_the_guideline_trains_is_asked_and_timed_in_its_stages():
+    """The committed dense model with all blocks answers as it does; with the last alone, untrained, it cannot."""
+    from common.standins.llava import folder_of
+    from common.vision.llava import load_llava
+
+    from ..experiments import guideline
+
+    small = load_llava(folder_of(0), tower=False)
+    decoder = small.language_model()
+    dense, all_blocks, last = (guideline.tested(small, 3, way) for way in (None, *(
+        lambda layout, visual, stages=stages: hidden(decoder, layout, visual, stages) for stages in (Stages(0, 7), Stages(7, 7)))))
+    assert dense == all_blocks and dense["right"].count("1") >= len(dense["pictures"]) - 2 > last["right"].count("1") + 5
+    seconds = guideline.step_seconds(small, Stages(2, 6), rows=2)
+    assert {name: len(of) for name, of in seconds.items()} == {"dense": guideline.ROUNDS, "staged": guideline.ROUNDS}
+    assert all(parameter.grad is None for parameter in decoder.parameters())
+    assert guideline.training(Stages(2, 6))(small).hidden.__qualname__.startswith("training")
+
+
 def test_two_steps_of_the_rehearsal(tmp_path, monkeypatch):
     import json
     from pathlib import Path
