@@ -2,6 +2,7 @@
 
     Knockout(layers, mode)    text-to-picture attention (and picture-to-picture) gone in these layers: before or behind the softmax,
                               merged into one visual token, or of the highest, lowest or random tokens alone (paper section 3, 4)
+    Watched(config)           VisiPruner whose every layer is looked at: what it holds, and what each token moves (look.py draws it)
     sinks                     attention of the last token to each visual token beside the size of its value (App. E)
     logit_lens                what the last token would answer after each layer (section 3.5)
     calibrate                 boundary and threshold for a model of one's own, from its answers about pictures without labels
@@ -10,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from common.attention import Edit, Rows
 
 from .method import VisiPrunerConfig, influence, paper
-from .pruners import Nothing, highest, merge_onto
+from .pruners import Nothing, VisiPruner, highest, merge_onto
 from .session import View
 
 Mode = Literal["before", "after", "merge"]
@@ -92,6 +93,32 @@ def sinks() -> Looking:
 def influences() -> Looking:
     """by_layer[l] = (Influence, visual (B, n)): what leaving out each token would do, in every layer."""
     return Looking(lambda layer, view, rows: (influence(rows.weights, rows.values), view.visual))
+
+
+Stage = dict[str, Any]  # {"present": numbers of the visual tokens that a layer holds, "share": |c_j| / |O| of each of them}
+
+
+class Watched(VisiPruner):
+    """VisiPruner whose every layer is looked at. stages[row][layer]: a Stage."""
+
+    def begin(self, view: View, n_layers: int) -> None:
+        super().begin(view, n_layers)
+        self.stages: list[list[Stage]] = [[] for _ in view.slots]
+        self.first = [view.slots[b, row].tolist() for b, row in enumerate(view.visual)]  # slots of the picture, by number
+
+    def wants(self, layer: int) -> bool:
+        return True
+
+    def keep(self, layer: int, view: View, rows: Rows | None) -> Tensor | None:
+        if rows is None:
+            return None
+        of = influence(rows.weights, rows.values)
+        for b, stages in enumerate(self.stages):
+            here = view.visual[b]
+            number = {slot: i for i, slot in enumerate(self.first[b])}
+            stages.append({"present": [number[slot] for slot in view.slots[b, here].tolist()],
+                           "share": [round(x, 4) for x in (of.norm[b, here] / of.output[b]).tolist()]})
+        return super().keep(layer, view, rows)
 
 
 @torch.no_grad()

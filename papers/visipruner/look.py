@@ -21,38 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.attention import Rows
 from common.errors import UserError
 from common.pictures import STYLE, save
 
-from .method import VisiPrunerConfig, influence, neutral, paper
-from .pruners import VisiPruner
-from .session import PruningSession, View
-
-Stage = dict[str, Any]  # {"present": numbers of the visual tokens that a layer holds, "share": |c_j| / |O| of each of them}
-
-
-class Watched(VisiPruner):
-    """VisiPruner whose every layer is looked at. stages[row][layer]: a Stage."""
-
-    def begin(self, view: View, n_layers: int) -> None:
-        super().begin(view, n_layers)
-        self.stages: list[list[Stage]] = [[] for _ in view.slots]
-        self.first = [view.slots[b, row].tolist() for b, row in enumerate(view.visual)]  # slots of the picture, by number
-
-    def wants(self, layer: int) -> bool:
-        return True
-
-    def keep(self, layer: int, view: View, rows: Rows | None) -> Tensor | None:
-        if rows is None:
-            raise UserError("this model's attention cannot be looked into")
-        of = influence(rows.weights, rows.values)
-        for b, stages in enumerate(self.stages):
-            here = view.visual[b]
-            number = {slot: i for i, slot in enumerate(self.first[b])}
-            stages.append({"present": [number[slot] for slot in view.slots[b, here].tolist()],
-                           "share": [round(x, 4) for x in (of.norm[b, here] / of.output[b]).tolist()]})
-        return super().keep(layer, view, rows)
+from .analysis import Stage, Watched
+from .method import VisiPrunerConfig, neutral, paper
+from .session import PruningSession
 
 
 @torch.no_grad()

@@ -26,7 +26,6 @@ from common.vision.parts import Parts
 
 from .. import analysis, analytic, scoring
 from ..baselines import Chosen, ExitBehind, FastV, PyramidDrop
-from ..look import Watched
 from ..method import ShallowConfig, VisiPrunerConfig
 from ..pruners import VisiPruner
 from ..scoring import Asked, Run
@@ -248,8 +247,8 @@ def pruned(seed: int, size: str = "cpu") -> dict:
 
 
 def one_of(of: Set, number: int, config: VisiPrunerConfig) -> dict:
-    """A question whose tokens were filtered, for a picture: its scene, and what each block held of it (look.Stage)."""
-    q, pruner = of.asked[number], Watched(config)
+    """A question whose tokens were filtered, for a picture: its scene, and what each block held of it (analysis.Stage)."""
+    q, pruner = of.asked[number], analysis.Watched(config)
     (batch,) = scoring.prompts(of.parts, (q,), of.shown)
     logs, _ = scoring.answers(of.parts, batch, pruner)
     return {"picture": q.picture, "text": q.text, "answer": of.parts.tokenizer.decode(logs.argmax(-1)), "stages": pruner.stages[0]}

@@ -37,7 +37,7 @@ def test_jobs_depend_on_what_they_compute_by_and_not_on_what_shows_it():
     jobs = {job.function.rpartition(".")[2]: {path.name for path in job.sources()} for job in every_job()}
     for job, names in jobs.items():
         assert ({"stages.py"} if "guideline" in job else {"method.py", "session.py", "attention.py", "pruners.py"}) <= names
-        assert not names & {"eval.py", "quantities.py", "tables.py", "reported.py", "claims.yaml", "module.py"}
+        assert not names & {"eval.py", "quantities.py", "tables.py", "reported.py", "claims.yaml", "module.py", "look.py"}
     for job in ("llava:knocked", "llava:looked", "llava:pruned"):
         assert {"llava.py", "scoring.py", "scenes.py", "model.safetensors", "baselines.py", "analysis.py"} <= jobs[job]
     assert "scenes.py" not in jobs["speed:one_process"] and "flops.py" in jobs["speed:one_process"]
