@@ -60,11 +60,11 @@ def _version(model: nn.Module) -> int:
 
 @contextlib.contextmanager
 def in_use(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's own mode is put back."""
+    """Eval mode without gradients, and without autocast, whose rounding is coarser than the weights'; modes are put back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(next(model.parameters()).device.type, enabled=False):
             yield
     finally:
         for module, training in modes:

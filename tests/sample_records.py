@@ -77,12 +77,12 @@ def headline(*rows, number=1, **more):
             "needs": "four GPUs", **more}
 
 
-def write(root, *entries, headlines=()):
-    """A repository with one paper, demo, whose claims C1, C2, ... are `entries`: (claim, measured or None for no record)."""
-    folder = root / "papers" / "demo"
+def write(root, *entries, headlines=(), key="demo"):
+    """A repository with one paper, or one more, whose claims C1, C2, ... are `entries`: (claim, measured or None for no record)."""
+    folder = root / "papers" / key
     folder.mkdir(parents=True)
-    entries = [(dict(a_claim, id=f"demo/C{i + 1}"), m) for i, (a_claim, m) in enumerate(entries)]
-    claims_yaml(folder, *(c for c, _ in entries), headlines=headlines)
+    entries = [(dict(a_claim, id=f"{key}/C{i + 1}"), m) for i, (a_claim, m) in enumerate(entries)]
+    claims_yaml(folder, *(c for c, _ in entries), headlines=headlines, key=key)
     claims = load_claims(folder / "claims.yaml")
     for a_claim, measured in entries:
         if measured:

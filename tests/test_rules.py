@@ -259,7 +259,7 @@ def no_import_circles(root):
 
 
 # From the ground up; a room may use those of lower floors. A file of common that stands in no room is its own.
-FLOORS = [{"errors"}, {"seeds"}, {"files", "progress"}, {"pictures", "models", "flops", "shapes"},
+FLOORS = [{"errors"}, {"seeds", "probe"}, {"files", "progress"}, {"pictures", "models", "flops", "shapes"},
           {"masks", "lora", "timing", "data", "claims", "families"}, {"benchmarks", "training", "report"},
           {"streaming", "vision", "reasoning", "runs"}, {"standins"}, {"doctor", "copy_paper"}]
 # What scores rollouts is a wrapper over the field's scorers and a part of the reasoning kit.

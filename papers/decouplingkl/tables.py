@@ -15,7 +15,7 @@ ARMS = {"start": "the student, untouched", "SF": "SF: student's prefixes, forwar
         "short SR": "SR, 12 tokens", "short TF": "TF, 12 tokens", "short TR": "TR, 12 tokens",
         "curriculum": "SR, entropy-gated curriculum", "ladder": "SR, the same ladder, no gate",
         "by entropy": "forward where the teacher doubts",
-        "SF again": "SF on other problems", "shuffled": "SF, a shuffled teacher", "one end": "SR from <eos2>, stop at <eos>",
+        "SF again": "SF once more, in another order", "shuffled": "SF, a shuffled teacher", "one end": "SR from <eos2>, stop at <eos>",
         "two ends": "SR from <eos2>, stop at both"}
 WIDTH = 36
 

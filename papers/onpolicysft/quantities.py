@@ -219,9 +219,10 @@ def _of_rivals(means: dict) -> dict[str, dict]:
 
 def _steps_saved(curves: dict[str, list]) -> dict:
     """Steps to the baseline's best validation, in % of its own: as accurate and as short, to the step where it is most accurate per
-    token. Never reached: as if at the last step."""
+    token. Never reached: the last step, and no earlier than the baseline's, for a short training saves nothing by ending."""
     _, avg, tokens = best = max(curves["grpo"], key=lambda row: row[1] / row[2])
-    ours = next((step for step, a, t in curves["trained"] if a >= avg and t <= tokens), curves["trained"][-1][0])
+    never = max(curves["trained"][-1][0], best[0])
+    ours = next((step for step, a, t in curves["trained"] if a >= avg and t <= tokens), never)
     return point(100 * (1 - ours / best[0]) if best[0] else 0.0, baselines={"ours": ours, "grpo": best[0]})
 
 

@@ -262,7 +262,8 @@ def anatomy(one: Passed, where: str) -> Anatomy:
     names = [call.name for call in made]
     if names != [call.name for call in other]:
         raise refuse("Which of its submodules run depends on the tokens.")
-    unchanged = [i for i, (a, b) in enumerate(zip(made, other)) if same(a.given[:, 1:], b.given[:, 1:])]
+    # Up to the mixer later tokens get the very same numbers. Behind it the change may be small beside the residual stream's largest.
+    unchanged = [i for i, (a, b) in enumerate(zip(made, other)) if torch.equal(a.given[:, 1:], b.given[:, 1:])]
     mixers = [i for i in unchanged if not same(made[i].gave[:, 1:], other[i].gave[:, 1:])]
     if not mixers:  # one whose output is zero, as in blocks that were added to a trained model, is known by what happens in it
         mixers = [i for i in unchanged if computes(layer, names[i]) and any(

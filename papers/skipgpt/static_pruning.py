@@ -200,7 +200,9 @@ def _trials(model: nn.Module, text: Text) -> Iterator[Callable[[set[Unit]], floa
 def _turns(model: nn.Module, text: Text) -> dict[str, list[float]]:
     """1 - mean cosine between what enters and what leaves each block, attention and MLP; one pass, by hooks."""
     stack = find_stack(model)
-    layers, found = layer_list(stack)[1], anatomies(stack)
+    layers = layer_list(stack)[1]
+    with untouched(model):  # which refuses routed layers before they are measured as if they were stock
+        found = anatomies(stack)
     sums = {kind: torch.zeros(len(layers), dtype=torch.float64) for kind in ("block", *MODULES)}
     seen: dict[str, Tensor] = {}
 

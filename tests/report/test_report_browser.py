@@ -247,19 +247,34 @@ def test_every_filter_narrows_to_the_count_that_it_announces(browser, committed,
     assert {value for name, value, _ in announced if name == "verdict"} == set(MEANING)  # the made-up paper has each
 
 
-def test_filters_and_search_combine_and_nothing_left_is_said(browser, committed):
-    opened(browser, committed)
+@pytest.fixture(scope="module")
+def two_papers(tmp_path_factory):
+    """The address of a page of two made-up papers, whose words do not change with what was last run here: as a file."""
+    root = tmp_path_factory.mktemp("two")
+    exact, small = claim("equals", "analytic", paper=524416), claim("above", "cpu-small", paper=None)
+    router, plain = {"statement": "The Router learns."}, {"statement": "It works."}
+    up, down = held([0.3, 0.31, 0.32]), held([-3.0, -3.1, -3.2])
+    write(root, (exact | router, one(524416)), (small | router, up), (small | plain, up), (small | router, down), key="first")
+    write(root, (exact | router, one(524416)), (exact | plain, one(524416)), (small | router, up), key="second")
+    (root / "report.html").write_text(page(read_papers(root)), encoding="utf-8")
+    return (root / "report.html").as_uri()
+
+
+def test_filters_and_search_combine_and_nothing_left_is_said(browser, two_papers):
+    assert shown(opened(browser, two_papers)) == 7
     papers = browser.find_elements("css selector", "input[name=paper]")
+    assert [box.get_attribute("value") for box in papers] == ["first", "second"]
+    supports, adds_up = (find(browser, f"input[value={word}]") for word in ("supports", "adds-up"))
+    assert (count_of(browser, supports), count_of(browser, adds_up)) == (3, 3)
     papers[0].click()
-    find(browser, "input[value=supports]").click()
-    adds_up = find(browser, "input[value=adds-up]")
-    both = shown(browser) + count_of(browser, adds_up)
+    assert (count_of(browser, supports), count_of(browser, adds_up), shown(browser)) == (2, 1, 4)
+    supports.click()
+    assert shown(browser) == 2
     adds_up.click()
-    assert shown(browser) == both
-    assert shown(browser, ".one-paper") == 1 and len(papers) == len([p for p in read_papers() if p.here])
-    find(browser, "input[type=search]").send_keys("Router")
-    assert 0 < shown(browser) < both
-    text = "return [...document.querySelectorAll('details.claim:not([hidden])')].every(c => /router/i.test(c.textContent))"
+    assert (shown(browser), shown(browser, ".one-paper")) == (3, 1)
+    find(browser, "input[type=search]").send_keys("router")  # whatever its case
+    assert shown(browser) == 2
+    text = "return [...document.querySelectorAll('details.claim:not([hidden])')].every(c => /Router/.test(c.textContent))"
     assert browser.execute_script(text)
     assert not find(browser, ".empty").is_displayed()
     find(browser, "input[type=search]").send_keys(" zzzz")

@@ -62,6 +62,13 @@ def test_a_model_that_cannot_be_reencoded_still_streams(family):
     METHODS["training pass"](build(family), text_ids())
 
 
+def test_a_training_in_mixed_precision_is_measured_without_it():
+    """Under autocast logits are rounded to bfloat16 while the weights are single precision: no property of the model."""
+    model = build("qwen2", seed=1, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        method.check_model(model, arm("group"))
+
+
 def test_the_reference_is_the_stock_model_where_everything_is_visible(llama):
     """With phi = S and all source visible the reference is one plain pass."""
     example = examples_of(llama, text_ids())[0]

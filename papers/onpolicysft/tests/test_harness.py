@@ -173,7 +173,7 @@ def test_the_arms_that_controls_need_are_what_they_say(small, monkeypatch):
 
 
 def test_rates_are_swept_on_validation_and_the_arms_have_the_best(small, monkeypatch):
-    """Never on a test problem; the committed sweep is what the arms' rates come from."""
+    """Never on a test problem; and where a sweep is committed, the arms' rates are its best."""
     asked = []
     problem = Chains.problem
     monkeypatch.setattr(Chains, "problem", lambda self, number, split: asked.append(split) or problem(self, number, split))

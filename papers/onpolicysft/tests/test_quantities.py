@@ -240,10 +240,12 @@ def test_paper_scale_against_others():
     assert not {"C4", "C6", "C7", "C8", "C9"} & set(quantities.paper({"paper": {"1.5b": one, "7b": seven}}))
 
 
-def test_steps_that_never_come_count_as_the_last_one():
+def test_steps_that_never_come_save_none():
     curves = {"grpo": [[0, 0.1, 100.0], [40, 0.6, 50.0]], "trained": [[0, 0.5, 60.0], [50, 0.59, 50.0], [60, 0.7, 51.0]]}
     assert quantities._steps_saved(curves)["value"] == pytest.approx(100 * (1 - 60 / 40))
     assert quantities._steps_saved({"grpo": [[0, 0.9, 1.0]], "trained": [[0, 0.5, 60.0]]})["value"] == 0.0
+    short = {"grpo": curves["grpo"], "trained": [[0, 0.5, 60.0], [10, 0.59, 50.0]]}
+    assert quantities._steps_saved(short) == {**quantities._steps_saved(short), "value": 0.0, "baselines": {"ours": 40, "grpo": 40}}
 
 
 def test_a_claim_is_called_by_its_own_name_where_it_has_no_number(found, monkeypatch):

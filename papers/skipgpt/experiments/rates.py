@@ -3,7 +3,7 @@
     make reproduce-skipgpt ONLY=rates
 
 Each method is trained at each rate for as many steps as in the default run, and scored on *validation* sequences, of which no
-other experiment sees any. `scratch.RATES` holds the best of each; a test compares them with the committed measurement.
+other experiment sees any. `scratch.RATES` holds the best of each; a test holds that each is a rate of its grid.
 """
 
 from __future__ import annotations

@@ -82,6 +82,18 @@ def test_a_layer_is_read_from_what_it_does(kind, attn, series):
     assert found.mlp.modules == ("mlp",) and found.mlp.before == (("second",) if series else ("first",)) and found.mlp.scale == 1.0
 
 
+def test_a_mixers_change_may_be_small_beside_the_residual_streams_largest():
+    """One channel of 1e11, as trained models have some; norms that bring the others up. The MLP's norm is no second mixer."""
+    torch.manual_seed(0)
+    block, x = Block("scaled").double(), torch.randn(1, 8, 4, dtype=torch.float64)
+    block.first, block.second = (nn.RMSNorm(4).double() for _ in range(2))
+    for norm in (block.first, block.second):
+        norm.weight.data = torch.tensor([0, 1e11, 1e11, 1e11], dtype=torch.float64)
+    x[..., 0] = 1e11
+    found = anatomy(Passed(block, x, (), {}, block(x).detach()), "Layer 0")
+    assert found.attn.modules == ("mixer",) and found.mlp.before == ("second",) and found.mlp.modules == ("mlp",)
+
+
 def test_a_mixer_that_is_not_added_is_refused():
     torch.manual_seed(0)
     block, x = Block("not added").double(), torch.randn(1, 8, 4, dtype=torch.float64)
@@ -131,7 +143,8 @@ def test_a_cut_cache_is_not_taken_for_the_one_that_was_filled():
         cache = model(input_ids=ids, use_cache=True).past_key_values
         one = copy.deepcopy(ids[:, :1])
         cache = model(input_ids=one, past_key_values=cache, use_cache=True).past_key_values
-        cache.crop(6)
+        cache.crop(6 - cache.get_seq_length())
+        assert cache.get_seq_length() == 6
         with pytest.raises(eviction.EvictionError, match="rows were moved"):
             model(input_ids=one, past_key_values=cache, use_cache=True)
 

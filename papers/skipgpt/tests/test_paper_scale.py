@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from common.errors import SetupError
+from common.families import FAMILIES
 from common.models import ModelSpec, load
 from common.training.cli import check_checkpoint
 
@@ -244,10 +245,11 @@ def test_bad_input_is_answered_in_a_line(hub, capsys, tmp_path):
     other = f"--model.init_args.routers={hub / 'llama31-8b-routers'}"
     assert "other weights" in complaint(capsys, *arguments, other)
 
-    gpt2 = ModelSpec("random", config=dict(model_type="gpt2", n_embd=32, n_layer=2, n_head=2))
-    load(gpt2).model.save_pretrained(tmp_path / "gpt2")
-    line = complaint(capsys, *good, f"--model.init_args.base.name={tmp_path / 'gpt2'}")
-    assert "GPT2LMHeadModel has no `layers`" in line
+    config = FAMILIES["falcon_h1"].settings | {"model_type": "falcon_h1", "vocab_size": 300}
+    load(ModelSpec("random", config=config)).model.save_pretrained(tmp_path / "unfit")
+    byte_tokenizer().save_pretrained(tmp_path / "unfit")
+    line = complaint(capsys, *good, f"--model.init_args.base.name={tmp_path / 'unfit'}")
+    assert "2 submodules of the layer look at other tokens (mamba, self_attn). Layer 0 (FalconH1DecoderLayer)" in line
 
 
 def test_damaged_checkpoints_are_named(tmp_path):

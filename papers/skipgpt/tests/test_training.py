@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from common.errors import SetupError
+from common.families import FAMILIES
 from common.lora import merge
 from common.models import load, tiny
 from common.training.steps import StepBatches, ValidationBatches
@@ -416,9 +417,9 @@ def test_checkpoint_of_another_training_is_refused(tmp_path):
 
 
 def test_a_model_without_the_modules_is_named():
-    config = dict(model_type="gpt2", n_embd=32, n_layer=2, n_head=2, vocab_size=96)
+    config = FAMILIES["falcon_h1"].settings | {"model_type": "falcon_h1"}
     module = RouterTuningModule(tiny().__class__("random", config=config), SkipGPTConfig())
-    with pytest.raises(SetupError, match="random:gpt2: GPT2LMHeadModel has no `layers`"):
+    with pytest.raises(SetupError, match=r"random:falcon_h1: 2 submodules of the layer look at other tokens .* Layer 0"):
         module.configure_model()
 
 

@@ -147,7 +147,8 @@ def answer(parts: Parts, config: method.ViCAConfig | None, prompts: Sequence[str
     """
     from common.vision.conversations import IMAGE, encode_v1  # with Lightning, for which no other command waits
 
-    rows = [encode_v1(parts.tokenizer, {"conversations": [{"from": "human", "value": (IMAGE + "\n" if image else "") + prompt}]},
+    rows = [encode_v1(parts.tokenizer, {"image": image,  # None: a text alone, as in LLaVA's files
+                                        "conversations": [{"from": "human", "value": (IMAGE + "\n" if image else "") + prompt}]},
                       n_visual=parts.n_visual, image_token_id=parts.image_token_id, max_tokens=LONGEST)[0]
             for prompt, image in zip(prompts, images)]
     pad = torch.nn.utils.rnn.pad_sequence

@@ -353,7 +353,7 @@ def test_a_batch_of_questions_is_its_questions_one_by_one(exact, which, schedule
 def test_answers_follow_from_the_definition(exact):
     """The first five tokens, each the best one by the masked definition, and by the stock decoder on everything in order."""
     question, image = QUESTIONS[1], shown()[2]
-    conversation = {"conversations": [{"from": "human", "value": f"<image>\n{question}"}]}
+    conversation = {"image": "noise.png", "conversations": [{"from": "human", "value": f"<image>\n{question}"}]}
     for which, (parts, config) in exact.items():
         ids, _ = conversations.encode_v1(parts.tokenizer, conversation, n_visual=4, image_token_id=parts.image_token_id, max_tokens=2048)
         visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]).double())
@@ -379,7 +379,7 @@ def test_pyramid_drop_looks_at_what_it_keeps(exact):
     image, whole = shown()[2], dict.fromkeys(config.cross_layers, 1.0)
     plain = paper_scale.answer(parts, config, QUESTIONS[:1], [image], 6)
     assert paper_scale.answer(parts, config, QUESTIONS[:1], [image], 6, schedule=whole) == plain
-    conversation = {"conversations": [{"from": "human", "value": f"<image>\n{QUESTIONS[0]}"}]}
+    conversation = {"image": "noise.png", "conversations": [{"from": "human", "value": f"<image>\n{QUESTIONS[0]}"}]}
     ids, _ = conversations.encode_v1(parts.tokenizer, conversation, n_visual=4, image_token_id=parts.image_token_id, max_tokens=2048)
     visual = parts.projector(parts.features(paper_scale.as_trained(image, parts)[None]).double())
     prompt = split(ids[None], parts.image_token_id)
