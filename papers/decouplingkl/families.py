@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from common.reasoning.probe import check_model
 from common.reasoning.rollouts import Rollout, response_logits, sample
 
 from . import method
@@ -62,6 +63,7 @@ def compare(found: Tensor, expected: Tensor, what: str, rel: float = 1e-4) -> No
 
 
 def whole_logits(model: PreTrainedModel, ids: Tensor) -> None:
+    check_model(model)  # as every training does before its first step (common/reasoning/sampled.py)
     teacher, (prompts, rollouts) = moved(model), rows_of(ids)
     zq, _, where = response_logits(model, prompts, rollouts)
     with torch.no_grad():
@@ -70,6 +72,7 @@ def whole_logits(model: PreTrainedModel, ids: Tensor) -> None:
 
 
 def chunks(model: PreTrainedModel, ids: Tensor) -> None:
+    check_model(model)
     teacher, (prompts, rollouts) = moved(model), rows_of(ids)
     heads = Head(model), Head(teacher)
     ours = response_hidden(heads[0], prompts, rollouts)
@@ -87,6 +90,7 @@ def chunks(model: PreTrainedModel, ids: Tensor) -> None:
 
 def own_prefixes(model: PreTrainedModel, ids: Tensor) -> None:
     """Greedy, so that the stock model's own pass says what must have been drawn."""
+    check_model(model)
     prompts, _ = rows_of(ids)
     with explained():
         drawn = sample(model, prompts, 1, 5, end=(), temperature=0)

@@ -74,12 +74,23 @@ def _reference(state: Any, index: int, one: Passed) -> None:
                              f"{index} ({_name(one)}) changes tokens that skip, or gives others something else because of them.")
 
 
+def _reads_ahead(state: Any, one: Passed) -> bool:
+    """Whether a token's output changes with a token behind it: a prefix that is read both ways."""
+    changed = one.x.clone()
+    changed[:, -1] = one.x[:, 0] - one.x[:, -1]
+    before, after = (_run(state, one, "mask", torch.ones(one.x.shape[1]), x=x) for x in (one.x, changed))
+    return not same(after[:, :-1], before[:, :-1])
+
+
 def _skipping(state: Any, index: int, one: Passed) -> None:
     """Raises UnfitModel naming what mode "skip" cannot do here."""
     layer, anatomy = one.layer, one.layer._anatomy
     where, name = f"Layer {index}", _name(one)
     if len(anatomy.attn.modules) != 1 or anatomy.attn.scale is None or anatomy.whole or anatomy.mlp.scale is None:
         raise UnfitModel(f"Its modules do not hand over what they add apart from what they add it to. {where} ({name}).")
+    if _reads_ahead(state, one):
+        raise UnfitModel("A token sees tokens behind it, so that what was cached before they came is not what a whole pass gives. "
+                         f"{where} ({name}).")
     state.mode = "dense"  # the stock layer, for what its keys are
     layer._projections = measured(one, anatomy, where)
     every, second, pairs = _patterns(one)
