@@ -38,11 +38,13 @@ BASES = ("sdpa", "eager")
 
 @dataclass(frozen=True)
 class Edit:
-    """pairs (B, Q, K) bool: the (query, key) pairs that are touched. onto (B, Q): the key that gets their weight, for "merge"."""
+    """pairs (B, Q, K) bool: the (query, key) pairs that are touched. onto (B, Q): the key that gets their weight, for "merge"; -1
+    where it is lost. hidden (B, Q, K) bool: pairs that are hidden before the softmax besides."""
 
     pairs: Tensor
     mode: Literal["before", "after", "merge"]
     onto: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,12 @@ def _attend(base: str):
         edit = watcher.edit(module.layer_idx, query, key)
         if edit is None:
             return stock(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others)
-        mask = additive(attention_mask, query, key)
+        mask, lowest = additive(attention_mask, query, key), torch.finfo(query.dtype).min
+        if edit.hidden is not None:
+            mask = mask.masked_fill(edit.hidden[:, None], lowest)
         if edit.mode == "before":
-            hidden = mask.masked_fill(edit.pairs[:, None], torch.finfo(query.dtype).min)
-            return stock(module, query, key, value, hidden, scaling=scaling, dropout=dropout, **others)
+            mask = mask.masked_fill(edit.pairs[:, None], lowest)
+            return stock(module, query, key, value, mask, scaling=scaling, dropout=dropout, **others)
         return explicit(query, key, value, mask, scale, edit).transpose(1, 2).contiguous(), None
 
     return attend
@@ -165,7 +169,7 @@ def explicit(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: flo
 def moved(weights: Tensor, edit: Edit) -> Tensor:
     """Weights (B, ..., Q, K) behind an edit: zero at its pairs, and under "merge" their sum on the key edit.onto of each query.
 
-    A query whose row of `pairs` is empty keeps its weights. The key that receives keeps what it had.
+    A query whose row of `pairs` is empty keeps its weights, one whose `onto` is -1 loses them. The key that receives keeps what it had.
     """
     pairs = edit.pairs.view(edit.pairs.shape[0], *[1] * (weights.dim() - 3), *edit.pairs.shape[1:])
     lost = (weights * pairs).sum(-1, keepdim=True)
@@ -173,4 +177,4 @@ def moved(weights: Tensor, edit: Edit) -> Tensor:
     if edit.onto is None or edit.mode != "merge":
         return weights
     onto = edit.onto.view(edit.onto.shape[0], *[1] * (weights.dim() - 3), edit.onto.shape[1], 1).expand(*weights.shape[:-1], 1)
-    return weights.scatter_add(-1, onto, lost)
+    return weights.scatter_add(-1, onto.clamp(min=0), lost.masked_fill(onto < 0, 0))

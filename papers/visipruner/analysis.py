@@ -27,7 +27,8 @@ Which = Literal["all", "highest", "lowest", "random", "all but highest"]
 
 
 class Knockout(Nothing):
-    """Some of the text-to-picture attention is gone in these layers. among: picture-to-picture attention, too.
+    """Some of the text-to-picture attention is gone in these layers. among: picture-to-picture attention, too; under "merge", which
+    moves what text gives, it is hidden before the softmax.
 
     which, count: of the visual tokens, those with the highest, lowest or random attention of the last token in that very layer.
     onto: number of the visual token that "merge" moves the weight to.
@@ -52,10 +53,13 @@ class Knockout(Nothing):
         hidden = self._hidden(layer, view)
         seen = view.slots[:, None, :] <= view.slots[:, :, None]
         pairs = (view.real & ~view.visual)[:, :, None] & hidden[:, None, :] & seen
+        apart = None
         if self.among:
             own = torch.eye(view.slots.shape[1], dtype=torch.bool, device=view.slots.device)
-            pairs = pairs | (view.visual[:, :, None] & hidden[:, None, :] & seen & ~own)
-        return Edit(pairs, self.mode, merge_onto(self.onto, view) if self.mode == "merge" else None)
+            apart = view.visual[:, :, None] & hidden[:, None, :] & seen & ~own
+        if self.mode == "merge":
+            return Edit(pairs, "merge", merge_onto(self.onto, view), hidden=apart)
+        return Edit(pairs if apart is None else pairs | apart, self.mode)
 
     def _hidden(self, layer: int, view: View) -> Tensor:
         if self.which == "all":

@@ -7,13 +7,15 @@
     pruners.Nothing()                 the model as it is
 
 All inside the model: the layers up to the drop see everything, as these methods have it. `counts` may differ by row, so that a
-rival can be given VisiPruner's own number of tokens for each question.
+rival can be given VisiPruner's own number of tokens for each question; `settings` gives FastV and PyramidDrop its pairs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -89,3 +91,44 @@ class ExitBehind(Nothing):
 
     def keep(self, layer: int, view: View, rows: Rows | None) -> Tensor | None:
         return torch.zeros_like(view.visual) if layer == self.layer else None
+
+
+# -- at given pairs ----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Rival:
+    """A method with a place and a share. make(place, share): its pruner. places(layers): where it can drop. shares(tokens): from the
+    fewest tokens to the most. plan(place, share, tokens, layers): the visual tokens of each layer."""
+
+    make: Callable
+    places: Callable[[int], Sequence]
+    shares: Callable[[int], Sequence[float]]
+    plan: Callable[..., list[int]]
+
+
+def fastv_plan(layer: int, share: float, tokens: int, layers: int) -> list[int]:
+    return [tokens if number <= layer else round((1 - share) * tokens) for number in range(layers)]
+
+
+def pyramid_plan(at: Sequence[int], share: float, tokens: int, layers: int) -> list[int]:
+    plan = [tokens]
+    for number in range(layers - 1):
+        plan.append(math.ceil(share * plan[-1]) if number in at else plan[-1])
+    return plan
+
+
+STAGES = ((1, 3, 5), (0, 2, 4), (2, 4, 6), (0, 1, 2))  # where PyramidDrop drops, of eight layers
+RIVALS = {"FastV": Rival(FastV, lambda layers: range(layers - 1), lambda n: [1 - k / n for k in range(n + 1)], fastv_plan),
+          "PyramidDrop": Rival(PyramidDrop, lambda layers: [at for at in STAGES if max(at) < layers],
+                               lambda n: [k / n for k in range(1, n + 1)], pyramid_plan)}
+
+
+def settings(rival: Rival, tokens: int, layers: int, budget: float, pairs: Callable[[list[int]], float]) -> list[tuple]:
+    """For each place where a rival can drop, its setting (place, share) with the fewest pairs that are no fewer than the budget.
+    pairs(plan): those of a plan, in the budget's unit. Places that have more whatever the share are left out; where that is all of
+    them, the one with the fewest stays."""
+    def left(place, share: float) -> float:
+        return pairs(rival.plan(place, share, tokens, layers))
+
+    places, shares = rival.places(layers), rival.shares(tokens)
+    low = [place for place in places if left(place, shares[0]) <= budget] or [min(places, key=lambda place: left(place, shares[0]))]
+    return [(place, shares[min(bisect_left(shares, budget, key=lambda share: left(place, share)), len(shares) - 1)]) for place in low]

@@ -34,8 +34,9 @@ class ShallowConfig:
     mode: "after" sets weights to zero behind the softmax, as the released code does, and nothing is saved; "before" hides the
         keys, as the paper's text says: what a kernel can skip.
     visual_self: visual tokens attend to visual tokens (the code from its second layer on; the paper: no).
-    first: of the first layer: "merge" moves the weight of all visual tokens to number `onto`; "half" leaves the second half of the
-        visual tokens (the code for 13B); "skip" treats it as the others; "none" leaves it alone.
+    first: of the first layer: "merge" moves the weight that text gives to all visual tokens to number `onto`; "half" leaves text the
+        second half of the visual tokens (the code for 13B); in both visual tokens do not attend to visual tokens, whatever
+        `visual_self`. "skip" treats it as the others; "none" leaves it alone.
     """
 
     layers: int = 6
@@ -87,7 +88,8 @@ def paper(**changes) -> VisiPrunerConfig:
 
 
 def code_compat(**changes) -> VisiPrunerConfig:
-    """As the released code computes: zeroed behind the softmax, visual self-attention and all keys kept, a counter never reset."""
+    """As the released code computes: zeroed behind the softmax, visual self-attention kept but in the first layer, all keys kept, a
+    counter that is never reset."""
     shallow = ShallowConfig(mode="after", visual_self=True, first="merge")
     return VisiPrunerConfig(shallow=shallow, exit_consecutive=False, kv="all").with_(**changes)
 

@@ -89,14 +89,16 @@ def shallow_edit(shallow: ShallowConfig, layer: int, view: View) -> Edit | None:
         rank = view.visual.long().cumsum(1)
         keys = keys & (rank <= rank[:, -1:] // 2)[:, None, :]
     seen = view.slots[:, None, :] <= view.slots[:, :, None]
-    pairs = text & keys & seen
-    if not shallow.visual_self:
-        own = torch.eye(view.slots.shape[1], dtype=torch.bool, device=view.slots.device)
-        among = view.visual[:, :, None] & view.visual[:, None, :] & seen
-        pairs = pairs | (among & ~own if shallow.mode == "before" else among)  # without any key a softmax has no meaning
+    pairs, among = text & keys & seen, view.visual[:, :, None] & view.visual[:, None, :] & seen
+    if first == "skip" and shallow.visual_self:
+        among = torch.zeros_like(among)
+    elif shallow.mode == "before":  # a visual token still sees itself: without any key a softmax has no meaning
+        among = among & ~torch.eye(view.slots.shape[1], dtype=torch.bool, device=view.slots.device)
     if first != "merge":
-        return Edit(pairs, shallow.mode)
-    return Edit(pairs, "merge", merge_onto(shallow.onto, view))
+        return Edit(pairs | among, shallow.mode)
+    if shallow.mode == "before":
+        return Edit(pairs, "merge", merge_onto(shallow.onto, view), hidden=among)
+    return Edit(pairs | among, "merge", merge_onto(shallow.onto, view).masked_fill(view.visual, -1))  # text's weight alone is moved
 
 
 def merge_onto(onto: int, view: View) -> Tensor:

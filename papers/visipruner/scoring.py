@@ -59,7 +59,7 @@ class Prompts:
     visual: Tensor
 
 
-def prompts(parts: Parts, asked: tuple[Asked, ...], shown: Tensor, batch: int = 128) -> Iterator[Prompts]:
+def prompts(parts: Parts, asked: tuple[Asked, ...], shown: Tensor, batch: int = 64) -> Iterator[Prompts]:
     """Batches of prompts of equal length. shown: `features` of the split."""
     embed, start = parts.decoder.get_input_embeddings(), 0
     ids = [question_slots(parts.tokenizer, q)[0] for q in asked]  # type: ignore[arg-type]  # an Asked has what is read of a question

@@ -22,10 +22,11 @@ from torch import Tensor
 from common.runs.jobs import Job
 from common.seeds import asked as seeds_asked
 from common.standins.llava import SEEDS, stand_in
+from common.vision.llava import N_VISUAL
 from common.vision.parts import Parts
 
 from .. import analysis, analytic, scoring
-from ..baselines import Chosen, ExitBehind, FastV, PyramidDrop
+from ..baselines import RIVALS, Chosen, ExitBehind, settings
 from ..method import ShallowConfig, VisiPrunerConfig
 from ..pruners import VisiPruner
 from ..scoring import Asked, Run
@@ -34,9 +35,7 @@ SHALLOW, MIDDLE = (0, 1), (2, 3, 4, 5)  # of eight blocks: the paper's layers 1-
 TENTH, KEPT = 6, 16  # of 64 visual tokens
 ONTO = (0, 31, 63)  # numbers of the visual token that merging goes to
 SINKS_IN = 1  # the block whose sinks are kept question by question: the paper's layer index 3 of 32
-FASTV = (0.5, 0.75, 0.875, 0.9375)  # shares dropped
-PYRAMID = ((0.5, 0.25, 0.125), ((1, 3, 5), (0, 2, 4), (2, 4, 6), (0, 1, 2)))  # shares left at each stage, and stages
-CURVE = (0.3, 0.1, 0.05, 0.02)  # thresholds of VisiPruner's own curve
+CURVE = (0.3, 0.1, 0.05, 0.02)  # thresholds of VisiPruner's own curve; its rivals' are at its pairs
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Size:
     validation: int
 
 
-SIZES = {"smoke": Size((0,), 4, 2, 2), "cpu": Size(seeds_asked(), 150, 50, 40)}
+SIZES = {"smoke": Size((0,), 4, 2, 2), "cpu": Size(seeds_asked(), 150, 40, 40)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:
@@ -108,6 +107,10 @@ class Set:
         whole = sum(analytic.pairs(max(layers), t) * len(layers) for layers, t in zip(run.visual, text))
         return left / whole
 
+    def planned(self, layers: list[int]) -> float:
+        """`pairs` where every question has so many visual tokens, layer by layer."""
+        return self.pairs(Run([], [layers] * len(self.asked), []))
+
 
 def bits(right: Iterable[bool]) -> str:
     return "".join("01"[hit] for hit in right)
@@ -124,8 +127,13 @@ def knocked(seed: int, size: str = "cpu") -> dict:
     parts, s = stand_in(seed), SIZES[size]
     of, val, blocks = Set.of(parts, "test", s.looked), Set.of(parts, "val", s.validation), _blocks(parts)
 
-    def out(layers: Iterable[int], mode: analysis.Mode = "after", **which) -> str:
-        return of.right(analysis.Knockout(tuple(layers), mode, **which))
+    done: dict[tuple, str] = {}
+
+    def out(layers: Iterable[int], mode: analysis.Mode = "after", onto: int = 0, **which) -> str:
+        key = (*layers, mode, onto, *sorted(which.items()))
+        if key not in done:  # curves share their ends
+            done[key] = of.right(analysis.Knockout(tuple(layers), mode, onto=onto, **which))
+        return done[key]
 
     found: dict = {"model": parts.source, "dense": of.right(), "validation": {
         str(b): val.share(val.run(analysis.Knockout((b,)))) for b in blocks} | {"dense": val.share(val.run())}}
@@ -204,7 +212,9 @@ def lens(of: Set) -> dict:
 # -- pruned ------------------------------------------------------------------------------------------------
 def pruned(seed: int, size: str = "cpu") -> dict:
     """{"config", "tried": calibration and rivals' sweeps on validation; "test": {arm: bits}; "pairs": {arm: share left};
-    "saved": percent of pairs question by question; "filter", "kept", "exit": means; "curve": {method: [[pairs, share right]]}}."""
+    "saved": percent of pairs question by question; "filter", "kept", "exit": means; "curve": {method: [[pairs, share right]]}}.
+
+    All that is chosen is chosen on validation pictures: VisiPruner's numbers without labels, its rivals' by right answers."""
     parts, s = stand_in(seed), SIZES[size]
     val, test, few = Set.of(parts, "val", s.validation), Set.of(parts, "test", s.test), Set.of(parts, "test", s.looked)
     n, own = len(_blocks(parts)), val.run().chosen
@@ -215,15 +225,17 @@ def pruned(seed: int, size: str = "cpu") -> dict:
 
     config, tried = analysis.calibrate(outcome, n)
     runs = {"dense": test.run(), "VisiPruner": test.run(VisiPruner(config)), "no exit": test.run(VisiPruner(config.with_(exit_cos=2)))}
-    budget = val.pairs(val.run(VisiPruner(config)))
-    rivals = {"FastV": [(b, share) for b in range(n - 1) for share in FASTV],
-              "PyramidDrop": [(stages, share) for stages in PYRAMID[1] for share in PYRAMID[0] if max(stages) < n]}
-    make: dict[str, Callable] = {"FastV": FastV, "PyramidDrop": PyramidDrop}
+    ways = [config, *(config.with_(tokens_threshold=t) for t in CURVE)]
+    budgets = [val.pairs(val.run(VisiPruner(way))) for way in ways]
+    curve = {"VisiPruner": [measured(few, VisiPruner(way)) for way in ways[1:]]}
     swept, best = {}, {}
-    for name, settings in rivals.items():
-        swept[name] = [(*measured(val, make[name](*setting)), setting) for setting in settings]
-        best[name] = within(swept[name], budget)
-        runs[name] = test.run(make[name](*best[name]))
+    for name, rival in RIVALS.items():
+        swept[name] = [[(*measured(val, rival.make(*setting)), setting) for setting in settings(rival, N_VISUAL, n, budget, val.planned)]
+                       for budget in budgets]
+        chosen = [max(sweep, key=lambda row: row[1::-1])[2] for sweep in swept[name]]  # of equal ones that with more pairs
+        best[name] = chosen[0]
+        runs[name] = test.run(rival.make(*chosen[0]))
+        curve[name] = [measured(few, rival.make(*setting)) for setting in chosen[1:]]
     layers = max(1, config.boundary + 1)
     shallow = {"paper's shallow stage": ShallowConfig(layers, "before"), "code's shallow stage": ShallowConfig(layers, "after", True),
                "shallow, not the first": ShallowConfig(layers, "before", first="none")}
@@ -231,18 +243,17 @@ def pruned(seed: int, size: str = "cpu") -> dict:
     runs["no boundary"] = test.run(VisiPruner(config.with_(boundary=-1)))
     runs |= {f"{name} at its K": test.run(at_own_k(test.asked, runs["no exit"], score, lot)) for name, score, lot in (
         ("attention", "attention", 0), ("lot", "lot", 0), ("another lot", "lot", 1))}
-    curve = {"VisiPruner": [measured(few, VisiPruner(config.with_(tokens_threshold=t))) for t in CURVE]}
-    for name in rivals:
-        curve[name] = [measured(few, make[name](*setting)) for setting in best_of_each_share(swept[name])]
-    whens = [when(layers) for layers in runs["VisiPruner"].visual]
-    few_left = next((i for i, (f, k, _) in enumerate(whens) if f is not None and 0 < k <= KEPT), None)
+    whens = [when(layers) for layers in runs["no exit"].visual]
+    few_left = next((i for i, (f, k) in enumerate(whens) if f is not None and 0 < k <= KEPT), None)
     text = [len(parts.prefix) + len(q.text.split()) for q in test.asked]
     return {"config": {"boundary": config.boundary, "threshold": config.tokens_threshold} | {k: _plain(v) for k, v in best.items()},
-            "tried": {"VisiPruner": tried, **{k: [[round(p, 4), round(a, 4), _plain(s)] for p, a, s in v] for k, v in swept.items()}},
+            "tried": {"VisiPruner": tried, "pairs": budgets,
+                      **{k: [[[round(p, 4), round(a, 4), _plain(s)] for p, a, s in sweep] for sweep in v] for k, v in swept.items()}},
             "test": {name: bits(run.right) for name, run in runs.items()}, "pairs": {name: test.pairs(run) for name, run in runs.items()},
             "saved": [round(saved(v, t), 1) for v, t in zip(runs["VisiPruner"].visual, text)],
-            "filtered": sum(f is not None for f, _, _ in whens) / len(whens), "filter": _mean(f for f, _, _ in whens),
-            "kept": _mean(k for _, k, _ in whens), "exit": _mean(e for _, _, e in whens), "curve": curve,
+            "filtered": sum(f is not None for f, _ in whens) / len(whens), "filter": _mean(f for f, _ in whens),
+            "kept": _mean(k for _, k in whens), "curve": curve,
+            "exit": _mean(ended(*both) for both in zip(runs["VisiPruner"].visual, runs["no exit"].visual)),
             "shown": None if few_left is None else one_of(test, few_left, config)}
 
 
@@ -260,25 +271,15 @@ def measured(of: Set, pruner) -> tuple[float, float]:
     return of.pairs(run), of.share(run)
 
 
-def within(swept: Sequence[tuple], budget: float):
-    """The setting that answers most with no more pairs than the budget (of equal ones, that with the most pairs); where none is so
-    small, the smallest."""
-    small = [row for row in swept if row[0] <= budget]
-    return max(small, key=lambda row: (row[1], row[0]))[2] if small else min(swept, key=lambda row: row[0])[2]
+def when(visual: Sequence[int]) -> tuple[int | None, int]:
+    """(filter layer, tokens kept behind it) from visual tokens layer by layer, without exit; None where nothing went."""
+    filtered = next((layer for layer in range(len(visual) - 1) if visual[layer + 1] < visual[layer]), None)
+    return filtered, visual[-1]
 
 
-def best_of_each_share(swept: Sequence[tuple]) -> list[tuple]:
-    """For each share the setting that answers most."""
-    shares = dict.fromkeys(setting[1] for _, _, setting in swept)
-    return [max((row for row in swept if row[2][1] == share), key=lambda row: row[1])[2] for share in shares]
-
-
-def when(visual: Sequence[int]) -> tuple[int | None, int, int | None]:
-    """(filter layer, tokens kept behind it, exit layer) from visual tokens layer by layer; None where there was none."""
-    drops = [layer for layer in range(len(visual) - 1) if visual[layer + 1] < visual[layer]]
-    if not drops:
-        return None, visual[-1], None
-    return drops[0], visual[drops[0] + 1], drops[1] if len(drops) > 1 else None
+def ended(visual: Sequence[int], without: Sequence[int]) -> int | None:
+    """The exit layer, from visual tokens layer by layer with exit and without."""
+    return next((layer for layer in range(len(visual) - 1) if visual[layer + 1] < without[layer + 1]), None)
 
 
 def at_own_k(asked: Sequence[Asked], run: Run, score, lot: int) -> Callable[[list[Asked]], Chosen]:

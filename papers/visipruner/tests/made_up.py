@@ -3,7 +3,7 @@ fails."""
 
 from ..experiments.llava import ONTO
 
-SEEDS, LOOKED, TEST, ASKED = (0, 1, 2), 50, 150, 4  # pictures, and questions about each
+SEEDS, LOOKED, TEST, ASKED = (0, 1, 2), 40, 150, 4  # pictures, and questions about each
 
 KNOCKED = {
     "after": {"0": 0.97, "3": 0.7, "7": 0.975}, "before": {"0": 0.8, "1": 0.96, "7": 0.975}, "merge": {"7": 0.975},
@@ -48,7 +48,8 @@ def results(seeds=SEEDS, blocks=8, **changes) -> dict:
             "lens": {"right": right, "another": {str(b): bits(0.1, n) for b in range(blocks)}}}
         found[f"pruned/seed{seed}"] = {
             "config": {"boundary": 3, "threshold": 0.05, "FastV": [3, 0.75], "PyramidDrop": [[1, 3, 5], 0.5]},
-            "tried": {"VisiPruner": [], "FastV": [], "PyramidDrop": []}, "test": {arm: bits(share, m) for arm, share in arms.items()},
+            "tried": {"VisiPruner": [], "pairs": [], "FastV": [], "PyramidDrop": []},
+            "test": {arm: bits(share, m) for arm, share in arms.items()},
             "pairs": dict.fromkeys(arms, 0.14) | {"dense": 1.0}, "saved": [85.0 + i % 4 for i in range(m)], "filtered": 1.0, "filter": 4.0,
             "kept": 9.5, "exit": None, "curve": {name: [[0.1, 0.8], [0.3, 0.95]] for name in ("VisiPruner", "FastV", "PyramidDrop")},
             "shown": {"picture": 0, "text": "what digit ?", "answer": "9", "stages": [

@@ -10,6 +10,7 @@ from common.attention import Rows
 from common.standins.llava import stand_in
 
 from .. import analysis, scoring
+from ..baselines import RIVALS, settings
 from ..experiments import llava, speed
 from ..method import neutral, paper
 from ..pruners import VisiPruner
@@ -36,17 +37,33 @@ def small():
 
 
 # -- by hand -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("visual, found", [([64, 64, 64], (None, 64, None)), ([64, 64, 10, 10], (1, 10, None)),
-                                           ([64, 10, 10, 0], (0, 10, 2)), ([64, 0, 0], (0, 0, None))])
+@pytest.mark.parametrize("visual, found", [([64, 64, 64], (None, 64)), ([64, 64, 10, 10], (1, 10)), ([64, 10, 10, 10], (0, 10)),
+                                           ([64, 0, 0], (0, 0))])
 def test_when_tokens_went_is_read_off_their_numbers(visual, found):
     assert llava.when(visual) == found
 
 
-def test_a_rivals_setting_is_the_best_within_the_pairs_that_there_are():
-    swept = [(0.9, 0.99, "dear"), (0.5, 0.8, "poor"), (0.4, 0.9, "best"), (0.3, 0.9, "as good with fewer"), (0.1, 0.2, "least")]
-    assert llava.within(swept, 0.6) == "best" and llava.within(swept, 1.0) == "dear"
-    assert llava.within(swept, 0.35) == "as good with fewer" and llava.within(swept, 0.05) == "least"
-    assert llava.best_of_each_share([(0.1, 0.2, (1, 0.5)), (0.1, 0.4, (2, 0.5)), (0.1, 0.3, (1, 0.75))]) == [(2, 0.5), (1, 0.75)]
+@pytest.mark.parametrize("visual, without, layer", [([64, 9, 9, 0], [64, 9, 9, 9], 2), ([64, 64, 0], [64, 64, 64], 1),
+                                                    ([64, 9], [64, 9], None), ([64, 0, 0], [64, 0, 0], None)])
+def test_the_exit_is_where_a_run_without_it_goes_on(visual, without, layer):
+    assert llava.ended(visual, without) == layer
+
+
+def test_rivals_get_no_fewer_pairs_and_hardly_more(parts, few):
+    """k^2 + k n_t of 64 tokens: one more or one fewer a block is the grain; a block that is too late alone is left out."""
+    for name, budget in (("FastV", 0.3), ("FastV", 0.126), ("PyramidDrop", 0.3), ("PyramidDrop", 0.7)):
+        rival = RIVALS[name]
+        found = settings(rival, 64, 8, budget, few.planned)
+        assert found and {place for place, _ in found} <= set(rival.places(8))
+        for place, share in found:
+            run = few.run(rival.make(place, share))
+            assert run.visual == [rival.plan(place, share, 64, 8)] * len(few.asked), "what is planned is what is run"
+            shares = rival.shares(64)
+            fewer = shares[shares.index(share) - 1]
+            assert few.pairs(run) == few.planned(run.visual[0]) >= budget > few.planned(rival.plan(place, fewer, 64, 8))
+    assert [place for place, _ in settings(RIVALS["FastV"], 64, 8, 0.3, few.planned)] == [0, 1]
+    assert settings(RIVALS["FastV"], 64, 8, 0.01, few.planned) == [(0, 1.0)]
+    assert settings(RIVALS["FastV"], 64, 8, 1.0, few.planned)[0] == (0, 0.0)
 
 
 def test_pairs_are_those_of_tokens_that_were_there():
@@ -92,8 +109,7 @@ def test_settings_are_chosen_without_a_test_picture(monkeypatch):
 
     monkeypatch.setattr(llava.scoring, "run", run)
     monkeypatch.setattr(llava.analysis, "calibrate", calibrated)
-    monkeypatch.setattr(llava, "FASTV", (0.5,))
-    monkeypatch.setattr(llava, "PYRAMID", ((0.5,), ((1, 3, 5),)))
+    monkeypatch.setattr(llava, "CURVE", (0.1,))
     found = llava.pruned(0, "small")
     json.dumps(found)
     assert order[0] == "val" and found["config"]["boundary"] == 2 and found["pairs"]["dense"] == 1.0
@@ -101,6 +117,9 @@ def test_settings_are_chosen_without_a_test_picture(monkeypatch):
     assert {len(bits) for bits in found["test"].values()} == {n} == {len(found["saved"])}
     assert found["pairs"]["attention at its K"] == pytest.approx(found["pairs"]["no exit"]), "rivals at its K have its pairs"
     assert 0 < found["pairs"]["VisiPruner"] < 1 and found["filter"] > 2
+    pairs = found["tried"]["pairs"]
+    assert len(pairs) == 2
+    assert all(row[0] >= least - 1e-4 for name in RIVALS for least, sweep in zip(pairs, found["tried"][name]) for row in sweep)
 
 
 # -- what is run ---------------------------------------------------------------------------------------------

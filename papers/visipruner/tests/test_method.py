@@ -4,13 +4,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
-from common.attention import Edit, additive, last_rows, moved
+from common.attention import Edit, additive, explicit, moved
 from common.errors import ModelError, UserError
 
 from ..baselines import Chosen, ExitBehind, FastV, PyramidDrop
 from ..method import Rule, ShallowConfig, VisiPrunerConfig, code_compat, influence, neutral, paper
 from ..pruners import Nothing, VisiPruner, shallow_edit
-from ..session import PrunedCache, PruningSession, View, check_model
+from ..session import PruningSession, View, check_model
 
 LAYERS, WIDTH = 5, 14
 
@@ -81,27 +81,6 @@ def test_a_sink_is_chosen_by_attention_and_not_by_value():
     of = influence(w, v)
     assert w[0, 0, 1:].argmax() == 0 and of.norm[0, 1:].argmax() == 1
     assert of.norm[0].tolist() == pytest.approx([0.35, 0.0006, 1.5], rel=1e-6)
-
-
-def test_the_last_rows_weights_are_those_of_eager_attention():
-    m = decoder(Qwen3Config, "eager")
-    call, visual = prompts(padded=False)
-    maps = m(**call, output_attentions=True).attentions
-    got = {}
-
-    class Looking(Nothing):
-        def wants(self, layer):
-            return True
-
-        def keep(self, layer, view, rows):
-            got[layer] = rows.weights
-
-    for attn in ("eager", "sdpa"):
-        m.set_attn_implementation(attn)
-        with PruningSession(m, Looking(), visual):
-            m(**call)
-        for layer in range(LAYERS):
-            assert close(got[layer], maps[layer][:, :, -1], 1e-6)  # eager's softmax is in fp32
 
 
 # -- the rule ----------------------------------------------------------------------------------------------
@@ -304,10 +283,33 @@ def test_what_the_shallow_layers_go_without_by_hand():
     assert pairs(1, mode="before", visual_self=True) == text_to_picture
     assert sorted(pairs(1, mode="before")) == sorted(text_to_picture + among)  # a visual token still sees itself
     assert sorted(pairs(1, mode="after")) == sorted(text_to_picture + among + [[1, 1], [2, 2], [3, 3]])
-    assert pairs(0, first="half", visual_self=True) == [[4, 1], [5, 1]]
+    own = [[1, 1], [2, 2], [3, 3]]
+    half = pairs(0, first="half", visual_self=True)
+    assert sorted(half) == sorted([[4, 1], [5, 1]] + among + own), "the released code keeps it behind the first layer"
     assert shallow_edit(ShallowConfig(first="none"), 0, one_view()) is None
-    edit = shallow_edit(ShallowConfig(onto=1), 0, one_view())
+    for released in (True, False):
+        edit = shallow_edit(ShallowConfig(onto=1, visual_self=released), 0, one_view())
+        assert edit.mode == "merge" and edit.hidden is None and edit.onto[0].tolist()[1:] == [-1, -1, -1, 2, 2]
+        assert sorted(edit.pairs[0].nonzero().tolist()) == sorted(text_to_picture + among + own)
+    edit = shallow_edit(ShallowConfig(onto=1, mode="before"), 0, one_view())
     assert edit.mode == "merge" and edit.onto[0].tolist()[4:] == [2, 2]
+    assert edit.pairs[0].nonzero().tolist() == text_to_picture and edit.hidden[0].nonzero().tolist() == among
+
+
+def test_the_papers_first_layer_keeps_all_weight_and_the_codes_loses_the_pictures(llama):
+    """Attention is a mean where all values are equal: rows that sum to one leave the model as it is, others do not."""
+    call, visual = prompts(padded=False)
+    call, visual = alone(call, visual, 0)
+    sums = {}
+    for name, mode in (("paper", "before"), ("code", "after")):
+        view = View(torch.arange(WIDTH)[None], visual, torch.tensor([WIDTH - 1]), WIDTH)
+        edit = shallow_edit(ShallowConfig(1, mode), 0, view)
+        query = torch.randn(1, 2, WIDTH, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+        mask = additive(None, query, query)
+        mask = mask if edit.hidden is None else mask.masked_fill(edit.hidden[:, None], torch.finfo(query.dtype).min)
+        sums[name] = explicit(query, query, torch.ones(1, 2, WIDTH, 1, dtype=torch.float64), mask, 1.0, edit)[0, :, :, 0]
+    assert close(sums["paper"], torch.ones(2, WIDTH, dtype=torch.float64))
+    assert close(sums["code"][:, ~visual[0]], torch.ones(2, WIDTH - 5, dtype=torch.float64)) and (sums["code"][:, visual[0]] < 0.99).all()
 
 
 def test_where_weight_goes():
@@ -385,10 +387,3 @@ def test_decisions_do_not_depend_on_the_kernel_or_on_half_weights():
             m(**call)
         traces.append({k: [row.tolist() for row in v] for k, v in s.trace.kept.items()})
     assert traces[0] == traces[1] and traces[0]
-
-
-def test_last_rows_in_half_precision_are_computed_in_single():
-    q, k = torch.randn(1, 2, 3, 4, dtype=torch.bfloat16), torch.randn(1, 1, 3, 4, dtype=torch.bfloat16)
-    rows = last_rows(q, k, k, None, 0.5, torch.tensor([1]))
-    assert rows.weights.dtype == torch.float32 and not rows.weights[..., 2].any() and additive(None, q, k).shape == (1, 1, 3, 3)
-    assert isinstance(PrunedCache(3).get_seq_length(), int)

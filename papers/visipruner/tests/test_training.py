@@ -1,10 +1,12 @@
-"""A LLaVA with stages: its forward against stock decoders of some of the layers, its training for two steps, and what is refused."""
+"""A LLaVA with stages: its forward against stock decoders of some of the layers, its training on one process and on two, and what is
+refused."""
 
 import copy
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from common.errors import SetupError
@@ -16,6 +18,7 @@ from ..module import StagedTraining
 from ..session import PruningSession
 from ..stages import Stages, hidden, multiply_adds
 from ..train import cli
+from .runs import difference, fit, fit_in_processes, trained, training
 
 N, D, LAYERS = 5, 32, 5
 CONFIG = dict(hidden_size=D, intermediate_size=48, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
@@ -139,3 +142,36 @@ def test_two_steps_of_the_rehearsal(tmp_path, monkeypatch):
          f"--trainer.callbacks.dirpath={tmp_path}", "--data.init_args.scenes=2", "--data.init_args.train_samples=16"])
     about = json.loads((tmp_path / "model" / "training.json").read_text())
     assert (about["first"], about["last"], about["steps"]) == (1, 5, 2) and (tmp_path / "model" / "decoder").is_dir()
+
+
+# -- on two processes --------------------------------------------------------------------------------------
+# In double precision, but for what losses are logged in: single precision. Adam magnifies roundings.
+LOSSES, GRADIENTS, PARAMETERS = 1e-6, 1e-12, 1e-11
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """Two steps of four pictures on one process, in the order of additions that the children have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield fit(training(), tmp_path_factory.mktemp("one"))
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_equal_one_and_one_goes_on_from_two(strategy, one_process, tmp_path):
+    """Blocks in shards or whole; the first two never see the picture, and a step behind the first is that of the unbroken run."""
+    module, whole = one_process
+    codes, ranks = fit_in_processes(tmp_path / "two", world=2, strategy=strategy, checkpoint_every=1)
+    assert codes == [0, 0]
+    for rank in ranks:
+        assert rank["losses"] == pytest.approx(whole.losses, rel=LOSSES) and len(whole.losses) == 2
+        assert difference(rank["gradient"], whole.gradients[0]) < GRADIENTS
+        assert difference(rank["parameters"], trained(module)) < PARAMETERS
+    resumed, rest = fit(training(), tmp_path / "resumed", resume=tmp_path / "two" / "checkpoints" / "step=1.ckpt")
+    assert rest.losses == pytest.approx(whole.losses[1:], rel=LOSSES)
+    assert difference(trained(resumed), trained(module)) < PARAMETERS
+    saved = load_file(tmp_path / "two" / "model" / "decoder" / "model.safetensors")
+    name = "model.layers.6.self_attn.k_proj.weight"
+    assert difference({name: saved[name]}, {name: trained(module)["decoder." + name]}) < PARAMETERS
