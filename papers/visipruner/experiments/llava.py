@@ -21,6 +21,7 @@ from torch import Tensor
 
 from common.runs.jobs import Job
 from common.seeds import asked as seeds_asked
+from common.seeds import seed_of
 from common.standins.llava import SEEDS, stand_in
 from common.vision.llava import N_VISUAL
 from common.vision.parts import Parts
@@ -112,6 +113,11 @@ class Set:
         return self.pairs(Run([], [layers] * len(self.asked), []))
 
 
+def lot(rows: Sequence[Asked], number: int = 0) -> int:
+    """A seed for a batch of questions: each batch draws its own lots, and every model and way the same."""
+    return seed_of("lot", number, rows[0].picture, rows[0].text)
+
+
 def bits(right: Iterable[bool]) -> str:
     return "".join("01"[hit] for hit in right)
 
@@ -129,10 +135,10 @@ def knocked(seed: int, size: str = "cpu") -> dict:
 
     done: dict[tuple, str] = {}
 
-    def out(layers: Iterable[int], mode: analysis.Mode = "after", onto: int = 0, **which) -> str:
-        key = (*layers, mode, onto, *sorted(which.items()))
+    def out(layers: Iterable[int], mode: analysis.Mode = "after", onto: int = 0, number: int = 0, **which) -> str:
+        key = (*layers, mode, onto, number, *sorted(which.items()))
         if key not in done:  # curves share their ends
-            done[key] = of.right(analysis.Knockout(tuple(layers), mode, onto=onto, **which))
+            done[key] = of.right(lambda rows: analysis.Knockout(tuple(layers), mode, onto=onto, seed=lot(rows, number), **which))
         return done[key]
 
     found: dict = {"model": parts.source, "dense": of.right(), "validation": {
@@ -147,7 +153,7 @@ def knocked(seed: int, size: str = "cpu") -> dict:
         found[name] = {mode: out(here, mode) for mode in ("before", "merge")}
         found[name] |= {which: out(here, "before", which=which, count=TENTH)
                         for which in ("highest", "lowest", "random", "all but highest")}
-        found[name]["random again"] = out(here, "before", which="random", count=TENTH, seed=1)
+        found[name]["random again"] = out(here, "before", which="random", count=TENTH, number=1)
         found[name]["merge, picture apart"] = out(here, "merge", among=True)
         found[name]["before, picture apart"] = out(here, "before", among=True)
     return found
@@ -159,8 +165,12 @@ def looked(seed: int, size: str = "cpu") -> dict:
     "sinks", "lens": see these}."""
     parts, s = stand_in(seed), SIZES[size]
     of, behind = Set.of(parts, "test", s.looked), _blocks(parts)[:-1]
-    kept = {score: {str(b): of.right(Chosen(score, b, KEPT)) for b in behind} for score in ("attention", "value", "lot")}
-    kept["another lot"] = {str(b): of.right(Chosen("lot", b, KEPT, seed=1)) for b in (SINKS_IN, 3)}
+
+    def choice(score, block: int, number: int = 0) -> str:
+        return of.right(lambda rows: Chosen(score, block, KEPT, seed=lot(rows, number)))
+
+    kept = {score: {str(b): choice(score, b) for b in behind} for score in ("attention", "value", "lot")}
+    kept["another lot"] = {str(b): choice("lot", b, 1) for b in (3,)}
     return {"kept": kept, "exit": {str(b): of.right(ExitBehind(b)) for b in behind}, "sinks": sinks(of), "lens": lens(of)}
 
 
@@ -241,7 +251,7 @@ def pruned(seed: int, size: str = "cpu") -> dict:
                "shallow, not the first": ShallowConfig(layers, "before", first="none")}
     runs |= {name: test.run(VisiPruner(config.with_(shallow=of))) for name, of in shallow.items()}
     runs["no boundary"] = test.run(VisiPruner(config.with_(boundary=-1)))
-    runs |= {f"{name} at its K": test.run(at_own_k(test.asked, runs["no exit"], score, lot)) for name, score, lot in (
+    runs |= {f"{name} at its K": test.run(at_own_k(test.asked, runs["no exit"], score, number)) for name, score, number in (
         ("attention", "attention", 0), ("lot", "lot", 0), ("another lot", "lot", 1))}
     whens = [when(layers) for layers in runs["no exit"].visual]
     few_left = next((i for i, (f, k) in enumerate(whens) if f is not None and 0 < k <= KEPT), None)
@@ -282,14 +292,14 @@ def ended(visual: Sequence[int], without: Sequence[int]) -> int | None:
     return next((layer for layer in range(len(visual) - 1) if visual[layer + 1] < without[layer + 1]), None)
 
 
-def at_own_k(asked: Sequence[Asked], run: Run, score, lot: int) -> Callable[[list[Asked]], Chosen]:
+def at_own_k(asked: Sequence[Asked], run: Run, score, number: int) -> Callable[[list[Asked]], Chosen]:
     """Another score in the place of the value, with the layer and the number of tokens that VisiPruner came to for each question."""
     of = {id(q): when(visual) for q, visual in zip(asked, run.visual)}
     last = len(run.visual[0]) - 1
 
     def pruner(rows: list[Asked]) -> Chosen:
         layers = [last if of[id(q)][0] is None else of[id(q)][0] for q in rows]
-        return Chosen(score, layers, [of[id(q)][1] for q in rows], seed=lot)
+        return Chosen(score, layers, [of[id(q)][1] for q in rows], seed=lot(rows, number))
 
     return pruner
 
