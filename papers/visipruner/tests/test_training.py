@@ -167,7 +167,8 @@ def test_two_processes_equal_one_and_one_goes_on_from_two(strategy, one_process,
     assert codes == [0, 0]
     for rank in ranks:
         assert rank["losses"] == pytest.approx(whole.losses, rel=LOSSES) and len(whole.losses) == 2
-        assert difference(rank["gradient"], whole.gradients[0]) < GRADIENTS
+        if strategy == "ddp":  # beside shards gradients of what stays whole are summed in the step itself
+            assert difference(rank["gradient"], whole.gradients[0]) < GRADIENTS
         assert difference(rank["parameters"], trained(module)) < PARAMETERS
     resumed, rest = fit(training(), tmp_path / "resumed", resume=tmp_path / "two" / "checkpoints" / "step=1.ckpt")
     assert rest.losses == pytest.approx(whole.losses[1:], rel=LOSSES)
