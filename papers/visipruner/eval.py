@@ -1,0 +1,34 @@
+"""What VisiPruner's claims are measured by: `python -m papers.visipruner.eval` is what `make reproduce-visipruner` runs.
+
+Rungs: `cpu` (two cores: the three committed LLaVAs looked into and pruned, nothing trained; prefill timed at SmolLM2-135M's
+dimensions), `smoke` (the same at tiny sizes), `paper` (LLaVA-1.5 on seven benchmarks); arithmetic is part of every run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.runs.experiment import Experiment, main
+
+from . import pictures, quantities, tables
+from .experiments import guideline, llava, paper, speed
+
+HERE = Path(__file__).parent
+
+EXPERIMENTS = (
+    Experiment("exact", "analytic", quantities.exact, tables=tables.exact),
+    Experiment("llava", "cpu", quantities.llava, llava.jobs, tables=tables.llava, pictures=pictures.llava, document="cpu-small", minutes=7,
+               draws=("blocks.svg", "kept.svg", "trade_off.svg"),
+               facts=lambda results: ([results["knocked/seed0"]["model"]],
+                                      [{"name": "generated scenes", "split": "test",
+                                        "n": len(set(results["features/test"]["test"]["pictures"]))}])),
+    Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
+               document="cpu-small", minutes=1, draws=("time.svg",)),
+    Experiment("guideline", "cpu", quantities.guideline, guideline.jobs, tables=tables.guideline, asked=True, walked=False,
+               claims=("C23a", "C23b"), document="guideline", minutes=150),
+    Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
+               needs="one GPU with 40 GB, lmms-eval, and LLaVA-1.5 7B and 13B"),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(HERE, EXPERIMENTS))

@@ -1,0 +1,98 @@
+"""The tables behind the claims, as text: means over the models, and each model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from statistics import fmean
+
+from . import analytic, reported
+from .experiments import llava as small
+from .quantities import Small
+
+WIDTH = 34
+WAYS = {"after": "zero behind the softmax", "before": "hidden before the softmax", "merge": "merged into the first visual token",
+        "up to": "zero in this block and all before", "from": "zero in this block and all behind"}
+WHICH = {"before": "all hidden", "merge": "all merged into one", "highest": "the highest tenth hidden", "lowest": "the lowest tenth hidden",
+         "random": "a tenth by lot hidden", "random again": "another tenth by lot hidden",
+         "all but highest": "all but the highest tenth hidden",
+         "before, picture apart": "all hidden, also from the picture",
+         "merge, picture apart": "all merged, also within the picture"}
+ARMS = ("dense", "VisiPruner", "no exit", "attention at its K", "lot at its K", "another lot at its K", "FastV", "PyramidDrop",
+        "no boundary", "paper's shallow stage", "code's shallow stage", "shallow, not the first")
+
+
+def llava(results: dict, size: str = "cpu") -> Iterator[str]:
+    of, how = Small(results), small.SIZES[size]
+    blocks = sorted(results[f"knocked/seed{of.seeds[0]}"]["after"], key=int)
+    yield ""
+    yield (f"Open questions about {how.looked} test pictures answered right, %, mean of {len(of.seeds)} models; "
+           f"dense {fmean(of.at('knocked', 'dense')):.1f}")
+    yield f"{'text-to-picture attention in block':<{WIDTH}s}" + "".join(f"{b:>7s}" for b in blocks)
+    for way, name in WAYS.items():
+        yield row(name, (fmean(of.at("knocked", way, b)) for b in blocks))
+    yield row("the picture gone behind the block", (fmean(of.at("looked", "exit", b)) for b in blocks[:-1]))
+    for score in ("attention", "value", "lot"):
+        yield row(f"{small.KEPT} kept behind it, by {score}", (fmean(of.at("looked", "kept", score, b)) for b in blocks[:-1]))
+    yield row("the logit lens has the answer", (fmean(of.at("looked", "lens", "right", b)) for b in blocks))
+    for what, name in (("attention", "attention of the last token, %"), ("ratio", "|v|_1 of the most attended, %")):
+        yield row(name, (100 * fmean(results[f"looked/seed{s}"]["sinks"][what][b] for s in of.seeds) for b in blocks))
+    for seed in of.seeds:
+        yield row(f"zero behind the softmax, seed {seed}", (share(results[f"knocked/seed{seed}"]["after"][b]) for b in blocks))
+    yield ""
+    yield f"{'':<{WIDTH}s}" + "".join(f"{f'blocks {where}':>16s}" for where in ("0, 1", "2 to 5"))
+    for which, name in WHICH.items():
+        yield f"{name:<{WIDTH}s}" + "".join(f"{fmean(of.at('knocked', where, which)):16.1f}" for where in ("shallow", "middle"))
+    yield "merged in block 0 into visual token " + ", ".join(f"{k}: {fmean(of.at('knocked', 'onto', str(k))):.1f}" for k in small.ONTO)
+    yield ""
+    yield f"Pruned: {how.test} test pictures, settings chosen on {how.validation} validation pictures; visual pairs left, %, and right, %"
+    yield f"{'':<{WIDTH}s}{'pairs':>8s}{'right':>8s}   by seed"
+    for arm in ARMS:
+        of_seeds = [results[f"pruned/seed{seed}"] for seed in of.seeds]
+        yield (f"{arm:<{WIDTH}s}{100 * fmean(r['pairs'][arm] for r in of_seeds):8.1f}{fmean(of.at('pruned', 'test', arm)):8.1f}   " +
+               ", ".join(f"{100 * r['pairs'][arm]:.0f}: {share(r['test'][arm]):.1f}" for r in of_seeds))
+    for seed in of.seeds:
+        r = results[f"pruned/seed{seed}"]
+        config = r["config"]
+        means = ", ".join(f"{name} {r[name]:.1f}" if r[name] is not None else f"no {name}" for name in ("filter", "kept", "exit"))
+        yield (f"seed {seed}: boundary {config['boundary']}, threshold {config['threshold']:g}, filtered {100 * r['filtered']:.0f} % of "
+               f"questions; means: {means}; FastV {config['FastV']}, PyramidDrop {config['PyramidDrop']}")
+
+
+def row(name: str, values: Iterable[float]) -> str:
+    return f"{name:<{WIDTH}s}" + "".join(f"{value:7.1f}" for value in values)
+
+
+def share(bits: str) -> float:
+    return 100 * bits.count("1") / len(bits)
+
+
+def exact(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "Visual attention saved, %, by pairs k^2 + 74 k, and what table 6 prints"
+    for case in analytic.pair_cases():
+        yield f"{case.name:<{WIDTH + 12}s}{case.saved:8.2f}{'' if case.paper is None else f'{case.paper:8.1f}'}"
+    yield "averages of table 5 that do not follow from their cells: " + "; ".join(
+        f"{name}: {printed}, cells {computed:.1f}" for name, (printed, computed) in reported.wrong().items())
+    yield "better than VisiPruner in table 6: " + ", ".join(reported.better_than_visipruner())
+
+
+def speed(results: dict, size: str = "cpu") -> Iterator[str]:
+    found = [results[name] for name in sorted(results) if name.startswith("speed/process")]
+    first = found[0]
+    yield ""
+    yield (f"Prefill at the dimensions of {first['settings']['shape']}, fp32, {first['settings']['threads']} threads: median of the "
+           f"first process; {first['rounds']} rounds; logits pruned and masked {first['difference']:.1e} of the largest apart")
+    for name, times in first["times"].items():
+        yield f"{name:<{WIDTH}s}{1000 * sorted(times)[len(times) // 2]:9.0f} ms  {first['flops'][name] / 1e9:8.1f} GFLOP"
+    for pair, ratio in first["ratios"].items():
+        yield f"{pair:<{WIDTH}s}" + ", ".join(f"{of['ratios'][pair]['median']:.2f}" for of in found) + f"; FLOPs {ratio['bound']:.2f}"
+
+
+def guideline(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "Trained with the picture in some blocks alone: open questions right, %, by seed; seconds a step, dense and so"
+    for arm in ("dense", "middle", "last"):
+        rows = [results[name] for name in sorted(results) if name.startswith(f"guideline/{arm}/seed")]
+        times = [of["seconds"] for of in rows if "seconds" in of]
+        yield (f"{arm:<{WIDTH}s}" + ", ".join(f"{share(of['right']):.1f}" for of in rows) + ("; " if times else "") +
+               ", ".join(f"{fmean(of['dense']):.2f} {fmean(of['staged']):.2f}" for of in times))

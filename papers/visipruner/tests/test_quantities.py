@@ -1,0 +1,119 @@
+"""What claims read, by hand; with made-up results every claim of the small run holds, and not one of its controls does."""
+
+import json
+
+import pytest
+
+from common.claims.records import load_claims
+from common.claims.verdict import verdict
+
+from .. import eval as harness
+from .. import quantities, reported
+from .made_up import LOOKED, bits, results, staged, timed
+
+CLAIMS = load_claims(harness.HERE / "claims.yaml")
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return quantities.llava(results())
+
+
+def word(claim: str, measured: dict) -> str:
+    of = CLAIMS.find(claim)
+    measured = dict(measured)
+    timing = measured.pop("timing", None)
+    return verdict(of, measured, timing)[0]
+
+
+# -- the whole -----------------------------------------------------------------------------------------------
+def test_every_small_claim_is_measured_once_and_supported_by_results_that_bear_it_out(measured):
+    found = measured | quantities.speed(timed()) | quantities.guideline(staged())
+    small = {c["id"].partition("/")[2] for c in CLAIMS if c["rung"] == "cpu-small"}
+    assert found.keys() == small
+    words = {claim: word(claim, of) for claim, of in found.items()}
+    assert {claim: w for claim, w in words.items() if w != "supports"} == {}
+
+
+def test_no_control_would_pass_in_its_claims_place(measured):
+    for claim, of in (measured | quantities.speed(timed()) | quantities.guideline(staged())).items():
+        control = of.get("placebo") or of.get("sensitivity")
+        assert control is not None, claim
+        swapped = control | {"placebo": control, "sensitivity": control}
+        assert word(claim, swapped) != "supports", claim
+
+
+def test_arithmetic_adds_up_where_the_specification_says_so():
+    found = quantities.exact({}, "analytic")
+    assert found.keys() == {c["id"].partition("/")[2] for c in CLAIMS if c["rung"] == "analytic"}
+    words = {claim: word(claim, of) for claim, of in found.items()}
+    wrong = {claim: w for claim, w in words.items() if w != "adds-up"}
+    assert wrong == {"C1w": "opposes", "C5a": "does-not-add-up", "C7c": "does-not-add-up", "C7d": "does-not-add-up"}
+    assert found["C5a"]["value"] == len(reported.QUALITY) - 6
+
+
+def test_results_survive_a_file(measured):
+    assert quantities.llava(json.loads(json.dumps(results()))) == measured
+
+
+# -- by hand -------------------------------------------------------------------------------------------------
+def test_a_difference_is_clustered_by_picture():
+    """Two pictures of two questions: differences 100, 100, 0, 0: clusters +100, -100 around the mean of 50."""
+    of = quantities.apart([100.0, 100.0, 0.0, 100.0], [0.0, 0.0, 0.0, 100.0], [1, 1, 2, 2])
+    assert of["value"] == 50 and of["n_clusters"] == 2 and of["stderr"] == pytest.approx((2 / 1 * (100**2 + 100**2)) ** 0.5 / 4)
+
+
+def test_equal_answers_are_equal_to_within_a_question():
+    of = quantities.apart([100.0] * 8, [100.0] * 8, [0, 0, 1, 1, 2, 2, 3, 3])
+    assert of["value"] == 0 and of["stderr"] == 12.5 and of["ci95"][0] == -of["ci95"][1] == pytest.approx(-3.182 * 12.5, rel=1e-3)
+
+
+def test_the_block_is_chosen_on_validation_pictures_and_judged_on_test_pictures():
+    """Seed 1 says block 5 on validation pictures, where on test pictures it is block 3 that costs: block 5 is what counts."""
+    found = results()
+    found["knocked/seed1"]["validation"] |= {"3": 0.98, "5": 0.2, "0": 0.0, "7": 0.0}
+    of = quantities.llava(found)["C14a"]
+    n = LOOKED * 4
+    lost = [98.0 - 100 * bits(share, n).count("1") / n for share in (0.7, 0.98, 0.7)]
+    assert of["value"] == pytest.approx(sum(lost) / 3) and of["baselines"] == {"seed 0, block": 3, "seed 1, block": 5, "seed 2, block": 3}
+
+
+def test_half_of_what_the_first_block_costs(measured):
+    """98 - 80 = 18 points in block 0, 98 - 96 = 2 in block 1: 2 - 9, and the placebo 18 - 9."""
+    of = measured["C10b"]
+    assert of["value"] == pytest.approx(-7.0) and of["placebo"]["value"] == pytest.approx(9.0)
+
+
+@pytest.mark.parametrize("claim, value, control", [
+    ("C7f", 7.0, -10.0), ("C17l", 17.0, 0.0), ("C16b", 1.0, 18.0), ("C16c", 27.0, 0.0), ("C17v", 7.0, -15.0), ("C17s", -5.0, 15.0),
+    ("C18a", 0.0, 48.0), ("C18b", 18.0, -0.5), ("C20a", 68.0, 0.0), ("C15a", 17.0, 1.0), ("C15b", 10.0, -37.5), ("C10a", 17.0, 0.0),
+    ("C11b", 37.5, 0.0), ("C14u", 0.5, 88.0), ("C16a", 86.5, 0.0)])
+def test_quantities_and_placebos_by_hand(claim, value, control, measured):
+    of = measured[claim]
+    assert of["value"] == pytest.approx(value, abs=0.01) and of["placebo"]["value"] == pytest.approx(control, abs=0.01)
+
+
+@pytest.mark.parametrize("claim, value, control", [("C8a", 0.0, 38.0), ("C9a", 0.5, 38.0), ("C11a", 0.5, 38.0), ("C12a", 0.0, 17.0)])
+def test_equivalences_and_what_must_be_told_apart(claim, value, control, measured):
+    of = measured[claim]
+    assert of["value"] == pytest.approx(value, abs=0.01) and of["sensitivity"]["value"] == pytest.approx(control, abs=0.01)
+
+
+def test_a_run_in_which_a_lot_chooses_as_well_supports_nothing():
+    level = quantities.llava(results(**dict.fromkeys(("lot at its K", "another lot at its K", "attention at its K"), 0.97)))
+    assert word("C17l", level["C17l"]) == "opposes" and word("C16b", level["C16b"]) == "inconclusive"
+
+
+def test_times_are_one_value_a_process():
+    of = quantities.speed(timed())
+    assert of["C22a"]["n_runs"] == 3 and of["C22a"]["value"] == pytest.approx(1.6016) and of["C22b"]["value"] == pytest.approx(1.6016 / 1.8)
+    assert of["C22b"]["placebo"]["value"] == pytest.approx(0.8 * 1.001 / 1.8) and of["C22c"]["value"] == pytest.approx(0.9009)
+    assert word("C22c", quantities.speed(timed(official=1.2))["C22c"]) == "opposes"
+
+
+def test_trainings_are_one_value_a_seed():
+    of = quantities.guideline(staged())
+    assert of["C23a"]["per_seed"] == pytest.approx([0.5, 0.333333, 0.166667], abs=0.01)
+    assert of["C23a"]["placebo"]["value"] == pytest.approx(38)
+    assert of["C23b"]["value"] == pytest.approx(4 / 3, rel=0.01) and of["C23b"]["placebo"]["value"] == pytest.approx(1.0, abs=0.02)
+    assert word("C23a", quantities.guideline(staged(middle=0.9))["C23a"]) == "opposes"
