@@ -162,7 +162,8 @@ class Fused:
         self.model, self.config, self.reading = model, config, read(model, sample)
         kind, r = type(model).__name__, self.reading
         if len(r.blocks) != config.layers.blocks:
-            raise ValueError(f"layer set {config.layers.name!r} is of a tower with {config.layers.blocks} blocks; {kind} has {len(r.blocks)}")
+            raise ValueError(f"layer set {config.layers.name!r} is of a tower with {config.layers.blocks} blocks; that of {kind} has "
+                             f"{len(r.blocks)}")
         if config.kind == "external direct" and (r.entry is None or config.op != "parts"):
             raise Unfit(f"{kind}: no linear layer reads a patch as its tower gives it, beside which other layers could be read."
                         if r.entry is None else f"op {config.op!r}: a model that is there keeps its own layer; parts are read beside it.")
