@@ -84,7 +84,7 @@ class Pictures:
     def seen(self, start: int, width: int, rows: int) -> Tensor:
         """(rows, width, n) bool: whether a slot sees a visual token: from where its picture begins, and all of it."""
         n, real = self.extras[0].shape[1], self.real
-        slots = (~self.where).int().argsort(1, stable=True)[:, : real.shape[1]]  # of each visual token
+        slots = (~self.where).int().argsort(dim=1, stable=True)[:, : real.shape[1]]  # of each visual token
         first = slots.gather(1, torch.arange(real.shape[1], device=slots.device).expand_as(slots) // n * n)
         begins = self.order.gather(1, first)
         order = self.order[:, start : start + width]
