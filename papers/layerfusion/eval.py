@@ -1,7 +1,8 @@
 """What layer fusion's claims are measured by: `python -m papers.layerfusion.eval` is what `make reproduce-layerfusion` runs.
 
 Rungs: `cpu` (two cores: stages and probes of the real DINOv2-S, the committed LLaVAs, time of a prefill), `smoke` (the same at tiny
-sizes); arithmetic is part of every run.
+sizes), `paper` (nine benchmarks); ONLY=long and ONLY=variants train small LLaVAs on hard scenes, a night; arithmetic is part of every
+run.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import llava, probes, speed, stages
+from .experiments import llava, paper, probes, speed, stages, trained
 
 HERE = Path(__file__).parent
+LONG = ("C1l", "C1m", "C1g", "C1v", "C2l", "C3l", "C3m", "C10l")
+VARIANTS = ("C11l", "C12l", "C13l", "C13m")
 
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact, tables=tables.exact),
@@ -26,6 +29,12 @@ EXPERIMENTS = (
                                       [{"name": "generated scenes", "split": "test",
                                         "n": len(set(results["llava/features"]["test"]["pictures"]))}])),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, alone=True, document="cpu-small", minutes=1.5),
+    Experiment("long", "cpu", quantities.long, trained.long_jobs, tables=tables.trained, asked=True, walked=False, claims=LONG,
+               document="long", minutes=1300),
+    Experiment("variants", "cpu", quantities.variants, trained.variant_jobs, asked=True, walked=False, claims=VARIANTS,
+               document="variants", minutes=900, needs="for C11l and C12l the arms of long beside it: ONLY=long,variants"),
+    Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
+               needs="the paper's models trained by configs/cuda, lmms-eval, and a GPU"),
 )
 
 if __name__ == "__main__":

@@ -193,3 +193,121 @@ def speed(results: dict, size: str = "cpu") -> dict[str, dict]:
     return {"C22a": ratio(way) | {"placebo": ratio("internal modular"), "baselines": others, "timing": {
         "rounds": sum(of["rounds"] for of in found), "processes": len(found), "estimator": "median of interleaved rounds",
         "iqr_relative": spread, "load_average": max(of["load_average"] for of in found)}}}
+
+
+# -- trained -----------------------------------------------------------------------------------------------
+SETS = ("single", "triple", "latter", "all")
+KINDS = ("external direct", "external modular", "internal direct", "internal modular")
+FINE = ("tens", "digit", "shade")  # what the default layer is worst at, by the probes
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Results of trainings by arm and seed. name: long or variants."""
+
+    results: dict
+    name: str
+    when: str = "end"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return seeds_of(self.results, f"{self.name}/default" if self.name == "long" else f"{self.name}/triple, Qwen3")
+
+    def run(self, seed: int, arm: str, name: str = "") -> dict:
+        return self.results[f"{name or self.name}/{arm}/seed{seed}"]
+
+    def right(self, seed: int, arm: str, where: str = "test", kinds: Sequence[str] = (), name: str = "") -> float:
+        """Mean over kinds in points; all kinds where none is named."""
+        of = self.run(seed, arm, name)[self.when][where]
+        return 100 * (of if isinstance(of, float) else fmean(of[kind] for kind in (kinds or of)))
+
+    def apart(self, ours: str, theirs: str, where: str = "test", kinds: Sequence[str] = ()) -> dict:
+        return summarize([self.right(s, ours, where, kinds) - self.right(s, theirs, where, kinds) for s in self.seeds], 0.1)
+
+    def over_sets(self, seed: int, kind: str) -> list[float]:
+        return [self.right(seed, f"{kind}, {name}") for name in SETS]
+
+    def ahead(self, kind: str) -> dict:
+        """Mean over sets less the best other kind's."""
+        rows = [{k: fmean(self.over_sets(seed, k)) for k in KINDS} for seed in self.seeds]
+        return summarize([row[kind] - max(row[k] for k in KINDS if k != kind) for row in rows], 0.1)
+
+    def steadier(self, kind: str) -> dict:
+        """The least standard deviation over sets of another kind less this one's."""
+        rows = [{k: stdev(self.over_sets(seed, k)) for k in KINDS} for seed in self.seeds]
+        return summarize([min(row[k] for k in KINDS if k != kind) - row[kind] for row in rows], 0.1)
+
+    def early(self, seed: int, arm: str) -> float:
+        """Training loss after a quarter of the steps."""
+        losses = self.run(seed, arm)["loss"]
+        return losses[len(losses) // 4]
+
+
+def long(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C1l to C10l."""
+    of = Trained(results, "long")
+    direct, three, again = "external direct, triple", "default", "default three times"
+
+    def worse(kind: str) -> dict:
+        return summarize([of.early(s, f"{kind}, all") - of.early(s, f"{kind}, triple") for s in of.seeds], 1e-3)
+
+    means = {f"{kind}, {name}": fmean(of.right(s, f"{kind}, {name}") for s in of.seeds) for kind in KINDS for name in SETS}
+    return {
+        "C1l": of.apart(direct, three, kinds=FINE) | {"placebo": of.apart(again, three, kinds=FINE), "baselines": means},
+        "C1m": of.apart(again, three, kinds=FINE) | {"sensitivity": of.apart(direct, three, kinds=FINE)},
+        "C1g": of.apart(direct, three, "shifted") | {"placebo": of.apart(again, three, "shifted")},
+        "C1v": of.apart(direct, three, "easy-VQA") | {"placebo": of.apart(again, three, "easy-VQA")},
+        "C2l": of.apart("late region", direct) | {"placebo": of.apart(direct, three)},
+        "C3l": of.ahead("external direct") | {"placebo": of.ahead("internal modular")},
+        "C3m": of.steadier("external direct") | {"placebo": of.steadier("internal modular")},
+        "C10l": worse("internal modular") | {"placebo": worse("external direct")},
+    }
+
+
+def variants(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C11l to C13m: some beside arms of the long run, where these are among the results."""
+    of = Trained(results, "variants")
+    found = {}
+    for claim, what in (("C13l", "random tower"), ("C13m", "Qwen3")):
+        found[claim] = of.apart(f"triple, {what}", f"default, {what}") | {
+            "placebo": of.apart(f"default three times, {what}", f"default, {what}")}
+    if f"long/internal modular, triple/seed{of.seeds[0]}" in results:
+        three = [[of.right(s, "internal modular, triple", name="long"), of.right(s, "internal modular, post"),
+                  of.right(s, "internal modular, parallel")] for s in of.seeds]
+        other = [of.right(s, "external direct, triple", name="long") - values[0] for s, values in zip(of.seeds, three)]
+        found["C11l"] = summarize([max(values) - min(values) for values in three], 0.1) | {"sensitivity": summarize(other, 0.1)}
+
+        def gain(kind: str, seed: int) -> float:
+            return of.right(seed, f"{kind}, triple", name="long") - of.right(seed, f"{kind}, 1000 pictures")
+
+        direct = {s: gain("external direct", s) for s in of.seeds}
+        turned = [direct[b] - direct[a] for a, b in zip(of.seeds, (*of.seeds[1:], of.seeds[0]))]
+        found["C12l"] = summarize([gain("internal direct", s) - direct[s] for s in of.seeds], 0.1) | {"placebo": summarize(turned, 0.1)}
+    return found
+
+
+# -- paper scale -------------------------------------------------------------------------------------------
+def paper(results: dict, size: str = "paper") -> dict[str, dict]:
+    """{run: {seed: {benchmark: score}}} -> averages of those that have all nine; what is missing stays not-run."""
+    found, means = {}, {}
+    for run, seeds in results["paper"].items():
+        whole = {seed: analytic.mean_score([of[name] for name in reported.BENCHMARKS]) for seed, of in seeds.items()
+                 if all(name in of for name in reported.BENCHMARKS)}
+        if whole:
+            means[run] = whole
+
+    def averaged(claim: str, run: str) -> None:
+        if run in means:
+            found[claim] = summarize(list(means[run].values()), 0.01)
+
+    def differ(claim: str, ours: str, theirs: str) -> None:
+        both = sorted(set(means.get(ours, {})) & set(means.get(theirs, {})))
+        if both:
+            found[claim] = summarize([means[ours][s] - means[theirs][s] for s in both], 0.01)
+
+    differ("C1", "external-direct_triple", "external-direct_default")
+    differ("C2", "internal-direct_triple", "internal-direct_latter")
+    for claim, run in (("C4", "external-direct_default"), ("C5", "external-direct_all"), ("C6", "external-direct_triple"),
+                       ("C7", "internal-modular_double"), ("C8", "internal-direct_triple"), ("C9", "external-modular_former")):
+        averaged(claim, run)
+    return found

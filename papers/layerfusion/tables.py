@@ -90,3 +90,19 @@ def speed(results: dict, size: str = "cpu") -> Iterator[str]:
     for name in found[0]["ratios"]:
         medians = ", ".join(f"{of['ratios'][name]['median']:.3f}" for of in found)
         yield f"{name:<{WIDTH}s}{medians}; {found[0]['ratios'][name]['bound']:.3f}"
+
+
+def trained(results: dict, size: str = "cpu") -> Iterator[str]:
+    """Every arm of the long run and of its variants: at half of the steps, at the end, in another look, on easy-VQA."""
+    names = [name for name in results if name.startswith(("long/", "variants/")) and "/seed" in name]
+    arms = list(dict.fromkeys(name.rpartition("/seed")[0] for name in names))
+    yield ""
+    yield f"Trained on hard scenes, mean over kinds, %{'':<5s}   half    end  looks  easy  exit   seeds"
+    for arm in arms:
+        rows = [results[f"{arm}/seed{seed}"] for seed in seeds_of(results, arm)]
+
+        def mean(when: str, where: str, rows=rows) -> float:
+            return 100 * fmean(fmean(r[when][where].values()) for r in rows)
+
+        yield (f"{arm:<{WIDTH}s}{mean('half', 'test'):7.1f}{mean('end', 'test'):7.1f}{mean('end', 'shifted'):7.1f}"
+               f"{100 * fmean(r['end']['easy-VQA'] for r in rows):6.1f}{fmean(r['exit'] for r in rows):6.0f}{len(rows):8d}")
