@@ -49,7 +49,7 @@ class FusedTraining(StepTraining):
     """
 
     PAPER = "layerfusion"
-    SETTINGS = ("stage", "layers", "tower_blocks", "compat", "position", "pattern", "op", "variant", "points", "learning_rate",
+    SETTINGS = ("llava", "stage", "layers", "tower_blocks", "compat", "position", "pattern", "op", "variant", "points", "learning_rate",
                 "weight_decay", "beta2", "warmup_steps", "schedule")
 
     def __init__(self, llava: LlavaSpec, layers: str | list[int] = "triple", tower_blocks: int = 24, compat: bool = False,

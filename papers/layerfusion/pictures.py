@@ -29,8 +29,9 @@ def layers(plt, results):
     for axis, look in zip(axes, ("easy", "hard")):
         rows = Probes(results, look).rows
         for kind in rows[0]["chance"]:
-            values = [100 * fmean(r["layers"][k][kind] for r in rows) for k in rows[0]["layers"]]
-            axis.plot([int(k) for k in rows[0]["layers"]], values, color=COLOURS[kind], marker="o", ms=3, label=kind)
+            numbers = sorted(map(int, rows[0]["layers"]))
+            values = [100 * fmean(r["layers"][str(k)][kind] for r in rows) for k in numbers]
+            axis.plot(numbers, values, color=COLOURS[kind], marker="o", ms=3, label=kind)
         axis.set(title=f"{look} scenes", xlabel="layer of DINOv2-S", ylim=(0, 103))
         axis.legend(frameon=False, fontsize=7, loc="lower left")
         axis.grid(lw=0.3)

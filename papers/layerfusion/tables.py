@@ -11,6 +11,8 @@ from . import analytic, reported
 from .quantities import Probes, behind
 
 WIDTH = 46
+ORDER = ("default", "default three times", "single", "double", "triple", "medoids", "first region", "middle region", "late region",
+         "last region", "former", "former, means", "latter", "all", "all, means")
 POINTS = 3  # within so many of the best on every kind, a single layer leaves nothing to fuse (papers-next 4.3)
 
 
@@ -34,7 +36,7 @@ def exact(results: dict, size: str = "analytic") -> Iterator[str]:
 def probes(results: dict, size: str = "cpu") -> Iterator[str]:
     for look in ("easy", "hard"):
         rows = Probes(results, look).rows
-        kinds = list(rows[0]["chance"])
+        kinds = sorted(rows[0]["chance"])
         yield ""
         fitted, tested = rows[0]["counts"]
         yield (f"Probes, {look} scenes: right, % ({fitted} pictures to fit, {tested} to test, {len(rows)} seeds)"
@@ -42,7 +44,7 @@ def probes(results: dict, size: str = "cpu") -> Iterator[str]:
         yield f"{'':<{WIDTH}s}" + "".join(f"{kind:>7s}" for kind in kinds)
         yield f"{'commonest class':<{WIDTH}s}" + "".join(f"{100 * fmean(r['chance'][k] for r in rows):7.1f}" for k in kinds)
         for group, prefix in (("layers", "layer "), ("sets", ""), ("controls", "")):
-            for name in rows[0][group]:
+            for name in sorted(rows[0][group], key=lambda n: (int(n) if n.isdigit() else 0, ORDER.index(n) if n in ORDER else 99, n)):
                 line = f"{prefix + name:<{WIDTH}s}" + "".join(f"{100 * fmean(r[group][name][k] for r in rows):7.1f}" for k in kinds)
                 if name in rows[0]["shifted"]:
                     line += "  |" + "".join(f"{100 * fmean(r['shifted'][name][k] for r in rows):7.1f}" for k in kinds)

@@ -101,10 +101,11 @@ def test_neutral_then_learnt_then_gone(config):
 def test_generate_with_a_cache_is_greedy_decoding_without(config):
     model, given = llava(), inputs()
     with learnt(Fused(model, config, given)):
-        written = model.generate(**given, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0)[:, 11:]
+        written = model.generate(**given, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0,
+                                 suppress_tokens=[IMAGE])[:, 11:]
         now = dict(given)
         for i in range(4):
-            chosen = model(**now, use_cache=False).logits[:, -1].argmax(-1)
+            chosen = model(**now, use_cache=False).logits[:, -1, :IMAGE].argmax(-1)
             assert torch.equal(chosen, written[:, i])
             now |= {"input_ids": torch.cat([now["input_ids"], chosen[:, None]], 1),
                     "attention_mask": torch.cat([now["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)}
