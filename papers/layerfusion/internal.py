@@ -88,7 +88,8 @@ class Pictures:
         first = slots.gather(1, torch.arange(real.shape[1], device=slots.device).expand_as(slots) // n * n)
         begins = self.order.gather(1, first)
         order = self.order[:, start : start + width]
-        order = F.pad(order, (0, width - order.shape[1]), value=torch.iinfo(order.dtype).max)  # written behind the prompt
+        written = order.new_full((len(order), width - order.shape[1]), torch.iinfo(order.dtype).max)  # behind the prompt
+        order = torch.cat([order, written], 1)
         return _rows(real[:, None] & (begins[:, None] <= order[:, :, None]), rows)
 
 

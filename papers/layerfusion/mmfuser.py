@@ -28,7 +28,7 @@ def square(n: int) -> tuple[int, int]:
 def centres(grid: tuple[int, int], like: Tensor) -> Tensor:
     """(N, 2): x and y of each patch's centre, in 0 .. 1, row by row."""
     rows, columns = grid
-    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+    y, x = torch.meshgrid(*((torch.arange(n, dtype=torch.float64) + 0.5) / n for n in (rows, columns)), indexing="ij")
     return torch.stack([x, y], -1).reshape(-1, 2).to(like)
 
 

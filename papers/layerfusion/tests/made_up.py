@@ -23,8 +23,7 @@ def probes(seeds=5, hard=3, **digit) -> dict:
         for i in range(count):
             shift = 0.002 * (i % 3)
             sets = {name: row((DIGIT | digit).get(name, 0.7), shift) for name in (*SETS, *MEANS)}
-            even = 0.84 if look == "easy" else 0.5
-            layers = {str(k): row(even if k == 4 else 0.6, shift) for k in range(1, 13)}
+            layers = {str(k): row(0.84 if k == 4 else 0.6, shift) for k in range(1, 13)}
             if look == "hard":  # the layer that reads digits is blind to colours
                 layers["4"]["color"] = 0.5
             controls = {name: row(share, shift) for name, share in PLACEBOS.items()}
@@ -34,7 +33,7 @@ def probes(seeds=5, hard=3, **digit) -> dict:
     return found
 
 
-def stages(score=0.32, null=0.27, random=0.08) -> dict:
+def stages(score=0.32, null=0.27, random=0.08, random_null=0.09) -> dict:
     def of(score: float, null: float, cuts: list[int]) -> dict:
         wiggle = [0.001 * (i % 5) for i in range(40)]
         return {"cuts": cuts, "medoids": [4, 8, 11], "score": score, "cuts by picture": [cuts if i % 4 else [cuts[0] + 1, cuts[1]]
@@ -43,7 +42,7 @@ def stages(score=0.32, null=0.27, random=0.08) -> dict:
                 "similarity": [[1.0] * 12] * 12, "scores": [score + w for w in wiggle], "permuted": [null] * 40,
                 "one order": [null - 0.1 + w for w in wiggle], "norms": [1.0] * 12}
 
-    return {"stages/pretrained": of(score, null, [6, 10]), "stages/random": of(random, random + 0.01, [2, 5])}
+    return {"stages/pretrained": of(score, null, [6, 10]), "stages/random": of(random, random_null, [2, 5])}
 
 
 def bits(share: float, n: int) -> str:

@@ -30,7 +30,7 @@ def test_modules_have_them(name):
 
 
 @pytest.mark.parametrize("config", [FusionConfig(layer_set("all", 6), op="concat"), FusionConfig(layer_set("all", 6), op="mean"),
-                                    FusionConfig(layer_set("triple", 6), "internal", "modular", mlp=False),
+                                    FusionConfig(layer_set("triple", 6, (1, 3, 5)), "internal", "modular", mlp=False),
                                     FusionConfig(layer_set("latter", 6), "external", "modular")])
 def test_formulas_hold_for_other_sizes_too(config):
     shape = Shape(32, 48, 6, 4, 2, 8, 60)
@@ -72,7 +72,7 @@ def test_multiply_adds_are_what_runs():
     for position, pattern in analytic.KINDS:
         if (position, pattern) == ("external", "modular"):
             continue  # a counter of matrix products does not see what grid_sample does
-        config = FusionConfig(layer_set("triple", 6), position, pattern, points=(0, 2, 4) if position == "internal" else None)
+        config = FusionConfig(layer_set("triple", 6, (1, 3, 5)), position, pattern, points=(0, 2, 4) if position == "internal" else None)
         assert (run(config) - one) / 2 == pytest.approx(analytic.added_work(config, shape, dv, n, text), rel=1e-9)
 
 

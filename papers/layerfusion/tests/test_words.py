@@ -55,7 +55,7 @@ def test_arithmetic():
 @pytest.mark.parametrize("changes, claim", [
     ({"probes": {"triple": 0.70}}, "C1a"), ({"probes": {"late region": 0.85}}, "C1b"), ({"probes": {"first region": 0.9}}, "C1c"),
     ({"probes": {"all": 0.95}}, "C2p"), ({"probes": {"late region": 0.75}}, "C2q"), ({"probes": {"medoids": 0.80}}, "C1d"),
-    ({"stages": {"score": 0.25}}, "C19a"), ({"stages": {"random": 0.40}}, "C19c"), ({"llava": {"test": 0.9}}, "C21a"),
+    ({"stages": {"score": 0.25}}, "C19a"), ({"stages": {"random": 0.40, "random_null": 0.30}}, "C19c"), ({"llava": {"test": 0.9}}, "C21a"),
     ({"llava": {"other": 0.98}}, "C21b"), ({"speed": {"direct": 1.05}}, "C22a")])
 def test_a_claim_turns_with_its_quantity(changes, claim):
     assert words(small(**changes))[claim] != "supports"
