@@ -16,6 +16,7 @@ for the tower's stages follows from their similarity (`layer_similarity`, `find_
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,39 +134,43 @@ def find_stages(similarity: Tensor, n: int = 3, least: int = 2) -> Stages:
 
     Raises ValueError for fewer layers than n stages need.
     """
-    k = len(similarity)
-    if n < 2 or least < 2 or k < n * least:
-        raise ValueError(f"{n} stages of {least} layers and more (at least two of two) need {n * least} layers; these are {k}")
-    best: Stages | None = None
-    for cuts in itertools.combinations(range(least, k), n - 1):
-        edges = [0, *cuts, k]
-        if min(b - a for a, b in zip(edges, edges[1:])) < least:
-            continue
-        score = stage_score(similarity, edges)
-        if best is None or score > best.score:
-            best = Stages(tuple((a + 1, b) for a, b in zip(edges, edges[1:])), _medoids(similarity, edges), score)
-    assert best is not None
-    return best
+    cuts, contrasts = _all_cuts(len(similarity), n, least)
+    scores = contrasts @ similarity.double().flatten()
+    best = int(scores.argmax())
+    ranges = tuple((a + 1, b) for a, b in zip(cuts[best], cuts[best][1:]))
+    medoids = tuple(a + int(similarity[a - 1 : b, a - 1 : b].sum(1).argmax()) for a, b in ranges)
+    return Stages(ranges, medoids, scores[best].item())
 
 
 def stage_score(similarity: Tensor, edges: Sequence[int]) -> float:
     """Mean similarity of two layers within a stage less that of two in different ones. edges: 0, cuts, K."""
-    stage = torch.cat([torch.full((b - a,), i) for i, (a, b) in enumerate(zip(edges, edges[1:]))])
-    same, other = stage[:, None] == stage, ~torch.eye(len(stage), dtype=torch.bool)
-    return (similarity[same & other].mean() - similarity[~same].mean()).item()
+    return (_contrast(tuple(edges)) @ similarity.double().flatten()).item()
 
 
-def _medoids(similarity: Tensor, edges: Sequence[int]) -> tuple[int, ...]:
-    return tuple(a + 1 + int(similarity[a:b, a:b].sum(1).argmax()) for a, b in zip(edges, edges[1:]))
-
-
-def permuted_scores(similarity: Tensor, count: int, seed: int, n: int = 3) -> list[float]:
+def permuted_scores(similarity: Tensor, count: int, seed: int, n: int = 3, least: int = 2) -> list[float]:
     """Scores of `find_stages` on layers in random order: what there is to find where depth means nothing."""
-    draw, found = torch.Generator().manual_seed(seed), []
-    for _ in range(count):
-        order = torch.randperm(len(similarity), generator=draw)
-        found.append(find_stages(similarity[order][:, order], n).score)
-    return found
+    draw = torch.Generator().manual_seed(seed)
+    orders = torch.stack([torch.randperm(len(similarity), generator=draw) for _ in range(count)])
+    shuffled = similarity.double()[orders[:, :, None], orders[:, None]]
+    return (shuffled.flatten(1) @ _all_cuts(len(similarity), n, least)[1].T).amax(1).tolist()
+
+
+def _contrast(edges: tuple[int, ...]) -> Tensor:
+    """(K K,): what a score weighs each pair of layers with."""
+    stage = torch.cat([torch.full((b - a,), i) for i, (a, b) in enumerate(zip(edges, edges[1:]))])
+    same = stage[:, None] == stage
+    within = same & ~torch.eye(len(stage), dtype=torch.bool)
+    return (within.double() / within.sum() - (~same).double() / (~same).sum()).flatten()
+
+
+@functools.cache
+def _all_cuts(k: int, n: int, least: int) -> tuple[list[tuple[int, ...]], Tensor]:
+    """([edges], (cuts, K K)): every way to cut k layers into n runs of at least `least`."""
+    if n < 2 or least < 2 or k < n * least:
+        raise ValueError(f"{n} stages of {least} layers and more (at least two of two) need {n * least} layers; these are {k}")
+    ways = [(0, *cuts, k) for cuts in itertools.combinations(range(least, k), n - 1)]
+    ways = [edges for edges in ways if min(b - a for a, b in zip(edges, edges[1:])) >= least]
+    return ways, torch.stack([_contrast(edges) for edges in ways])
 
 
 # -- where they go into the decoder (3.5) ------------------------------------------------------------------

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from common.probe import in_use
 
-from .internal import GatedCrossAttention, Internal, Pictures, Unfit, blocks_of
+from .checks import Unfit, blocks_of
+from .internal import GatedCrossAttention, Internal, Pictures
 from .method import FusionConfig, Projector, Sizes
 from .mmfuser import MMFuser, square
 

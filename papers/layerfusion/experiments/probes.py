@@ -45,7 +45,7 @@ class Size:
     test: int
 
 
-SIZES = {"smoke": Size(1, 1, 60, 30), "cpu": Size(max(5, len(asked())), len(asked()), 800, 300)}
+SIZES = {"smoke": Size(1, 1, 60, 30), "cpu": Size(max(5, len(asked())), len(asked()), 600, 300)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:

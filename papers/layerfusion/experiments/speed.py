@@ -42,7 +42,7 @@ class Size:
 
 
 SIZES = {"smoke": Size(Shape(32, 64, 6, 4, 2, 8, 96, name="six small layers"), 32, 16, 4, repeats=3, seconds=1.0),
-         "cpu": Size(SMOLLM2_135M, 384, 576, 64, repeats=20, seconds=20.0)}
+         "cpu": Size(SMOLLM2_135M, 384, 576, 64, repeats=20, seconds=12.0)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:

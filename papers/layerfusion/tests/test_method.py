@@ -7,7 +7,8 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from tests.numerics import close, far
 
-from ..internal import Internal, Pictures, Unfit, plain_norm
+from ..checks import Unfit
+from ..internal import Internal, Pictures, plain_norm
 from ..method import (
     Fusion,
     FusionConfig,

@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from common.families import build, text_ids, with_pictures
 from tests.numerics import close, far
 
-from ..internal import Unfit
+from ..checks import Unfit
 from ..method import FusionConfig, few, layer_set
 from ..multimodal import Fused, read
 
