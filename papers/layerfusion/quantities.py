@@ -286,6 +286,20 @@ def variants(results: dict, size: str = "cpu") -> dict[str, dict]:
     return found
 
 
+def smollm2(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C23r: a pretrained decoder."""
+    seeds = seeds_of(results, "smollm2/default")
+
+    def right(seed: int, arm: str) -> float:
+        return 100 * fmean(results[f"smollm2/{arm}/seed{seed}"]["test"][kind] for kind in FINE)
+
+    def gain(arm: str) -> dict:
+        return summarize([right(s, arm) - right(s, "default") for s in seeds], 0.1)
+
+    inside = gain("internal direct, triple")["value"]
+    return {"C23r": gain("external direct, triple") | {"placebo": gain("default three times"), "baselines": {"internal direct": inside}}}
+
+
 # -- paper scale -------------------------------------------------------------------------------------------
 def paper(results: dict, size: str = "paper") -> dict[str, dict]:
     """{run: {seed: {benchmark: score}}} -> averages of those that have all nine; what is missing stays not-run."""

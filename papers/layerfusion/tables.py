@@ -108,3 +108,12 @@ def trained(results: dict, size: str = "cpu") -> Iterator[str]:
 
         yield (f"{arm:<{WIDTH}s}{mean('half', 'test'):7.1f}{mean('end', 'test'):7.1f}{mean('end', 'shifted'):7.1f}"
                f"{100 * fmean(r['end']['easy-VQA'] for r in rows):6.1f}{fmean(r['exit'] for r in rows):6.0f}{len(rows):8d}")
+
+
+def smollm2(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield f"SmolLM2 with DINOv2-S on hard scenes, right, %{'':<3s}   test  another look"
+    for arm in dict.fromkeys(name.rpartition("/seed")[0] for name in results if name.startswith("smollm2/") and "/seed" in name):
+        rows = [results[f"{arm}/seed{seed}"] for seed in seeds_of(results, arm)]
+        means = [100 * fmean(fmean(r[where].values()) for r in rows) for where in ("test", "shifted")]
+        yield f"{arm:<{WIDTH}s}{means[0]:7.1f}{means[1]:14.1f}"

@@ -42,7 +42,7 @@ from ..running import hidden
 from .stages import random_tower
 
 TOWER, LAYERS = 12, tuple(range(1, 13))
-DECODER = dict(hidden_size=96, intermediate_size=256, num_hidden_layers=12, num_attention_heads=4, num_key_value_heads=4,
+DECODER = dict(hidden_size=96, intermediate_size=256, num_hidden_layers=12, num_attention_heads=4, num_key_value_heads=4, head_dim=24,
                max_position_embeddings=512, tie_word_embeddings=True)
 SETS = ("single", "triple", "latter", "all")
 KINDS = {"external direct": ("external", "direct"), "external modular": ("external", "modular"),
@@ -148,7 +148,7 @@ class Small:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         self.tokenizer = llava.tokenizer()
-        config = AutoConfig.for_model(arm.decoder, **DECODER, head_dim=24, vocab_size=len(self.tokenizer), bos_token_id=1, eos_token_id=2,
+        config = AutoConfig.for_model(arm.decoder, **DECODER, vocab_size=len(self.tokenizer), bos_token_id=1, eos_token_id=2,
                                       pad_token_id=0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -239,7 +239,7 @@ def plateau(losses: Sequence[float], width: int = 50) -> int:
     """The first step from which the mean of `width` losses is nearer to that of the last ones than to that of the first."""
     means = np.convolve(losses, np.ones(min(width, len(losses))) / min(width, len(losses)), "valid")
     middle = (means[0] + means[-1]) / 2
-    return int(np.argmax(means <= middle)) if means[-1] < means[0] else len(losses)
+    return int(np.argmax(means <= middle + 1e-9)) if means[-1] < means[0] else len(losses)
 
 
 @torch.no_grad()

@@ -94,3 +94,9 @@ def trained(**arms) -> dict:
                 found[f"{group}/{arm}/seed{seed}"] = {"half": when, "end": when, "loss": [3.0, late, 0.6, 0.5], "exit": 900,
                                                       "parameters": 10}
     return found
+
+
+def smollm2(direct=0.7) -> dict:
+    share = {"default": 0.5, "default three times": 0.5, "external direct, triple": direct, "internal direct, triple": 0.65}
+    return {f"smollm2/{arm}/seed{seed}": {which: dict.fromkeys(("digit", "tens", "shade"), value + 0.002 * seed * (arm != "default"))
+                                          for which in ("test", "shifted")} for arm, value in share.items() for seed in TRAINED}

@@ -80,7 +80,8 @@ def test_the_plateau_ends_where_the_loss_is_nearer_to_its_end():
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     """Three layers' features of random pictures, four steps, its own cache."""
-    monkeypatch.setattr(trained, "DECODER", trained.DECODER | {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2})
+    narrow = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    monkeypatch.setattr(trained, "DECODER", trained.DECODER | narrow)
     monkeypatch.setattr(trained, "cache_dir", lambda: tmp_path)
     monkeypatch.setitem(trained.SIZES, "smoke", trained.Size((0,), 1, 3, 2, 4, 2))
 
@@ -89,18 +90,6 @@ def tiny(monkeypatch, tmp_path):
         return torch.randn({"train": 4}.get(which, 2), N, 12 * DV, generator=draw).half()
 
     monkeypatch.setattr(trained, "shown", shown)
-    config = {"head_dim": 8}
-    real = trained.Small.__init__
-
-    def small(self, *arguments):
-        from transformers import AutoConfig
-
-        make = AutoConfig.for_model
-        monkeypatch.setattr(AutoConfig, "for_model", lambda kind, **given: make(kind, **(given | config)))
-        real(self, *arguments)
-        monkeypatch.setattr(AutoConfig, "for_model", make)
-
-    monkeypatch.setattr(trained.Small, "__init__", small)
     monkeypatch.setattr(trained, "fusion_layers", lambda arm: Fusion(arm.config(), Sizes(DV, 16, 24, 2, 12)).layers)
     return tmp_path
 
@@ -117,3 +106,32 @@ def test_a_training_is_tested_twice_and_goes_on_where_it_was_killed(tiny, monkey
     assert trained.trained("long", "internal modular, triple", 0, "smoke") == found, "all randomness follows from the seed"
     other = trained.trained("variants", "triple, Qwen3", 0, "smoke")
     assert other["parameters"] != found["parameters"]
+
+
+def test_a_pretrained_decoder_trains_adapters_and_what_is_new_and_is_scored_by_whole_answers():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from common.vision import llava as small
+    from common.vision.llava import question_slots
+
+    from ..experiments import smollm2
+
+    words = small.tokenizer()
+    torch.manual_seed(0)
+    decoder = LlamaForCausalLM(LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=12, num_attention_heads=2,
+                                           vocab_size=len(words), initializer_range=0.3))
+    pictures = torch.randn(2, N, 3 * DV)
+    model = smollm2.Reader(decoder, words, smollm2.ARMS["internal direct, triple"], 0, pictures, (2, 9, 11), 2)
+    free = {name.rpartition(".")[2] for name, p in decoder.named_parameters() if p.requires_grad}
+    assert {name for name, p in decoder.named_parameters() if p.requires_grad and "lora" not in name} == set() and free
+    draw = np.random.default_rng(0)
+    asked = [hard_scenes.one_of_each_kind(hard_scenes.scene(i), draw)[:3] for i in range(2)]
+    hits = smollm2.answered(model, pictures, asked)
+    with torch.no_grad():
+        for picture, row, right in zip(pictures, asked, hits):  # a question alone in its row, by the answer's logit
+            for q, hit in zip(row, right):
+                layout = small.packed([*model.prefix], [[question_slots(words, q)]], N)
+                logits = decoder.lm_head(model.hidden(layout, picture[None])[0, -1])
+                assert hit == (int(logits.argmax()) == words.convert_tokens_to_ids(q.answer))
+    module = smollm2.Training(model, 1e-3)
+    assert any(name.startswith("fusion.") for name, p in module.named_parameters() if p.requires_grad)

@@ -50,9 +50,9 @@ def test_the_default_run_has_the_seeds_that_are_written_down():
 
 def test_tables_show_every_arm():
     text = "\n".join((*tables.exact({}), *tables.probes(made_up.probes()), *tables.stages(made_up.stages()), *tables.llava(made_up.llava()),
-                      *tables.speed(made_up.speed()), *tables.trained(made_up.trained())))
+                      *tables.speed(made_up.speed()), *tables.trained(made_up.trained()), *tables.smollm2(made_up.smollm2())))
     for name in (*probes.SETS, *probes.MEANS, *trained.LONG, *trained.VARIANTS, "their own internal concat", "layer 9 from another picture",
-                 "no single layer knows all", "a single layer knows nearly all", "173,027,334"):
+                 "no single layer knows all", "a single layer knows nearly all", "173,027,334", "SmolLM2 with"):
         assert name in text, name
 
 
