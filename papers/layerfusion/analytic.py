@@ -50,7 +50,7 @@ def added(config: FusionConfig, shape: Shape = MOBILELLAMA_1B4, dv: int = CLIP_W
 
 def table(shape: Shape = MOBILELLAMA_1B4) -> dict[str, list[int]]:
     """{set by the code's lists: added parameters of the four kinds} (7.1)."""
-    return {name: [added(FusionConfig(code_compat(name, CLIP_BLOCKS, position), position, pattern), shape)  # type: ignore[arg-type]
+    return {name: [added(FusionConfig(code_compat(name, CLIP_BLOCKS, position), position, pattern), shape)
                    for position, pattern in KINDS] for name in ("single", "triple", "former", "latter", "all")}
 
 
@@ -86,7 +86,7 @@ def share_of_prefill(config: FusionConfig, shape: Shape = MOBILELLAMA_1B4, dv: i
 
 
 def triple(position: str, pattern: str, name: str = "triple", blocks: int = CLIP_BLOCKS) -> FusionConfig:
-    return FusionConfig(layer_set(name, blocks), position, pattern)  # type: ignore[arg-type]
+    return FusionConfig(layer_set(name, blocks), position, pattern)
 
 
 # -- the paper's averages ----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class Unfit(ModelError):
 
 def blocks_of(decoder: nn.Module) -> nn.Module:
     """The part of the model that runs the blocks. Raises Unfit where there is none with `layers`."""
-    inner = decoder.get_decoder() if hasattr(decoder, "get_decoder") else decoder  # type: ignore[operator]
+    inner = decoder.get_decoder() if hasattr(decoder, "get_decoder") else decoder
     if not isinstance(getattr(inner, "layers", None), nn.ModuleList):
         raise Unfit(f"{type(decoder).__name__}: its decoder has no list of blocks called `layers`.")
     return inner
@@ -36,7 +36,7 @@ def check(decoder: nn.Module, points: Sequence[int], parallel: bool) -> None:
 
 def _measure(model: nn.Module, points: Sequence[int], parallel: bool) -> None:
     kind, model = type(model).__name__, measurable(model)
-    inner, table = blocks_of(model), model.get_input_embeddings()  # type: ignore[operator]
+    inner, table = blocks_of(model), model.get_input_embeddings()
     blocks: Any = inner.layers
     embeds = table(torch.tensor([[5, 7, 9]], device=next(model.parameters()).device) % table.num_embeddings).detach()
     real, through = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device), dict[int, list[tuple]]()

@@ -62,10 +62,10 @@ def inside(model: PreTrainedModel, ids: Tensor, pattern: Any = "direct", variant
         assert torch.equal(_run(model, internal, embeds, extras, where), plain), "a neutral start changes the logits"
     assert torch.equal(model(inputs_embeds=embeds, attention_mask=torch.ones_like(ids), use_cache=False).logits, plain), "hooks stay behind"
     for projector in fusion.extra:
-        nn.init.normal_(projector.linear_2.weight, std=0.3)  # type: ignore[union-attr, arg-type]
+        nn.init.normal_(projector.linear_2.weight, std=0.3)
     for cross in fusion.cross:
-        cross.gate_1.fill_(0.7)  # type: ignore[union-attr, operator]
-        cross.gate_2.fill_(0.5)  # type: ignore[union-attr, operator]
+        cross.gate_1.fill_(0.7)
+        cross.gate_2.fill_(0.5)
     draw = torch.randn(3, len(ids), N, DV, dtype=embeds.dtype, generator=torch.Generator().manual_seed(2))
     _, extras = fusion(dict(enumerate(draw)))
     with Internal(model, fusion) as internal:

@@ -19,14 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import blocks_of, check
-from .method import Fusion
 
 
 # -- pictures of a batch -----------------------------------------------------------------------------------
@@ -131,6 +130,14 @@ class GatedCrossAttention(nn.Module):
         return self.gate_2.tanh() * self.down(F.silu(self.gate(normed)) * self.up(normed))
 
 
+class Inside(Protocol):
+    """What is read of a fusion (method.Fusion, multimodal.New): blocks, the settings of its kind, a cross-attention for each block."""
+
+    config: Any
+    points: tuple[int, ...]
+    cross: nn.ModuleList
+
+
 # -- hooks -------------------------------------------------------------------------------------------------
 class Internal:
     """Fusion in the blocks of a stock *ForCausalLM (or any model whose get_decoder() has `layers`), from `attach` to `detach`.
@@ -138,7 +145,7 @@ class Internal:
     pictures: of the prompt that comes next; None for text alone. Raises Unfit naming the property for which the decoder cannot be used.
     """
 
-    def __init__(self, decoder: nn.Module, fusion: Fusion):
+    def __init__(self, decoder: nn.Module, fusion: Inside):
         self.inner, self.fusion, self.pictures = blocks_of(decoder), fusion, None
         self.start, self._hooks = 0, []
         if fusion.points:
@@ -154,7 +161,7 @@ class Internal:
         if self.fusion.points:
             add(self.inner.register_forward_pre_hook(self._begin, with_kwargs=True))
         for number, point in enumerate(self.fusion.points):
-            block: Any = self.inner.layers[point]  # type: ignore[union-attr, index]
+            block: Any = self.inner.layers[point]
             variant = self.fusion.config.variant if self.fusion.config.pattern == "modular" else "direct"
             if variant == "direct":
                 add(block.register_forward_pre_hook(_before(self._direct(number)), with_kwargs=True))

@@ -140,7 +140,7 @@ class New(nn.Module):
         modular = config.kind == "internal modular"
         self.cross = nn.ModuleList(GatedCrossAttention(sizes.d, sizes.f, sizes.heads, config.mlp) for _ in self.points if modular)
         for matrix in self.beside:
-            nn.init.zeros_(matrix.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(matrix.weight)
         for projector in self.extra if not modular else ():
             assert isinstance(projector, Projector)
             nn.init.zeros_(projector.linear_2.weight)
@@ -173,7 +173,7 @@ class Fused:
         self.grid = square(r.n) if config.kind == "external modular" else None
         like: Any = next(r.reader.parameters())
         self.new = New(config, Sizes.of(r.dv, model.config), r).to(like.device, like.dtype)
-        self.internal = Internal(model, self.new)  # type: ignore[arg-type]  # it has what is read of a Fusion
+        self.internal = Internal(model, self.new)
         self._states: dict[int, Tensor] = {}
         self._where: Tensor | None = None
         self._hooks: list[Any] = []

@@ -22,7 +22,7 @@ def hidden(decoder: nn.Module, internal: Internal, fusion: Fusion, layout: Layou
     """Last hidden states (B, T, d) at text slots. states {layer: (M, N, dv)} of the rows' pictures, one after the other; None for text
     alone. Raises ValueError for more or fewer pictures than the slots hold."""
     where = layout.visual_real
-    text = decoder.get_input_embeddings()(layout.ids)  # type: ignore[operator]
+    text = decoder.get_input_embeddings()(layout.ids)
     if states is None:
         visual = text.new_zeros(*where.shape, text.shape[-1])
         internal.pictures = None

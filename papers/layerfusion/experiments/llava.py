@@ -7,7 +7,6 @@ hard scenes. Answers are kept bit by bit, so that intervals can be clustered by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +22,7 @@ from common.standins import llava as standins
 from common.vision import tower
 from common.vision.llava import LAYERS
 
-from ..method import apart
+from ..baselines import swapped
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,8 @@ def looked(seed: int, size: str = "cpu") -> dict:
 
     found: dict = {"model": model.source, "test": right(of["test"]), "hard": right(of["hard"], "hard")}
     for name, other in (("another picture", of["test"].roll(1, 0)), ("drawn again", of["again"])):
-        found[name] = {str(k): right(with_layer(of["test"], other, k)) for k in LAYERS}
+        found[name] = {str(k): right(swapped(of["test"], other, k, LAYERS)) for k in LAYERS}
     return found
-
-
-def with_layer(own: Tensor, other: Tensor, layer: int, layers: Sequence[int] = LAYERS) -> Tensor:
-    """Features side by side, one layer's from `other`."""
-    ours, theirs = apart(own, layers), apart(other, layers)
-    return torch.cat([theirs[k] if k == layer else ours[k] for k in layers], -1)
 
 
 def bits(right) -> str:

@@ -120,7 +120,7 @@ def open_model(folder: Path, device: str) -> Eyes:
     loaded = load(ModelSpec(str(folder / "decoder"), dtype="float16" if device == "cuda" else "float32", device=device))
     tower, _ = load_tower(about["llava.tower"], about.get("llava.tower_revision"))
     config = config_of(about)
-    fusion = built(config, tower.config.hidden_size, loaded.model, 0).eval()  # type: ignore[union-attr, arg-type]
+    fusion = built(config, tower.config.hidden_size, loaded.model, 0).eval()
     load_new(fusion, folder / NEW)
     return Eyes(loaded.model.eval(), loaded.tokenizer, tower.to(device), fusion, Internal(loaded.model, fusion).attach())
 

@@ -36,10 +36,10 @@ from ..data import HardRows
 from ..internal import Internal
 from ..method import Fusion, Sizes, apart
 from ..running import hidden
-from .trained import DIRECT, Arm, Columns, Training, fusion_layers, scenes_of, shown, whitened
+from .trained import DIRECT, PLAIN, Arm, Columns, Training, fusion_layers, scenes_of, shown, whitened
 
-ARMS = {"default": Arm(DIRECT, (11,)), "default three times": Arm(DIRECT, (11, 11, 11)), "external direct, triple": Arm(DIRECT, "triple"),
-        "internal direct, triple": Arm("internal direct", "triple")}
+ARMS = {name: Arm(DIRECT, of) for name, of in PLAIN.items()} | {
+    "external direct, triple": Arm(DIRECT, "triple"), "internal direct, triple": Arm("internal direct", "triple")}
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def run(arm: str, seed: int, size: str = "cpu") -> dict:
     steps = s.stage_1 + s.stage_2
     some = scenes_of("train", len(train.features))
     rows = HardRows(some, train, model.tokenizer, model.prefix, s.stage_1, steps, seed, s.rows, s.asked)
-    module = Training(model, 1e-3)  # type: ignore[arg-type]
+    module = Training(model, 1e-3)
     key = Job(arm, f"{__name__}:run", {"arm": asdict(of), "seed": seed, "size": asdict(s)}, tuple(str(p) for p in closure(__name__))).key()
     work = cache_dir() / "layerfusion" / f"smollm2-seed{seed}-{key}"
     last, done = resume_from(work)
@@ -136,7 +136,7 @@ def tested(model: Reader, s: Size, features: str, batch: int = 16) -> dict:
 def answered(model: Reader, pictures: Tensor, asked: list[list[scenes.Question]]) -> list[list[bool]]:
     """Whether every scored token of a question is the most likely one, question by question."""
     layout = packed(model.prefix, [[llava.question_slots(model.tokenizer, q) for q in row] for row in asked], pictures.shape[1])
-    head: Any = model.decoder.get_output_embeddings()  # type: ignore[operator]
+    head: Any = model.decoder.get_output_embeddings()
     scored = layout.targets != IGNORED
     hit = torch.ones_like(scored)
     hit[scored] = head(model.hidden(layout, pictures.float())[scored]).argmax(-1) == layout.targets[scored]

@@ -24,8 +24,9 @@ from common.shapes import SMOLLM2_135M, Shape
 from common.timing.cases import in_a_process
 from common.timing.clock import facts, paired_ratio, timings_within
 
+from ..baselines import default
 from ..internal import Internal, Pictures
-from ..method import Fusion, FusionConfig, Sizes, few, layer_set
+from ..method import Fusion, FusionConfig, Sizes, layer_set
 
 PROCESSES, BLOCKS = 3, 12  # of the tower
 TIMED = {"external direct": ("external", "direct"), "internal modular": ("internal", "modular")}
@@ -58,9 +59,9 @@ def one_process(process: int, size: str) -> dict[str, Any]:
 
 def configs() -> dict[str, FusionConfig]:
     """One layer, once more, and three layers by the cheapest and the dearest kind."""
-    one = FusionConfig(few("default", (BLOCKS - 1,), BLOCKS))
+    one = FusionConfig(default(BLOCKS))
     return {"one layer": one, "one layer again": one} | {
-        name: FusionConfig(layer_set("triple", BLOCKS), position, pattern)  # type: ignore[arg-type]
+        name: FusionConfig(layer_set("triple", BLOCKS), position, pattern)
         for name, (position, pattern) in TIMED.items()}
 
 

@@ -35,9 +35,10 @@ from common.training.checkpoints import WholeCheckpoints, keeper, resume_from
 from common.training.steps import FromStep
 from common.vision import llava, tower
 
+from .. import baselines
 from ..data import HardRows
 from ..internal import Internal
-from ..method import Fusion, FusionConfig, Sizes, apart, few, layer_set, side_by_side
+from ..method import Fusion, FusionConfig, LayerSet, Sizes, apart, layer_set, side_by_side
 from ..running import hidden
 from .stages import random_tower
 
@@ -45,16 +46,16 @@ TOWER, LAYERS = 12, tuple(range(1, 13))
 DECODER = dict(hidden_size=96, intermediate_size=256, num_hidden_layers=12, num_attention_heads=4, num_key_value_heads=4, head_dim=24,
                max_position_embeddings=512, tie_word_embeddings=True)
 SETS = ("single", "triple", "latter", "all")
-KINDS = {"external direct": ("external", "direct"), "external modular": ("external", "modular"),
+KINDS: dict[str, Any] = {"external direct": ("external", "direct"), "external modular": ("external", "modular"),
          "internal direct": ("internal", "direct"), "internal modular": ("internal", "modular")}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """of: a set's name, or layers one by one. tower: dinov2 or random. decoder: a model type. pictures: to train on."""
+    """of: a set, or its name. tower: dinov2 or random. decoder: a model type. pictures: to train on."""
 
     kind: str
-    of: str | tuple[int, ...]
+    of: str | LayerSet
     variant: str = "pre"
     pictures: int = 4000
     tower: str = "dinov2"
@@ -62,18 +63,20 @@ class Arm:
 
     def config(self) -> FusionConfig:
         position, pattern = KINDS[self.kind]
-        layers = layer_set(self.of, TOWER) if isinstance(self.of, str) else few("given", self.of, TOWER)
-        return FusionConfig(layers, position, pattern, variant=self.variant)  # type: ignore[arg-type]
+        layers = layer_set(self.of, TOWER) if isinstance(self.of, str) else self.of
+        variant: Any = self.variant
+        return FusionConfig(layers, position, pattern, variant=variant)
 
 
 DIRECT, HALF = "external direct", "half.json"
-LONG = {"default": Arm(DIRECT, (11,)), "default three times": Arm(DIRECT, (11, 11, 11)), "late region": Arm(DIRECT, (9, 10, 11))} | {
+PLAIN = {"default": baselines.default(TOWER), "default three times": baselines.three_times(TOWER)}
+LONG = {name: Arm(DIRECT, of) for name, of in (PLAIN | {"late region": baselines.region(TOWER)}).items()} | {
     f"{kind}, {name}": Arm(kind, name) for kind in KINDS for name in SETS}
 VARIANTS = {f"internal modular, {v}": Arm("internal modular", "triple", v) for v in ("post", "parallel")} | {
     f"{kind}, {n} pictures": Arm(kind, "triple", pictures=n) for kind in (DIRECT, "internal direct") for n in (1000, 2000)} | {
     f"{name}, {what}": Arm(DIRECT, of, **{key: value}) for what, key, value in (
-        ("random tower", "tower", "random"), ("Qwen3", "decoder", "qwen3"))  # type: ignore[arg-type]
-    for name, of in (("default", (11,)), ("default three times", (11, 11, 11)), ("triple", "triple"))}
+        ("random tower", "tower", "random"), ("Qwen3", "decoder", "qwen3"))
+    for name, of in (*PLAIN.items(), ("triple", "triple"))}
 
 
 @dataclass(frozen=True)
@@ -177,14 +180,14 @@ def whitened(fusion: Fusion, states: dict[int, Tensor], seed: int) -> None:
     direct = fusion.config.kind == "external direct"
     llava.whiten(fusion.projector.linear_1, side_by_side(states, of, fusion.config.op) if direct else states[of.main], seed)
     for number, (projector, k) in enumerate(zip(fusion.extra, of.extras)):
-        llava.whiten(projector.linear_1, states[k], seed_of(seed, number))  # type: ignore[arg-type]
+        llava.whiten(projector.linear_1, states[k], seed_of(seed, number))
 
 
 class Training(standins.LlavaTraining):
     """The committed LLaVAs' recipe with a fusion in place of the projector."""
 
     def __init__(self, model: Small, learning_rate: float = 2e-3):
-        super().__init__(model, learning_rate)  # type: ignore[arg-type]  # it has what is read of a small LLaVA
+        super().__init__(model, learning_rate)
         self.fusion, self.small = model.fusion, [model]
 
     def hidden(self, layout: Any, visual: Tensor) -> Tensor:
@@ -252,10 +255,10 @@ def tested(model: Small, arm: Arm, s: Size, size: str) -> dict:
     asked = [hard_scenes.one_of_each_kind(of, draw) for of in scenes_of("test", s.test)]
     for which in ("test", "shifted"):
         pictures = Columns(shown(which, arm.tower, size), model.layers)[:]
-        found[which] = standins.by_kind(asked, standins.accuracy(model, pictures, asked, model.hidden))  # type: ignore[arg-type]
+        found[which] = standins.by_kind(asked, standins.accuracy(model, pictures, asked, model.hidden))
     easy = [easyvqa.questions("test", n) for n in easyvqa.numbers("test")[: s.test]]
     pictures = Columns(shown("easy-VQA", arm.tower, size), model.layers)[:]
-    right = standins.accuracy(model, pictures, easy, model.hidden)  # type: ignore[arg-type]
+    right = standins.accuracy(model, pictures, easy, model.hidden)
     model.decoder.train(training)
     model.fusion.train(training)
     return found | {"easy-VQA": fmean(hit for row in right for hit in row)}

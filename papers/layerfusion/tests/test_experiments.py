@@ -8,6 +8,7 @@ import torch
 
 from common.data import hard_scenes
 
+from ..baselines import swapped
 from ..experiments import llava, speed, stages, trained
 from ..method import Fusion, Sizes
 
@@ -17,8 +18,8 @@ N, DV = 4, 16
 # -- the committed models ------------------------------------------------------------------------------------
 def test_one_layer_is_swapped_and_the_others_are_not():
     own, other = torch.zeros(2, N, 3 * DV), torch.ones(2, N, 3 * DV)
-    swapped = llava.with_layer(own, other, 9)
-    assert swapped[..., DV : 2 * DV].eq(1).all() and swapped.sum() == 2 * N * DV
+    found = swapped(own, other, 9, (2, 9, 11))
+    assert found[..., DV : 2 * DV].eq(1).all() and found.sum() == 2 * N * DV
     of = llava.drawn(3)
     assert all(a.things == b.things and a.noise != b.noise for a, b in zip(of["test"], of["again"]))
 
