@@ -71,7 +71,7 @@ def inside(model: PreTrainedModel, ids: Tensor, pattern: Any = "direct", variant
     with Internal(model, fusion) as internal:
         ours = _run(model, internal, embeds, extras, where)
         other = _run(model, internal, embeds, [states.flip(0) for states in extras], where)
-        written = _written(model, internal, embeds, extras, where, count)
+        written = _written(model, internal, ids, extras, where, count)
         table: Any = model.get_input_embeddings()
         for i in range(count):
             so_far = torch.cat([embeds, table(written[:, :i])], 1)
@@ -85,11 +85,11 @@ def inside(model: PreTrainedModel, ids: Tensor, pattern: Any = "direct", variant
         _close(ours, _summed(model, embeds, extras, points), "internal direct")
 
 
-def _written(model: PreTrainedModel, internal: Internal, embeds: Tensor, extras: list[Tensor], where: Tensor, count: int) -> Tensor:
+def _written(model: PreTrainedModel, internal: Internal, ids: Tensor, extras: list[Tensor], where: Tensor, count: int) -> Tensor:
     internal.pictures = Pictures.of(extras, where)
     generate: Any = model.generate
-    return generate(inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long), max_new_tokens=count,
-                    do_sample=False, eos_token_id=None, pad_token_id=0)
+    return generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, eos_token_id=None,
+                    pad_token_id=0)[:, ids.shape[1] :]
 
 
 def _summed(model: PreTrainedModel, embeds: Tensor, extras: list[Tensor], points: tuple[int, ...]) -> Tensor:
@@ -119,7 +119,8 @@ def whole(model: PreTrainedModel, ids: Tensor, position: Any = "external", patte
 
     sample = with_pictures(model, ids)
     plain = model(**sample).logits
-    config = FusionConfig(few("one", (1,), 2), position, pattern, points=(0,) if position == "internal" else None)
+    layers, points = _set(model)
+    config = FusionConfig(layers, position, pattern, points=points if position == "internal" else None)
     fused = Fused(model, config, sample)
     with fused:
         assert torch.equal(model(**sample).logits, plain), "a neutral start changes the logits"

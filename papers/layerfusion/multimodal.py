@@ -156,7 +156,8 @@ class New(nn.Module):
 class Fused:
     """Hooks on a stock *ForConditionalGeneration, from `attach` (or `with`) to `detach`; the model is called as ever.
 
-    Raises Unfit naming the property that this kind of fusion lacks there, ValueError for layers that the tower has not.
+    Raises Unfit naming the property that this kind of fusion lacks there, ValueError for layers that the tower has not, or that add
+    nothing to what the model reads.
     """
 
     def __init__(self, model: nn.Module, config: FusionConfig, sample: dict[str, Any]):
@@ -170,6 +171,8 @@ class Fused:
                         if r.entry is None else f"op {config.op!r}: a model that is there keeps its own layer; parts are read beside it.")
         if config.position == "internal" and r.slots != r.n:
             raise Unfit(f"{kind}: a picture of {r.n} patches takes {r.slots:g} places in the text, and a place needs a patch of its own.")
+        if config.kind == "external direct" and config.layers.parts == ((r.main,),):
+            raise ValueError(f"layer set {config.layers.name!r} names the layer that {kind} reads already, and no other")
         self.grid = square(r.n) if config.kind == "external modular" else None
         like: Any = next(r.reader.parameters())
         self.new = New(config, Sizes.of(r.dv, model.config), r).to(like.device, like.dtype)

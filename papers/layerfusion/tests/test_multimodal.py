@@ -134,3 +134,5 @@ def test_models_are_refused_by_what_they_lack(family, config, says):
 def test_a_set_of_another_tower_is_refused():
     with pytest.raises(ValueError, match="24 blocks; that of LlavaForConditionalGeneration has 6"):
         Fused(llava(), FusionConfig(layer_set("triple", 24)), inputs())
+    with pytest.raises(ValueError, match="reads already"):
+        Fused(llava(), FusionConfig(few("own", (5,), BLOCKS)), inputs())
