@@ -1,7 +1,7 @@
 """What fusion assumes of a decoder, measured on three tokens, once for a model: it is refused by the property that it lacks.
 
-A block takes and gives one state a token, once a pass; and for what stands beside a sub-layer (parallel), a block adds what its
-attention and its MLP give to its states as it is.
+A block takes and gives one state a token, once a pass; a cache counts what was read; and for what stands beside a sub-layer
+(parallel), a block adds what its attention and its MLP give to its states as it is.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def blocks_of(decoder: nn.Module) -> nn.Module:
 
 
 def check(decoder: nn.Module, points: Sequence[int], parallel: bool) -> None:
-    """Raises Unfit, measured on three tokens, once for a model: each block takes and gives states (B, S, d), once a pass, and, for
-    parallel, adds what its attention and its MLP give to them as it is."""
+    """Raises Unfit, measured on three tokens, once for a model: each block takes and gives states (B, S, d), once a pass, a cache counts
+    them, and, for parallel, a block adds what its attention and its MLP give to them as it is."""
     once(decoder, ("layerfusion", tuple(points), parallel), lambda model: _measure(model, points, parallel))
 
 
@@ -69,6 +69,9 @@ def _measure(model: nn.Module, points: Sequence[int], parallel: bool) -> None:
             for states in calls[0]:
                 if not isinstance(states, Tensor) or states.shape != embeds.shape:
                     raise Unfit(f"{kind}: a block does not take and give one state a token (B, S, d).")
+        kept = getattr(model(inputs_embeds=embeds, attention_mask=real, use_cache=True), "past_key_values", None)
+        if not hasattr(kept, "get_seq_length") or int(kept.get_seq_length()) != embeds.shape[1]:
+            raise Unfit(f"{kind}: it keeps no cache that counts the tokens read, by which a written token is told from a prompt's.")
         if not parallel:
             return
         for p in points:
