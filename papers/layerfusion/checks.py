@@ -69,7 +69,7 @@ def _measure(model: nn.Module, points: Sequence[int], parallel: bool) -> None:
             for states in calls[0]:
                 if not isinstance(states, Tensor) or states.shape != embeds.shape:
                     raise Unfit(f"{kind}: a block does not take and give one state a token (B, S, d).")
-        kept = getattr(model(inputs_embeds=embeds, attention_mask=real, use_cache=True), "past_key_values", None)
+        kept: Any = getattr(model(inputs_embeds=embeds, attention_mask=real, use_cache=True), "past_key_values", None)
         if not hasattr(kept, "get_seq_length") or int(kept.get_seq_length()) != embeds.shape[1]:
             raise Unfit(f"{kind}: it keeps no cache that counts the tokens read, by which a written token is told from a prompt's.")
         if not parallel:

@@ -134,7 +134,7 @@ def whole(model: PreTrainedModel, ids: Tensor, position: Any = "external", patte
         assert torch.equal(model(**sample).logits, plain), "a neutral start changes the logits"
         torch.manual_seed(3)
         for parameter in fused.new.parameters():
-            nn.init.normal_(parameter, std=0.3) if parameter.dim() else parameter.fill_(0.6)
+            nn.init.normal_(parameter, std=0.3) if parameter.numel() > 1 else parameter.fill_(0.6)
         ours = model(**sample).logits
         assert (ours - plain).abs().max() > NEAR * plain.abs().max(), "what was added makes no difference"
         generate: Any = model.generate

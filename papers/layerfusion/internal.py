@@ -107,9 +107,9 @@ class GatedCrossAttention(nn.Module):
             raise ValueError(f"width {d} does not divide by {heads} heads")
         self.heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(d, d, bias=False) for _ in range(4))
-        self.gate_1 = nn.Parameter(torch.zeros(()))
+        self.gate_1 = nn.Parameter(torch.zeros(1))
         self.up, self.gate, self.down = (nn.Linear(*size, bias=False) if mlp else None for size in ((d, f), (d, f), (f, d)))
-        self.gate_2 = nn.Parameter(torch.zeros(())) if mlp else None
+        self.gate_2 = nn.Parameter(torch.zeros(1)) if mlp else None
 
     def keys_values(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Each (B, heads, n, d / heads) of (B, n, d)."""

@@ -47,7 +47,7 @@ def learnt(fused):
     torch.manual_seed(7)
     with torch.no_grad():
         for name, parameter in fused.new.named_parameters():
-            parameter.normal_(std=0.3) if parameter.dim() else parameter.fill_(0.6)
+            parameter.normal_(std=0.3) if parameter.numel() > 1 else parameter.fill_(0.6)
             assert name
     return fused
 
