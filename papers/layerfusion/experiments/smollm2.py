@@ -57,11 +57,12 @@ class Size:
 
 
 SIZES = {"cpu": Size(seeds_asked(), 300, 1500, 16, 6, 4, 200)}
-SIZES["smoke"] = SIZES["cpu"]  # never walked
+SIZES["smoke"] = SIZES["cpu"]  # never walked, nor its features
 
 
 def jobs(size: str = "cpu") -> list[Job]:
-    made = [Job("smollm2/features", "papers.layerfusion.experiments.trained:features", {"tower_of": "dinov2", "size": "cpu"}, seconds=300)]
+    made = [Job("smollm2/features", "papers.layerfusion.experiments.trained:features",
+                {"of": "smollm2", "tower_of": "dinov2", "size": size}, seconds=300)]
     return made + [Job(f"smollm2/{arm}/seed{seed}", f"{__name__}:run", {"arm": arm, "seed": seed, "size": size}, seconds=10000,
                        after=("smollm2/features",)) for arm in ARMS for seed in SIZES[size].seeds]
 

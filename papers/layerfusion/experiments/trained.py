@@ -104,7 +104,7 @@ def variant_jobs(size: str = "cpu") -> list[Job]:
 
 def _jobs(name: str, arms: dict[str, Arm], size: str) -> list[Job]:
     towers = sorted({arm.tower for arm in arms.values()})
-    made = [Job(f"{name}/features/{of}", f"{__name__}:features", {"tower_of": of, "size": size}, seconds=300) for of in towers]
+    made = [Job(f"{name}/features/{of}", f"{__name__}:features", {"of": name, "tower_of": of, "size": size}, seconds=300) for of in towers]
     return made + [Job(f"{name}/{arm}/seed{seed}", f"{__name__}:trained", {"of": name, "arm": arm, "seed": seed, "size": size},
                        seconds=2700, after=(f"{name}/features/{arms[arm].tower}",)) for arm in arms for seed in SIZES[size].seeds]
 
@@ -127,8 +127,8 @@ def shown(which: str, tower_of: str, size: str) -> Any:
     return tower.encode(random_tower(), images, LAYERS)
 
 
-def features(tower_of: str, size: str = "cpu") -> dict[str, int]:
-    """Into the cache, for the real tower; {which: pictures}."""
+def features(of: str, tower_of: str, size: str = "cpu") -> dict[str, int]:
+    """Into the cache, for the real tower; {which: pictures}. of: the experiment that needs them."""
     return {which: len(shown(which, tower_of, size)) for which in ("train", "test", "shifted", "easy-VQA")} if tower_of == "dinov2" else {}
 
 
