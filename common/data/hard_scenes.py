@@ -114,7 +114,7 @@ def scene(number: int, split: str = "train", seed: int = 0, shifted: bool = Fals
     height, width = _whole(which).shape[:2]
     edge = int(width * TRAINED_PART)
     columns = (0, edge - SIZE) if split == "train" else (edge, width - SIZE)
-    photo = (which, int(draw.integers(height - SIZE + 1)), int(draw.integers(*columns, endpoint=True)))
+    photo = (which, int(draw.integers(height - SIZE + 1)), int(draw.integers(columns[0], columns[1] + 1)))
     barred = tuple(bool(bar) for bar in draw.integers(2, size=count))
     labels = _digits()[1]
     return HardScene(things, (int(labels[tens]), int(labels[ones])), (int(cells[-1]) // 4, int(cells[-1]) % 4), (tens, ones), photo,
