@@ -1,0 +1,162 @@
+"""The paper's own table: models trained by configs/cuda, on its nine benchmarks.
+
+    make reproduce-layerfusion RUNG=paper
+
+takes every run under lightning_logs/layerfusion (or LAYERFUSION_RUNS), folders <kind>_<set>/seed<n>/finetune/model as the configs write
+them, and asks it the benchmarks' questions (common/benchmarks/vqa.py), greedily, under Vicuna's chat. TextVQA is asked with OCR tokens
+there, which the paper's 35.47 for its baseline does not look like (README, D7). A score is kept in the run's folder when it is there:
+a run that was killed goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.benchmarks import vqa
+from common.errors import ModelError, UserError
+from common.files import write_json
+from common.models import ModelSpec, load
+from common.vision.conversations import SYSTEM_V1
+from common.vision.parts import CLASS_TOKEN, _pixel_statistics, load_tower
+
+from ..internal import Internal, Pictures
+from ..method import Fusion, FusionConfig, apart, code_compat, few, layer_set
+from ..module import NEW, built, load_new
+from ..reported import BENCHMARKS
+
+BATCH = 8
+
+
+@dataclass
+class Eyes:
+    """A trained model in parts: decoder and tokenizer, tower, fusion with its hooks attached."""
+
+    decoder: Any
+    tokenizer: Any
+    tower: nn.Module
+    fusion: Fusion
+    internal: Internal
+
+    def states(self, images: Sequence[Any]) -> dict[int, Tensor]:
+        """{layer: (M, N, dv)} of PIL images, padded to squares as in training."""
+        pixels = torch.stack([squared(image, self.tower) for image in images])
+        like: Any = next(self.tower.parameters())
+        states = self.tower(pixel_values=pixels.to(like.device, like.dtype), output_hidden_states=True).hidden_states
+        first = int(type(self.tower).__name__ in CLASS_TOKEN)
+        wide = torch.cat([states[k][:, first:] for k in self.fusion.layers], -1)
+        return apart(wide.to(next(self.fusion.parameters()).dtype), self.fusion.layers)
+
+
+def squared(image: Any, tower: nn.Module) -> Tensor:
+    """(3, size, size): padded with the mean colour, resized, normalised, as common/vision/tower.padded_pixels does with a file."""
+    import numpy as np
+    from PIL import Image
+
+    config: Any = tower.config
+    mean, std = _pixel_statistics(type(tower).__name__)
+    side, image = max(image.size), image.convert("RGB")
+    square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in mean))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    shown = np.asarray(square.resize((config.image_size,) * 2, Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    return torch.from_numpy((shown - np.float32(mean)) / np.float32(std)).permute(2, 0, 1).contiguous()
+
+
+def measure(folder: Path, log: Callable[[str], None] = print, device: str = "cuda", benchmarks: Sequence[str] = BENCHMARKS,
+            limit: int | None = None) -> dict[str, dict[str, dict[str, float]]]:
+    """{run: {seed: {benchmark: value in the table's unit}}}. limit: questions of each benchmark, for a try.
+
+    Raises UserError, with what is needed, without a GPU, without lmms-eval, or where nothing is trained.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("rung paper needs a GPU (none is visible), trained models and lmms-eval; see papers/layerfusion/README.md")
+    vqa.harness()  # an error for what is missing comes before a model is loaded
+    root = Path(os.environ.get("LAYERFUSION_RUNS", "lightning_logs/layerfusion"))
+    models = sorted(path.parent for path in root.glob(f"*/seed*/finetune/model/{NEW}"))
+    if not models:
+        raise UserError(f"no trained model under {root.name}: train with configs/cuda first, or name the folder in LAYERFUSION_RUNS")
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for model in models:
+        run, seed = model.parts[-4], model.parts[-3]
+        opened = functools.cache(functools.partial(open_model, model, device))
+        found.setdefault(run, {})[seed] = one(run, seed, opened, folder, benchmarks, limit, log)
+    return found
+
+
+def one(run: str, seed: str, opened: Callable[[], Eyes], folder: Path, benchmarks: Sequence[str], limit: int | None,
+        log: Callable[[str], None]) -> dict[str, float]:
+    """{benchmark: value}; one that cannot be run is logged and left out. Scores of the same model are not made again."""
+    values = {}
+    for benchmark in benchmarks:
+        path = folder / f"{run}.{seed}.{benchmark}.json"
+        row = json.loads(path.read_text()) if path.is_file() else {}
+        if row.get("limit", "none yet") != limit:
+            try:
+                row = vqa.evaluate(lambda *asked: answer(opened(), *asked), benchmark, folder, label="layerfusion", limit=limit,
+                                   batch_size=BATCH) | {"limit": limit}
+            except vqa.BenchmarkError as error:
+                log(f"{run}, {seed}, {benchmark}: no score. {error}")
+                continue
+            write_json(path, row)
+        values[benchmark] = row["value"]
+    log(f"{run}, {seed}: " + ", ".join(f"{k} {v:.1f}" for k, v in values.items()))
+    return values
+
+
+def open_model(folder: Path, device: str) -> Eyes:
+    """What training wrote, put together again. Raises ModelError for a folder that is none."""
+    path = folder / "training.json"
+    if not path.is_file():
+        raise ModelError(f"{folder.name}: no training.json; a trained model is a folder as papers.layerfusion.train writes it")
+    about = json.loads(path.read_text())
+    loaded = load(ModelSpec(str(folder / "decoder"), dtype="float16" if device == "cuda" else "float32", device=device))
+    tower, _ = load_tower(about["llava.tower"], about.get("llava.tower_revision"))
+    config = config_of(about)
+    fusion = built(config, tower.config.hidden_size, loaded.model, 0).eval()
+    load_new(fusion, folder / NEW)
+    return Eyes(loaded.model.eval(), loaded.tokenizer, tower.to(device), fusion, Internal(loaded.model, fusion).attach())
+
+
+def config_of(about: dict) -> FusionConfig:
+    """The fusion that a training.json names."""
+    named, blocks = about["layers"], about["tower_blocks"]
+    layers = few("given", named, blocks) if not isinstance(named, str) else (
+        code_compat(named, blocks, about["position"]) if about["compat"] else layer_set(named, blocks))
+    points = about.get("points")
+    return FusionConfig(layers, about["position"], about["pattern"], about["op"], about["variant"],
+                        points=None if points is None else tuple(points))
+
+
+@torch.no_grad()
+def answer(eyes: Eyes, prompts: Sequence[str], images: Sequence[Any], new_tokens: int) -> list[str]:
+    """Greedy answers to prompts with a PIL image each, or None, under Vicuna's chat; rows are padded on the left."""
+    table = eyes.decoder.get_input_embeddings()
+    device = table.weight.device
+    shown = [image for image in images if image]
+    tokens, extras = eyes.fusion(eyes.states(shown)) if shown else (None, [])
+    rows, slots, number = [], [], 0
+    for prompt, image in zip(prompts, images):
+        before, behind = (eyes.tokenizer(text, add_special_tokens=first, return_tensors="pt").input_ids[0].to(device) for text, first in (
+            (f"{SYSTEM_V1} USER: ", True), (f"{'' if image is None else chr(10)}{prompt} ASSISTANT:", False)))
+        parts = [table(before), table(behind)]
+        visual = 0
+        if image is not None and tokens is not None:
+            parts.insert(1, tokens[number].to(parts[0].dtype))
+            visual, number = tokens.shape[1], number + 1
+        rows.append(torch.cat(parts))
+        slots.append([False] * len(before) + [True] * visual + [False] * len(behind))
+    width = max(map(len, rows))
+    embeds = torch.stack([nn.functional.pad(row, (0, 0, width - len(row), 0)) for row in rows])
+    real = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in slots], device=device)
+    where = torch.tensor([[False] * (width - len(s)) + s for s in slots], device=device)
+    eyes.internal.pictures = Pictures.of(extras, where) if extras else None
+    written = eyes.decoder.generate(inputs_embeds=embeds, attention_mask=real, max_new_tokens=new_tokens, do_sample=False)
+    return [text.strip() for text in eyes.tokenizer.batch_decode(written, skip_special_tokens=True)]

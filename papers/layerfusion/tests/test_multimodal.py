@@ -1,0 +1,138 @@
+"""Fusion on stock multimodal models: what is read off a pass, equality with `vision_feature_layer=[...]`, and generate."""
+
+import copy
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
+
+from common.families import build, text_ids, with_pictures
+from tests.numerics import close, far
+
+from ..checks import Unfit
+from ..method import FusionConfig, few, layer_set
+from ..multimodal import Fused, read
+
+IMAGE, BLOCKS = 59, 6
+TEXT = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=6, num_attention_heads=4, vocab_size=60, initializer_range=0.3)
+SEES = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=BLOCKS, num_attention_heads=2, image_size=8, patch_size=4)
+POINTS = (0, 2, 4)
+SET = few("triple", (1, 3, 5), BLOCKS)
+KINDS = [FusionConfig(SET), FusionConfig(SET, "external", "modular"), FusionConfig(SET, "internal", points=POINTS),
+         *(FusionConfig(SET, "internal", "modular", variant=v, points=POINTS) for v in ("pre", "post", "parallel"))]
+
+
+def llava(layers=-2, tower="clip"):
+    torch.manual_seed(0)
+    sees = (CLIPVisionConfig if tower == "clip" else SiglipVisionConfig)(**SEES, **({"projection_dim": 16} if tower == "clip" else {}))
+    config = LlavaConfig(vision_config=sees, text_config=LlamaConfig(**TEXT), image_token_id=IMAGE, vision_feature_layer=layers,
+                         vision_feature_select_strategy="default" if tower == "clip" else "full", image_seq_length=4)
+    model = LlavaForConditionalGeneration(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.model.vision_tower.parameters():
+            parameter.normal_(std=0.3)
+    return model
+
+
+def inputs(pictures=3, seed=1):
+    """Two rows, the second padded left: two pictures, one picture."""
+    p = [IMAGE] * 4
+    rows = [[3, *p, 4, *p, 5], [0, 0, 0, 0, 6, *p, 7, 8]]
+    draw = torch.Generator().manual_seed(seed)
+    return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor([[1] * 11, [0] * 4 + [1] * 7]),
+            "pixel_values": torch.randn(pictures, 3, 8, 8, generator=draw, dtype=torch.float64)}
+
+
+def learnt(fused):
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in fused.new.named_parameters():
+            parameter.normal_(std=0.3) if parameter.numel() > 1 else parameter.fill_(0.6)
+            assert name
+    return fused
+
+
+@pytest.mark.parametrize("tower, leading", [("clip", 1), ("siglip", 0)])
+def test_how_many_tokens_are_dropped_is_read_off_the_tower(tower, leading):
+    model = llava(tower=tower)
+    of = read(model, inputs())
+    assert (of.leading, of.main, of.n, of.dv, of.slots, of.pictures) == (leading, 5, 4, 16, 4, 3)
+    assert of.reader is model.model.multi_modal_projector and of.entry is of.reader.linear_1 and len(of.blocks) == BLOCKS
+
+
+@torch.no_grad()
+def test_external_direct_is_transformers_list_of_layers():
+    """The wide matrix of `vision_feature_layer=[1, 3, 5]`, cut into its columns."""
+    wide, plain = llava([1, 3, 5]), llava()
+    matrix = wide.model.multi_modal_projector.linear_1
+    plain.load_state_dict(wide.state_dict() | {"model.multi_modal_projector.linear_1.weight": matrix.weight[:, 32:]})
+    fused = Fused(plain, KINDS[0], inputs())
+    for number, beside in enumerate(fused.new.beside):
+        beside.weight.copy_(matrix.weight[:, 16 * number : 16 * number + 16])
+    stock = wide(**inputs()).logits
+    with fused:
+        close(plain(**inputs()).logits, stock)
+    far(plain(**inputs()).logits, stock)
+
+
+@pytest.mark.parametrize("config", KINDS, ids=lambda c: f"{c.kind} {c.variant}")
+@torch.no_grad()
+def test_neutral_then_learnt_then_gone(config):
+    model, given = llava(), inputs()
+    plain = model(**given).logits
+    fused = Fused(model, config, given)
+    with fused:
+        assert torch.equal(model(**given).logits, plain)
+        learnt(fused)
+        ours = model(**given).logits
+        far(ours, plain, 1e-3)
+        other = model(**(given | {"pixel_values": inputs(seed=2)["pixel_values"]})).logits
+        assert torch.equal(other[0, :1], ours[0, :1]) and torch.equal(other[1, 4:5], ours[1, 4:5]), "text before a picture sees it"
+        alone = model(**{k: v[1:, 4:] if v.dim() == 2 else v[2:] for k, v in given.items()}).logits
+        close(alone[0], ours[1, 4:], 1e-6)
+        text = {"input_ids": torch.tensor([[3, 4, 5]])}
+        if config.pattern == "direct" or config.position == "external":
+            assert torch.equal(model(**text).logits, llava()(**text).logits), "a prompt without a picture gets the last one's"
+    assert torch.equal(model(**given).logits, plain)
+
+
+@pytest.mark.parametrize("config", KINDS, ids=lambda c: f"{c.kind} {c.variant}")
+@torch.no_grad()
+def test_generate_with_a_cache_is_greedy_decoding_without(config):
+    model, given = llava(), inputs()
+    with learnt(Fused(model, config, given)):
+        written = model.generate(**given, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0,
+                                 suppress_tokens=[IMAGE])[:, 11:]
+        now = dict(given)
+        for i in range(4):
+            chosen = model(**now, use_cache=False).logits[:, -1, :IMAGE].argmax(-1)
+            assert torch.equal(chosen, written[:, i])
+            now |= {"input_ids": torch.cat([now["input_ids"], chosen[:, None]], 1),
+                    "attention_mask": torch.cat([now["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)}
+
+
+def test_a_model_is_left_as_it_was_and_what_is_new_is_all_that_learns():
+    model, given = llava(), inputs()
+    before = copy.deepcopy(model.state_dict())
+    model.requires_grad_(False)
+    with learnt(Fused(model, KINDS[2], given)) as fused:
+        model(**given).logits[:, -1].square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in fused.new.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("family, config, says", [
+    ("qwen2_vl", FusionConfig(layer_set("single", 2, (1, 1, 1))), "pictures apart|one state a patch|alike blocks"),
+    ("idefics3", FusionConfig(few("one", (1,), 2)), "no linear layer reads a patch"),
+    ("llava_next", FusionConfig(few("one", (1,), 2), "internal"), "places in the text")])
+def test_models_are_refused_by_what_they_lack(family, config, says):
+    model = build(family)
+    with pytest.raises(Unfit, match=says):
+        Fused(model, config, with_pictures(model, text_ids()))
+
+
+def test_a_set_of_another_tower_is_refused():
+    with pytest.raises(ValueError, match="24 blocks; that of LlavaForConditionalGeneration has 6"):
+        Fused(llava(), FusionConfig(layer_set("triple", 24)), inputs())
+    with pytest.raises(ValueError, match="reads already"):
+        Fused(llava(), FusionConfig(few("own", (5,), BLOCKS)), inputs())

@@ -1,0 +1,94 @@
+"""From results to words: what holds with made-up results, and that each claim turns with the quantity that it is about."""
+
+import pytest
+
+from common.claims.records import load_claims
+from common.claims.verdict import verdict
+
+from .. import quantities
+from ..eval import HERE, LONG, VARIANTS
+from . import made_up
+
+CLAIMS = load_claims(HERE / "claims.yaml")
+
+
+def words(measured):
+    return {name: verdict(CLAIMS.find(name), {k: v for k, v in of.items() if k != "timing"}, of.get("timing"))[0]
+            for name, of in measured.items()}
+
+
+def small(**changes):
+    results = {"probes": made_up.probes, "stages": made_up.stages, "llava": made_up.llava, "speed": made_up.speed}
+    of = {name: make(**changes.get(name, {})) for name, make in results.items()}
+    return {claim: measured for name in of for claim, measured in getattr(quantities, name)(of[name]).items()}
+
+
+def asked(**arms):
+    results = made_up.trained(**arms)
+    return quantities.long(results) | quantities.variants(results) | quantities.smollm2(made_up.smollm2())
+
+
+def test_with_these_results_every_claim_of_the_small_run_holds():
+    found = words(small())
+    assert set(found.values()) == {"supports"}, {k: v for k, v in found.items() if v != "supports"}
+    assert set(found) == {c["id"].partition("/")[2] for c in CLAIMS if c["rung"] == "cpu-small"} - {*LONG, *VARIANTS, "C23r"}
+
+
+def test_with_these_results_every_claim_of_the_long_run_holds():
+    found = words(asked())
+    assert set(found.values()) == {"supports"}, {k: v for k, v in found.items() if v != "supports"}
+    assert set(found) == {*LONG, *VARIANTS, "C23r"}
+
+
+def test_no_control_would_pass_in_its_claims_place():
+    for claim, of in (small() | asked()).items():
+        control = of.get("placebo") or of.get("sensitivity")
+        assert control is not None, claim
+        assert words({claim: control | {"placebo": control, "sensitivity": control}})[claim] != "supports", claim
+
+
+def test_arithmetic():
+    found = words(quantities.exact({}, "analytic"))
+    assert set(found) == {c["id"].partition("/")[2] for c in CLAIMS if c["rung"] == "analytic"}
+    assert {k for k, v in found.items() if v == "does-not-add-up"} == {"C5a"}
+    assert {k for k, v in found.items() if v == "opposes"} == {"C2a", "C3b", "C18b"}
+    assert set(found.values()) == {"adds-up", "does-not-add-up", "supports", "opposes"}
+
+
+@pytest.mark.parametrize("changes, claim", [
+    ({"probes": {"triple": 0.70}}, "C1a"), ({"probes": {"late region": 0.85}}, "C1b"), ({"probes": {"first region": 0.9}}, "C1c"),
+    ({"probes": {"all": 0.95}}, "C2p"), ({"probes": {"late region": 0.75}}, "C2q"), ({"probes": {"medoids": 0.80}}, "C1d"),
+    ({"stages": {"score": 0.25}}, "C19a"), ({"stages": {"random": 0.40, "random_null": 0.30}}, "C19c"), ({"llava": {"test": 0.9}}, "C21a"),
+    ({"llava": {"other": 0.98}}, "C21b"), ({"speed": {"direct": 1.05}}, "C22a")])
+def test_a_claim_turns_with_its_quantity(changes, claim):
+    assert words(small(**changes))[claim] != "supports"
+
+
+@pytest.mark.parametrize("arms, claim", [
+    ({"external direct, triple": 0.62}, "C1l"), ({"default three times": 0.7}, "C1m"), ({"late region": 0.9}, "C2l"),
+    ({"internal direct, all": 1.0, "internal direct, latter": 1.0}, "C3l"), ({"external direct, all": 0.3}, "C3m"),
+    ({"internal modular, post": 0.3}, "C11l"), ({"internal direct, 1000 pictures": 0.7}, "C12l"), ({"triple, Qwen3": 0.4}, "C13m")])
+def test_a_trained_claim_turns_with_its_quantity(arms, claim):
+    assert words(asked(**arms))[claim] != "supports"
+    assert words(quantities.smollm2(made_up.smollm2(0.5))) == {"C23r": "inconclusive"}
+
+
+def test_quantities_by_hand():
+    row = {"layers": {"1": {"a": 0.9, "b": 0.5}, "2": {"a": 0.7, "b": 0.8}}}
+    assert quantities.behind(row) == pytest.approx(20)  # layer 2 is 20 behind on a, layer 1 is 30 behind on b
+    of = quantities.Trained(made_up.trained(), "long")
+    assert of.seeds == (0, 1, 2) and of.right(0, "default") == pytest.approx(60) and of.early(1, "internal modular, all") == 2.51
+    assert of.right(0, "default", "easy-VQA") == pytest.approx(55)
+    exact = quantities.exact({}, "analytic")
+    assert exact["C2a"]["value"] == -0.03 and exact["C3a"]["value"] == 1.31 and round(exact["C3b"]["value"], 3) == -0.086
+
+
+def test_scores_at_the_papers_size_become_averages():
+    from ..reported import BENCHMARKS, TABLE
+
+    of = dict(zip(BENCHMARKS, TABLE["layer 23 alone"]))
+    better = dict(zip(BENCHMARKS, TABLE["external direct, all"]))
+    scores = {"external-direct_default": {"seed1": of, "seed2": of, "seed3": {"GQA": 1.0}}, "external-direct_triple": {"seed1": better}}
+    found = quantities.paper({"paper": scores})
+    assert found["C4"]["value"] == pytest.approx(48.506, abs=1e-3) and found["C4"]["n_runs"] == 2
+    assert found["C1"]["value"] == pytest.approx(49.919 - 48.506, abs=1e-3) and set(found) == {"C1", "C4", "C6"}
