@@ -71,7 +71,8 @@ def test_a_set_of_streams():
     found = interaction([[2, 3, 5, 6], [], [3, 3, 3, 7, 7]], [6, 4, 8])
     assert found["AIL"] == pytest.approx((1.75 + 1.4) / 2) and found["CW"] == 2.5 and (found["n"], found["skipped"]) == (2, 1)
     assert found["streams"]["RCO"] == pytest.approx([2 / 3, None, 0.575])
-    for bad, says in ((([[2, 1]], [3]), "stream 0"), (([[]], [3]), "none of 1"), (([[1]], [3, 4]), "2 sources"), (([[1]], [0]), "positive")):
+    for bad, says in ((([[2, 1]], [3]), "stream 0"), (([[]], [3]), "none of 1"), (([[1]], [3, 4]), "2 sources"),
+                      (([[1]], [0]), "positive")):
         with pytest.raises(ValueError, match=says):
             interaction(*bad)
     assert consecutive_wait([0, 0]) == 0
