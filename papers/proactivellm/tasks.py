@@ -136,16 +136,16 @@ def _first_halves() -> list[int]:
 
 
 def _mt(rng: random.Random) -> Item:
-    """Word i becomes word i; a verb's word depends on the particle that follows it one to five words later (or that none does, which
-    its own form shows not: then it is known only five words on, or at the end); a particle becomes a null word."""
+    """Word i becomes word i; a verb's word depends on the particle that follows it one to five words later, before any other verb; a
+    particle becomes a null word."""
     m = rng.randint(*WORDS_OF_A_SENTENCE)
     source: list[int | None] = [None] * m
     target: list[list[int]] = [[] for _ in range(m)]
-    needs = list(range(1, m + 1))
+    needs, waits = list(range(1, m + 1)), -1  # for the particle at this place
     for i in range(m):
         if source[i] is not None:
             continue
-        if rng.random() < SEPARABLE:
+        if i > waits and rng.random() < SEPARABLE:
             verb, particle = rng.randrange(VERBS), rng.randrange(PARTICLES)
             free = [j for j in range(i + APART[0], min(i + APART[1] + 1, m)) if source[j] is None]
             if free:
@@ -153,6 +153,7 @@ def _mt(rng: random.Random) -> Item:
                 source[i], source[j] = _VERB + verb, _PARTICLE + particle
                 target[i], target[j] = [_OUT_VERB + verb * (PARTICLES + 1) + particle], [_NULL]
                 needs[i] = j + 1
+                waits = j
                 continue
         word = rng.randrange(PLAIN)
         source[i] = SPECIAL + word
