@@ -90,7 +90,7 @@ def decode(model: nn.Module, examples: Sequence[Example], policy: Policy, bounda
     every step looked at, chosen or not.
 
     Greedy. A unit begins after a token that ends one (boundary "ends") or with a token that begins one ("opens"); within a unit there is
-    no decision. Raises ValueError for headers of different length.
+    no decision, and what is written after more has been read begins one. Raises ValueError for headers of different length.
     """
     if len({example.target_units[0] for example in examples}) > 1:
         raise ValueError("decode: headers of different length in one batch")
@@ -184,6 +184,12 @@ class _Streams:
         b = self.boundary
         logits[..., list(b.banned)] = float("-inf")
         logits[..., len(b.table) :] = float("-inf")
+        if b.kind == "opens":  # a unit was ended before more was read: what follows must begin one
+            inner = torch.nn.functional.pad(~b.table.to(self.device), (0, logits.shape[-1] - len(b.table)))
+            if b.stop >= 0:
+                inner[b.stop] = False
+            must = (units > read[:, None]) & (written > 0)
+            logits = logits.masked_fill(must[..., None] & inner, float("-inf"))
         token = logits.argmax(-1)  # (n, slots)
         begins = self._begins(token, inside, written)
         probe = Probe(logits, torch.minimum(units, self.last[:, None] - 1), written, self._hidden(p), attention)

@@ -75,7 +75,7 @@ class Session:
         self.instruction = 0
         self.ended = self.truncated = False
         self.probes, self.wasted = 0, Wasted()
-        self._next_probe = 0
+        self._next_probe = self._read_at = 0  # units read: before the next probe; when the last token was written
         self._held: tuple[int, Probe] | None = None  # a probe whose states are in the cache, good until more is read
         self._cost = 0, 0
 
@@ -127,7 +127,7 @@ class Session:
                 return unit
             self.written += not unit
             unit.append(token)
-            self.pending = [token]
+            self.pending, self._read_at = [token], self.units_read
             if self.boundary.kind == "ends" and bool(self.boundary.table[token]):
                 return unit
             if len(unit) >= self.max_unit:
@@ -138,7 +138,7 @@ class Session:
         return token == self.boundary.stop or bool(self.boundary.table[token])
 
     def _decides(self, token: int) -> bool:
-        """Within a unit there is no decision: a token that goes on in the last unit is written at once."""
+        """Within a unit there is no decision."""
         return self.boundary.kind == "ends" or self.written == 0 or self._begins(token)
 
     def _probe(self) -> tuple[int, Probe]:
@@ -158,6 +158,10 @@ class Session:
         logits = logits.float().clone()
         logits[list(self.boundary.banned)] = float("-inf")
         logits[len(self.boundary.table) :] = float("-inf")
+        if self.boundary.kind == "opens" and self.written and self.units_read > self._read_at:
+            inner = torch.nn.functional.pad(~self.boundary.table, (0, len(logits) - len(self.boundary.table))).to(logits.device)
+            inner[self.boundary.stop] = False  # a unit was ended before more was read: what follows must begin one
+            logits = logits.masked_fill(inner, float("-inf"))
         read, written = torch.tensor(self.units_read), torch.tensor(self.written)
         return int(logits.argmax()), Probe(logits, read, written, seen["hidden"][0, -1] if "hidden" in seen else None, attention)
 

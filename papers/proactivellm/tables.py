@@ -95,8 +95,8 @@ def heads(runs: Runs) -> Iterator[str]:
 def _line(what: str, rows: list[dict]) -> Iterator[str]:
     saved = fmean(row["wasted"] / row["pairs"] for row in rows)
     yield (f"{what:<{WIDTH}s}{'':28s}{_of(rows, 'quality'):>14s}{_of(rows, 'RCO', 3):>14s}{_of(rows, 'AIL', 2):>13s}"
-           f"{_of(rows, 'CW', 2):>12s}{_of(rows, 'premature'):>13s}{fmean(r['probes'] / r['n'] for r in rows):8.1f}  ({100 * saved:.0f} % of its pairs in failed "
-           "probes)")
+           f"{_of(rows, 'CW', 2):>12s}{_of(rows, 'premature'):>13s}{fmean(r['probes'] / r['n'] for r in rows):8.1f}"
+           f"  ({100 * saved:.0f} % of its pairs in failed probes)")
 
 
 def unmoved(tasks: list[Runs]) -> Iterator[str]:
