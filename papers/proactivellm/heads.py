@@ -141,7 +141,8 @@ class Linear(nn.Module):
             value.backward()
             return value
 
-        final = float(optimizer.step(loss).detach())
+        optimizer.step(loss)
+        final = float(loss().detach())
         with torch.no_grad():
             self.layer.weight.copy_((w / scale)[None])
             self.layer.bias.copy_((b - (w * mean / scale).sum())[None])
