@@ -146,11 +146,10 @@ def flat(record: Sequence[Looked], last: bool = False) -> tuple[Probe, torch.Ten
         which[rows, end] = True
         which = (which if last else torch.ones_like(which)) & step.real
         for part, value in zip(parts, step.probe):
-            part.append(value[which])
+            if value is not None:
+                part.append(value[which])
         labels.append(same[which])
-    if record[0].probe.attention is not None:  # sources of one batch are equally wide
-        return Probe(*(torch.cat(part) for part in parts)), torch.cat(labels)
-    return Probe(*(torch.cat(part) for part in parts[:4])), torch.cat(labels)
+    return Probe(*(torch.cat(part) if part else None for part in parts)), torch.cat(labels)
 
 
 def head_of(name: str, record: Sequence[Looked]) -> heads.Head:

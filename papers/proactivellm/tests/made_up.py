@@ -93,7 +93,8 @@ def of_speech(points=None, seeds=3):
 def of_speed(probe=1.1, late=1.05, processes=3):
     return {f"speed/process{i}": {"decode": [0.01, 0.0101], "probe": [0.01 * probe + 1e-5 * i, 0.0101 * probe],
                                   "read early": [0.009, 0.0091], "read late": [0.009 * late + 1e-5 * i, 0.0091 * late],
-                                  "encode again": [0.2, 0.21 + 1e-3 * i], "encode early": [0.02, 0.021], "shape": "tiny", "late": 1000, "early": 100} for i in range(processes)}
+                                  "encode again": [0.2, 0.21 + 1e-3 * i], "encode early": [0.02, 0.021], "shape": "tiny", "late": 1000,
+                                  "early": 100} for i in range(processes)}
 
 
 def verdict(name, measured):
