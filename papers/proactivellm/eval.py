@@ -11,7 +11,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import paper, speech, speed, text
+from .experiments import multi30k, paper, speech, speed, text
 
 HERE = Path(__file__).parent
 
@@ -34,6 +34,8 @@ EXPERIMENTS = (
                claims=("C10s", "C10t", "C11s"), document="speech", minutes=10, draws=("speech.svg",), facts=speech_facts),
     Experiment("digits", "cpu", None, speech.digit_jobs, tables=tables.digits, asked=True, document="digits", minutes=20,
                data=(speech.DIGITS,)),
+    Experiment("multi30k", "cpu", None, multi30k.jobs, tables=tables.multi30k, asked=True, document="multi30k", minutes=60,
+               data=multi30k.DATA),
     Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
                needs="the paper's models and data, trained by configs/cuda"),
 )

@@ -134,4 +134,13 @@ def digits(results: dict, size: str = "cpu") -> Iterator[str]:
                        f"{at['AIL s']:.2f} s")
 
 
+def multi30k(results: dict, size: str = "cpu") -> Iterator[str]:
+    found = results["multi30k/en-de"]
+    yield ""
+    yield f"Multi30k en-de, {found['test captions']} captions, {found['parameters']:,} parameters, one seed: BLEU at AIL (RCO)"
+    for arm, ways in found.items():
+        if isinstance(ways, dict):
+            yield f"  {arm}: " + "; ".join(f"{way} {row['bleu']:.1f} at {row['AIL']:.2f} ({row['RCO']:.3f})" for way, row in ways.items())
+
+
 assert set(ARMS) == {"start", *small.ARMS}

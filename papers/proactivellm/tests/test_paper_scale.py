@@ -55,6 +55,30 @@ def test_nothing_is_claimed_without_a_gpu_or_a_run(tmp_path, monkeypatch):
             paper.measure(tmp_path, print)
 
 
+def test_real_captions_are_walked_from_text_to_bleu(tmp_path, monkeypatch):
+    """Multi30k's files in the small: a tokenizer, a base, every arm and way."""
+    import gzip
+
+    from tests.small_tokenizers import ENGLISH, FRENCH
+
+    from .. import tables
+    from ..experiments import multi30k
+
+    for name in multi30k.DATA:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        with gzip.open(path, "wt", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in (ENGLISH if ".en." in name else FRENCH)))
+    monkeypatch.setenv("NINEFOLD_DATA", str(tmp_path))
+    monkeypatch.setattr(paper, "LONGEST", 4)
+    monkeypatch.setattr(multi30k, "KS", (1, 7))
+    assert [job.name for job in multi30k.jobs("smoke")] == ["multi30k/en-de"]
+    found = multi30k.translate("smoke")
+    assert {"batch-trained", "full", "batch only", *(f"trained for wait-{k}" for k in (1, 7))} <= set(found)
+    assert {"batch", "wait-1", "entropy, 0.9", "attention, 0.9"} <= set(found["full"]) and found["full"]["batch"]["RCO"] == pytest.approx(1)
+    assert "trained for wait-7: own" in "\n".join(tables.multi30k({"multi30k/en-de": found}))
+
+
 def test_squads_score_and_rouge_by_hand():
     assert paper.f1("The Cat!", "a cat") == 1 and paper.f1("black cat", "cat") == pytest.approx(2 / 3) and paper.f1("", "x") == 0
     assert paper.rouge_l("a b c d", "b d") == pytest.approx(2 * 2 / 5) and paper.rouge_l("", "x") == 0  # "a" is an article
