@@ -24,6 +24,7 @@ from common.streaming.words import Boundary
 
 from .heads import Policy, Probe
 from .method import as_attention_reads
+from .probe import within
 
 
 @dataclass
@@ -90,10 +91,12 @@ def decode(model: nn.Module, examples: Sequence[Example], policy: Policy, bounda
     every step looked at, chosen or not.
 
     Greedy. A unit begins after a token that ends one (boundary "ends") or with a token that begins one ("opens"); within a unit there is
-    no decision, and what is written after more has been read begins one. Raises ValueError for headers of different length.
+    no decision, and what is written after more has been read begins one. Raises ValueError for headers of different length, ModelError
+    beyond a sliding window.
     """
     if len({example.target_units[0] for example in examples}) > 1:
         raise ValueError("decode: headers of different length in one batch")
+    within(model, max(len(e.source) + e.target_units[0] for e in examples) + max_target)
     with shown(model, policy.needs) as seen:
         return _Streams(model, examples, policy, boundary, join, reencode, seen, record).run(max_target)
 

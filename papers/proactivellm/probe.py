@@ -49,6 +49,17 @@ def check(model: nn.Module, paper: Pass) -> None:
     once(model, "proactivellm", lambda subject: _measure(subject, paper, kind))
 
 
+def within(model: nn.Module, columns: int) -> None:
+    """Raises ModelError for more columns than sliding layers see: a mask that is handed over whole lifts their window, silently."""
+    try:
+        window = attention_window(model.config)
+    except LayersError as error:
+        raise ModelError(str(error)) from error
+    if window is not None and columns > window:
+        raise ModelError(f"source and target have {columns} tokens together; this model's sliding layers see {window} columns "
+                         "(config.sliding_window): shorten the stream")
+
+
 def _measure(model: nn.Module, paper: Pass, kind: str) -> None:
     subject = measurable(model)
     with in_use(subject):

@@ -211,6 +211,21 @@ def test_models_are_refused_by_property():
         method.check_model(model)
 
 
+def test_a_window_is_not_lifted_by_a_mask():
+    model = load(tiny("mistral", vocab_size=40, sliding_window=9)).model
+    method.check_model(model)
+    found = examples()
+    batch, _ = batch_of(found, paths(found))
+    with pytest.raises(ModelError, match="sliding layers see 9 columns"):
+        method.forward(model, batch)
+    from ..decoding import decode
+    from ..heads import Always
+    from .test_session import ENDS
+
+    with pytest.raises(ModelError, match="sliding layers see 9 columns"):
+        decode(model, found[:1], Always(True), ENDS)
+
+
 def test_a_model_that_sees_past_the_mask_is_refused():
     """A mean over all hidden states in front of the first layer carries what is hidden to every row."""
     model = load(tiny(vocab_size=40, initializer_range=0.4)).model
