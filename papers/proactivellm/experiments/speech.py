@@ -15,7 +15,7 @@ from common.files import data_file
 from common.runs.jobs import Job
 from common.seeds import asked
 
-from ..standins import COMMITTED, standin
+from ..standins import COMMITTED, FROM, standin
 from ..tasks import Task, bank_of
 from . import arms
 from .arms import How
@@ -53,7 +53,10 @@ def jobs(size: str = "cpu") -> list[Job]:
     for seed in of.seeds:
         for task in ("words", "spoken"):
             after: tuple[str, ...] = ("speech/bank",)
-            if seed not in COMMITTED:
+            if seed not in COMMITTED[task]:
+                base = FROM.get(task, task)  # made before what builds on it
+                if base != task and seed not in COMMITTED[base]:
+                    after = (f"speech/{base}/made/seed{seed}",)
                 job(f"speech/{task}/made/seed{seed}", "made", 240, after, task=task, seed=seed)
                 after = (f"speech/{task}/made/seed{seed}",)
             for name in ("start", *NAMES):

@@ -14,7 +14,7 @@ from common.runs.jobs import Job
 from common.seeds import asked
 
 from .. import heads
-from ..standins import COMMITTED, standin
+from ..standins import COMMITTED, TASK_OF, standin
 from ..tasks import Task, overturned
 from . import arms
 from .arms import How, Streamer
@@ -53,8 +53,8 @@ def jobs(size: str = "cpu") -> list[Job]:
     for seed in of.seeds:
         for task, names in (("qa", QA), ("revised", ("full",)), ("mt", MT)):
             after: tuple[str, ...] = ()
-            if seed not in COMMITTED:
-                base = "mt" if task == "mt" else "qa"
+            if seed not in COMMITTED[TASK_OF.get(task, task)]:
+                base = TASK_OF.get(task, task)
                 after = (f"{base}/made/seed{seed}",)
                 if task != "revised":
                     job(after[0], "made", 150, task=base, seed=seed)

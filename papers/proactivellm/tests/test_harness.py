@@ -89,7 +89,7 @@ def test_exact_figures_are_those_of_the_specification():
 
 # -- jobs --------------------------------------------------------------------------------------------------
 def test_every_job_names_a_function_with_these_arguments():
-    for jobs, count in ((text.jobs(), 3 * (2 + len(text.QA) + 1 + len(text.MT))), (speech.jobs(), 1 + 3 * 2 * 3)):
+    for jobs, count in ((text.jobs(), 3 * (2 + len(text.QA) + 1 + len(text.MT))), (speech.jobs(), 1 + 3 * 2 * 3 + 2 * 2)):
         for job in jobs:
             module, name = job.function.split(":")
             inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
@@ -107,7 +107,7 @@ def test_a_job_depends_on_what_computes_and_on_nothing_that_shows():
 
 def test_smoke_walks_every_job_at_another_size():
     def kinds(jobs):
-        return {(job.name.rpartition("/seed")[0], job.function) for job in jobs}
+        return {(job.name.rpartition("/seed")[0], job.function) for job in jobs if "/made/" not in job.name}
 
     assert kinds(every_job(harness.EXPERIMENTS, "smoke")) == kinds(every_job(harness.EXPERIMENTS, "cpu"))
 
