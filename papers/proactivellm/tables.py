@@ -39,8 +39,11 @@ def of_text(results: dict, size: str = "cpu") -> Iterator[str]:
     yield from heads(qa)
     yield ""
     yield f"Translation with look-ahead, {text.SIZES[size].mt.steps} steps"
-    yield from cells(mt, ("start", *text.MT))
+    trained = [name for name in text.MT if name.startswith("wait-")]
+    yield from cells(mt, [name for name in ("start", *text.MT) if name not in trained])
     yield from heads(mt)
+    for name in trained:
+        yield from _line(f"{ARMS[name]}, by that", [mt.run(seed, name)["own"] for seed in mt.seeds])
     for k in text.REENCODED:
         rows = [mt.run(seed, "start")["reencoded"][str(k)] for seed in mt.seeds]
         yield from _line(f"the stand-in, re-encoding, wait-{k}", rows)

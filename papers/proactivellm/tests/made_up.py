@@ -62,7 +62,7 @@ def result(task, arm, seed, points=None, heads=None):
     if arm == "labelled":
         found["labelled"] = swept([(97.5, .63, 8.7)], seed, number)
     if arm.startswith("wait-"):
-        found["own"] = row(OWN[int(arm[5:])], .6, 2, seed, number)
+        return {"loss": 0.1, "own": row(OWN[int(arm[5:])], .6, 2, seed, number)}
     if task == "mt" and arm == "start":
         found["reencoded"] = {str(k): row(60 + k, .5, k, seed) for k in text.REENCODED}
     if task == "revised":

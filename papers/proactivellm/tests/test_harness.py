@@ -212,3 +212,19 @@ def test_a_linear_head_learns_what_is_linear_and_moves_nothing_else():
     assert auroc(scores.tolist(), labels.tolist()) > 0.99 and not scores.requires_grad
     with pytest.raises(ValueError, match="nothing to tell apart"):
         head.fit(hidden, torch.ones(200))
+
+
+# -- time --------------------------------------------------------------------------------------------------
+def test_timings_are_of_the_same_work(monkeypatch):
+    """Every way once a round; probes leave nothing behind; the two streams are as long as they should be."""
+    from ..experiments import speed
+
+    lengths = []
+    original = speed._probe
+    monkeypatch.setattr(speed, "_probe", lambda streams, token: (original(streams, token), lengths.append(
+        (streams.source_length, streams.target_length))))
+    found = speed.timed(0, "smoke")
+    of = speed.SIZES["smoke"]
+    assert all(len(found[way]) == of.rounds for way in ("decode", "probe", "read late", "read early", "encode again", "encode early"))
+    assert {target for _, target in lengths} == {0} and min(source for source, _ in lengths) >= of.late
+    assert [job.name for job in speed.jobs("cpu")] == ["speed/process0", "speed/process1", "speed/process2"]
