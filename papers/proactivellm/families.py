@@ -17,7 +17,7 @@ from common.streaming.caches import LayersError, attention_window
 from common.streaming.units import Example
 from common.streaming.words import Boundary
 
-from . import heads, method
+from . import baselines, heads, method
 from .data import batch_of
 from .decoding import decode
 from .session import Session, run
@@ -97,7 +97,7 @@ class _Told(Session):
         return unit
 
 
-class _Along(heads.Random):
+class _Along(baselines.Random):
     def __init__(self, path: list[int]):
         super().__init__(0.0)
         self.path = path
@@ -127,7 +127,7 @@ def batch_decoding(model: PreTrainedModel, ids: Tensor) -> None:
     example, _ = example_of(model, ids)
     boundary = Boundary("ends", torch.ones(model.get_input_embeddings().num_embeddings, dtype=torch.bool), -1)
     source = example.source.tolist()
-    for policy in (heads.WaitK(1), heads.Decide(heads.MaxProb(), 2.0)):
+    for policy in (baselines.WaitK(1), heads.Decide(heads.MaxProb(), 2.0)):
         out = decode(model, [example], policy, boundary, 3)[0]
         live = Session(model, policy, boundary, example.target[:1].tolist())
         units = [unit for unit, _ in run(live, iter([[token] for token in source[:-1]]), source[-1:], max_units=3)]

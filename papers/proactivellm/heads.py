@@ -8,7 +8,8 @@ at least a threshold. Thresholds come from quantiles of scores on held-out strea
     Attention                      how much of the last row's attention lies on the stream  (paper section 3.3; statistic ours)
     Linear                         of the last hidden state; learnt without labels of timing: is what the prefix's distribution likes
                                    best what the whole source's does? Learnt from oracle timing it is the costly rival
-    WaitK, Random, Always          policies that look at no state: baselines and placebos
+
+Policies that look at no state, and how they compare, are in baselines.py.
 
 A head sees what is read so far and what is written, and neither how long the stream will be nor which words are to come.
 """
@@ -156,9 +157,6 @@ def _wide(logits: Tensor) -> Tensor:
 HEADS = {"entropy": Entropy, "max-prob": MaxProb, "margin": Margin, "attention": Attention}
 
 
-NEVER = 2**31  # units: more than any stream has
-
-
 # -- policies ----------------------------------------------------------------------------------------------
 class Decide:
     """WRITE where the head's score is at least the threshold."""
@@ -170,52 +168,6 @@ class Decide:
 
     def write(self, probe: Probe) -> Tensor:
         return self.head.score(probe) >= self.threshold
-
-
-class WaitK:
-    """WRITE unit j (from 0) once k + stride j units are read: wait-k (Ma et al. 2019). stride: units of the source to a unit of the
-    answer, which is 1 in the original and has to be another number where they are not alike, as in speech."""
-
-    needs: frozenset[str] = frozenset()
-
-    def __init__(self, k: float, stride: float = 1.0):
-        if k < 1 or stride < 0:
-            raise ValueError(f"wait-k: k = {k}, stride {stride}; the first unit needs one unit read, and no unit can be unread")
-        self.k, self.stride = k, stride
-
-    def goal(self, written: Tensor) -> Tensor:
-        return self.k + self.stride * written
-
-    def write(self, probe: Probe) -> Tensor:
-        return probe.read >= self.goal(torch.as_tensor(probe.written))
-
-
-class Random:
-    """WRITE with this chance at every probe, whatever it shows: the placebo of every head."""
-
-    needs: frozenset[str] = frozenset()
-    goal = None
-
-    def __init__(self, chance: float, seed: int = 0):
-        self.chance, self.generator = chance, torch.Generator().manual_seed(seed)
-
-    def write(self, probe: Probe) -> Tensor:
-        return torch.rand(probe.read.shape, generator=self.generator).to(probe.read.device) < self.chance
-
-
-class Always:
-    """READ always, which is batch processing, or WRITE always, without a look at the model."""
-
-    needs: frozenset[str] = frozenset()
-
-    def __init__(self, write: bool):
-        self.writes = write
-
-    def goal(self, written: Tensor) -> Tensor:
-        return torch.zeros_like(written) + (0 if self.writes else NEVER)
-
-    def write(self, probe: Probe) -> Tensor:
-        return torch.full(probe.read.shape, self.writes, device=probe.read.device)
 
 
 # -- thresholds --------------------------------------------------------------------------------------------

@@ -24,8 +24,12 @@ def of_text(results: dict, size: str, folder: Path) -> list[Path]:
     return draw_all([_named("fronts", fronts), _named("plane", plane)], results, folder)
 
 
-def of_speech(results: dict, size: str, folder: Path) -> list[Path]:
-    return draw_all([_named("speech", spoken)], results, folder)
+def of_words(results: dict, size: str, folder: Path) -> list[Path]:
+    return draw_all([_named("words", partial(spoken, task="words"))], results, folder)
+
+
+def of_spoken(results: dict, size: str, folder: Path) -> list[Path]:
+    return draw_all([_named("spoken", partial(spoken, task="spoken"))], results, folder)
 
 
 def _named(name: str, picture):
@@ -77,12 +81,9 @@ def plane(plt, results):
     return figure
 
 
-def spoken(plt, results):
+def spoken(plt, results, task):
     """Speech: quality against seconds."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.8))
-    for axis, task, title in zip(axes, ("words", "spoken"), ("recognition", "spoken questions")):
-        planes.draw(axis, curves(Runs(results, f"speech/{task}"), "AIL s"), MARKS, "AIL, seconds", "100 - word error rate",
-                    LABELS if task == "words" else None)
-        axis.set_title(title)
-    figure.legend(frameon=False, fontsize=7, ncols=4, loc="outside lower center")
+    figure, axis = plt.subplots(figsize=(6.0, 4.2))
+    planes.draw(axis, curves(Runs(results, f"speech/{task}"), "AIL s"), MARKS, "AIL, seconds", "100 - word error rate", LABELS)
+    figure.legend(frameon=False, fontsize=7, ncols=3, loc="outside lower center")
     return figure

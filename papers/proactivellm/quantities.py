@@ -211,8 +211,9 @@ def text(results: dict, size: str = "cpu") -> dict[str, dict]:
 
 
 # -- speech ------------------------------------------------------------------------------------------------
-def speech(results: dict, size: str = "cpu") -> dict[str, dict]:
-    words, spoken = Runs(results, "speech/words"), Runs(results, "speech/spoken")
+def words(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """Recognition."""
+    words = Runs(results, "speech/words")
 
     def ahead_at_two(seed: int, arm: str) -> float:
         """Of the margins over the full arm's stride-aware wait-k points, at no later a threshold of the entropy head, the second largest;
@@ -221,11 +222,16 @@ def speech(results: dict, size: str = "cpu") -> dict[str, dict]:
         best = [max([o["quality"] for o in ours if o["AIL s"] <= row["AIL s"]], default=0.0) - row["quality"] for row in rows]
         return sorted(best)[-2] if len(best) > 1 else best[0]
 
+    return {"C11s": claim(words.seeds, "C11s", ahead_at_two, "full", "batch only", words.item())}
+
+
+def spoken(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """Spoken questions."""
+    spoken = Runs(results, "speech/spoken")
     return {
         "C10s": claim(spoken.seeds, "C10s", spoken.kept, "full", "batch only", spoken.item(), {
             "RCO": (spoken.context, "full"), "batch quality": (lambda s, a: spoken.whole(s, a)["quality"], "full")}),
         "C10t": claim(spoken.seeds, "C10t", spoken.over_wait, "full", LOTS, spoken.item()),
-        "C11s": claim(words.seeds, "C11s", ahead_at_two, "full", "batch only", words.item()),
     }
 
 

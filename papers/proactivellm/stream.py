@@ -28,7 +28,7 @@ from common.streaming.live import open_checkpoint, units_of
 from common.streaming.units import Template
 from common.streaming.words import Boundary
 
-from . import heads
+from . import baselines, heads
 from .session import Session, run
 from .tasks import ASK, CHUNK, END, FEATURES, HEADER, STACK, Task
 
@@ -39,7 +39,7 @@ REACH = 4  # tokens before it that a token's embedding depends on: two convoluti
 def policy_of(options: argparse.Namespace) -> heads.Policy:
     """From --head and --threshold, or --k. Raises ValueError for a threshold that is none."""
     if options.k is not None:
-        return heads.WaitK(options.k) if options.k else heads.Always(False)
+        return baselines.WaitK(options.k) if options.k else baselines.Always(False)
     if not 0 <= options.threshold <= 1:
         raise ValueError(f"--threshold {options.threshold}: scores are 0 to 1")
     return heads.Decide(heads.HEADS[options.head](), options.threshold)

@@ -56,14 +56,20 @@ def of_text(results: dict, size: str = "cpu") -> Iterator[str]:
     yield from unmoved([qa, mt, revised])
 
 
-def of_speech(results: dict, size: str = "cpu") -> Iterator[str]:
-    for task, what in (("words", "Spoken words, written down"), ("spoken", "Spoken questions")):
-        runs = Runs(results, f"speech/{task}")
-        yield ""
-        yield f"{what}; wait-k with a stride of {fmean(runs.run(s, 'full')['stride'] for s in runs.seeds):.2f} units of 240 ms"
-        yield from cells(runs, ("start", *speech.NAMES))
-        yield from heads(runs)
-        yield from unmoved([runs])
+def of_words(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield from _of_speech(Runs(results, "speech/words"), "Spoken words, written down")
+
+
+def of_spoken(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield from _of_speech(Runs(results, "speech/spoken"), "Spoken questions")
+
+
+def _of_speech(runs: Runs, what: str) -> Iterator[str]:
+    yield ""
+    yield f"{what}; wait-k with a stride of {fmean(runs.run(s, 'full')['stride'] for s in runs.seeds):.2f} units of 240 ms"
+    yield from cells(runs, ("start", *speech.NAMES))
+    yield from heads(runs)
+    yield from unmoved([runs])
 
 
 def cells(runs: Runs, names: Iterable[str]) -> Iterator[str]:

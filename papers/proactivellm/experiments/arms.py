@@ -23,10 +23,11 @@ from common.errors import RecordError
 from common.models import ModelSpec
 from common.training.fit import fit
 
-from .. import heads
+from .. import baselines, heads
+from ..baselines import Always, WaitK
 from ..data import Generated
 from ..decoding import Looked, Streamed, decode
-from ..heads import Always, Decide, Probe, WaitK
+from ..heads import Decide, Probe
 from ..module import ProactiveTraining
 from ..scoring import auroc, operating, scores
 from ..standins import folder_of, standin
@@ -127,7 +128,7 @@ class Streamer:
     def looked(self, items: Sequence[Item], seed: int = 0) -> list[Looked]:
         """Probes of all that can be read and of answers that the model writes while lots decide when."""
         record: list[Looked] = []
-        policy = heads.Random(EXPLORES, seed)
+        policy = baselines.Random(EXPLORES, seed)
         policy.needs = frozenset({"hidden", "attention"})
         self.streams(items, policy, record=record)
         return record
@@ -186,15 +187,15 @@ def swept(streamer: Streamer, head: heads.Head, record: Sequence[Looked], quanti
 
 def by_lot(streamer: Streamer, rco: float, seed: int) -> dict[str, Any]:
     """Test scores of lots whose RCO on calibration streams is nearest to the given one."""
-    rows = [(abs(streamer.row(streamer.calibration, heads.Random(p, seed))["RCO"] - rco), p) for p in RANDOM_CHANCES]
+    rows = [(abs(streamer.row(streamer.calibration, baselines.Random(p, seed))["RCO"] - rco), p) for p in RANDOM_CHANCES]
     chance = min(rows)[1]
-    return streamer.row(streamer.test, heads.Random(chance, seed + 1)) | {"chance": chance}
+    return streamer.row(streamer.test, baselines.Random(chance, seed + 1)) | {"chance": chance}
 
 
 def sufficiency(streamer: Streamer, items: Sequence[Item], head: heads.Head | None = None) -> float:
     """AUROC of a head's score of the first unit, over all that can be read, against whether its evidence has been read (spec 5.1)."""
     record: list[Looked] = []
-    policy = heads.Random(0.0)
+    policy = baselines.Random(0.0)
     streamer.streams(items, policy, record=record)
     first = record[0]
     score = (head or heads.Entropy()).score(first.probe)

@@ -21,7 +21,7 @@ from common.streaming.units import Template
 from common.streaming.words import Boundary
 from common.training.fit import fit
 
-from .. import heads
+from .. import baselines, heads
 from ..data import Streams, cut
 from ..module import ProactiveTraining
 from ..tasks import Item
@@ -118,7 +118,7 @@ def translate(size: str = "cpu", seed: int = 0) -> dict:
         return {way: paper.scores(paper.streamed(model, test, policy, boundary), test, words, "bleu") for way, policy in policies.items()}
 
     def sure(model) -> dict[str, heads.Policy]:
-        found: dict[str, heads.Policy] = {"batch": heads.Always(False)} | {f"wait-{k}": heads.WaitK(k) for k in KS}
+        found: dict[str, heads.Policy] = {"batch": baselines.Always(False)} | {f"wait-{k}": baselines.WaitK(k) for k in KS}
         for name in ("entropy", "attention"):
             head = heads.HEADS[name]()
             scores = paper.full_view(model, head, held, boundary)
@@ -132,5 +132,5 @@ def translate(size: str = "cpu", seed: int = 0) -> dict:
         result[name] = measured(model, sure(model))
     for k in KS:
         model = trained(start, Arm(0.0, 1.0, 0.0, "waitk", k), of.tune, 1e-3)
-        result[f"trained for wait-{k}"] = measured(model, {"own": heads.WaitK(k)})
+        result[f"trained for wait-{k}"] = measured(model, {"own": baselines.WaitK(k)})
     return result | {"lambda": LAM, "test captions": len(test)}

@@ -31,7 +31,7 @@ from common.progress import progress
 from common.streaming.units import Template
 from common.streaming.words import Boundary
 
-from .. import heads
+from .. import baselines, heads
 from ..data import FORMS, cut
 from ..decoding import Streamed, decode
 from ..tasks import Item
@@ -99,7 +99,7 @@ def measure_run(folder: Path, about: dict[str, Any], device: str, limit: int | N
                   for split, most in ((about["data.splits"][1], limit or CALIBRATION), ("test", limit)))
     template = Template.of(tokenizer, about["data.instruction"])
     boundary = Boundary.of_tokenizer(tokenizer, template.stop)
-    policies: dict[str, heads.Policy] = {"batch": heads.Always(False), "wait-9": heads.WaitK(9)}
+    policies: dict[str, heads.Policy] = {"batch": baselines.Always(False), "wait-9": baselines.WaitK(9)}
     for name in ("entropy", "attention"):
         head = heads.HEADS[name]()
         policies[name] = heads.Decide(head, heads.threshold(full_view(loaded.model, head, held, boundary), QUANTILE))
@@ -109,7 +109,7 @@ def measure_run(folder: Path, about: dict[str, Any], device: str, limit: int | N
 
 def full_view(model, head: heads.Head, items: Sequence[Item], boundary: Boundary) -> torch.Tensor:
     """Scores of the units of held-out answers with everything read."""
-    class Everything(heads.Always):
+    class Everything(baselines.Always):
         needs = head.needs
 
     record: list = []

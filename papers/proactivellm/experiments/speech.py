@@ -15,6 +15,7 @@ from common.files import data_file
 from common.runs.jobs import Job
 from common.seeds import asked
 
+from ..baselines import WaitK
 from ..standins import COMMITTED, FROM, standin
 from ..tasks import Task, bank_of
 from . import arms
@@ -44,30 +45,36 @@ def how_of(task: str, size: str, stride: float = 1.0) -> How:
 
 
 def jobs(size: str = "cpu") -> list[Job]:
+    """Recognition."""
+    return _jobs("words", size)
+
+
+def question_jobs(size: str = "cpu") -> list[Job]:
+    """Spoken questions."""
+    return _jobs("spoken", size)
+
+
+def _jobs(task: str, size: str) -> list[Job]:
     of, found = SIZES[size], []
 
     def job(name: str, function: str, seconds: float, after: tuple[str, ...] = (), **arguments) -> None:
         found.append(Job(name, f"{__name__}:{function}", arguments, seconds=min(seconds, of.job_seconds), after=after))
 
-    job("speech/bank", "bank", 20, size=size)
+    job(f"speech/{task}/bank", "bank", 20, size=size, task=task)
     for seed in of.seeds:
-        for task in ("words", "spoken"):
-            after: tuple[str, ...] = ("speech/bank",)
-            if seed not in COMMITTED[task]:
-                base = FROM.get(task, task)  # made before what builds on it
-                if base != task and seed not in COMMITTED[base]:
-                    after = (f"speech/{base}/made/seed{seed}",)
-                job(f"speech/{task}/made/seed{seed}", "made", 240, after, task=task, seed=seed)
-                after = (f"speech/{task}/made/seed{seed}",)
-            for name in ("start", *NAMES):
-                job(f"speech/{task}/{name}/seed{seed}", "run", 60, after, task=task, seed=seed, arm=name, size=size)
+        after: tuple[str, ...] = (f"speech/{task}/bank",)
+        if seed not in COMMITTED[task]:
+            job(f"speech/{task}/made/seed{seed}", "made", 600 if task in FROM else 240, after, task=task, seed=seed)
+            after = (f"speech/{task}/made/seed{seed}",)
+        for name in ("start", *NAMES):
+            job(f"speech/{task}/{name}/seed{seed}", "run", 60, after, task=task, seed=seed, arm=name, size=size)
     return found
 
 
 made = arms.made
 
 
-def bank(size: str = "cpu") -> dict:
+def bank(task: str, size: str = "cpu") -> dict:
     """Synthesises the words, the same at every size, which the other jobs then find in the cache; what the bank is."""
     return bank_of("espeak", "train").facts()
 
@@ -89,7 +96,7 @@ def run(task: str, seed: int, arm: str, size: str = "cpu") -> dict:
         model, encoder, loss = arms.trained(task, seed, arm, how)
 
     def plain(streamer: arms.Streamer) -> dict:
-        return {"plain wait": {f"{k:g}": streamer.row(streamer.test, arms.WaitK(2 * k)) for k in how.ks}}
+        return {"plain wait": {f"{k:g}": streamer.row(streamer.test, WaitK(2 * k)) for k in how.ks}}
 
     return {"loss": loss, "stride": how.stride} | arms.measured(model, encoder, of, how, seed, arm == "full", plain)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from common.runs.jobs import Job
 from common.seeds import asked
 
-from .. import heads
+from .. import baselines, heads
 from ..standins import COMMITTED, TASK_OF, standin
 from ..tasks import Task, overturned
 from . import arms
@@ -75,7 +75,7 @@ def start(task: str, seed: int, size: str = "cpu") -> dict:
     def reencoded(streamer: Streamer) -> dict:
         if task != "mt":
             return {}
-        return {"reencoded": {str(k): streamer.row(streamer.test, heads.WaitK(k), reencode=True) for k in REENCODED}}
+        return {"reencoded": {str(k): streamer.row(streamer.test, baselines.WaitK(k), reencode=True) for k in REENCODED}}
 
     return {"model": loaded.source} | arms.measured(loaded.model, encoder, Task(task, seed), how, seed, False, reencoded)
 
@@ -86,7 +86,7 @@ def run(task: str, seed: int, arm: str, size: str = "cpu") -> dict:
     model, encoder, loss = arms.trained(task, seed, arm, how)
     if arm.startswith("wait-"):  # what a model trained for one k is for
         streamer = Streamer(model, encoder, Task(task, seed), how)
-        return {"loss": loss, "own": streamer.row(streamer.test, heads.WaitK(arms.ARMS[arm].k))}
+        return {"loss": loss, "own": streamer.row(streamer.test, baselines.WaitK(arms.ARMS[arm].k))}
 
     def more(streamer: Streamer) -> dict:
         found = {}

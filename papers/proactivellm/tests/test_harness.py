@@ -9,8 +9,8 @@ import torch
 
 from common.runs.experiment import every_job
 
+from .. import baselines, heads, pictures, quantities, standins, tables
 from .. import eval as harness
-from .. import heads, pictures, quantities, standins, tables
 from ..experiments import arms, exact, speech, text
 from ..scoring import auroc, operating
 from ..tasks import Task
@@ -24,8 +24,8 @@ def of(claim):
 def test_every_claim_is_measured_blocked_or_not_checkable():
     counted = quantities.exact({}, "analytic")
     run = quantities.text(of_text()) | quantities.speed(of_speed())
-    asked = quantities.speech(of_speech())
-    assert {*asked} == {*next(e for e in harness.EXPERIMENTS if e.name == "speech").claims} and not {*run} & {*asked}
+    asked = quantities.words(of_speech()) | quantities.spoken(of_speech())
+    assert {*asked} == {claim for e in harness.EXPERIMENTS for claim in e.claims} and not {*run} & {*asked}
     for claim in CLAIMS:
         if claim.get("status") != "not-checkable":
             here = {"analytic": counted, "cpu-small": {*run, *asked}}.get(claim["rung"], ())
@@ -51,7 +51,7 @@ def test_required_claims_and_headlines_are_about_what_the_runs_measure():
     required = {of(claim) for claim in CLAIMS if claim.get("required")}
     assert 3 <= len(required) <= 6 and required <= {*quantities.text(of_text())}
     assert len(CLAIMS.headlines) == 4
-    assert all(h["shows"] in {*quantities.text(of_text()), *quantities.speech(of_speech())} for h in CLAIMS.headlines)
+    assert all(h["shows"] in {*quantities.text(of_text()), *quantities.spoken(of_speech())} for h in CLAIMS.headlines)
 
 
 def test_the_papers_size_is_measured_by_runs_of_the_committed_configs():
@@ -76,8 +76,9 @@ def test_tables_and_pictures_show_every_arm(tmp_path):
     assert {path.name for path in pictures.of_text(found, "smoke", tmp_path)} == {"fronts.svg", "plane.svg"}
     assert "trained for each k (GPE)" in (tmp_path / "plane.svg").read_text()
     spoken = of_speech()
-    assert "stride of 2.00" in "\n".join(tables.of_speech(spoken, "smoke"))
-    assert [path.name for path in pictures.of_speech(spoken, "smoke", tmp_path)] == ["speech.svg"]
+    assert "stride of 2.00" in "\n".join([*tables.of_words(spoken), *tables.of_spoken(spoken)])
+    assert [path.name for draw in (pictures.of_words, pictures.of_spoken) for path in draw(spoken, "smoke", tmp_path)] == [
+        "words.svg", "spoken.svg"]
     assert "3 processes" in "\n".join(tables.of_speed(of_speed()))
 
 
@@ -89,7 +90,8 @@ def test_exact_figures_are_those_of_the_specification():
 
 # -- jobs --------------------------------------------------------------------------------------------------
 def test_every_job_names_a_function_with_these_arguments():
-    for jobs, count in ((text.jobs(), 3 * (2 + len(text.QA) + 1 + len(text.MT))), (speech.jobs(), 1 + 3 * 2 * 3 + 2 * 2)):
+    for jobs, count in ((text.jobs(), 3 * (2 + len(text.QA) + 1 + len(text.MT))), (speech.jobs(), 1 + 3 * 3 + 2),
+                        (speech.question_jobs(), 1 + 3 * 3 + 3)):
         for job in jobs:
             module, name = job.function.split(":")
             inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
@@ -199,7 +201,7 @@ def test_heads_by_hand():
     assert heads.Attention(layers=(0, 1)).score(of).tolist() == pytest.approx([1.05 / 4])
     for bad in ((0, 1), (1, -1)):
         with pytest.raises(ValueError, match="wait-k"):
-            heads.WaitK(*bad)
+            baselines.WaitK(*bad)
 
 
 def test_a_linear_head_learns_what_is_linear_and_moves_nothing_else():

@@ -218,8 +218,8 @@ def test_a_window_is_not_lifted_by_a_mask():
     batch, _ = batch_of(found, paths(found))
     with pytest.raises(ModelError, match="sliding layers see 9 columns"):
         method.forward(model, batch)
+    from ..baselines import Always
     from ..decoding import decode
-    from ..heads import Always
     from .test_session import ENDS
 
     with pytest.raises(ModelError, match="sliding layers see 9 columns"):

@@ -10,7 +10,7 @@ from common.streaming.units import Example
 from common.streaming.words import Boundary
 from tests.numerics import close
 
-from .. import heads, method
+from .. import baselines, heads, method
 from ..data import batch_of
 from ..decoding import decode
 from ..heads import Probe
@@ -21,7 +21,7 @@ ENDS = Boundary("ends", torch.arange(V) % 3 != 1, STOP, (2,))
 OPENS = Boundary("opens", torch.arange(V) % 2 == 0, STOP, (3,))
 
 
-class Lots(heads.Random):
+class Lots(baselines.Random):
     """Draws that follow from what is read and written alone, so that two ways to decode draw alike."""
 
     def write(self, probe):
@@ -50,7 +50,8 @@ def sessions(model, examples, policy, boundary, most):
 
 
 POLICIES = [heads.Decide(heads.Entropy(), 0.25), heads.Decide(heads.Margin(), 0.1), heads.Decide(heads.Attention("mass", (0, -1)), 0.35),
-            Lots(0.3), heads.WaitK(2), heads.WaitK(3, 0.5), heads.Always(True), heads.Always(False), heads.Decide(heads.MaxProb(), 2.0)]
+            Lots(0.3), baselines.WaitK(2), baselines.WaitK(3, 0.5), baselines.Always(True), baselines.Always(False),
+            heads.Decide(heads.MaxProb(), 2.0)]
 
 
 @pytest.mark.parametrize("boundary", [ENDS, OPENS], ids=["ends", "opens"])
@@ -73,7 +74,7 @@ def test_the_decoder_is_the_session(boundary):
     assert ended >= 5
 
 
-class Told(heads.Random):
+class Told(baselines.Random):
     """Follows a path: reads until phi(t), probing in between; keeps the logits of every probe that writes."""
 
     def __init__(self, path):
@@ -132,7 +133,7 @@ def test_a_head_sees_no_length_and_nothing_unread(models, double):
     rng, model = random.Random(5), models["llama"]
     seen = {}
 
-    class Noting(heads.Random):
+    class Noting(baselines.Random):
         needs = frozenset({"attention", "hidden"})
 
         def write(self, probe):
@@ -157,7 +158,7 @@ def test_a_head_sees_no_length_and_nothing_unread(models, double):
 def test_what_heads_need_is_shown_alike_live_and_in_a_batch(needs, models, double):
     rng, found = random.Random(7), {"live": [], "batch": []}
 
-    class Keeping(heads.Random):
+    class Keeping(baselines.Random):
         def __init__(self, which):
             super().__init__(0.0)
             self.needs, self.which = frozenset({needs}), which
@@ -183,32 +184,32 @@ def test_reading_everything_first_equals_never_being_sure(models, double):
     """The no-op: a head that is never sure writes what batch processing writes, bit for bit, at the end."""
     rng = random.Random(11)
     examples, never = [example(rng, m) for m in (2, 5)], ENDS._replace(stop=99)
-    one = decode(models["qwen2"], examples, heads.Always(False), never, 8)
+    one = decode(models["qwen2"], examples, baselines.Always(False), never, 8)
     other = decode(models["qwen2"], examples, heads.Decide(heads.Entropy(), 2.0), never, 8)
     assert [s.tokens for s in one] == [s.tokens for s in other] and [s.delays for s in one] == [s.delays for s in other]
     for s, e in zip(one, examples):
         assert set(s.delays) == {len(e.source_units) - 2} and s.failed == 0
-    early = decode(models["qwen2"], examples, heads.Always(True), never, 8)
+    early = decode(models["qwen2"], examples, baselines.Always(True), never, 8)
     assert all(s.delays[0] == 1 for s in early)
 
 
 def test_ragged_ends(models, double):
     """A stream of nothing, an answer that ends at once, one that never ends, an error for what cannot be."""
     model = models["llama"]
-    session = Session(model, heads.Always(True), ENDS, [5])
+    session = Session(model, baselines.Always(True), ENDS, [5])
     assert list(run(session, iter([]), [1])) == [] and session.ended
-    session = Session(model, heads.Always(True), ENDS, [5])
+    session = Session(model, baselines.Always(True), ENDS, [5])
     assert list(run(session, iter([[4]]), [1])) == [] and session.ended and not session.truncated
-    stops = Scripted(model, heads.Always(True), ENDS, [5]).told([STOP])
+    stops = Scripted(model, baselines.Always(True), ENDS, [5]).told([STOP])
     assert list(run(stops, iter([[4], [6], [7]]), [1])) == [] and stops.ended and stops.units_read == 1 and stops.write() == []
-    never = Scripted(model, heads.Always(True), ENDS, [5]).told([5] * 99)
+    never = Scripted(model, baselines.Always(True), ENDS, [5]).told([5] * 99)
     assert len(list(run(never, iter([[4], [6], [7]]), [1], max_units=4))) == 4 and never.truncated
     with pytest.raises(ValueError, match="read the instruction and a unit first"):
-        Session(model, heads.Always(True), ENDS, [5]).write()
+        Session(model, baselines.Always(True), ENDS, [5]).write()
     with pytest.raises(ValueError, match="header of 0 tokens"):
-        Session(model, heads.Always(True), ENDS, [])
+        Session(model, baselines.Always(True), ENDS, [])
     with pytest.raises(ValueError, match="headers of different length"):
-        decode(model, [example(random.Random(0), 2, 1), example(random.Random(0), 2, 2)], heads.Always(True), ENDS)
+        decode(model, [example(random.Random(0), 2, 1), example(random.Random(0), 2, 2)], baselines.Always(True), ENDS)
 
 
 def test_every_so_many_units_the_model_is_asked(models, double):
@@ -223,7 +224,7 @@ def test_re_encoding_is_a_batch_over_what_was_read(models, double):
     rng = random.Random(13)
     e = example(rng, 5, 1)
     every = Boundary("ends", torch.ones(V, dtype=torch.bool), 99)
-    out = decode(models["llama"], [e], heads.WaitK(2), every, 4, reencode=True)[0]
+    out = decode(models["llama"], [e], baselines.WaitK(2), every, 4, reencode=True)[0]
     written = []
     for phi in (2, 3, 4, 5):
         n = sum(e.source_units[: phi + 1])

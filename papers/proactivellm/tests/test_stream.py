@@ -15,7 +15,7 @@ from common.streaming.words import Boundary
 from tests.open_pipe import open_pipe
 from tests.small_tokenizers import tokenizer
 
-from .. import heads, stream
+from .. import baselines, stream
 from ..session import Session
 from ..tasks import CHUNK, FEATURES, Task
 
@@ -28,7 +28,7 @@ def talker():
 
 def told(talker, lines, policy=None, **more):
     out = io.StringIO()
-    stream.answer(*talker, policy or heads.WaitK(2), "answer", lines, out, max_units=5, **more)
+    stream.answer(*talker, policy or baselines.WaitK(2), "answer", lines, out, max_units=5, **more)
     return out.getvalue()
 
 
@@ -56,7 +56,7 @@ def test_no_word_is_taken_before_the_head_asks_for_it(talker):
             seen.append(len(taken))
             return super().write(text)
 
-    stream.answer(*talker, heads.WaitK(2), "answer", [words()], Out(), max_units=3)
+    stream.answer(*talker, baselines.WaitK(2), "answer", [words()], Out(), max_units=3)
     assert seen[:3] == [2, 3, 4]
 
 
@@ -67,7 +67,7 @@ def test_live_units_are_those_that_training_cuts(talker):
     example = template.example("the cat sat", "a mat")
     parts = list(template.units(iter("the cat sat".split())))
     assert [len(p) for p in parts] == list(example.source_units[:-1])
-    session = Session(model, heads.Always(False), Boundary.of_tokenizer(words, template.stop), template.ids(template.opening))
+    session = Session(model, baselines.Always(False), Boundary.of_tokenizer(words, template.stop), template.ids(template.opening))
     for part in parts:
         session.read(part)
     assert session.units_read == 3 and session.instruction == example.source_units[0]

@@ -5,7 +5,8 @@ import pytest
 from .. import quantities
 from .made_up import POINTS, of_speech, of_speed, of_text, verdict
 
-TEXT, SPEECH, SPEED = quantities.text(of_text()), quantities.speech(of_speech()), quantities.speed(of_speed())
+TEXT, SPEED = quantities.text(of_text()), quantities.speed(of_speed())
+SPEECH = quantities.words(of_speech()) | quantities.spoken(of_speech())
 
 
 def word(name, measured):
@@ -19,7 +20,8 @@ def test_what_the_claim_says_supports(claim):
 
 
 def test_one_training_supports_nothing():
-    one = quantities.text(of_text(seeds=1)) | quantities.speech(of_speech(seeds=1)) | quantities.speed(of_speed(processes=1))
+    one = quantities.text(of_text(seeds=1)) | quantities.speed(of_speed(processes=1))
+    one |= quantities.words(of_speech(seeds=1)) | quantities.spoken(of_speech(seeds=1))
     assert {word(name, one) for name in one} == {"inconclusive"}
 
 
@@ -43,7 +45,7 @@ def test_the_opposite_opposes(claim, changes):
 @pytest.mark.parametrize("claim, changes", [
     ("C10s", but("spoken", "full", quality=80)), ("C10t", but("spoken", "full", quality=37)), ("C11s", but("words", "full", quality=50))])
 def test_the_opposite_opposes_in_speech(claim, changes):
-    found = verdict(claim, quantities.speech(of_speech(changes)))
+    found = verdict(claim, (quantities.words(of_speech(changes)) | quantities.spoken(of_speech(changes))))
     assert found[0] == "opposes", found
 
 
