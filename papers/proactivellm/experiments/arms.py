@@ -36,7 +36,7 @@ from ..tasks import FEATURES, Item, Task
 RATE, LAM = 1e-3, 0.1
 HEADS = ("entropy", "max-prob", "margin", "attention", "linear")
 RANDOM_CHANCES = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
-EXPLORES = 0.15  # chance of a WRITE at a probe while calibration streams are looked at: the policy that needs no timing
+EXPLORES = (0.15, 0.7)  # chances of a WRITE at a probe while calibration streams are looked at, far behind and close: no timing is needed
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,10 @@ class Streamer:
     def looked(self, items: Sequence[Item], seed: int = 0) -> list[Looked]:
         """Probes of all that can be read and of answers that the model writes while lots decide when."""
         record: list[Looked] = []
-        policy = baselines.Random(EXPLORES, seed)
-        policy.needs = frozenset({"hidden", "attention"})
-        self.streams(items, policy, record=record)
+        for chance in EXPLORES:
+            policy = baselines.Random(chance, seed)
+            policy.needs = frozenset({"hidden", "attention"})
+            self.streams(items, policy, record=record)
         return record
 
 
