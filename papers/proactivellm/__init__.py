@@ -1,0 +1,1 @@
+"""ProactiveLLM: a model that knows when it has read enough."""

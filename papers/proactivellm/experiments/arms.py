@@ -1,0 +1,230 @@
+"""What every experiment in the small does with a task: trains the arms from one stand-in, and streams unseen items under heads.
+
+    start(task, seed)         the stand-in as it is, which has never seen a prefix
+    run(task, seed, arm)      one arm: from the same weights, on the same items in the same order, for as many steps
+    made(task, seed)          the stand-in of a seed that is not committed
+
+An arm is which losses it has and which paths it sees. All are measured alike: with everything read; by wait-k; by heads, whose
+thresholds come from calibration streams and whose scores on test streams are then what they are; by a head that draws lots at the same
+RCO; and by reading always. All are jobs: arguments in, JSON out (common/runs/jobs.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.errors import RecordError
+from common.models import ModelSpec
+from common.training.fit import fit
+
+from .. import baselines, heads
+from ..baselines import Always, WaitK
+from ..data import Generated
+from ..decoding import Looked, Streamed, decode
+from ..heads import Decide, Probe
+from ..module import ProactiveTraining
+from ..scoring import auroc, operating, scores
+from ..standins import folder_of, standin
+from ..tasks import FEATURES, Item, Task
+
+RATE, LAM = 1e-3, 0.1
+HEADS = ("entropy", "max-prob", "margin", "attention", "linear")
+RANDOM_CHANCES = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
+EXPLORES = (0.15, 0.7)  # chances of a WRITE at a probe while calibration streams are looked at, far behind and close: no timing is needed
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Weights of the losses (module.py), and the law of the paths; oracle: those that the labels say. policy: what it is streamed by
+    beside a head: for a model trained for one k, that k."""
+
+    batch: float = 1.0
+    stream: float = 1.0
+    lam: float = LAM
+    law: str = "multinomial"
+    k: int = 1
+    oracle: bool = False
+
+
+FULL = Arm()
+ARMS = {
+    "full": FULL, "no distillation": replace(FULL, lam=0.0), "no MSLM": replace(FULL, stream=0.0),
+    "batch only": replace(FULL, stream=0.0, lam=0.0), "MSLM only": replace(FULL, batch=0.0, lam=0.0),
+    "labelled": Arm(0.0, 1.0, 0.0, oracle=True),
+    "wait-1": Arm(0.0, 1.0, 0.0, "waitk", 1), "wait-3": Arm(0.0, 1.0, 0.0, "waitk", 3), "wait-5": Arm(0.0, 1.0, 0.0, "waitk", 5),
+}
+
+
+@dataclass(frozen=True)
+class How:
+    """How much is done on a task: steps of tuning, of `batch` items; calibration and test streams; quantiles of the thresholds; wait-k;
+    most: the largest RCO of an operating point; heads beside entropy that the full model is streamed by, each at quantiles `fewer`."""
+
+    steps: int
+    batch: int
+    calibration: int
+    test: int
+    quantiles: tuple[float, ...]
+    ks: tuple[float, ...]
+    most: float
+    fewer: tuple[float, ...] = (0.5, 0.9)
+    stride: float = 1.0
+
+
+# -- training ----------------------------------------------------------------------------------------------
+def made(task: str, seed: int) -> dict:
+    """The stand-in of a seed beyond the committed ones: trained where the cache lacks it."""
+    standin(task, seed)
+    return {"task": task, "seed": seed, "committed": folder_of(task, seed).parent.parent.name == "standins"}
+
+
+def trained(task: str, seed: int, name: str, how: How) -> tuple[nn.Module, nn.Module | None, float]:
+    """(model, encoder, loss of the last steps) of an arm. Rows, paths and order are those of every arm of the seed."""
+    arm, (loaded, encoder) = ARMS[name], standin(task, seed)
+    module = ProactiveTraining(ModelSpec("in memory"), arm.batch, arm.stream, arm.lam, learning_rate=RATE, weight_decay=0.01, beta2=0.98,
+                               warmup_steps=10, schedule="linear", features=FEATURES if encoder else None, seed=seed)
+    module.loaded = loaded
+    module.configure_model()
+    if encoder:
+        module.encoder.load_state_dict(encoder.state_dict())
+    data = Generated(task, train_samples=how.steps * how.batch, first=10**6, law=arm.law, k=arm.k, oracle=arm.oracle,
+                     language=seed, batch_size=how.batch, seed=seed + 1)
+    losses = fit(module, data, how.steps)
+    return module.model.eval(), module.encoder.eval() if encoder else None, sum(losses[-10:]) / len(losses[-10:])
+
+
+def weights_hash(*modules: nn.Module | None) -> str:
+    """sha256 of all weights: heads, thresholds and sweeps may not touch one."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()) if module else ():
+            digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# -- streaming ---------------------------------------------------------------------------------------------
+class Streamer:
+    """A model on the calibration and the test streams of its task."""
+
+    def __init__(self, model: nn.Module, encoder: nn.Module | None, task: Task, how: How):
+        self.model, self.task, self.how = model, task, how
+        self.join = encoder.join if encoder is not None else None
+        self.calibration, self.test = task.items(how.calibration, "calibration"), task.items(how.test, "test")
+
+    def streams(self, items: Sequence[Item], policy: heads.Policy, **options) -> list[Streamed]:
+        return decode(self.model, [item.example for item in items], policy, self.task.boundary, self.task.longest, self.join, **options)
+
+    def row(self, items: Sequence[Item], policy: heads.Policy, **options) -> dict[str, Any]:
+        found = scores(self.task, self.streams(items, policy, **options), items)
+        del found["right"]
+        return found
+
+    def looked(self, items: Sequence[Item], seed: int = 0) -> list[Looked]:
+        """Probes of all that can be read and of answers that the model writes while lots decide when."""
+        record: list[Looked] = []
+        for chance in EXPLORES:
+            policy = baselines.Random(chance, seed)
+            policy.needs = frozenset({"hidden", "attention"})
+            self.streams(items, policy, record=record)
+        return record
+
+
+def flat(record: Sequence[Looked], last: bool = False) -> tuple[Probe, torch.Tensor]:
+    """(probes (n, ...), whether each one's likeliest token is the one with everything read) of the real slots; last: of the last ones
+    alone, which have everything read."""
+    parts: list[list[torch.Tensor]] = [[] for _ in Probe._fields]
+    labels = []
+    for step in record:
+        end = step.real.int().cumsum(1).argmax(1)  # the last real slot of a row
+        rows = torch.arange(len(end))
+        same = step.token == step.token[rows, end][:, None]
+        which = torch.zeros_like(step.real)
+        which[rows, end] = True
+        which = (which if last else torch.ones_like(which)) & step.real
+        for part, value in zip(parts, step.probe):
+            if value is not None:
+                part.append(value[which])
+        labels.append(same[which])
+    return Probe(*(torch.cat(part) if part else None for part in parts)), torch.cat(labels)
+
+
+def head_of(name: str, record: Sequence[Looked]) -> heads.Head:
+    """The head, learnt from calibration probes where it learns: without timing, from the model's own answer with everything read."""
+    if name != "linear":
+        return heads.HEADS[name]()
+    probes, labels = flat(record)
+    head = heads.Linear(probes.hidden.shape[-1])
+    head.fit(probes.hidden, labels)
+    return head
+
+
+def labelled_head(streamer: Streamer, record: Sequence[Looked]) -> heads.Head:
+    """The rival's: a linear head that is told, for each calibration probe of a first unit, whether the evidence had been read."""
+    first = record[0]
+    oracle = torch.tensor([item.oracle[0] for item in streamer.calibration])[:, None]
+    head = heads.Linear(first.probe.hidden.shape[-1])
+    head.fit(first.probe.hidden[first.real], (first.probe.read >= oracle)[first.real])
+    return head
+
+
+def swept(streamer: Streamer, head: heads.Head, record: Sequence[Looked], quantiles: Sequence[float]) -> dict[str, Any]:
+    """{"q", "threshold", "calibration": rows, "test": rows, "chosen": place of the operating point, chosen on calibration streams}."""
+    full_view = head.score(flat(record, last=True)[0])
+    found: dict[str, Any] = {"q": list(quantiles), "threshold": [], "calibration": [], "test": []}
+    for q in quantiles:
+        policy = Decide(head, heads.threshold(full_view, q))
+        found["threshold"].append(policy.threshold)
+        for name, items in (("calibration", streamer.calibration), ("test", streamer.test)):
+            found[name].append(streamer.row(items, policy))
+    found["chosen"] = operating(found["calibration"], streamer.how.most)
+    return found
+
+
+def by_lot(streamer: Streamer, rco: float, seed: int) -> dict[str, Any]:
+    """Test scores of lots whose RCO on calibration streams is nearest to the given one."""
+    rows = [(abs(streamer.row(streamer.calibration, baselines.Random(p, seed))["RCO"] - rco), p) for p in RANDOM_CHANCES]
+    chance = min(rows)[1]
+    return streamer.row(streamer.test, baselines.Random(chance, seed + 1)) | {"chance": chance}
+
+
+def sufficiency(streamer: Streamer, items: Sequence[Item], head: heads.Head | None = None) -> float:
+    """AUROC of a head's score of the first unit, over all that can be read, against whether its evidence has been read (spec 5.1)."""
+    record: list[Looked] = []
+    policy = baselines.Random(0.0)
+    streamer.streams(items, policy, record=record)
+    first = record[0]
+    score = (head or heads.Entropy()).score(first.probe)
+    oracle = torch.tensor([item.oracle[0] for item in items])[:, None]
+    return auroc(score[first.real].tolist(), (first.probe.read >= oracle)[first.real].tolist())
+
+
+# -- a job -------------------------------------------------------------------------------------------------
+def measured(model: nn.Module, encoder: nn.Module | None, task: Task, how: How, seed: int, all_heads: bool,
+             more: Callable[[Streamer], dict] = lambda streamer: {}) -> dict[str, Any]:
+    """All that is asked of a model. Raises RecordError if a weight moved meanwhile."""
+    before, streamer = weights_hash(model, encoder), Streamer(model, encoder, task, how)
+    read_all = streamer.streams(streamer.test, Always(False))
+    record = streamer.looked(streamer.calibration, seed)
+    found: dict[str, Any] = {"batch": {k: v for k, v in scores(task, read_all, streamer.test).items() if k != "right"},
+                             "auroc": sufficiency(streamer, streamer.test),
+                             "entropy": swept(streamer, heads.Entropy(), record, how.quantiles)}
+    for k in how.ks:
+        found.setdefault("wait", {})[f"{k:g}"] = streamer.row(streamer.test, WaitK(k, how.stride))
+    if all_heads:
+        found["heads"] = {name: swept(streamer, head_of(name, record), record, how.fewer) for name in HEADS if name != "entropy"}
+        chosen = found["entropy"]["test"][found["entropy"]["chosen"]]
+        found["random"] = by_lot(streamer, chosen["RCO"], seed)
+        always = streamer.streams(streamer.test, Decide(heads.Entropy(), float("inf")))
+        found["always read"] = {"differs": sum(a.tokens != b.tokens for a, b in zip(always, read_all)),
+                                "probes": sum(s.probes for s in always)}
+    found |= more(streamer)
+    found["weights"] = [before, weights_hash(model, encoder)]
+    if found["weights"][0] != found["weights"][1]:
+        raise RecordError(f"{task.name}: a sweep over heads changed the weights")
+    return found

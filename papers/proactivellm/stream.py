@@ -1,0 +1,242 @@
+"""Answer while it is still being read or spoken: words from standard input, or a recording.
+
+    … | python -m papers.proactivellm.stream --checkpoint FOLDER --question "Who won?" --threshold 0.95
+    python -m papers.proactivellm.stream --checkpoint FOLDER --audio recording.wav
+
+--checkpoint is a folder that training wrote (weights or adapter, proactivellm.json, tokenizer or encoder) or any causal model with a
+tokenizer. Text: every line is a stream of its own, its words may arrive one by one, and the answer's are printed as soon as the head says
+so. --audio: a WAV file, a FIFO or a device that gives 16-bit samples of one channel (--rate where it has no header); heard in pieces as
+they come. --show timing prints after how many units, or seconds, each word was, and how often the model was asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data.speech import log_mel, stacked
+from common.errors import DataError, ModelError, UserError
+from common.streaming.audio import FRAME_MS, CausalEncoder
+from common.streaming.live import open_checkpoint, units_of
+from common.streaming.units import Template
+from common.streaming.words import Boundary
+
+from . import baselines, heads
+from .session import Session, run
+from .tasks import ASK, CHUNK, END, FEATURES, HEADER, STACK, Task
+
+ABOUT = "proactivellm.json"
+REACH = 4  # tokens before it that a token's embedding depends on: two convolutions of three
+
+
+def policy_of(options: argparse.Namespace) -> heads.Policy:
+    """From --head and --threshold, or --k. Raises ValueError for a threshold that is none."""
+    if options.k is not None:
+        return baselines.WaitK(options.k) if options.k else baselines.Always(False)
+    if not 0 <= options.threshold <= 1:
+        raise ValueError(f"--threshold {options.threshold}: scores are 0 to 1")
+    return heads.Decide(heads.HEADS[options.head](), options.threshold)
+
+
+# -- text --------------------------------------------------------------------------------------------------
+def answer(model, tokenizer, policy: heads.Policy, instruction: str, lines: Iterable[Iterable[str]], out, timing: bool = False,
+           every: int = 1, max_units: int = 256) -> None:
+    """Streams every line; prints each word of the answer as it is written, a line for a line (an empty one for an empty one)."""
+    template = Template.of(tokenizer, instruction)
+    boundary = Boundary.of_tokenizer(tokenizer, template.stop)
+    for line in lines:
+        session = Session(model, policy, boundary, template.ids(template.opening), every=every)
+        written: list[int] = []
+        shown = 0
+        for tokens, read in run(session, template.units(line), template.ids(template.user_end), max_units):
+            written += tokens
+            text = tokenizer.decode(written, skip_special_tokens=True).lstrip()
+            out.write(text[shown:] + (f" [{read}]" if timing else ""))
+            out.flush()
+            shown = len(text)
+        _ended(session, out, timing)
+
+
+def _ended(session: Session, out, timing: bool) -> None:
+    if timing:
+        out.write(f" ({session.probes} probes, {session.wasted.probes} taken back: {session.wasted.pairs} of {session.counts.pairs} pairs)")
+    out.write("\n")
+    out.flush()
+    if session.truncated:
+        print("proactivellm: the model did not end its answer, which was cut", file=sys.stderr)
+
+
+# -- audio -------------------------------------------------------------------------------------------------
+def samples(file: BinaryIO, rate: int | None, name: str) -> tuple[int, Iterator[np.ndarray]]:
+    """(rate in Hz, pieces of float32 samples as they come): of a WAV file, 16 bit and one channel, or of raw ones at `rate`.
+
+    Raises DataError for another format, or samples without a header and no rate.
+    """
+    head = file.read(12)
+    if head[:4] == b"RIFF":
+        rate = _wav_header(file, name)
+        first = b""
+    elif rate is None:
+        raise DataError(f"{name} has no WAV header: give --rate, the samples a second (16 bit, one channel)")
+    else:
+        first = head
+
+    def pieces() -> Iterator[np.ndarray]:
+        rest = first
+        while True:
+            new = file.read(rate // 50 * 2)  # 20 ms
+            rest += new
+            whole = len(rest) // 2 * 2
+            if whole:
+                yield np.frombuffer(rest[:whole], "<i2").astype(np.float32) / 32768
+                rest = rest[whole:]
+            if not new:
+                return
+
+    return rate, pieces()
+
+
+def _wav_header(file: BinaryIO, name: str) -> int:
+    """Up to the samples; the rate. A stream cannot seek, so chunks before the samples are read and dropped."""
+    rate = None
+    while True:
+        head = file.read(8)
+        if len(head) < 8:
+            raise DataError(f"{name} ends before its samples: no WAV file")
+        kind, size = head[:4], int.from_bytes(head[4:], "little")
+        if kind == b"data":
+            if rate is None:
+                raise DataError(f"{name}: samples before their format; no WAV file")
+            return rate
+        if size > 1 << 20:
+            raise DataError(f"{name}: a header of {size} bytes; no WAV file")
+        body = file.read(size + size % 2)
+        if kind == b"fmt ":
+            form, channels, rate, bits = (int.from_bytes(body[i:j], "little") for i, j in ((0, 2), (2, 4), (4, 8), (14, 16)))
+            if (form, channels, bits) != (1, 1, 16):
+                raise DataError(f"{name}: format {form}, {channels} channels, {bits} bits; 16-bit samples of one channel are read")
+
+
+@torch.no_grad()
+def heard(encoder: CausalEncoder, rate: int, pieces: Iterable[np.ndarray]) -> Iterator[Tensor]:
+    """Embeddings (tokens, width) of each unit of CHUNK tokens as soon as it has been heard; the last one perhaps shorter.
+
+    What was heard is never encoded again but for the few tokens that a new one depends on.
+    """
+    unit = rate * FRAME_MS // 1000 * STACK * CHUNK  # samples
+    kept, done = np.zeros(0, np.float32), 0  # samples; units given
+    for piece in pieces:
+        kept = np.concatenate([kept, piece])
+        while len(kept) >= (done + 1) * unit:
+            done += 1
+            yield _embedded(encoder, rate, kept[: done * unit], CHUNK)
+    rest = len(kept) - done * unit
+    frames = rest // (rate * FRAME_MS // 1000)
+    if frames:
+        yield _embedded(encoder, rate, kept, -(-frames // STACK))
+
+
+def _embedded(encoder: CausalEncoder, rate: int, wave: np.ndarray, new: int) -> Tensor:
+    token = rate * FRAME_MS // 1000 * STACK
+    tail = (new + REACH + 1) * token  # one token more: a frame looks back a little
+    start = max(0, (len(wave) - tail) // token * token)
+    return encoder(stacked(log_mel(wave[start:], rate), STACK)[-(new + REACH) :])[-new:]
+
+
+def listen(model, encoder: CausalEncoder, task: Task, policy: heads.Policy, rate: int, pieces: Iterable[np.ndarray], out,
+           question: str = "", timing: bool = False) -> None:
+    """Writes down what is said, or the answer to "which word came after `question`?"; each word as soon as the head says so."""
+    before = [ASK]
+    if task.name == "spoken":
+        if question not in (words := list(task._words())):
+            raise ValueError(f"--question {question!r}: a word of {', '.join(words)}")
+        before.append(5 + words.index(question))
+    session = Session(model, policy, task.boundary, [HEADER])
+    units = iter([torch.tensor(before)])
+
+    def source() -> Iterator[Any]:
+        yield from units
+        yield from heard(encoder, rate, pieces)
+
+    first = True
+    for tokens, read in run(session, source(), [END], task.longest):
+        seconds = read * FRAME_MS * STACK * CHUNK / 1000
+        out.write(("" if first else " ") + task.text(tokens) + (f" [{seconds:.2f} s]" if timing else ""))
+        out.flush()
+        first = False
+    _ended(session, out, timing)
+
+
+def open_listener(folder: Path, task: str | None) -> tuple[Any, CausalEncoder, Task]:
+    """(model, encoder, task) of a training's product, or of a stand-in. Raises ModelError without an encoder."""
+    import json
+
+    from safetensors.torch import load_file
+
+    from common.models import ModelSpec, load
+
+    weights = folder / "encoder.safetensors"
+    if not weights.is_file():
+        raise ModelError(f"{folder.name} has no encoder.safetensors: it does not hear; train with data.task words or spoken")
+    card = next((folder / name for name in (ABOUT, "training.json") if (folder / name).is_file()), None)
+    about = json.loads(card.read_text(encoding="utf-8")) if card else {}
+    model = load(ModelSpec(str(folder))).model
+    encoder = CausalEncoder(FEATURES, model.config.hidden_size)
+    encoder.load_state_dict({name: t.float() for name, t in load_file(weights).items()})
+    name = task or about.get("data.task") or about.get("task") or "words"
+    return model, encoder.eval(), Task(name, bank=about.get("data.bank", "espeak"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Answers a text or a recording while it is still coming.")
+    parser.add_argument("--checkpoint", required=True, help="folder of a training, local model or hub id")
+    parser.add_argument("--base", help=f"base model of an adapter, if {ABOUT} does not name it")
+    parser.add_argument("--head", choices=list(heads.HEADS), default="entropy")
+    parser.add_argument("--threshold", type=float, default=0.9, help="how sure the head must be, 0 to 1")
+    parser.add_argument("--k", type=float, help="wait-k in place of a head; 0: read everything first")
+    parser.add_argument("--every", type=int, default=1, help="ask the model after so many units")
+    parser.add_argument("--instruction", default="", help="before the stream")
+    parser.add_argument("--question", default="", help="before the stream, behind the instruction")
+    parser.add_argument("--audio", help="a WAV file, a FIFO or a device")
+    parser.add_argument("--rate", type=int, help="samples a second, where --audio has no header")
+    parser.add_argument("--task", choices=["words", "spoken"], help="of a model that hears; default: that of its training")
+    parser.add_argument("--show", choices=["text", "timing"], default="text")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    try:
+        policy, timing = policy_of(options), options.show == "timing"
+        if options.audio:
+            model, encoder, task = open_listener(Path(options.checkpoint).expanduser(), options.task)
+            with _opened(options.audio) as file:
+                rate, pieces = samples(file, options.rate, Path(options.audio).name)
+                listen(model, encoder, task, policy, rate, pieces, sys.stdout, options.question, timing)
+            return 0
+        model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)
+        instruction = options.instruction or about.get("data.instruction") or ""
+        answer(model, tokenizer, policy, f"{instruction}\n{options.question}".strip(), units_of(sys.stdin), sys.stdout, timing,
+               options.every)
+    except (UserError, ValueError, TypeError) as error:
+        print(f"proactivellm stream: {error}", file=sys.stderr)
+        return 2
+    except (BrokenPipeError, KeyboardInterrupt):
+        return 130
+    return 0
+
+
+def _opened(path: str) -> BinaryIO:
+    try:
+        return open(Path(path).expanduser(), "rb") if path != "-" else sys.stdin.buffer
+    except OSError as error:
+        raise DataError(f"--audio: {Path(path).name} cannot be opened: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
