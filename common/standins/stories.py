@@ -262,20 +262,23 @@ def model_of(module: StoriesTraining):
 
 
 # -- what it can -------------------------------------------------------------------------------------------
-def row_of(story: stories.Story, depth: int) -> Row:
+def row_of(story: stories.Story, depth: int, given: bool = False) -> Row:
+    """given: the story's own units are forced, and only the rest is the model's."""
     source = [stories.ids((stories.BOS,)), *map(stories.ids, story.source)]
-    return Row(source, stories.ids((stories.THINK,)), stories.ids(stories.CUES[depth - 1 : depth]))
+    units = [token for unit in story.units for token in stories.ids(unit)] if given else ()
+    return Row(source, stories.ids((stories.THINK,)), stories.ids(stories.CUES[depth - 1 : depth]), given=units)
 
 
-def written(model, told: Sequence[stories.Story], depth: int, mode: str = "batch", start: int = 0) -> list[Written]:
-    """What the model writes, greedily. mode: batch (the whole story first, contiguous positions), streaming (sentence by sentence,
-    two parts, target positions from `start`), whole (as streaming with everything visible) or interleaved."""
+def written(model, told: Sequence[stories.Story], depth: int, mode: str = "batch", start: int | None = 0,
+            given: bool = False) -> list[Written]:
+    """What the model writes, greedily. mode: batch (the whole story first), streaming (sentence by sentence) or interleaved. start: the
+    target's first position, None: behind its own source, as in one text. given: units are the stories' own."""
     how = dict(ends={stories.INDEX[stories.UNIT]}, boundary=stories.INDEX[stories.UNIT], stop=stories.INDEX[stories.END],
                unit_cap=UNIT_CAP, rest_cap=REST_CAP)
-    rows = [row_of(story, depth) for story in told]
+    rows = [row_of(story, depth, given) for story in told]
     if mode == "interleaved":
         return interleaved(model, rows, **how)
-    return decode(model, rows, visible="units" if mode == "streaming" else "all", start=None if mode == "batch" else start, **how)
+    return decode(model, rows, visible="units" if mode == "streaming" else "all", start=start, **how)
 
 
 def graded(told: Sequence[stories.Story], found: Sequence[Written]) -> dict:
@@ -302,7 +305,7 @@ def graded(told: Sequence[stories.Story], found: Sequence[Written]) -> dict:
 def report(model, count: int = 500, seed: int = 0) -> dict:
     """{"unit", "D1", "D2", "D3", "kinds"}: unseen stories of 4-7 sentences, greedy, in batch mode."""
     told = [stories.totals(i, "test", seed) for i in range(count)]
-    by_depth = {depth: graded(told, written(model, told, depth)) for depth in (1, 2, 3)}
+    by_depth = {depth: graded(told, written(model, told, depth, start=None)) for depth in (1, 2, 3)}
     return {"stories": count, "unit": round(by_depth[2]["unit"], 4), "kinds": by_depth[2]["kinds"],
             **{f"D{depth}": round(found["answer"], 4) for depth, found in by_depth.items()}}
 

@@ -24,12 +24,13 @@ from .caches import TwoPartCache
 @dataclass(frozen=True)
 class Row:
     """Token ids. source: s_0 .. s_n. header: what the target begins with. cue: what is forced behind the last unit. closing: the
-    source's end, which only the rest sees."""
+    source's end, which only the rest sees. given: tokens of units that are forced in the place of those that the model would choose."""
 
     source: Sequence[Sequence[int]]
     header: Sequence[int]
     cue: Sequence[int] = ()
     closing: Sequence[int] = ()
+    given: Sequence[int] = ()
 
 
 @dataclass
@@ -53,6 +54,7 @@ class _Progress:
         self.row, self.ends, self.boundary, self.stop, self.caps = row, ends, boundary, stop, (unit_cap, rest_cap)
         self.written, self.unit, self.forced, self.done = Written(), 0, [], False
         self.current: list[int] = []
+        self.given = list(row.given)
 
     @property
     def last(self) -> bool:
@@ -69,7 +71,9 @@ class _Progress:
             self.written.truncated |= chosen != self.stop and len(self.written.rest) >= self.caps[1]
             self.done = chosen == self.stop or len(self.written.rest) >= self.caps[1]
             return chosen
-        if len(self.current) + 1 >= self.caps[0] and chosen not in self.ends:
+        if self.given:
+            chosen = self.given.pop(0)
+        elif len(self.current) + 1 >= self.caps[0] and chosen not in self.ends:
             chosen, self.written.truncated = self.boundary, True
         self.current.append(chosen)
         if chosen in self.ends:

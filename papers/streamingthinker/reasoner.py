@@ -231,18 +231,29 @@ class Reasoner:
             self._write(two, thought, reads, schedule_, depth, note)
         return thought
 
+    whole = False  # whether all of the input, its end too, is read before anything is written
+
+    def sight(self, reads: Sequence[int], unit: int) -> int:
+        """Source tokens that unit number `unit` sees: what was there when it became due, and nothing that came since."""
+        return reads[unit + 1]
+
     def _write(self, two: TwoStreams, thought: Thought, reads: list[int], schedule, depth: int, note: Callable) -> None:
         tokens, header = self.tokens, list(self.tokens.header)
-        if header[:-1]:
-            two.feed(header[:-1], reads[0])
-        current, unit = header[-1], 0
-        if not schedule.wait(1):
+        if not schedule.wait(1 << 30 if self.whole else 1):
             raise BadInput("the input has no segment")
+        closing = tokens.closing
+        if self.whole and closing:
+            two.read(closing)
+            reads[-1] += len(closing)
+            closing = ()
+        if header[:-1]:
+            two.feed(header[:-1], reads[-1 if self.whole else 0])
+        current, unit = header[-1], 0
         while schedule.wait(unit + 1) > unit:  # a unit for each segment that comes
-            written, visible = [], reads[unit + 1]
+            written: list[int] = []
             while True:
                 schedule.step()
-                chosen = self.choose(two.feed([current], visible)[-1])
+                chosen = self.choose(two.feed([current], self.sight(reads, unit))[-1])
                 if len(written) + 1 >= self.caps[0] and chosen not in tokens.ends:
                     chosen, thought.truncated = tokens.boundary, True
                 written.append(chosen)
@@ -252,9 +263,9 @@ class Reasoner:
             thought.units.append(written)
             note("unit", unit, written)
             unit += 1
-        if tokens.closing:
-            two.read(tokens.closing)
-        everything, answered = reads[-1] + len(tokens.closing), False
+        if closing:
+            two.read(closing)
+        everything, answered = reads[-1] + len(closing), False
         for forced in tokens.cues[depth]:
             two.feed([current], everything)
             current = forced
