@@ -30,21 +30,23 @@ UNTUNED = {"start": ("batch", None), "untuned": ("streaming", 0), "untuned rope"
 
 @dataclass(frozen=True)
 class Size:
-    """seeds; unseen stories that each arm answers at each depth; random schedules. tuning: of arms that are not committed."""
+    """seeds; unseen stories that each arm answers at each depth; random schedules; most tokens of a unit and of the rest. untrained: smoke
+    walks the same way with models that have learnt nothing, and shows nothing."""
 
     seeds: tuple[int, ...]
     stories: int
     schedules: int
-    tuning: standins.Tuning = standins.Tuning()
+    caps: tuple[int, int] = (base_of.UNIT_CAP, base_of.REST_CAP)
+    untrained: bool = False
 
 
-SIZES = {"smoke": Size((0,), 6, 6, standins.Tuning(2, 4)), "cpu": Size(asked(), 300, 200)}
+SIZES = {"smoke": Size((0,), 3, 5, (3, 3), True), "cpu": Size(asked(), 300, 200)}
 
 
 def seeds(size: str) -> tuple[int, ...]:
-    """Those asked for whose base is there; the first of them in smoke."""
-    there = standins.committed()
-    return tuple(seed for seed in SIZES[size].seeds if seed in there)
+    """Those asked for whose base is there. Where none is, the first, whose jobs then say what is missing and stop the run."""
+    how, there = SIZES[size], standins.committed()
+    return how.seeds if how.untrained else tuple(seed for seed in how.seeds if seed in there) or how.seeds[:1]
 
 
 def weights(seed: int, *arms: str) -> tuple[str, ...]:
@@ -68,24 +70,35 @@ def told(size: str, seed: int) -> list[stories.Story]:
     return [stories.totals(i, "test", seed) for i in range(SIZES[size].stories)]
 
 
+def model_of(seed: int, arm: str, how: Size):
+    """(model, facts) of the base ("start") or of an arm."""
+    if how.untrained:
+        return base_of.build(seed).eval(), {"name": "untrained"}
+    if arm == "start":
+        model, _, facts = standins.base(seed)
+        return model, facts
+    return standins.tuned(seed, arm)
+
+
 # -- the jobs ----------------------------------------------------------------------------------------------
 def start(seed: int, size: str = "cpu") -> dict:
     """{"model", "start": scores by depth, "untuned", "untuned rope": the same in streaming, with restarting and contiguous positions}."""
-    model, _, facts = standins.base(seed)
-    asked_of = told(size, seed)
-    return {"model": facts} | {name: scores(asked_of, {d: base_of.written(model, asked_of, d, mode, begin) for d in (1, 2, 3)})
-                               for name, (mode, begin) in UNTUNED.items()}
+    how, asked_of = SIZES[size], told(size, seed)
+    model, facts = model_of(seed, "start", how)
+    return {"model": facts} | {
+        name: scores(asked_of, {d: base_of.written(model, asked_of, d, mode, begin, caps=how.caps) for d in (1, 2, 3)})
+        for name, (mode, begin) in UNTUNED.items()}
 
 
 def run(seed: int, arm: str, size: str = "cpu") -> dict:
     """Scores by depth, delays, and for streaming "other units": D2 answers where the thoughts are another story's."""
     how, of = SIZES[size], ARMS[arm]
-    model, facts = standins.tuned(seed, arm, how.tuning)
+    model, facts = model_of(seed, arm, how)
     asked_of = told(size, seed)
-    found = scores(asked_of, {d: base_of.written(model, asked_of, d, of.mode, of.runs_from) for d in (1, 2, 3)})
+    found = scores(asked_of, {d: base_of.written(model, asked_of, d, of.mode, of.runs_from, caps=how.caps) for d in (1, 2, 3)})
     if arm == "streaming":
         others = [stories.with_units_of(a, b) for a, b in zip(asked_of, [*asked_of[1:], asked_of[0]])]
-        rows = base_of.written(model, others, 2, of.mode, of.runs_from, given=True)
+        rows = base_of.written(model, others, 2, of.mode, of.runs_from, given=True, caps=how.caps)
         found["other units"] = base_of.graded(asked_of, rows)["answer"]
     return found | {"model": facts}
 
@@ -110,8 +123,8 @@ def schedules(seed: int, size: str = "cpu") -> dict:
     """{"equal", "placebo", "of"}: schedules under which the reasoner, and the one without a cursor, write the serial one's tokens.
     Each fifth is of two threads; the rest read so many segments ahead, at random, before each token."""
     how = SIZES[size]
-    model, _ = standins.tuned(seed, "streaming", how.tuning)
-    tokens, caps = worded.of_stories(), dict(unit_cap=base_of.UNIT_CAP, rest_cap=base_of.REST_CAP)
+    model, _ = model_of(seed, "streaming", how)
+    tokens, caps = worded.of_stories(), dict(zip(("unit_cap", "rest_cap"), how.caps))
     ours, theirs = (kind(model, tokens, **caps) for kind in (Reasoner, baselines.Impatient))
     equal = placebo = 0
     for i in range(how.schedules):

@@ -108,10 +108,15 @@ def test_the_same_tokens_in_two_hundred_schedules():
         if i % 10 == 0:
             schedule, segments = Threads(), held_up(SEGMENTS, draw)
         else:
-            schedule, segments = Serial(lambda pace=draw.random(): draw.random() < pace), SEGMENTS
+            schedule, segments = Serial(at_pace(draw)), SEGMENTS
         assert same(think.think(segments, schedule=schedule), reference), i
     hasty = thinker(found, Impatient, unit_cap=3, rest_cap=3)
     assert not all(same(hasty.think(SEGMENTS, schedule=Serial(lambda: draw.random() < 0.5)), reference) for _ in range(20))
+
+
+def at_pace(draw):
+    pace = draw.random()
+    return lambda: draw.random() < pace
 
 
 def held_up(segments, draw):

@@ -1,0 +1,27 @@
+"""What StreamingThinker's claims are measured by: `python -m papers.streamingthinker.eval` is what `make reproduce-streamingthinker` runs.
+
+Rungs: `cpu` (two cores: arms tuned from one base on generated stories, two caches, schedules, the event model, the gate on planted
+faults), `smoke` (the same way with models that have learnt nothing); the exact claims are part of every run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.runs.experiment import Experiment, main
+
+from . import pictures, quantities, tables
+from .experiments import arms, exact, gates
+
+HERE = Path(__file__).parent
+
+EXPERIMENTS = (
+    Experiment("exact", "analytic", quantities.exact),
+    Experiment("gold", "cpu", quantities.gold, exact.jobs, tables=tables.gold, document="cpu-small", minutes=0.1),
+    Experiment("gate", "cpu", quantities.gate, gates.jobs, tables=tables.gate, document="cpu-small", minutes=0.2),
+    Experiment("arms", "cpu", quantities.arms, arms.jobs, tables=tables.arms, pictures=pictures.arms, document="cpu-small", minutes=6,
+               draws=("depths.svg",), facts=quantities.facts),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(HERE, EXPERIMENTS))
