@@ -88,7 +88,8 @@ def granularity(trace: Trace) -> float:
 @dataclass(frozen=True)
 class Scores:
     """granularity; diagonal: mean similarity of a unit with its own sentence; first: share of units likest to it; quoted: share that is
-    its sentence, word for word; skipped: share of units. The means are over units that do not skip; NaN where units and sentences do not pair."""
+    its sentence, word for word; skipped: share of units. The means are over units that do not skip; NaN where units and sentences do
+    not pair."""
 
     granularity: float
     diagonal: float

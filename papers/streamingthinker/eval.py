@@ -11,7 +11,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import arms, exact, gates
+from .experiments import arms, clock, exact, gates
 
 HERE = Path(__file__).parent
 
@@ -21,6 +21,7 @@ EXPERIMENTS = (
     Experiment("gate", "cpu", quantities.gate, gates.jobs, tables=tables.gate, document="cpu-small", minutes=0.2),
     Experiment("arms", "cpu", quantities.arms, arms.jobs, tables=tables.arms, pictures=pictures.arms, document="cpu-small", minutes=6,
                draws=("depths.svg",), facts=quantities.facts),
+    Experiment("clock", "cpu", quantities.clock, clock.jobs, tables=tables.clock, alone=True, document="cpu-small", minutes=1),
 )
 
 if __name__ == "__main__":

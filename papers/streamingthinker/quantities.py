@@ -159,6 +159,16 @@ def gate(results: dict, size: str = "cpu") -> dict[str, dict]:
             "C14k": clean | {"placebo": share(*not_dropped, 100.0)}}
 
 
+def clock(results: dict, size: str = "cpu") -> dict[str, dict]:
+    rows = [row for name, row in results.items() if name.startswith("clock/")]
+
+    def beyond(name: str) -> dict:
+        return summarize([100 * (row[name] - 1) for row in rows], 0.1, "processes")
+
+    return {"C3w": beyond("streaming") | {"sensitivity": beyond("batch"), "baselines": {
+        f"{name}, ms": 1000 * fmean(row["delay"][name] for row in rows) for name in ("streaming", "predicted", "batch")}}}
+
+
 # -- models, for records -----------------------------------------------------------------------------------
 def facts(results: dict) -> tuple[list, list]:
     """(models, datasets) of the arms' run."""

@@ -105,6 +105,6 @@ class Chat:
         thoughts = [[*(self.plain(unit) if unit else [self.id("<Skip>")]), self.id("<EOQ>" if i == question else "<EOT>")]
                     for i, unit in enumerate(units)]
         cue = self.plain(self.cues[depth])
-        last = [*cue, *self.plain(deep), self.id("<EOR>"), *self.plain(f" \\boxed{{{answer}}}"), *t.ids(t.ending)]
+        last = [*cue, *(self.plain(f" {deep}") if deep else []), self.id("<EOR>"), *self.plain(f" \\boxed{{{answer}}}"), *t.ids(t.ending)]
         return Segments.of([t.ids(t.prefix), *segments, t.ids(t.user_end)], [t.ids(t.opening), *thoughts, last], forced=len(cue),
                            closed=True, answer=answer)
