@@ -65,7 +65,8 @@ def clock(results: dict, size: str = "cpu") -> Iterator[str]:
         if name.startswith("clock/"):
             ms = {key: 1000 * value for key, value in row["delay"].items()}
             yield (f"{name}, two threads: a token {1000 * row['tau']:.2f} ms, a segment {1000 * row['p']:.2f} ms, a word every "
-                   f"{1000 * row['r']:.1f} ms; delay measured {ms['streaming']:.1f}, predicted {ms['predicted']:.1f}, batch {ms['batch']:.1f} ms")
+                   f"{1000 * row['r']:.1f} ms; delay measured {ms['streaming']:.1f}, predicted {ms['predicted']:.1f}, batch "
+                   f"{ms['batch']:.1f} ms")
 
 
 def gate(results: dict, size: str = "cpu") -> Iterator[str]:
