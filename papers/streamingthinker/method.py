@@ -30,10 +30,6 @@ from torch import Tensor, nn
 LAYOUTS, POSITIONS = ("batch", "streaming", "interleaved"), ("rope", "spe")
 
 
-class NotThisModel(TypeError):
-    """A model that cannot be used with this method, and why."""
-
-
 @dataclass(frozen=True)
 class Segments:
     """A sample in token ids: source s_0 .. s_n, target t_0 .. t_{n+1}. forced: how many tokens the last target segment begins with that
@@ -188,22 +184,11 @@ def _interleaved(samples: Sequence[Segments], pad: int) -> Batch:
 
 # -- the model ---------------------------------------------------------------------------------------------
 def check_model(model: nn.Module, columns: int = 0) -> None:
-    """Raises NotThisModel for attention that takes no dense mask, layers that do not attend fully within `columns`, or no rotary
-    positions to restart: what is read off the config and the modules, not off a name."""
-    config = model.config.get_text_config(decoder=True)
-    if config._attn_implementation not in ("sdpa", "eager"):
-        raise NotThisModel(f"attention {config._attn_implementation!r} takes no dense mask of source and target: load the model with "
-                           "attn_implementation sdpa or eager")
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if odd := kinds - {"full_attention", "sliding_attention"}:
-        raise NotThisModel(f"layers of {', '.join(sorted(odd))} (config.layer_types) cannot keep a source and a target apart: use a model "
-                           "whose layers attend fully")
-    window = getattr(config, "sliding_window", None) if "sliding_attention" in kinds or not getattr(config, "layer_types", None) else None
-    if window and getattr(config, "use_sliding_window", True) and columns > window:
-        raise NotThisModel(f"source and target have {columns} tokens and some layers slide over {window} (config.sliding_window): "
-                           "shorten the input")
-    if not any(type(module).__name__.endswith("RotaryEmbedding") for module in model.modules()):
-        raise NotThisModel("no rotary embedding: the two streams count their positions anew, which this model's positions do not allow")
+    """Raises ModelError naming the property for which `model` cannot keep a source and a target of so many columns apart: what its config
+    tells, and a measurement on four tokens, once (probe.py)."""
+    from .probe import check
+
+    check(model, columns, for_attention)
 
 
 def for_attention(mask: Tensor, implementation: str, dtype: torch.dtype) -> Tensor:
@@ -214,7 +199,7 @@ def for_attention(mask: Tensor, implementation: str, dtype: torch.dtype) -> Tens
 
 
 def forward(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits (B, N, V) of the stock model under the batch's own mask and positions. Raises NotThisModel, ValueError without a mask."""
+    """Logits (B, N, V) of the stock model under the batch's own mask and positions. Raises ModelError, ValueError without a mask."""
     if batch.mask is None or batch.mask.dim() != 4:
         raise ValueError("no 4-D mask: with restarting positions transformers would take source and target for two packed texts")
     check_model(model, batch.ids.shape[1])

@@ -91,6 +91,13 @@ class Arms:
         return 100 / self.run(self.seeds[0], "start")["items"]
 
 
+def percent(hits: int, of: int) -> dict:
+    """A share in %, whose interval holds it: at 0 and at all, rounding leaves Wilson's bound a hair inside."""
+    found = share(hits, of, 100.0)
+    low, high = found["ci95"]
+    return found | {"ci95": [min(low, found["value"]), max(high, found["value"])]}
+
+
 def claim(seeds: Sequence[int], quantity: Callable, arm, placebo, resolution: float = 0.0, beside: dict[str, float] | None = None,
           control: str = "placebo") -> dict:
     """The quantity of the arm, a value a training, and of the arm that must not pass."""
@@ -108,7 +115,7 @@ def arms(results: dict, size: str = "cpu") -> dict[str, dict]:
 
     right = {name: mean(name) for name in ("start", "untuned", "batch", "batch spe", "streaming", "streaming far", "interleaved")}
     tried = [results[f"schedules/seed{seed}"] for seed in of.seeds]
-    equal, hasty = (share(sum(t[name] for t in tried), sum(t["of"] for t in tried), 100.0) for name in ("equal", "placebo"))
+    equal, hasty = (percent(sum(t[name] for t in tried), sum(t["of"] for t in tried)) for name in ("equal", "placebo"))
 
     def others(seed: int, arm: str) -> float:
         run = of.run(seed, "streaming")
@@ -146,17 +153,17 @@ def gold(results: dict, size: str = "cpu") -> dict[str, dict]:
 def gate(results: dict, size: str = "cpu") -> dict[str, dict]:
     found = results["gate"]
     kept, faults = found["kept"]["tf-idf"], found["dropped"]["tf-idf"]
-    clean = share(*kept, 100.0)
-    passed = share(kept[1] - kept[0], kept[1], 100.0)  # clean traces that are dropped
+    clean = percent(*kept)
+    passed = percent(kept[1] - kept[0], kept[1])  # clean traces that are dropped
 
     def dropped(kinds: Sequence[str]) -> dict:
-        return share(sum(faults[kind][0] for kind in kinds), sum(faults[kind][1] for kind in kinds), 100.0) | {
+        return percent(sum(faults[kind][0] for kind in kinds), sum(faults[kind][1] for kind in kinds)) | {
             "placebo": passed, "baselines": {kind: 100 * faults[kind][0] / faults[kind][1] for kind in faults}}
 
     everything = [row for kind, row in faults.items()]
     not_dropped = sum(of - hit for hit, of in everything), sum(of for _, of in everything)
     return {"C14c": dropped(found["count faults"]), "C14o": dropped(found["order faults"]),
-            "C14k": clean | {"placebo": share(*not_dropped, 100.0)}}
+            "C14k": clean | {"placebo": percent(*not_dropped)}}
 
 
 def clock(results: dict, size: str = "cpu") -> dict[str, dict]:

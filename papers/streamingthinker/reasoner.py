@@ -187,7 +187,7 @@ class Reasoner:
     """One input at a time (batches: common/streaming/batched.py, for scores). start: the target's first position. unit_cap, rest_cap: most
     tokens of a unit, whose boundary is then forced, and of the rest. choose: logits (V,) -> token, default the likeliest.
 
-    Raises method.NotThisModel for a model that cannot keep two streams apart.
+    Raises ModelError for a model that cannot keep two streams apart.
     """
 
     def __init__(self, model: nn.Module, tokens: Tokens, start: int = 0, unit_cap: int = 64, rest_cap: int = 256,

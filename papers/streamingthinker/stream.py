@@ -21,7 +21,6 @@ from common.streaming.live import open_checkpoint, units_of
 from common.streaming.units import ends_sentence
 
 from . import worded
-from .method import NotThisModel
 from .reasoner import SCHEDULES, Event, Reasoner, Thought, Tokens
 
 ABOUT = "streamingthinker.json"
@@ -88,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         reasoner = Reasoner(model, tokens, start, options.unit_cap, options.rest_cap)
         converse(reasoner, encode, tokenizer, units_of(sys.stdin, split_on=ends_sentence), options.depth, options.schedule, sys.stdout,
                  options.show == "timing")
-    except (UserError, NotThisModel, ValueError, TypeError) as error:
+    except (UserError, ValueError, TypeError) as error:
         print(f"streamingthinker stream: {error}", file=sys.stderr)
         return 2
     except (BrokenPipeError, KeyboardInterrupt):

@@ -9,6 +9,7 @@ from tests.numerics import close, far, float64
 
 from .. import method
 from ..method import Segments, collate, forward, visible_prefix
+from ..probe import NotThisModel
 
 FIXTURE = Segments.of([range(10, 15), range(20, 24), range(30, 37), range(40, 43)], [(1, 2), range(50, 56), (3,), range(60, 69), (4, 5)])
 CLOSED = Segments.of(FIXTURE.source, FIXTURE.target[:-1], closed=True)
@@ -166,14 +167,38 @@ def test_limits():
 def test_models_that_do_not_fit_are_refused_by_property():
     found = model()
     found.config._attn_implementation = "flex_attention"
-    with pytest.raises(method.NotThisModel, match="'flex_attention' takes no dense mask"):
+    with pytest.raises(NotThisModel, match="'flex_attention' takes no dense mask"):
         forward(found, collate([SHORT]))
     sliding = model("gemma2", layer_types=["sliding_attention"] * 3, sliding_window=12)
     forward(sliding, collate([Segments.of([(7,), (8, 9)], [(1,), (13, 14), (4, 16)])]))
-    with pytest.raises(method.NotThisModel, match="slide over 12"):
+    with pytest.raises(NotThisModel, match="slide over 12"):
         forward(sliding, collate([FIXTURE]))
-    from transformers import GPT2Config, GPT2LMHeadModel
+    nowhere = model()
+    nowhere.model.rotary_emb.inv_freq.zero_()
+    with pytest.raises(NotThisModel, match="do not depend on position ids"):
+        method.check_model(nowhere)
 
-    learnt = GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=16, n_layer=1, n_head=2, attn_implementation="sdpa"))
-    with pytest.raises(method.NotThisModel, match="no rotary embedding"):
-        method.check_model(learnt)
+
+class SeesAll(torch.nn.Module):
+    """A model that takes a mask and does not care."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = model().config
+        self.weight = torch.nn.Parameter(torch.randn(96, 8))
+
+    def forward(self, input_ids, attention_mask, position_ids, use_cache):
+        total = (self.weight[input_ids] * position_ids[..., None].cos()).cumsum(1)
+        return type("Out", (), {"logits": total @ self.weight.T})()
+
+
+def test_the_probe_measures_and_leaves_the_mode_as_it_was():
+    with pytest.raises(NotThisModel, match="sees tokens that a 4-D mask hides"):
+        method.check_model(SeesAll())
+    found = model().train()
+    method.check_model(found)
+    assert found.training
+    deaf = SeesAll()
+    deaf.forward = lambda **inputs: 1 / 0
+    with pytest.raises(NotThisModel, match=r"does not take a 4-D mask and position ids \(ZeroDivisionError"):
+        method.check_model(deaf)
