@@ -29,6 +29,7 @@ from common.errors import UserError
 from common.streaming.two_streams import TwoStreams
 
 from . import method
+from .probe import check_live
 
 
 class BadInput(UserError, ValueError):
@@ -194,6 +195,7 @@ class Reasoner:
                  choose: Callable[[torch.Tensor], int] = lambda logits: int(logits.argmax()),
                  clock: Callable[[], float] = time.perf_counter):
         method.check_model(model)
+        check_live(model)
         if unit_cap < 1 or rest_cap < 1:
             raise BadInput(f"caps of {unit_cap} and {rest_cap} tokens: at least 1 each")
         self.model, self.tokens, self.start, self.caps = model, tokens, start, (unit_cap, rest_cap)
