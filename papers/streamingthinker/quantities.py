@@ -176,6 +176,13 @@ def clock(results: dict, size: str = "cpu") -> dict[str, dict]:
         f"{name}, ms": 1000 * fmean(row["delay"][name] for row in rows) for name in ("streaming", "predicted", "batch")}}}
 
 
+def speed(results: dict, size: str = "cpu") -> dict[str, dict]:
+    rows = [row for name, row in results.items() if name.startswith("step/")]
+    views, joined = (summarize([row["ratio"][way] for row in rows], 0.001, "processes") for way in ("views", "concatenation"))
+    return {"C10s": views | {"placebo": joined, "baselines": {
+        f"{way}, ms": fmean(row["ms"][way] for row in rows) for way in ("stock", "views", "concatenation")}}}
+
+
 # -- models, for records -----------------------------------------------------------------------------------
 def facts(results: dict) -> tuple[list, list]:
     """(models, datasets) of the arms' run."""

@@ -69,6 +69,14 @@ def clock(results: dict, size: str = "cpu") -> Iterator[str]:
                    f"{ms['batch']:.1f} ms")
 
 
+def speed(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    for name, row in results.items():
+        if name.startswith("step/"):
+            yield (f"{name}, a decode step: " + ", ".join(f"{way} {ms:.2f} ms" for way, ms in row["ms"].items()) + "; of the stock step "
+                   + ", ".join(f"{way} {ratio:.3f}" for way, ratio in row["ratio"].items()))
+
+
 def gate(results: dict, size: str = "cpu") -> Iterator[str]:
     found = results["gate"]
     yield ""

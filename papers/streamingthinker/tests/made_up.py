@@ -43,6 +43,11 @@ def clock(streaming=(1.02, 1.03, 1.01), batch=(3.0, 3.1, 3.2)):
     return {f"clock/process{i}": row | {"streaming": s, "batch": b} for i, (s, b) in enumerate(zip(streaming, batch))}
 
 
+def speed(views=(1.0, 1.01, 0.99), joined=(1.4, 1.5, 1.45)):
+    ms = {"stock": 10.0, "views": 10.0, "concatenation": 14.0}
+    return {f"step/process{i}": {"ratio": {"views": v, "concatenation": j}, "ms": ms} for i, (v, j) in enumerate(zip(views, joined))}
+
+
 def gold():
     return {"gold": {"waited": [82.0 + 0.01 * i for i in range(100)], "places": [50.0 + 0.1 * i for i in range(60)],
                      "reduction": {"150 words a minute": SAVED}}}

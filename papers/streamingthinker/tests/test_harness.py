@@ -20,7 +20,7 @@ from ..experiments import arms as small
 from ..experiments import clock as timed
 from ..experiments import exact, gates
 from ..reasoner import Reasoner
-from .made_up import ARMS, CLAIMS, arms, clock, gate, gold, verdict
+from .made_up import ARMS, CLAIMS, arms, clock, gate, gold, speed, verdict
 
 
 def of(claim):
@@ -30,6 +30,7 @@ def of(claim):
 def test_every_claim_is_measured_blocked_or_not_checkable():
     counted = quantities.exact({}, "analytic")
     run = quantities.arms(arms()) | quantities.clock(clock()) | quantities.gold(gold()) | quantities.gate(gate())
+    run |= quantities.speed(speed())
     for claim in CLAIMS:
         if claim.get("status") != "not-checkable":
             here = {"analytic": {*counted, *run}, "cpu-small": run}.get(claim["rung"], ())
@@ -57,6 +58,7 @@ def test_tables_and_pictures_show_every_arm(tmp_path):
     assert [path.name for path in pictures.arms(arms(), "cpu", tmp_path)] == ["depths.svg"]
     assert "interleaved" in (tmp_path / "depths.svg").read_text()
     assert "delay measured 50.0, predicted 49.0" in "\n".join(tables.clock(clock()))
+    assert "of the stock step views 1.000, concatenation 1.400" in "\n".join(tables.speed(speed()))
     assert "tokens waited -82.5 %" in "\n".join(tables.gold(gold())) and "keeps 96.0 % of 500" in "\n".join(tables.gate(gate()))
 
 

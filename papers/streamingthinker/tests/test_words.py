@@ -3,10 +3,10 @@
 import pytest
 
 from .. import quantities
-from .made_up import ARMS, arms, clock, gate, gold, verdict
+from .made_up import ARMS, arms, clock, gate, gold, speed, verdict
 
 MAKERS = {"arms": (quantities.arms, arms), "clock": (quantities.clock, clock), "gold": (quantities.gold, gold),
-          "gate": (quantities.gate, gate)}
+          "gate": (quantities.gate, gate), "speed": (quantities.speed, speed)}
 IN = {claim: name for name, (read, make) in MAKERS.items() for claim in read(make())}
 
 
@@ -34,7 +34,7 @@ def but(arm, **values):
     ("C1s", but("streaming", D2=76)), ("C1d", but("streaming far", D2=76)), ("C3s", {"saved": {"streaming": [70, 50, 40.8]}}),
     ("C3t", {"saved": {"streaming": [50, 50, 40.8]}}), ("C4s", but("streaming", D1=95)), ("C4t", but("streaming", D3=80)),
     ("C5s", but("batch spe", D2=80)), ("C7s", but("streaming", D2=80)), ("C10e", {"equal": 120}), ("C12s", but("untuned", D2=90)),
-    ("C15s", but("streaming", early=90)), ("C3w", {"streaming": (1.5, 1.51, 1.52)}),
+    ("C15s", but("streaming", early=90)), ("C10s", {"views": (1.2, 1.21, 1.22)}), ("C3w", {"streaming": (1.5, 1.51, 1.52)}),
     ("C14k", {"kept": (300, 500)}), ("C14c", {"dropped": {"merged": [50, 100]}}), ("C14o", {"dropped": {"ahead": [30, 100]}})])
 def test_the_contrary_opposes(claim, changes):
     assert word(claim, **changes)[0] == "opposes", word(claim, **changes)
@@ -45,7 +45,7 @@ def test_the_contrary_opposes(claim, changes):
     ("C5s", but("untuned", D2=96)), ("C7s", but("untuned", D2=95)), ("C10e", {"hasty": 199}), ("C12s", but("streaming", D2=20)),
     ("C3w", {"batch": (1.0, 1.01, 1.02)}),
     ("C14k", {"dropped": dict.fromkeys(("merged", "summary", "delayed", "ahead", "quoted"), [1, 100])}),
-    ("C14c", {"kept": (5, 500)}), ("C15s", but("interleaved", early=80))])
+    ("C14c", {"kept": (5, 500)}), ("C10s", {"joined": (1.0, 1.01, 1.02)}), ("C15s", but("interleaved", early=80))])
 def test_a_placebo_that_passes_leaves_it_open(claim, changes):
     found, why = word(claim, **changes)
     assert found == "inconclusive" and ("discriminate" in why or "insensitive" in why), (found, why)
