@@ -11,7 +11,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import arms, clock, exact, gates, speed
+from .experiments import arms, clock, exact, gates, realtext, speed
 
 HERE = Path(__file__).parent
 
@@ -22,6 +22,8 @@ EXPERIMENTS = (
     Experiment("arms", "cpu", quantities.arms, arms.jobs, tables=tables.arms, pictures=pictures.arms, document="cpu-small", minutes=6,
                draws=("depths.svg",), facts=quantities.facts),
     Experiment("clock", "cpu", quantities.clock, clock.jobs, tables=tables.clock, alone=True, document="cpu-small", minutes=1),
+    Experiment("realtext", "cpu", quantities.realtext, realtext.jobs, tables=tables.realtext, asked=True, claims=("C2r",),
+               document="realtext", minutes=0.5, data=realtext.FILES),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, alone=True, document="cpu-small", minutes=1),
 )
 

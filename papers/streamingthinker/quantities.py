@@ -150,6 +150,14 @@ def gold(results: dict, size: str = "cpu") -> dict[str, dict]:
             "C11s": paired(saved, [0.0] * len(saved)) | {"placebo": paired([100.0] * len(saved), [0.0] * len(saved))}}
 
 
+def realtext(results: dict, size: str = "cpu") -> dict[str, dict]:
+    found = results["realtext"]
+    saved = found["GSM8K"] + found["PubMedQA"]
+    none = [0.0] * len(saved)
+    return {"C2r": paired(saved, none) | {"placebo": paired(none, none), "baselines": {
+        name: fmean(found[name]) for name in ("GSM8K", "PubMedQA")}}}
+
+
 def gate(results: dict, size: str = "cpu") -> dict[str, dict]:
     found = results["gate"]
     kept, faults = found["kept"]["tf-idf"], found["dropped"]["tf-idf"]

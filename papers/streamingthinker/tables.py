@@ -77,6 +77,13 @@ def speed(results: dict, size: str = "cpu") -> Iterator[str]:
                    + ", ".join(f"{way} {ratio:.3f}" for way, ratio in row["ratio"].items()))
 
 
+def realtext(results: dict, size: str = "cpu") -> Iterator[str]:
+    found = results["realtext"]
+    yield ""
+    for name, n in found["sentences"].items():
+        yield f"{name}: {len(found[name])} items of {n:.1f} sentences, tokens waited -{fmean(found[name]):.1f} %"
+
+
 def gate(results: dict, size: str = "cpu") -> Iterator[str]:
     found = results["gate"]
     yield ""

@@ -48,6 +48,11 @@ def speed(views=(1.0, 1.01, 0.99), joined=(1.4, 1.5, 1.45)):
     return {f"step/process{i}": {"ratio": {"views": v, "concatenation": j}, "ms": ms} for i, (v, j) in enumerate(zip(views, joined))}
 
 
+def realtext():
+    return {"realtext": {"GSM8K": [82.0 + 0.1 * i for i in range(40)], "PubMedQA": [92.0] * 40,
+                         "sentences": {"GSM8K": 4.0, "PubMedQA": 11.0}}}
+
+
 def gold():
     return {"gold": {"waited": [82.0 + 0.01 * i for i in range(100)], "places": [50.0 + 0.1 * i for i in range(60)],
                      "reduction": {"150 words a minute": SAVED}}}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.data import stories
-from common.errors import ModelError
+from common.errors import DataError, ModelError
 from common.models import load, tiny
 from common.runs.experiment import every_job
 from common.standins import stories as base_of
@@ -19,8 +19,9 @@ from .. import eval as harness
 from ..experiments import arms as small
 from ..experiments import clock as timed
 from ..experiments import exact, gates
+from ..experiments import realtext as realtexts
 from ..reasoner import Reasoner
-from .made_up import ARMS, CLAIMS, arms, clock, gate, gold, speed, verdict
+from .made_up import ARMS, CLAIMS, arms, clock, gate, gold, realtext, speed, verdict
 
 
 def of(claim):
@@ -30,7 +31,7 @@ def of(claim):
 def test_every_claim_is_measured_blocked_or_not_checkable():
     counted = quantities.exact({}, "analytic")
     run = quantities.arms(arms()) | quantities.clock(clock()) | quantities.gold(gold()) | quantities.gate(gate())
-    run |= quantities.speed(speed())
+    run |= quantities.speed(speed()) | quantities.realtext(realtext())
     for claim in CLAIMS:
         if claim.get("status") != "not-checkable":
             here = {"analytic": {*counted, *run}, "cpu-small": run}.get(claim["rung"], ())
@@ -59,6 +60,7 @@ def test_tables_and_pictures_show_every_arm(tmp_path):
     assert "interleaved" in (tmp_path / "depths.svg").read_text()
     assert "delay measured 50.0, predicted 49.0" in "\n".join(tables.clock(clock()))
     assert "of the stock step views 1.000, concatenation 1.400" in "\n".join(tables.speed(speed()))
+    assert "PubMedQA: 40 items of 11.0 sentences, tokens waited -92.0 %" in "\n".join(tables.realtext(realtext()))
     assert "tokens waited -82.5 %" in "\n".join(tables.gold(gold())) and "keeps 96.0 % of 500" in "\n".join(tables.gate(gate()))
 
 
@@ -119,6 +121,16 @@ def test_gold_traces_by_hand():
     found = exact.gold("smoke")
     ways = found["reduction"]["150 words a minute"]
     assert ways["streaming"] == pytest.approx(ways["buffered"]) and max(ways["blocking"]) < 0 and all(w > 70 for w in found["waited"])
+
+
+def test_real_questions_come_first():
+    gsm = {"question": "Ann has 3 dogs. Bob has 2. How many in all?"}
+    assert realtexts.of_gsm8k(gsm) == ["How many in all?", "Ann has 3 dogs.", "Bob has 2."]
+    row = {"context": "Context: AIM. We ask. It is so.\nQuestion: Is it so?\nA. yes"}
+    assert realtexts.of_pubmed(row) == ["Is it so?", "AIM.", "We ask.", "It is so."]
+    with pytest.raises(DataError, match="without a line 'Question: '"):
+        realtexts.of_pubmed({"context": "Context: nothing"})
+    assert realtexts.reduced(lambda texts, **_: {"input_ids": [text.split() for text in texts]}, ["a b", "c d e", "f g h"]) == 75.0
 
 
 # -- arms --------------------------------------------------------------------------------------------------

@@ -3,10 +3,10 @@
 import pytest
 
 from .. import quantities
-from .made_up import ARMS, arms, clock, gate, gold, speed, verdict
+from .made_up import ARMS, arms, clock, gate, gold, realtext, speed, verdict
 
 MAKERS = {"arms": (quantities.arms, arms), "clock": (quantities.clock, clock), "gold": (quantities.gold, gold),
-          "gate": (quantities.gate, gate), "speed": (quantities.speed, speed)}
+          "gate": (quantities.gate, gate), "speed": (quantities.speed, speed), "realtext": (quantities.realtext, realtext)}
 IN = {claim: name for name, (read, make) in MAKERS.items() for claim in read(make())}
 
 
