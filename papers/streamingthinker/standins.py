@@ -58,7 +58,7 @@ ARMS = {"batch": Arm("batch", "rope", mode="batch"), "batch spe": Arm("batch", "
 class Tuning:
     """steps of `rows` stories, a cosine down from `rate`; level and order of the stories."""
 
-    steps: int = 400
+    steps: int = 300
     rows: int = 48
     rate: float = 1.5e-3
     warm: int = 20
