@@ -237,7 +237,7 @@ def places(number: int, split: str = "test", seed: int = 0, sentences: int = 20,
     who, whom, *others = (int(i) for i in draw.permutation(len(PEOPLE)))
     first, second = sorted(int(i) for i in draw.permutation(sentences)[:2])
     place = PLACES[int(draw.integers(len(PLACES)))]
-    told = []
+    told: list[tuple[Words, Words, str]] = []
     for i in range(sentences):
         if i == first:
             told.append(((PEOPLE[who], "meets", PEOPLE[whom]), (NOTES[who], "meets", NOTES[whom]), "fact"))
@@ -249,7 +249,7 @@ def places(number: int, split: str = "test", seed: int = 0, sentences: int = 20,
                 told.append(((PEOPLE[other], "wears", ("red", "blue")[int(draw.integers(2))], "hat"), (SKIP,), "skip"))
             else:
                 where = PLACES[int(draw.integers(len(PLACES)))]
-                unit = (SKIP,) if order == "question" else (NOTES[other], where)
+                unit: Words = (SKIP,) if order == "question" else (NOTES[other], where)
                 told.append(((PEOPLE[other], "is", "in", where), unit, "skip" if order == "question" else "fact"))
     question = (("where", PEOPLE[who]), ("where", NOTES[who]), "question")
     end = (ANSWER, place, END)

@@ -52,8 +52,9 @@ class _Progress:
 
     def __init__(self, row: Row, ends: set[int], boundary: int, stop: int, unit_cap: int, rest_cap: int):
         self.row, self.ends, self.boundary, self.stop, self.caps = row, ends, boundary, stop, (unit_cap, rest_cap)
-        self.written, self.unit, self.forced, self.done = Written(), 0, [], False
+        self.written, self.unit, self.done = Written(), 0, False
         self.current: list[int] = []
+        self.forced: list[int] = []
         self.given = list(row.given)
 
     @property

@@ -158,7 +158,8 @@ def _interleaved(samples: Sequence[Segments], pad: int) -> Batch:
     """s_0 t_0 s_1 t_1 ... s_n t_n t_{n+1}: one causal text."""
     texts, learnt = [], []
     for sample in samples:
-        text, of = [], []
+        text: list[int] = []
+        of: list[bool] = []
         flags, at = sample.learnt, 0
         for u, unit in enumerate(sample.target):
             if u < len(sample.source):
