@@ -66,6 +66,7 @@ PHASES = (
     Phase(250, (2e-3, 2e-3), 0.10, 0.30, Level((2, 4), (2, 2))),
     Phase(300, (2e-3, 2e-3), 0.05, 0.15, Level((2, 5), (2, 3), skip=0.08)),
     Phase(1300, (2e-3, 5e-5), 0.02, 0.06, Level((3, 7), (2, 3))),
+    Phase(600, (1e-3, 3e-5), 0.02, 0.04, Level((3, 7), (2, 3), give=0.5), warm=20),  # transfers are what is still wrong then
 )
 
 
