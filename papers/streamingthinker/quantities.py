@@ -150,6 +150,34 @@ def gold(results: dict, size: str = "cpu") -> dict[str, dict]:
             "C11s": paired(saved, [0.0] * len(saved)) | {"placebo": paired([100.0] * len(saved), [0.0] * len(saved))}}
 
 
+def variants(results: dict, size: str = "cpu") -> dict[str, dict]:
+    seeds = seeds_of(results, "context/untuned")
+
+    def run(variant: str, arm: str, seed: int) -> dict:
+        return results[f"{variant}/{arm}/seed{seed}"]
+
+    def gap(seed: int, arm: str, variant: str) -> float:
+        return 100 * (run(variant, arm, seed)["D2"] - run(variant, "batch", seed)["D2"])
+
+    def smaller(seed: int, arm: str) -> float:
+        return min(gap(seed, arm, variant) for variant in ("rules", "places"))
+
+    def ahead(seed: int, arm: str) -> float:
+        (own, of), (other, all_) = (run("ahead", name, seed)["kinds"].get("ahead", [0, 1]) for name in (arm, "batch spe"))
+        return 100 * (own / of - other / all_)
+
+    item = 100 / run("context", "batch", seeds[0])["items"]
+    looking = 100 / run("ahead", "streaming", seeds[0])["kinds"].get("ahead", [0, 1])[1]
+
+    def shown(variant: str, arms: Sequence[str]) -> dict[str, float]:
+        return {f"{variant}, {arm}": 100 * fmean(run(variant, arm, seed)["D2"] for seed in seeds) for arm in arms}
+
+    both = ("untuned", "batch", "streaming")
+    return {"C8s": claim(seeds, partial(gap, variant="context"), "streaming", "untuned", item, shown("context", both)),
+            "C17s": claim(seeds, smaller, "streaming", "untuned", item, shown("rules", both) | shown("places", both)),
+            "C13s": claim(seeds, ahead, "streaming", "batch spe", looking, shown("ahead", ("batch spe", "streaming")))}
+
+
 def realtext(results: dict, size: str = "cpu") -> dict[str, dict]:
     found = results["realtext"]
     saved = found["GSM8K"] + found["PubMedQA"]

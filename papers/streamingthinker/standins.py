@@ -16,7 +16,9 @@ import argparse
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,10 +91,12 @@ def base(seed: int):
     return base_of.load_stories(folder)
 
 
-def rows_at(step: int, seed: int, how: Tuning) -> list[method.Segments]:
-    """The rows of a step, the same for every arm: stories no test ever asks, depths drawn evenly."""
+def rows_at(step: int, seed: int, how: Tuning, tell: Callable[[int, str, int], stories.Story] | None = None) -> list[method.Segments]:
+    """The rows of a step, the same for every arm: stories no test ever asks, depths drawn evenly. tell: (number, split, seed) -> a story,
+    default totals of the tuning's level."""
     draw = np.random.default_rng([seed, 21, step // 4])
-    told = [stories.totals(10**8 + (step // 4) * 1000 + i, "train", seed, how.level) for i in range(4 * how.rows)]
+    tell = tell or partial(stories.totals, level=how.level)
+    told = [tell(10**8 + (step // 4) * 1000 + i, "train", seed) for i in range(4 * how.rows)]
     rows = sorted((segments_of(story, int(draw.integers(1, 4))) for story in told), key=length)
     place = int(draw.permutation(4)[step % 4])
     return rows[place * how.rows : (place + 1) * how.rows]

@@ -77,6 +77,15 @@ def speed(results: dict, size: str = "cpu") -> Iterator[str]:
                    + ", ".join(f"{way} {ratio:.3f}" for way, ratio in row["ratio"].items()))
 
 
+def variants(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    for name in sorted({job.rpartition("/")[0] for job, row in results.items() if "losses" in row and "kinds" in row}):
+        rows = [row for job, row in results.items() if job.rpartition("/")[0] == name]
+        shares = {kind: fmean(row["kinds"][kind][0] / row["kinds"][kind][1] for row in rows) for kind in rows[0]["kinds"]}
+        kinds = ", ".join(f"{kind} {100 * share:.1f}" for kind, share in shares.items())
+        yield f"{name:<22s} D2 {spread([100 * row['D2'] for row in rows])}, units {spread([100 * row['unit'] for row in rows])} ({kinds})"
+
+
 def realtext(results: dict, size: str = "cpu") -> Iterator[str]:
     found = results["realtext"]
     yield ""

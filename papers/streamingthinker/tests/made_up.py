@@ -53,6 +53,15 @@ def realtext():
                          "sentences": {"GSM8K": 4.0, "PubMedQA": 11.0}}}
 
 
+def variants(changes=None, seeds=3):
+    """changes {variant/arm: (D2, share of look-ahead units)}."""
+    usual = (("untuned", 0.2), ("batch", 0.95), ("streaming", 0.96))
+    made = {f"{name}/{arm}": (d2, 0.5) for name in ("context", "rules", "places") for arm, d2 in usual}
+    made |= {"ahead/untuned": (0.2, 0.1), "ahead/batch spe": (0.5, 0.4), "ahead/streaming": (0.9, 0.9)} | (changes or {})
+    return {f"{name}/seed{s}": {"D2": d2 + 0.001 * s, "unit": 0.9, "items": 300, "losses": [1.0], "kinds": {
+        "ahead": [round(1000 * share) + s, 1000], "init": [9, 10]}} for name, (d2, share) in made.items() for s in range(seeds)}
+
+
 def gold():
     return {"gold": {"waited": [82.0 + 0.01 * i for i in range(100)], "places": [50.0 + 0.1 * i for i in range(60)],
                      "reduction": {"150 words a minute": SAVED}}}

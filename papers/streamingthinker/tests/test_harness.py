@@ -20,8 +20,9 @@ from ..experiments import arms as small
 from ..experiments import clock as timed
 from ..experiments import exact, gates
 from ..experiments import realtext as realtexts
+from ..experiments import variants as variants_of
 from ..reasoner import Reasoner
-from .made_up import ARMS, CLAIMS, arms, clock, gate, gold, realtext, speed, verdict
+from .made_up import ARMS, CLAIMS, arms, clock, gate, gold, realtext, speed, variants, verdict
 
 
 def of(claim):
@@ -31,7 +32,7 @@ def of(claim):
 def test_every_claim_is_measured_blocked_or_not_checkable():
     counted = quantities.exact({}, "analytic")
     run = quantities.arms(arms()) | quantities.clock(clock()) | quantities.gold(gold()) | quantities.gate(gate())
-    run |= quantities.speed(speed()) | quantities.realtext(realtext())
+    run |= quantities.speed(speed()) | quantities.realtext(realtext()) | quantities.variants(variants())
     for claim in CLAIMS:
         if claim.get("status") != "not-checkable":
             here = {"analytic": {*counted, *run}, "cpu-small": run}.get(claim["rung"], ())
@@ -59,6 +60,7 @@ def test_tables_and_pictures_show_every_arm(tmp_path):
     assert [path.name for path in pictures.arms(arms(), "cpu", tmp_path)] == ["depths.svg"]
     assert "interleaved" in (tmp_path / "depths.svg").read_text()
     assert "delay measured 50.0, predicted 49.0" in "\n".join(tables.clock(clock()))
+    assert "places/streaming       D2 96.1 +-0.1" in "\n".join(tables.variants(variants()))
     assert "of the stock step views 1.000, concatenation 1.400" in "\n".join(tables.speed(speed()))
     assert "PubMedQA: 40 items of 11.0 sentences, tokens waited -92.0 %" in "\n".join(tables.realtext(realtext()))
     assert "tokens waited -82.5 %" in "\n".join(tables.gold(gold())) and "keeps 96.0 % of 500" in "\n".join(tables.gate(gate()))
@@ -93,6 +95,13 @@ def test_results_that_jobs_give_are_what_quantities_read():
     found |= {"batch spe/seed0": found["batch/seed0"], "streaming far/seed0": found["streaming/seed0"]}
     assert {*quantities.arms(found)} == {*quantities.arms(arms())} and list(tables.arms(found)) and json.dumps(found)
     assert found["streaming/seed0"]["unit"] < 0.2 and found["streaming/seed0"]["truncated"] > 0.5
+
+
+@pytest.mark.parametrize("variant", variants_of.VARIANTS)
+def test_variants_run_and_are_read(variant):
+    found = variants_of.run(variant, "streaming", 0, "smoke")
+    assert found["items"] == 2 and len(found["losses"]) == 1 and 0 <= found["unit"] < 0.5
+    assert variants_of.run(variant, "untuned", 0, "smoke")["losses"] == []
 
 
 def test_schedules_of_a_random_model_are_equal_and_its_placebo_is_not(monkeypatch):

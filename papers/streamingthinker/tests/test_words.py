@@ -3,10 +3,11 @@
 import pytest
 
 from .. import quantities
-from .made_up import ARMS, arms, clock, gate, gold, realtext, speed, verdict
+from .made_up import ARMS, arms, clock, gate, gold, realtext, speed, variants, verdict
 
 MAKERS = {"arms": (quantities.arms, arms), "clock": (quantities.clock, clock), "gold": (quantities.gold, gold),
-          "gate": (quantities.gate, gate), "speed": (quantities.speed, speed), "realtext": (quantities.realtext, realtext)}
+          "gate": (quantities.gate, gate), "speed": (quantities.speed, speed), "realtext": (quantities.realtext, realtext),
+          "variants": (quantities.variants, variants)}
 IN = {claim: name for name, (read, make) in MAKERS.items() for claim in read(make())}
 
 
@@ -34,6 +35,8 @@ def but(arm, **values):
     ("C1s", but("streaming", D2=76)), ("C1d", but("streaming far", D2=76)), ("C3s", {"saved": {"streaming": [70, 50, 40.8]}}),
     ("C3t", {"saved": {"streaming": [50, 50, 40.8]}}), ("C4s", but("streaming", D1=95)), ("C4t", but("streaming", D3=80)),
     ("C5s", but("batch spe", D2=80)), ("C7s", but("streaming", D2=80)), ("C10e", {"equal": 120}), ("C12s", but("untuned", D2=90)),
+    ("C8s", {"changes": {"context/streaming": (0.8, 0.5)}}), ("C17s", {"changes": {"places/streaming": (0.8, 0.5)}}),
+    ("C13s", {"changes": {"ahead/streaming": (0.9, 0.4)}}),
     ("C15s", but("streaming", early=90)), ("C10s", {"views": (1.2, 1.21, 1.22)}), ("C3w", {"streaming": (1.5, 1.51, 1.52)}),
     ("C14k", {"kept": (300, 500)}), ("C14c", {"dropped": {"merged": [50, 100]}}), ("C14o", {"dropped": {"ahead": [30, 100]}})])
 def test_the_contrary_opposes(claim, changes):
