@@ -180,10 +180,12 @@ def variants(results: dict, size: str = "cpu") -> dict[str, dict]:
 
 def realtext(results: dict, size: str = "cpu") -> dict[str, dict]:
     found = results["realtext"]
-    saved = found["GSM8K"] + found["PubMedQA"]
-    none = [0.0] * len(saved)
-    return {"C2r": paired(saved, none) | {"placebo": paired(none, none), "baselines": {
-        name: fmean(found[name]) for name in ("GSM8K", "PubMedQA")}}}
+
+    def saved(name: str) -> dict:
+        none = [0.0] * len(found[name])
+        return paired(found[name], none) | {"placebo": paired(none, none)}
+
+    return {"C2r": saved("GSM8K"), "C2p": saved("PubMedQA")}
 
 
 def gate(results: dict, size: str = "cpu") -> dict[str, dict]:
