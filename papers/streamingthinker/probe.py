@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,12 +56,16 @@ def _probe(model: nn.Module, config, for_attention: Callable[..., Tensor]) -> st
 
     try:
         base = last([1, 2, 3, 1], [0, 1, 0, 1])
+        own = [model(input_ids=torch.tensor([[1, 2, 3, end]], device=device), use_cache=False).logits[0, 0].float() for end in (1, 4)]
         hidden, moved = last([1, 3, 3, 1], [0, 1, 0, 1]), last([1, 2, 3, 1], [0, 1, 2, 3])
     except Exception as error:  # whatever a model raises that does not take these inputs
         return f"it does not take a 4-D mask and position ids ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
     finally:
         model.train(training)
     size = float(base.abs().max())
+    if float((own[0] - own[1]).abs().max()) > 1e-3 * size:
+        return ("its own pass is not causal: a first token's logits depend on the last one, so it has not learnt to go on from what it "
+                "has read")
     if float((hidden - base).abs().max()) > 1e-3 * size:
         return "it sees tokens that a 4-D mask hides, so that a unit would see sentences that have not come"
     if float((moved - base).abs().max()) < 1e-6 * size:
@@ -68,14 +73,15 @@ def _probe(model: nn.Module, config, for_attention: Callable[..., Tensor]) -> st
     return ""
 
 
-def check_live(model: nn.Module) -> None:
+def check_live(model: nn.Module, method: Any) -> None:
     """Raises NotThisModel where a source and a target fed through two caches give other logits than one pass under the mask: some models
-    look at the order of the cached columns. Measured once, on eighteen tokens; call `check` before."""
+    look at the order of the cached columns. Measured once, on eighteen tokens; call `check` before.
+    method: the module, whose pass it is held against."""
     if model not in _LIVE:
         training = model.training
         model.eval()
         try:
-            _LIVE[model] = _live(model)
+            _LIVE[model] = _live(model, method)
         finally:
             model.train(training)
     if _LIVE[model]:
@@ -83,18 +89,16 @@ def check_live(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _live(model: nn.Module) -> str:
+def _live(model: nn.Module, method: Any) -> str:
     from common.streaming.caches import attention_window
     from common.streaming.two_streams import TwoStreams
-
-    from .method import Segments, collate, forward
 
     window = attention_window(model.config)
     if window is not None and window < 18:
         return f"some layers slide over {window} tokens (config.sliding_window), which no source with its thoughts fits into"
-    sample = Segments.of([(1, 2), (3, 4, 5, 6, 7), (2, 3, 4)], [(5,), (6, 7), (1, 3), (2, 5, 4)])
-    batch, two = collate([sample]).to(next(model.parameters()).device), TwoStreams(model)
-    expected = forward(model, batch)[0, batch.n_source :]
+    sample = method.Segments.of([(1, 2), (3, 4, 5, 6, 7), (2, 3, 4)], [(5,), (6, 7), (1, 3), (2, 5, 4)])
+    batch, two = method.collate([sample]).to(next(model.parameters()).device), TwoStreams(model)
+    expected = method.forward(model, batch)[0, batch.n_source :]
     rows, reads, at = [], [2, 7, 10], 0
     for segment in sample.source:
         two.read(segment)

@@ -195,7 +195,7 @@ class Reasoner:
                  choose: Callable[[torch.Tensor], int] = lambda logits: int(logits.argmax()),
                  clock: Callable[[], float] = time.perf_counter):
         method.check_model(model)
-        check_live(model)
+        check_live(model, method)
         if unit_cap < 1 or rest_cap < 1:
             raise BadInput(f"caps of {unit_cap} and {rest_cap} tokens: at least 1 each")
         self.model, self.tokens, self.start, self.caps = model, tokens, start, (unit_cap, rest_cap)

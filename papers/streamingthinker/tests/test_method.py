@@ -187,7 +187,8 @@ class SeesAll(torch.nn.Module):
         self.config = model().config
         self.weight = torch.nn.Parameter(torch.randn(96, 8))
 
-    def forward(self, input_ids, attention_mask, position_ids, use_cache):
+    def forward(self, input_ids, use_cache, attention_mask=None, position_ids=None):
+        position_ids = torch.arange(input_ids.shape[1])[None] if position_ids is None else position_ids
         total = (self.weight[input_ids] * position_ids[..., None].cos()).cumsum(1)
         return type("Out", (), {"logits": total @ self.weight.T})()
 
@@ -195,6 +196,11 @@ class SeesAll(torch.nn.Module):
 def test_the_probe_measures_and_leaves_the_mode_as_it_was():
     with pytest.raises(NotThisModel, match="sees tokens that a 4-D mask hides"):
         method.check_model(SeesAll())
+    both_ways = SeesAll()
+    plain = both_ways.forward
+    both_ways.forward = lambda input_ids, **more: plain(input_ids.flip(1), **more)
+    with pytest.raises(NotThisModel, match="its own pass is not causal"):
+        method.check_model(both_ways)
     found = model().train()
     method.check_model(found)
     assert found.training
