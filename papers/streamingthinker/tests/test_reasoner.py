@@ -136,9 +136,11 @@ def test_source_states_do_not_know_what_was_written():
         build(self, *args, **more)
         kept.append(self)
 
+    think = thinker(found)  # the probe, too, reads and writes once
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reasoner.TwoStreams, "__init__", keeping)
-        thinker(found).think(SEGMENTS, schedule="threads")
+        think.think(SEGMENTS, schedule="threads")
+    assert len(kept) == 1
     plain = TwoStreams(found)
     for segment in (TOKENS.instruction, *SEGMENTS, TOKENS.closing):
         plain.read(segment)
