@@ -48,13 +48,13 @@ MUST_RUN = case "$$version" in 3.*) ;; *) printf '%s\n' >&2 \
 .PHONY: help setup doctor test mutants lint lock reproduce experiments report swaps families clean $(REPRODUCE) $(COPY) $(STANDINS)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-24s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-27s %s\n", $$1, $$2}' Makefile
 	@for p in $(PAPERS); do \
-	  printf '  %-24s %s\n' "reproduce-$$p" "a verdict for every claim of $$p" \
+	  printf '  %-27s %s\n' "reproduce-$$p" "a verdict for every claim of $$p" \
 	    "copy-$$p" "DEST=folder: $$p and what it uses of common/, able to run alone"; done
-	@for s in $(STANDINS); do printf '  %-24s %s\n' "$$s" "train the committed small models of $${s#standins-} anew"; done
+	@for s in $(STANDINS); do printf '  %-27s %s\n' "$$s" "train the committed small models of $${s#standins-} anew"; done
 	@echo 'Settings (make TARGET NAME=value):'
-	@printf '  %-24s %s\n' \
+	@printf '  %-27s %s\n' \
 	  RUNG 'smoke, cpu (default), gpu or paper: how large the runs are' \
 	  ONLY 'reproduce-<paper>: these experiments alone, e.g. ONLY=speech (names: make experiments)' \
 	  SEEDS 'how many seeds a default experiment runs (default 3)' \

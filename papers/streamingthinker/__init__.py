@@ -1,0 +1,1 @@
+"""StreamingThinker: units of thought while the input is still arriving, and the answer when it ends."""

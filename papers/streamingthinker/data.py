@@ -1,0 +1,175 @@
+"""Traces as training batches: generated stories, or lines of a file in the released data set's form.
+
+    StoryTraces    stories with running totals (common/data/stories.py), the default
+    JsonTraces     question, sentences, a unit for each, deep part and answer, one JSON object a line, under the model's chat template
+
+Depths are drawn for every sample, a function of (seed, place in the stream): the same whatever the batch, the devices, or a restart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.data import stories
+from common.data.stories import Level
+from common.errors import DataError, SetupError
+from common.seeds import seed_of
+from common.streaming.units import sentence_ends
+from common.training.steps import StepData
+
+from . import method, worded
+from .method import Segments
+
+
+class Rows:
+    """Samples as the rows of common/training/steps.py: each may be had at several depths, of which one is drawn."""
+
+    def __init__(self, samples: Sequence[dict[int, Segments]], seed: int):
+        if not samples:
+            raise SetupError("no sample to train on")
+        self.samples, self.seed = samples, seed
+        # The count must not depend on the place in the stream, so a row's depth is drawn by the row.
+        self.chosen = [of[sorted(of)[seed_of("depth", seed, i) % len(of)]] for i, of in enumerate(samples)]
+        self.counts = {"step_targets": torch.tensor([sum(s.learnt) for s in self.chosen])}
+        self.layout: dict[str, Any] = {}
+
+    def __getitem__(self, row: int) -> Segments:
+        return self.chosen[row]
+
+    def collate(self, samples: list[Segments], sample_index: list[int], totals: dict[str, int]) -> dict:
+        return {"batch": method.collate(samples, **self.layout), "sample_index": sample_index, **totals}
+
+    @staticmethod
+    def blank(micro: dict) -> dict:
+        """A micro-batch that counts nowhere, for a rank that has run out of validation samples."""
+        micro["batch"].targets.fill_(-100)
+        return micro
+
+
+class Traces(StepData):
+    """Common part. Subclasses define `samples()`: (training, validation), each sample {depth: Segments}. The layout is the module's."""
+
+    def __init__(self, batch_size: int = 32, seed: int = 1, num_workers: int = 0):
+        super().__init__(batch_size, seed, num_workers)
+
+    def samples(self) -> tuple[Sequence[dict[int, Segments]], Sequence[dict[int, Segments]]]:
+        raise NotImplementedError
+
+    def sequences(self) -> tuple[Rows, Rows]:
+        train, held = (Rows(samples, self.seed) for samples in self.samples())
+        train.layout = held.layout = self.trainer.lightning_module.layout
+        return train, held
+
+    def transfer_batch_to_device(self, batch: dict, device, dataloader_idx: int) -> dict:
+        return batch | {"batch": batch["batch"].to(device)}
+
+
+class StoryTraces(Traces):
+    """depths: of which one is drawn for each story. order: question or context (first). task: totals, rules or places."""
+
+    def __init__(self, train_samples: int = 16_000, val_samples: int = 128, depths: list[int] = (1, 2, 3), order: str = "question",
+                 task: str = "totals", batch_size: int = 32, seed: int = 1, num_workers: int = 0):
+        super().__init__(batch_size, seed, num_workers)
+        if task not in stories.TASKS or not set(depths) <= {1, 2, 3} or not depths:
+            raise ValueError(f"data: task {task!r} of {', '.join(stories.TASKS)}; depths {list(depths)} of 1, 2, 3")
+        self.train_samples, self.val_samples, self.depths, self.order, self.task = train_samples, val_samples, list(depths), order, task
+
+    def story(self, number: int, split: str) -> stories.Story:
+        more = {"totals": dict(level=Level(), order=self.order), "places": dict(order=self.order), "rules": {}}[self.task]
+        return stories.TASKS[self.task](number, split, self.seed, **more)
+
+    def samples(self):
+        return tuple([{d: worded.segments_of(self.story(i, split), d) for d in self.depths} for i in range(count)]
+                     for split, count in (("train", self.train_samples), ("val", self.val_samples)))
+
+
+# -- real text ---------------------------------------------------------------------------------------------
+MARKS = re.compile(r"<(EOS|EOQ|EOT|EOR|EOA|EOF|SEP)>")
+
+
+def pieces(text: str) -> list[str]:
+    """A text of the released form, cut behind each mark; what stands behind the last one is an error and not dropped."""
+    parts = [part.strip() for part in MARKS.split(text)[::2]]
+    if parts[-1]:
+        raise DataError(f"text behind the last mark would be lost: {parts[-1][:60]!r}")
+    return parts[:-1]
+
+
+def read_row(row: dict[str, Any]) -> dict[str, Any]:
+    """{"source", "units", "deep", "answer", "question"} of a row of the released form (spec 3.2): Instruct_Context.{context, instruct},
+    streaming_reasoning, deep_reasoning, answer. A context without marks is cut into sentences. Raises DataError naming what is missing,
+    or units and sentences that do not pair."""
+    try:
+        context, question = row["Instruct_Context"]["context"], row["Instruct_Context"]["instruct"]
+        units, deep, answer = row["streaming_reasoning"], row["deep_reasoning"], row["answer"]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"a row lacks {error}: it needs Instruct_Context.context and .instruct, streaming_reasoning, deep_reasoning, "
+                        "answer") from error
+    if MARKS.search(context):
+        sentences = pieces(context)
+    else:
+        ends = sentence_ends(context)
+        sentences = [context[a:b].strip() for a, b in zip([0, *ends], ends)]
+    source, thoughts = [MARKS.sub("", question).strip(), *sentences], pieces(units)
+    if len(thoughts) != len(source):
+        raise DataError(f"{len(source)} sentences (the question is one) and {len(thoughts)} units do not pair: {question[:60]!r}")
+    boxed = re.search(r"\\box(?:ed)?\{(.*)\}", answer, re.S)
+    return {"source": source, "units": ["" if t.lower() == "<skip>" else t for t in thoughts], "deep": MARKS.sub("", deep).strip(),
+            "answer": (boxed.group(1) if boxed else MARKS.sub("", answer)).strip(), "question": 0}
+
+
+class JsonTraces(Traces):
+    """train, validation: files of JSON lines in the released form. depths: 1 leaves the deep part out; 3 needs "self_check" in a row,
+    which is put behind the deep part. refused: the most rows, as a share, that may not fit (units that do not pair, over max_tokens)."""
+
+    def __init__(self, train: str, validation: str, depths: list[int] = (2,), instruction: str = worded.INSTRUCTION,
+                 cues: dict[int, str] | None = None, max_tokens: int = 4096, refused: float = 0.05, context_first: bool = False,
+                 batch_size: int = 16, seed: int = 1, num_workers: int = 0):
+        super().__init__(batch_size, seed, num_workers)
+        self.train, self.validation, self.depths, self.instruction = train, validation, list(depths), instruction
+        self.cues, self.max_tokens, self.refused, self.context_first = cues, max_tokens, refused, context_first
+
+    def samples(self):
+        module = self.trainer.lightning_module
+        chat = worded.Chat.of(self.tokenizer(), module.model.get_input_embeddings().weight.shape[0], self.instruction, self.cues)
+        return self._file(self.train, chat), self._file(self.validation, chat)
+
+    def _file(self, name: str, chat: worded.Chat) -> list[dict[int, Segments]]:
+        path, found, wrong = Path(name).expanduser(), [], []
+        if not path.is_file():
+            raise SetupError(f"there is no file {path.name} in {path.parent.name or '.'}: data.train and data.validation name files of "
+                             "JSON lines")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                found.append(self.sample(json.loads(line), chat))
+            except (ValueError, DataError) as error:
+                wrong.append(f"line {number}: {error}")
+        if len(wrong) > self.refused * len(lines):
+            raise SetupError(f"{path.name}: {len(wrong)} of {len(lines)} rows cannot be used; the first is {wrong[0]}")
+        if wrong:
+            print(f"data: {len(wrong)} of {len(lines)} rows of {path.name} are left out; the first is {wrong[0]}", flush=True)
+        return found
+
+    def sample(self, row: dict[str, Any], chat: worded.Chat) -> dict[int, Segments]:
+        """The row at each depth. Raises DataError, ValueError for a row that does not fit."""
+        read = read_row(row)
+        if self.context_first:
+            read["source"], read["units"] = ([*of[1:], of[0]] for of in (read["source"], read["units"]))
+            read["question"] = len(read["source"]) - 1
+        made = {}
+        for depth in self.depths:
+            if depth == 3 and not row.get("self_check"):
+                raise DataError("depth 3 needs a self_check")
+            deep = "" if depth == 1 else read["deep"] + (f" {row['self_check']}" if depth == 3 else "")
+            made[depth] = chat.sample(**(read | {"deep": deep}), depth=depth)
+            tokens = sum(made[depth].source_lengths) + sum(made[depth].target_lengths)
+            if tokens > self.max_tokens:
+                raise DataError(f"{tokens} tokens, of at most {self.max_tokens}")
+        return made

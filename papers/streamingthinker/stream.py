@@ -1,0 +1,99 @@
+"""Think about standard input while it is being written: a unit of thought as soon as a sentence ends, the answer when the line does.
+
+    … | python -m papers.streamingthinker.stream --checkpoint FOLDER --depth 2 --show timing
+
+--checkpoint is a folder that training wrote (weights or adapter, tokenizer, streamingthinker.json), a stand-in of stories
+(common/standins/stories-weights/seed0), or any causal model with a chat template whose embedding has room for five tokens. Every line is
+an input of its own: the question first, then sentences, each ending with . ! or ?. What a user writes is never taken for structure.
+--show timing prints after each unit when it was written and when its sentence had come, in seconds of this machine's clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+
+import torch
+
+from common.errors import UserError
+from common.streaming.live import open_checkpoint, units_of
+from common.streaming.units import ends_sentence
+
+from . import worded
+from .reasoner import SCHEDULES, Event, Reasoner, Thought, Tokens
+
+ABOUT = "streamingthinker.json"
+
+
+def structure(model, tokenizer, about: dict) -> tuple[Tokens, Callable[[str, int], list[int]]]:
+    """(tokens of structure, a sentence and its number -> ids) for a stand-in of stories or a chat model."""
+    if set(tokenizer.get_vocab()) >= set(worded.stories.WORDS):
+        def told(text: str, number: int) -> list[int]:
+            ids, left_out = worded.story_segment(text, number)
+            if left_out:
+                print(f"streamingthinker: left out, for a model of stories does not know them: {', '.join(left_out)}", file=sys.stderr)
+            return ids
+
+        return worded.of_stories(), told
+    cues = {int(depth): text for depth, text in about["cues"].items()} if "cues" in about else None
+    chat = worded.Chat.of(tokenizer, model.get_input_embeddings().weight.shape[0], about.get("instruction", worded.INSTRUCTION), cues)
+    return chat.tokens(), lambda text, number: chat.segment(text, text.rstrip().endswith("?"))
+
+
+def converse(reasoner: Reasoner, encode: Callable[[str, int], list[int]], tokenizer, texts: Iterator[Iterator[str]], depth: int,
+             schedule: str, out, timing: bool = False) -> list[Thought]:
+    """Thinks about every text; prints each unit as it is written, then what follows the input."""
+    found = []
+    for text in texts:
+        read: dict[int, float] = {}
+
+        def told(event: Event, read=read) -> None:
+            if event.kind == "read":
+                read[event.number] = event.at
+            elif event.kind in ("unit", "end"):
+                shown = tokenizer.decode(list(event.tokens), skip_special_tokens=True).strip()
+                when = f"  [{event.at:.2f} s" + (f", its sentence {read[event.number]:.2f} s" if event.kind == "unit" else "") + "]"
+                out.write(shown + (when if timing else "") + "\n")
+                out.flush()
+
+        thought = reasoner.think((encode(sentence, i) for i, sentence in enumerate(text)), depth, schedule, told)
+        if timing:
+            out.write(f"delay, from the last sentence to the end: {thought.at('end') - thought.at('read'):.2f} s\n")
+            out.flush()
+        if thought.truncated:
+            print("streamingthinker: a unit or the answer reached its cap and was cut", file=sys.stderr)
+        found.append(thought)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Units of thought for standard input, sentence by sentence.")
+    parser.add_argument("--checkpoint", required=True, help="folder of a training or a stand-in, local model or hub id")
+    parser.add_argument("--base", help=f"base model of an adapter, if {ABOUT} does not name it")
+    parser.add_argument("--depth", type=int, default=2, help="1: answer at once, 2: think as a whole first, 3: and check")
+    parser.add_argument("--schedule", choices=list(SCHEDULES), default="threads")
+    parser.add_argument("--start", type=int, help="the target's first position; default: that of the training, else 0")
+    parser.add_argument("--unit-cap", type=int, default=64, help="most tokens of a unit; its boundary is then forced")
+    parser.add_argument("--rest-cap", type=int, default=512, help="most tokens behind the input's end")
+    parser.add_argument("--show", choices=["text", "timing"], default="text")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    try:
+        model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)
+        tokens, encode = structure(model, tokenizer, about)
+        start = options.start if options.start is not None else int(about.get("start", 0))
+        reasoner = Reasoner(model, tokens, start, options.unit_cap, options.rest_cap)
+        converse(reasoner, encode, tokenizer, units_of(sys.stdin, split_on=ends_sentence), options.depth, options.schedule, sys.stdout,
+                 options.show == "timing")
+    except (UserError, ValueError, TypeError) as error:
+        print(f"streamingthinker stream: {error}", file=sys.stderr)
+        return 2
+    except (BrokenPipeError, KeyboardInterrupt):
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

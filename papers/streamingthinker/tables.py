@@ -1,0 +1,102 @@
+"""The tables behind the claims, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean, stdev
+
+from .experiments.arms import UNTUNED
+from .quantities import Arms
+from .standins import ARMS
+
+NAMES = {"start": "the base, in batch (as trained)", "untuned": "the base in streaming, positions from 0",
+         "untuned rope": "the base in streaming, contiguous positions", "batch": "batch, contiguous positions",
+         "batch spe": "batch, positions from 0", "streaming": "streaming, positions from 0",
+         "streaming far": "streaming, target from 256", "interleaved": "interleaved"}
+WIDTH = 46
+
+
+def spread(values: list[float]) -> str:
+    return f"{fmean(values):.1f}" + (f" +-{stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def arms(results: dict, size: str = "cpu") -> Iterator[str]:
+    of = Arms(results)
+    first = of.run(of.seeds[0], "start")
+    yield ""
+    yield (f"Greedy, {first['items']} unseen stories, {len(of.seeds)} seeds (mean, spread), in %; tokens of a trace at D2; delay saved "
+           "against batch on the same trace at D1 / D2 / D3, event model, r .4 s, tau .033 s")
+    yield f"{'':<{WIDTH}s}{'units':>12s}{'D1':>12s}{'D2':>12s}{'D3':>12s}{'tokens':>9s}{'delay saved':>20s}"
+    for name in (*UNTUNED, *ARMS):
+        rows = [of.run(seed, name) for seed in of.seeds]
+        saved = " / ".join(f"{fmean(row['reduction']['streaming'][d] for row in rows):.1f}" for d in range(3))
+        yield (f"{NAMES[name]:<{WIDTH}s}{spread([100 * row['unit'] for row in rows]):>12s}" +
+               "".join(f"{spread([100 * row[d] for row in rows]):>12s}" for d in ("D1", "D2", "D3")) +
+               f"{fmean(row['tokens'][1] for row in rows):9.1f}{saved:>20s}")
+    yield ""
+    kinds = sorted(first["kinds"])
+    yield f"{'units right, by kind':<{WIDTH}s}" + "".join(f"{kind:>10s}" for kind in kinds)
+    for name in (*UNTUNED, *ARMS):
+        counts = [[of.run(seed, name)["kinds"][kind] for seed in of.seeds] for kind in kinds]
+        shares = [100 * fmean(right / max(all_, 1) for right, all_ in rows) for rows in counts]
+        yield f"{NAMES[name]:<{WIDTH}s}" + "".join(f"{value:10.1f}" for value in shares)
+    yield ""
+    others = fmean(of.run(seed, "streaming")["other units"] for seed in of.seeds)
+    yield f"Streaming with another story's units: D2 {100 * others:.1f} % right"
+    for seed in of.seeds:
+        tried = results[f"schedules/seed{seed}"]
+        yield (f"Schedules, seed {seed}: {tried['equal']} of {tried['of']} give the serial schedule's tokens; without the cursor "
+               f"{tried['placebo']}")
+
+
+def gold(results: dict, size: str = "cpu") -> Iterator[str]:
+    found = results["gold"]
+    yield ""
+    yield f"Gold traces: tokens waited -{fmean(found['waited']):.1f} %; delay against batch on the same trace, D1 / D2 / D3 (event model):"
+    for speed, ways in found["reduction"].items():
+        for way, values in ways.items():
+            yield f"  {speed:<22s}{way:<12s}" + " / ".join(f"{-value:.1f}" for value in values) + " %"
+    yield f"Of twenty sentences two matter: tokens of D1 question first / context first {fmean(found['places']):.1f} %"
+
+
+def clock(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    for name, row in results.items():
+        if name.startswith("clock/"):
+            ms = {key: 1000 * value for key, value in row["delay"].items()}
+            yield (f"{name}, two threads: a token {1000 * row['tau']:.2f} ms, a segment {1000 * row['p']:.2f} ms, a word every "
+                   f"{1000 * row['r']:.1f} ms; delay measured {ms['streaming']:.1f}, predicted {ms['predicted']:.1f}, batch "
+                   f"{ms['batch']:.1f} ms")
+
+
+def speed(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    for name, row in results.items():
+        if name.startswith("step/"):
+            yield (f"{name}, a decode step: " + ", ".join(f"{way} {ms:.2f} ms" for way, ms in row["ms"].items()) + "; of the stock step "
+                   + ", ".join(f"{way} {ratio:.3f}" for way, ratio in row["ratio"].items()))
+
+
+def variants(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    for name in sorted({job.rpartition("/")[0] for job, row in results.items() if "losses" in row and "kinds" in row}):
+        rows = [row for job, row in results.items() if job.rpartition("/")[0] == name]
+        shares = {kind: fmean(row["kinds"][kind][0] / row["kinds"][kind][1] for row in rows) for kind in rows[0]["kinds"]}
+        kinds = ", ".join(f"{kind} {100 * share:.1f}" for kind, share in shares.items())
+        yield f"{name:<22s} D2 {spread([100 * row['D2'] for row in rows])}, units {spread([100 * row['unit'] for row in rows])} ({kinds})"
+
+
+def realtext(results: dict, size: str = "cpu") -> Iterator[str]:
+    found = results["realtext"]
+    yield ""
+    for name, n in found["sentences"].items():
+        yield f"{name}: {len(found[name])} items of {n:.1f} sentences, tokens waited -{fmean(found[name]):.1f} %"
+
+
+def gate(results: dict, size: str = "cpu") -> Iterator[str]:
+    found = results["gate"]
+    yield ""
+    for encoder, kept in found["kept"].items():
+        yield f"The gate with {encoder}: keeps {100 * kept[0] / kept[1]:.1f} % of {kept[1]} clean traces"
+        for kind, (dropped, of) in found["dropped"][encoder].items():
+            yield f"  drops {100 * dropped / of:5.1f} % of {of} traces with a fault: {kind}"

@@ -1,0 +1,199 @@
+"""Thinking while reading: what is written is what training computes, and the same under every schedule."""
+
+import random
+import threading
+
+import pytest
+import torch
+
+from common.errors import UserError
+from common.models import load, tiny
+from common.streaming.batched import Row, decode, interleaved
+from common.streaming.two_streams import TwoStreams
+from tests.numerics import close, float64
+
+from .. import method, reasoner
+from ..baselines import Batch, Impatient, same
+from ..method import Segments, collate
+from ..reasoner import BadInput, Reasoner, Serial, Threads, Tokens
+
+END, UNIT = 90, 91
+TOKENS = Tokens((1, 2), (3, 4, 5), frozenset({UNIT}), UNIT, {1: (6,), 2: (7, 8)}, 9, END, frozenset({UNIT, END, 3}), closing=(10, 11))
+SEGMENTS = [[20, 21, 22], [23, 24], [25, 26, 27, 28]]
+
+
+def model(family="llama", seed=0, layers=2):
+    return load(tiny(family, vocab_size=96, num_hidden_layers=layers, initializer_range=0.6, seed=seed)).model
+
+
+def thinker(found, kind=Reasoner, **more):
+    return kind(found, TOKENS, **(dict(unit_cap=5, rest_cap=6) | more))
+
+
+def trace_of(thought, segments=SEGMENTS, depth=2):
+    """What was thought, as a training sample."""
+    cue = TOKENS.cues[depth]
+    return Segments.of([TOKENS.instruction, *segments, TOKENS.closing], [TOKENS.header, *thought.units, [*cue, *thought.rest]],
+                       forced=len(cue), closed=True)
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("start", [0, 40])
+def test_one_pass_is_what_was_written_step_by_step(family, start):
+    """Masked teacher forcing gives, token for token, the logits that two caches gave; in a padded batch, too."""
+    with float64():
+        found, seen = model(family), []
+        think = thinker(found, start=start, choose=lambda logits: seen.append(logits) or int(logits.argmax()))
+        thought = think.think(SEGMENTS)
+        samples = [trace_of(thought), Segments.of([(1,), range(30, 50)], [(2,), (3, 4), (5, 6)])]
+        batch = collate(samples, start=start)
+        with torch.no_grad():
+            logits = method.forward(found, batch)[0]
+        learnt = batch.targets[0] != -100
+        close(logits[batch.rows[0, learnt]], torch.stack(seen))
+        chosen = [t for unit in thought.units for t in unit] + thought.rest
+        assert batch.targets[0, learnt].tolist() == chosen
+
+
+def rows(more=()):
+    return [Row([TOKENS.instruction, *segments], TOKENS.header, TOKENS.cues[2], TOKENS.closing) for segments in (SEGMENTS, *more)]
+
+
+HOW = dict(ends={UNIT}, boundary=UNIT, stop=END, unit_cap=5, rest_cap=6)
+
+
+def test_batches_write_what_single_inputs_do():
+    found = model()
+    others = ([[30, 31]], [[40], [41, 42], [43, 44], [45, 46, 47, 48, 49]])
+    for start in (0, 40):
+        for segments, row in zip((SEGMENTS, *others), decode(found, rows(others), start=start, **HOW)):
+            alone = thinker(found, start=start).think(segments)
+            assert (row.units, row.rest, row.truncated) == (alone.units, alone.rest, alone.truncated)
+    for segments, row in zip((SEGMENTS, *others), decode(found, rows(others), visible="all", start=None, **HOW)):
+        of = Batch(found, TOKENS, start=2 + sum(map(len, segments)) + 2, unit_cap=5, rest_cap=6)
+        assert (row.units, row.rest) == ((alone := of.think(segments)).units, alone.rest)
+    with pytest.raises(ValueError, match="headers of"):
+        decode(found, [rows()[0], Row([(1,), (2,)], (3,))], **HOW)
+    with pytest.raises(ValueError, match="visible 'some'"):
+        decode(found, rows(), visible="some", **HOW)
+
+
+def test_given_units_are_forced():
+    row = Row([TOKENS.instruction, *SEGMENTS], TOKENS.header, TOKENS.cues[2], TOKENS.closing, given=(50, UNIT, UNIT, 51, 52, UNIT))
+    assert decode(model(), [row], **HOW)[0].units == [[50, UNIT], [UNIT], [51, 52, UNIT]]
+
+
+def test_interleaved_is_the_stock_model_s_own_greedy_text():
+    """Each token is the stock model's choice after the text so far, and the layout is that of training."""
+    found = model()
+    others = ([[30, 31]],)
+    for segments, row in zip((SEGMENTS, *others), interleaved(found, rows(others), **HOW)):
+        sample = trace_of(row, segments)
+        batch = collate([sample], "interleaved")
+        with torch.no_grad():
+            logits = found(input_ids=batch.ids, use_cache=False).logits[0]
+        learnt = batch.targets[0] != -100
+        chosen, forced = logits[batch.rows[0, learnt]].argmax(-1).tolist(), batch.targets[0, learnt].tolist()
+        assert all(a == b or b == UNIT for a, b in zip(chosen, forced)) and sum(a == b for a, b in zip(chosen, forced)) >= 6
+
+
+def test_the_same_tokens_in_two_hundred_schedules():
+    """Reading ahead at random before any token, and two threads whose reader is held up at random."""
+    found = model(layers=1)
+    think, draw = thinker(found, unit_cap=3, rest_cap=3), random.Random(0)
+    reference = think.think(SEGMENTS)
+    assert len(reference.units) == 3
+    for i in range(200):
+        if i % 10 == 0:
+            schedule, segments = Threads(), held_up(SEGMENTS, draw)
+        else:
+            schedule, segments = Serial(at_pace(draw)), SEGMENTS
+        assert same(think.think(segments, schedule=schedule), reference), i
+    hasty = thinker(found, Impatient, unit_cap=3, rest_cap=3)
+    assert not all(same(hasty.think(SEGMENTS, schedule=Serial(lambda: draw.random() < 0.5)), reference) for _ in range(20))
+
+
+def at_pace(draw):
+    pace = draw.random()
+    return lambda: draw.random() < pace
+
+
+def held_up(segments, draw):
+    """The reader yields its turn a few times before each segment."""
+    for segment in segments:
+        for _ in range(draw.randrange(40)):
+            threading.Event().wait(0)
+        yield segment
+
+
+def test_source_states_do_not_know_what_was_written():
+    """After thinking, the source's keys and values are those of plainly reading it."""
+    found, kept = model(), []
+    build = TwoStreams.__init__
+
+    def keeping(self, *args, **more):
+        build(self, *args, **more)
+        kept.append(self)
+
+    think = thinker(found)  # the probe, too, reads and writes once
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reasoner.TwoStreams, "__init__", keeping)
+        think.think(SEGMENTS, schedule="threads")
+    assert len(kept) == 1
+    plain = TwoStreams(found)
+    for segment in (TOKENS.instruction, *SEGMENTS, TOKENS.closing):
+        plain.read(segment)
+    for one, other in zip(kept[0].cache.layers, plain.cache.layers):
+        assert all(torch.equal(a, b) for a, b in zip(one.part("source"), other.part("source")))
+
+
+def test_units_come_before_the_next_sentence_does():
+    """The first unit is told while the second sentence has not been asked for; nothing is read ahead by one worker."""
+    events = []
+    think = thinker(model())
+
+    def coming():
+        for segment in SEGMENTS:
+            events.append("asked")
+            yield segment
+
+    thought = think.think(coming(), told=lambda event: events.append(event.kind))
+    assert events[:6] == ["asked", "read", "unit", "asked", "read", "unit"] and events[-1] == "end"
+    assert thought.source == [3, 2, 4] and thought.at("read", 1) <= thought.at("unit", 1) <= thought.at("end")
+    with pytest.raises(BadInput, match="no event unit 7"):
+        thought.at("unit", 7)
+
+
+def scripted(tokens):
+    """A model's choices by script."""
+    left = list(tokens)
+    return lambda logits: left.pop(0)
+
+
+def test_caps_force_boundaries_and_say_so():
+    found = model()
+    plain = thinker(found, choose=scripted([50, UNIT, UNIT, 51, UNIT, 9, 52, END])).think(SEGMENTS, depth=1)
+    assert plain.units == [[50, UNIT], [UNIT], [51, UNIT]] and plain.rest == [9, 52, END] and not plain.truncated and plain.m == 3
+    cut = thinker(found, choose=scripted([50] * 5 + [UNIT, UNIT, END])).think(SEGMENTS, depth=1)
+    assert cut.units[0] == [50, 50, 50, 50, UNIT] and cut.truncated and cut.rest == [END]
+    long = thinker(found, choose=scripted([UNIT] * 3 + [50] * 6)).think(SEGMENTS, depth=1)
+    assert long.rest == [50] * 6 and long.truncated
+
+
+def test_what_cannot_be_read_is_refused():
+    think = thinker(model())
+    for schedule in ("serial", "threads"):
+        with pytest.raises(BadInput, match="segment 1 contains token 91"):
+            think.think([[20, 21], [22, UNIT, 23]], schedule=schedule)
+        with pytest.raises(BadInput, match="the input has no segment"):
+            think.think([], schedule=schedule)
+    with pytest.raises(BadInput, match="segment 0 has no token"):
+        think.think([[]])
+    with pytest.raises(BadInput, match="depth 3: there is 1, 2"):
+        think.think(SEGMENTS, depth=3)
+    with pytest.raises(BadInput, match="caps of 0"):
+        thinker(model(), unit_cap=0)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="needs a CUDA device"):
+            think.think(SEGMENTS, schedule="streams")

@@ -1,0 +1,105 @@
+"""The live command: units come while the text does, structure is never taken from a user, and what cannot be done is one line."""
+
+import io
+import os
+import threading
+
+import pytest
+
+from common.data import stories
+from common.models import load, tiny
+from common.standins import stories as base_of
+from common.streaming.live import units_of
+from common.streaming.units import ends_sentence
+from tests.small_tokenizers import tokenizer
+
+from .. import stream, worded
+from ..reasoner import BadInput, Reasoner
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A model of stories that has learnt nothing, in the hub's format."""
+    folder = tmp_path_factory.mktemp("stories")
+    base_of.build(0).save_pretrained(folder)
+    stories.tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def run(checkpoint, text, monkeypatch, capsys, *options):
+    here, there = os.pipe()
+    os.write(there, text.encode())
+    os.close(there)
+    with os.fdopen(here) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        status = stream.main(["--checkpoint", checkpoint, "--unit-cap", "4", "--rest-cap", "4", *options])
+    return status, *capsys.readouterr()
+
+
+def test_the_first_unit_is_printed_before_the_second_sentence_is_written(checkpoint):
+    """Fed through a pipe: nothing of the second sentence exists when the first unit is read."""
+    here, there = os.pipe()
+    out, shown = io.StringIO(), threading.Event()
+
+    class Seen(io.StringIO):
+        def write(self, text):
+            out.write(text)
+            shown.set()
+
+    model, tok, about = stream.open_checkpoint(checkpoint, stream.ABOUT)
+    tokens, encode = stream.structure(model, tok, about)
+    think = Reasoner(model, tokens, unit_cap=4, rest_cap=4)
+    texts = units_of(os.fdopen(here), split_on=ends_sentence)
+    work = threading.Thread(target=stream.converse, args=(think, encode, tok, texts, 2, "threads", Seen(), True))
+    work.start()
+    os.write(there, b"Total ann bob? ")
+    assert shown.wait(20) and out.getvalue().count("\n") == 1 and "its sentence" in out.getvalue()
+    os.write(there, b"Ann has 3. Bob has 4.\n")
+    os.close(there)
+    work.join(20)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 5 and lines[-1].startswith("delay, from the last sentence to the end: ")
+
+
+def test_lines_are_inputs_of_their_own_and_caps_are_told(checkpoint, monkeypatch, capsys):
+    status, out, err = run(checkpoint, "Total ann bob? Ann has 3.\nTotal cid dan?\n", monkeypatch, capsys, "--schedule", "serial")
+    assert status == 0 and len(out.splitlines()) == 3 + 2 and err.count("reached its cap") == 2
+    status, out, err = run(checkpoint, "Total ann bob? Ann has 3 apples.\n", monkeypatch, capsys)
+    assert status == 0 and "left out, for a model of stories does not know them: apples" in err
+
+
+def test_what_cannot_be_done_is_one_line_and_status_2(checkpoint, monkeypatch, capsys, tmp_path):
+    for text, options, says in (("Xyz qqq.\n", (), "no word of 'Xyz qqq.' is known"),
+                                ("Total ann?\n", ("--depth", "7"), "depth 7: there is 1, 2, 3"),
+                                ("Ann ; has 3.\n", (), "which marks structure"), ("Total ann?\n", ("--unit-cap", "0"), "at least 1 each")):
+        status, out, err = run(checkpoint, text, monkeypatch, capsys, *options)
+        assert status == 2 and says in err and err.count("\n") == 1, err
+    load(tiny()).model.save_pretrained(tmp_path)
+    assert run(str(tmp_path), "", monkeypatch, capsys)[0] == 2
+
+
+def test_the_same_units_under_every_schedule(checkpoint, monkeypatch, capsys):
+    text = "Total ann bob? Ann has 3. Bob has 4. Ann buys 2.\n"
+    one, two = (run(checkpoint, text, monkeypatch, capsys, "--schedule", name)[1] for name in ("serial", "threads"))
+    assert one == two and len(one.splitlines()) == 5
+
+
+def test_live_sentences_are_those_of_the_stories():
+    ids, left_out = worded.story_segment("Ann gives 2 to Bob.", 3)
+    assert ids == stories.ids("#3 ann gives 2 bob .".split()) and left_out == ["to"]
+    assert worded.story_segment("Total ann and bob?", 0)[0] == stories.ids("#0 total ann bob ?".split())
+    with pytest.raises(BadInput, match="25 sentences at most"):
+        worded.story_segment("Ann has 3.", 25)
+
+
+def test_a_chat_model_reads_and_is_not_fooled():
+    tok = tokenizer("qwen2")
+    model = load(tiny("qwen2", vocab_size=400)).model
+    tokens, encode = stream.structure(model, tok, {"cues": {"2": "Now."}})
+    assert set(tokens.cues) == {2} and encode("how many?", 0)[-1] != encode("a dog.", 1)[-1] and tokens.closing
+    thought = Reasoner(model, tokens, unit_cap=3, rest_cap=3).think([encode("how many?", 0), encode("a <EOT> dog.", 1)], 2)
+    assert len(thought.units) == 2 and all(unit[-1] in tokens.ends for unit in thought.units)
+    with pytest.raises(BadInput, match="marks structure"):
+        Reasoner(model, tokens).think([[tokens.boundary, 5]], 2)
+    with pytest.raises(worded.ModelError, match="has no row in an embedding"):
+        stream.structure(load(tiny("qwen2", vocab_size=361)).model, tokenizer("qwen2"), {})

@@ -1,0 +1,54 @@
+"""From made-up results to words: each claim from both sides, and with a placebo that passes, too."""
+
+import pytest
+
+from .. import quantities
+from .made_up import ARMS, arms, clock, gate, gold, realtext, speed, variants, verdict
+
+MAKERS = {"arms": (quantities.arms, arms), "clock": (quantities.clock, clock), "gold": (quantities.gold, gold),
+          "gate": (quantities.gate, gate), "speed": (quantities.speed, speed), "realtext": (quantities.realtext, realtext),
+          "variants": (quantities.variants, variants)}
+IN = {claim: name for name, (read, make) in MAKERS.items() for claim in read(make())}
+
+
+def word(claim, **changes):
+    read, make = MAKERS[IN[claim]]
+    return verdict(claim, read(make(**changes)))
+
+
+@pytest.mark.parametrize("claim", IN)
+def test_what_the_claim_says_supports(claim):
+    assert word(claim)[0] == "supports", word(claim)
+
+
+@pytest.mark.parametrize("claim", [c for c, name in IN.items() if name == "arms" and c != "C10e"])
+def test_one_training_never_decides(claim):
+    assert word(claim, seeds=1)[0] == "inconclusive"
+
+
+def but(arm, **values):
+    names = ("unit", "D1", "D2", "D3", "early", "late")
+    return {"changes": {arm: tuple(values.get(name, value) for name, value in zip(names, ARMS[arm]))}}
+
+
+@pytest.mark.parametrize("claim, changes", [
+    ("C1s", but("streaming", D2=76)), ("C1d", but("streaming far", D2=76)), ("C3s", {"saved": {"streaming": [70, 50, 40.8]}}),
+    ("C3t", {"saved": {"streaming": [50, 50, 40.8]}}), ("C4s", but("streaming", D1=95)), ("C4t", but("streaming", D3=80)),
+    ("C5s", but("batch spe", D2=80)), ("C7s", but("streaming", D2=80)), ("C10e", {"equal": 120}), ("C12s", but("untuned", D2=90)),
+    ("C8s", {"changes": {"context/streaming": (0.8, 0.5)}}), ("C17s", {"changes": {"places/streaming": (0.8, 0.5)}}),
+    ("C13s", {"changes": {"ahead/streaming": (0.9, 0.4)}}),
+    ("C15s", but("streaming", early=90)), ("C10s", {"views": (1.2, 1.21, 1.22)}), ("C3w", {"streaming": (1.5, 1.51, 1.52)}),
+    ("C14k", {"kept": (300, 500)}), ("C14c", {"dropped": {"merged": [50, 100]}}), ("C14o", {"dropped": {"ahead": [30, 100]}})])
+def test_the_contrary_opposes(claim, changes):
+    assert word(claim, **changes)[0] == "opposes", word(claim, **changes)
+
+
+@pytest.mark.parametrize("claim, changes", [
+    ("C1s", but("untuned", D2=96)), ("C3s", {"saved": {"blocking": [70, 65, 62]}}), ("C4s", but("untuned", D1=5, D2=40)),
+    ("C5s", but("untuned", D2=96)), ("C7s", but("untuned", D2=95)), ("C10e", {"hasty": 199}), ("C12s", but("streaming", D2=20)),
+    ("C3w", {"batch": (1.0, 1.01, 1.02)}),
+    ("C14k", {"dropped": dict.fromkeys(("merged", "summary", "delayed", "ahead", "quoted"), [1, 100])}),
+    ("C14c", {"kept": (5, 500)}), ("C10s", {"joined": (1.0, 1.01, 1.02)}), ("C15s", but("interleaved", early=80))])
+def test_a_placebo_that_passes_leaves_it_open(claim, changes):
+    found, why = word(claim, **changes)
+    assert found == "inconclusive" and ("discriminate" in why or "insensitive" in why), (found, why)
