@@ -137,9 +137,10 @@ def stages(results: dict, size: str = "cpu") -> dict[str, dict]:
 
 
 def clustered(ours: Sequence[float], theirs: Sequence[float], pictures: Sequence[int]) -> dict:
-    """The mean of ours - theirs, clustered by picture; where all are equal, its error is what one item makes of it."""
+    """The mean of ours - theirs, clustered by picture; where all are equal, its error is what one item more or less (a question, a
+    layer: 1) makes of it, never nothing."""
     found = paired(ours, theirs, list(pictures))
-    least, groups = max(map(abs, (*ours, *theirs)), default=0.0) / len(ours), len(set(pictures))
+    least, groups = max(1.0, *map(abs, (*ours, *theirs))) / len(ours), len(set(pictures))
     if not found["stderr"] and groups > 1:
         half = t_quantile(0.975, groups - 1) * least
         found |= {"stderr": least, "stderr_kind": "clustered", "ci95": [found["value"] - half, found["value"] + half]}
