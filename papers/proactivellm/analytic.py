@@ -110,7 +110,7 @@ def _at_least(M: int, L: int, t: int, v: int) -> F:
 
 def spread_ratio(law: str, M: int, L: int) -> float:
     """SD of phi(1) of a control over that of the uniform multinomial law (C15: "far higher")."""
-    return sqrt(variance(Law(law), M, L)[0] / variance(Law(), M, L)[0])  # type: ignore[arg-type]
+    return sqrt(variance(Law(law), M, L)[0] / variance(Law(), M, L)[0])
 
 
 # -- waiting -----------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def wait_9(n: float) -> tuple[float, float]:
     """(AIL, RCO) of wait-9 at M = L = n, between whole n linearly."""
     low = int(n)
     ends = [lag_and_context(wait_k(9, m, m), m) for m in (low, low + 1)]
-    return tuple(float(a + F(n - low) * (b - a)) for a, b in zip(*ends))  # type: ignore[return-value]
+    return tuple(float(a + F(n - low) * (b - a)) for a, b in zip(*ends))
 
 
 def implied_lag() -> float:

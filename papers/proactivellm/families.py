@@ -63,7 +63,7 @@ def agree(model: PreTrainedModel, ours: Tensor, right: Tensor, wrong: Tensor) ->
 def both(model: PreTrainedModel, example: Example, path: list[int]) -> tuple[Tensor, Tensor]:
     """(what the rows before each target token but the first must give, what they would with one unit more)."""
     batches = [batch_of([example], [p])[0] for p in (path, [min(phi + 1, path[-1]) for phi in path])]
-    return tuple(reference(model, example.source, example.target, b.visible[0].tolist())[:-1] for b in batches)  # type: ignore[return-value]
+    return tuple(reference(model, example.source, example.target, b.visible[0].tolist())[:-1] for b in batches)
 
 
 @torch.no_grad()

@@ -17,4 +17,4 @@ def figures() -> dict:
                              "a probe every 8": analytic.saving(name, probes=8)} for name in analytic.PAIRS},
             "spreads": {f"{m}, {length}": {law: analytic.spread_ratio(law, m, length) for law in CONTROLS}
                         for m, length in ((16, 16), (116, 3))},
-            "unseen": {law: float(analytic.unseen(Law(law), 1)) for law in ("multinomial", "slack")}}  # type: ignore[arg-type]
+            "unseen": {law: float(analytic.unseen(Law(law), 1)) for law in ("multinomial", "slack")}}
