@@ -100,9 +100,9 @@ def flags(bench: Bench) -> list[str]:
 
 
 def n_text(point: Point) -> str:
-    """What the point rests on; "exact" for a figure that was computed on both axes."""
-    texts = list(dict.fromkeys(sample_text({"measured": of}) for of in (point.y, point.x) if of.get("stderr") is not None))
-    return texts[0] if texts else sample_text({"measured": point.y})
+    """What the point rests on: of the axis with an interval, the vertical one first."""
+    of = next((of for of in (point.y, point.x) if of.get("stderr") is not None), point.y)
+    return sample_text({"measured": {**of, "stderr": None}})
 
 
 HEAD = ("method", "setting", "{x}", "{y}", "rests on", "command", "record")
@@ -127,8 +127,8 @@ def markdown(family: Family, benches: Sequence[Bench]) -> str:
              family.opening, "",
              "Points are comparable within a bench (one model or recipe, one set of test items, drawn together) and never between two. "
              "Behind a value stands its 95 % interval, by Student's t over trainings or processes, or clustered over items; a value "
-             "without one is exact or of a single run, as the column *rests on* says. A bar in a picture ends at the frame where its "
-             "interval goes on.", ""]
+             "without one is exact, of a single run, or equal in all of them. A bar in a picture ends at the frame where its interval "
+             "goes on; a mark at the frame lies beyond it, and its number stands there.", ""]
     lines += ["## Which methods meet where", "", f"| method | {' | '.join(letters.values())} |", "|---" * (len(shown) + 1) + "|"]
     for method in family.methods:
         counts = [count(bench, method) for bench in shown]
@@ -155,9 +155,12 @@ def markdown(family: Family, benches: Sequence[Bench]) -> str:
 
 
 def missing_rows(family: Family, benches: Sequence[Bench]) -> list[tuple[str, str, str, str, str]]:
-    """(method, bench, why, command, price)."""
-    rows = [(one.method, bench.title, one.why, one.command, one.price) for bench in benches for one in bench.missing]
-    return rows + [(one.method, "-", one.why, one.command, one.price) for one in absent(family, benches)]
+    """(methods, bench, why, command, price): what one command would make for one reason is one row."""
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
+    for title, those in (*((bench.title, bench.missing) for bench in benches), ("-", absent(family, benches))):
+        for one in those:
+            rows.setdefault((title, one.why, one.command, one.price), []).append(one.method)
+    return [("; ".join(dict.fromkeys(names)), *row) for row, names in rows.items()]
 
 
 # -- the report --------------------------------------------------------------------------------------------

@@ -59,12 +59,14 @@ FAMILIES = (
 @dataclass(frozen=True)
 class Axis:
     """label: quantity and unit. better: "less", "more", or "" where neither is. scale: linear, log, or root (of zero and above, small
-    values spread out). shown: where the picture ends; what lies beyond is drawn at the edge, and its number is in the table."""
+    values spread out). shown: where the picture ends; what lies beyond is drawn at the edge, with its number. possible: values that the
+    quantity can have, past which no picture goes."""
 
     label: str
     better: str = ""
     scale: str = "linear"
     shown: tuple[float, float] | None = None
+    possible: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Bench:
         try:
             self.points.append(Point(method, setting, checked(x()), checked(y()), of.source))
         except NotRecorded as why:
-            self.missing.append(Missing(name, str(why), of.source.command, of.source.price))
+            self.missing.append(Missing(method if of.results is None else name, str(why), of.source.command, of.source.price))
         except (RecordError, LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             said = str(error) if isinstance(error, RecordError) else f"has not the form that is read: {error!r}"
             raise RecordError(f"{of.source.record}: {name} of bench {self.key}: {said}") from error
@@ -138,11 +140,11 @@ class Bench:
         for setting, x, y in points:
             self.add(of, method, x, y, setting, stands_for)
 
-    def lacks(self, of: Document, method: str, why: str, stands_for: str = "") -> None:
-        """A point that no committed result can give; `of` could, once it is run."""
+    def lacks(self, method: str, why: str, price: str, stands_for: str = "") -> None:
+        """A point that no command makes yet; price: what it would take."""
         if stands_for:
             self.stands_for[method] = stands_for
-        self.missing.append(Missing(method, why, of.source.command, of.source.price))
+        self.missing.append(Missing(method, why, "-", price))
 
 
 def checked(measured: dict) -> dict:
@@ -164,6 +166,9 @@ class Document:
     def __init__(self, results: dict | None, source: Source):
         self.results, self.source = results, source
 
+    def _absent(self, name: str) -> str:
+        return "never recorded" if self.results is None else f"no result called {name}"
+
     def __contains__(self, job: str) -> bool:
         return self.results is not None and job in self.results
 
@@ -171,13 +176,13 @@ class Document:
         """Seeds of jobs `start`/seedN. Raises NotRecorded where there is none."""
         found = seeds_of(self.results or {}, start)
         if not found:
-            raise NotRecorded(f"no result called {start}")
+            raise NotRecorded(self._absent(start))
         return found
 
     def at(self, job: str, *fields: str) -> Any:
         """Raises NotRecorded for a job that is not there, RecordError for a field that it lacks."""
         if job not in self:
-            raise NotRecorded(f"no result called {job}")
+            raise NotRecorded(self._absent(job))
         found: Any = (self.results or {})[job]
         for i, name in enumerate(fields):
             if not isinstance(found, dict) or name not in found:
@@ -211,7 +216,8 @@ class Recorded:
         of, folder = self.experiments[experiment], self.root / "papers" / self.paper / "results"
         command = f"make reproduce-{self.paper}" + (f" RUNG={of.rung}" if of.rung != "cpu" else "") + (
             f" ONLY={of.name}" if of.asked else "") + (" NINEFOLD_DATA=FOLDER" if of.data else "")
-        needs = [f"{of.minutes:,.0f} minutes on two cores" if of.minutes else "", f"{', '.join(of.data)} (docs/data.md)" if of.data else "",
+        minutes = f"{of.minutes:,.0f} minute{'' if round(of.minutes) == 1 else 's'} on two cores" if of.minutes else ""
+        needs = [minutes, f"{', '.join(of.data)} (docs/data.md)" if of.data else "",
                  of.needs]
         source = Source(command, "; ".join(filter(None, needs)) or "minutes", f"papers/{self.paper}/results/measurements.{name}.json")
         path = self.root / source.record
@@ -236,7 +242,9 @@ class Recorded:
             named = None
         run = {} if named is None else {"sources": {"experiment": experiment, "sha256": digest_of(named)}}
         files = older_code({"run": run, "claim": {"paper_key": self.paper, "rung": RUNGS_OF[rung]}, "measured": {"value": 0.0}}, self.root)
-        return f"of older code: {', '.join(files[:3])}{' and more' if len(files) > 3 else ''}" if files else ""
+        if run and files:
+            return f"of older code: {', '.join(files[:3])}{' and more' if len(files) > 3 else ''}"
+        return "of a run that did not write down which code it was of" if files else ""
 
 
 # -- all papers --------------------------------------------------------------------------------------------

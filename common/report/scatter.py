@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 
 from ..claims.intervals import interval
 from .planes import Axis, Bench, Point
@@ -20,7 +21,7 @@ SHAPES = ("M-5 0A5 5 0 1 1 5 0A5 5 0 1 1 -5 0Z", "M-4.4 -4.4H4.4V4.4H-4.4Z", "M-
           "M0 -6.2L5.9 -1.9L3.6 5L-3.6 5L-5.9 -1.9Z")
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 860, 62, 520, 34, 46  # RIGHT: where the frame ends and the list begins
 LINE = 17  # of the list
-FARTHEST = 0.35  # how far an interval may stretch the frame, of the points' own range
+FARTHEST = 0.35  # how far an interval may stretch the frame, of the points' own range, or of the middle interval's width
 
 Mark = tuple[str, str]  # colour, path
 
@@ -38,31 +39,35 @@ class Scale:
         self.kind, self.start, self.end = axis.scale, start, end
         if axis.scale == "log" and min(of["value"] for of in points) <= 0:
             raise ValueError(f"{axis.label}: a logarithmic axis needs values above 0")
-        self.low, self.high = (self._to(x) for x in axis.shown) if axis.shown else self._around(points)
+        self.low, self.high = (self.to(x) for x in axis.shown) if axis.shown else self._around(points, axis.possible)
 
-    def _around(self, points: Sequence[dict]) -> tuple[float, float]:
+    def _around(self, points: Sequence[dict], possible: tuple[float, float] | None) -> tuple[float, float]:
         """All values, and of intervals what stretches this by no more than FARTHEST."""
-        values = [self._to(of["value"]) for of in points]
-        ends = [self._to(x) for of in points for x in interval(of) or () if self.kind == "linear" or x > 0]
-        low, high = min(values), max(values)
-        reach = FARTHEST * (high - low) or 0.05 * abs(high) or 1.0
+        values = [self.to(of["value"]) for of in points]
+        spans = [[self.to(x) for x in span if self.kind == "linear" or x > 0] for of in points if (span := interval(of))]
+        ends, low, high = [x for span in spans for x in span], min(values), max(values)
+        reach = FARTHEST * max(high - low, median([max(s) - min(s) for s in spans if s] or [0.0])) or 0.05 * abs(high) or 1.0
         low, high = max(min([low, *ends]), low - reach), min(max([high, *ends]), high + reach)
         pad = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-        return (low - pad if self.kind != "root" else max(low - pad, -0.03 * high)), high + pad
+        low, high = low - pad, high + pad
+        if possible:
+            least, most = (self.to(x) for x in possible)
+            low, high = max(low, least - 0.03 * (high - low)), min(high, most + 0.03 * (high - low))
+        return low, high
 
-    def _to(self, x: float) -> float:
+    def to(self, x: float) -> float:
         if self.kind == "log":
             return math.log10(max(x, 1e-12))
         return math.copysign(math.sqrt(abs(x)), x) if self.kind == "root" else x
 
     def at(self, x: float) -> float:
-        return self.start + (self.end - self.start) * (self._to(x) - self.low) / (self.high - self.low)
+        return self.start + (self.end - self.start) * (self.to(x) - self.low) / (self.high - self.low)
 
     def inside(self, x: float) -> float:
         return min(max(self.at(x), min(self.start, self.end)), max(self.start, self.end))
 
     def holds(self, x: float) -> bool:
-        return self.low - 1e-9 <= self._to(x) <= self.high + 1e-9
+        return self.low - 1e-9 <= self.to(x) <= self.high + 1e-9
 
     def ticks(self) -> list[float]:
         """Three to eight round values within."""
@@ -71,7 +76,8 @@ class Scale:
             step *= next(by for by in (1, 2, 2.5, 5, 10) if (self.high - self.low) / (step * by) <= 7)
             return [round(k * step, 12) for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
         if self.kind == "root":
-            return [t for t in (0, 1, 2, 5, 10, 20, 30, 50, 75, 100) if self.holds(t)]
+            found = [t for t in (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 75, 100) if self.holds(t)]
+            return [float(t) for t in found if len(found) <= 8 or t in (0, 1, 4, 10, 20, 30, 50, 75, 100)]
         decades = range(math.floor(self.low) - 1, math.ceil(self.high) + 1)
         for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
             found = [round(s * 10.0**d, 12) for d in decades for s in steps if self.holds(s * 10.0**d)]
@@ -96,6 +102,7 @@ def draw(bench: Bench, given: Mapping[str, Mark]) -> str:
             parts.append(f'<polyline points="{line}" fill="none" stroke="{given[name][0]}" stroke-width="1.2" stroke-opacity=".7"/>')
     parts += [_whiskers(point, x, y, given[point.method][0]) for point in bench.points]
     parts += [_mark(point, x, y, given[point.method]) for point in bench.points]
+    parts += _beyond(bench.points, x, y)
     parts += _list(names, given)
     about = e(f"{bench.title}: {bench.y.label} against {bench.x.label}")
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" '
@@ -137,7 +144,7 @@ def _whiskers(point: Point, x: Scale, y: Scale, colour: str) -> str:
         lines.append(f"M{x.inside(span[0]):.1f} {on:.1f}H{x.inside(span[1]):.1f}")
     if span := interval(point.y):
         lines.append(f"M{at:.1f} {y.inside(span[0]):.1f}V{y.inside(span[1]):.1f}")
-    return f'<path d="{"".join(lines)}" stroke="{colour}" stroke-width="1" stroke-opacity=".55" fill="none"/>' if lines else ""
+    return f'<path d="{"".join(lines)}" stroke="{colour}" stroke-opacity=".45" fill="none"/>' if lines else ""
 
 
 def _mark(point: Point, x: Scale, y: Scale, mark: Mark) -> str:
@@ -146,10 +153,28 @@ def _mark(point: Point, x: Scale, y: Scale, mark: Mark) -> str:
     title = f"<title>{e(f'{name}: {value_text(point.x)}; {value_text(point.y)}')}</title>"
     shape = (f'<path transform="translate({at:.1f} {on:.1f})" d="{mark[1]}" fill="{mark[0]}" stroke="#ffffff" stroke-width=".8">'
              f"{title}</path>")
-    if x.holds(point.x["value"]) and y.holds(point.y["value"]):
-        return shape
-    edge = value_text({"value": point.x["value"] if not x.holds(point.x["value"]) else point.y["value"]})
-    return shape + f'<text x="{at + 8:.1f}" y="{on + 4 if on > TOP + 4 else on + 8:.1f}" font-size="10">\u2192 {e(edge)}</text>'
+    return shape
+
+
+def _beyond(points: Sequence[Point], x: Scale, y: Scale) -> Iterable[str]:
+    """Numbers of the points that stand at an edge because they lie beyond it, one above the other."""
+    taken: list[tuple[float, float]] = []
+    for point in points:
+        signs = []
+        for value, scale, (lower, higher) in ((point.x["value"], x, "\u2190\u2192"), (point.y["value"], y, "\u2193\u2191")):
+            if not scale.holds(value):
+                signs.append(f"{lower if scale.to(value) < scale.low else higher} {value:.3g}")
+        if not signs:
+            continue
+        at, on = x.inside(point.x["value"]), y.inside(point.y["value"])
+        right = at > (x.start + x.end) / 2
+        step = 12 if on < (y.start + y.end) / 2 else -12  # away from the edge that is near
+        on += 4 + (step if not y.holds(point.y["value"]) else 0)
+        while any(abs(at - a) < 64 and abs(on - b) < 11 for a, b in taken):
+            on += step
+        taken.append((at, on))
+        place = f'x="{at - 8:.1f}" y="{on:.1f}" text-anchor="end"' if right else f'x="{at + 8:.1f}" y="{on:.1f}"'
+        yield f'<text {place} font-size="10">{", ".join(signs)}</text>'
 
 
 def _list(names: Sequence[str], given: Mapping[str, Mark]) -> Iterable[str]:

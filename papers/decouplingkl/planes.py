@@ -10,7 +10,7 @@ from common.report.planes import Axis, Bench, Document, Recorded
 from .tables import ARMS
 
 TOKENS = Axis("tokens of a response", "less")
-RIGHT = Axis("Avg@8, % of samples that are right", "more")
+RIGHT = Axis("Avg@8, % of samples that are right", "more", possible=(0.0, 100.0))
 CELLS = ("SF", "SR", "TF", "TR")
 MIXED = ("mix 0.25", "mix 0.5", "mix 0.75")
 FAMILY = dict.fromkeys(CELLS, "four cells") | dict.fromkeys(MIXED, "mixture") | {"curriculum": "curriculum"}

@@ -36,7 +36,7 @@ def toy(of: Document, steps: int, names: tuple[str, ...]) -> Bench:
                   f"One small translator a seed, tuned for {steps} steps on the same sentences by every arm, then scored on the "
                   f"same unseen "
                   "sentences at wait-1, 3, 5 and 7. BLEU near 100 is the ceiling: there the arms cannot be told apart.", LATENCY,
-                  Axis("BLEU", "more"))
+                  Axis("BLEU", "more", possible=(0.0, 100.0)))
     for name in names:
         arm, way, method = ARMS[name]
         start = f"text/{arm}, {steps} steps"
@@ -51,7 +51,7 @@ def toy(of: Document, steps: int, names: tuple[str, ...]) -> Bench:
 def captions(of: Document) -> Bench:
     bench = Bench("streaming", "gpe-multi30k", "Multi30k, English to German",
                   "One small translator trained on Multi30k, each arm tuned once for the same steps, 500 test captions; a single run, so "
-                  "that nothing says how far another training would lie.", LATENCY, Axis("BLEU", "more"))
+                  "that nothing says how far another training would lie.", LATENCY, Axis("BLEU", "more", possible=(0.0, 100.0)))
     job = "multi30k/en-de"
     for name in LONGER[:2] + ("frozen positions, no re-encoding", "its keys and values encoded again"):
         arm, way, method = ARMS[name]

@@ -31,7 +31,7 @@ def translation(of: Document) -> Bench:
                   "The same small translator a seed, the same 48 test sentences, whose words stand in another order in the answer: "
                   "wait-k on the model of ProactiveLLM, GPE trained for each k, the starting model with all that was read encoded "
                   "again at every step, and heads that decide by the model's own states. Here all four methods meet.",
-                  Axis("AIL, words behind the reader", "less"), Axis(MEASURE, "more", shown=(20.0, 103.0)))
+                  Axis("AIL, words behind the reader", "less", possible=(0.0, 100.0)), Axis(MEASURE, "more", shown=(20.0, 103.0)))
     bench.curve(of, "GPE, trained for each k", [
         (f"k = {k}", partial(of.over, f"mt/wait-{k}", "own", "AIL"), partial(of.over, f"mt/wait-{k}", "own", "quality"))
         for k in KS], "GPE")
@@ -45,7 +45,8 @@ def translation(of: Document) -> Bench:
 def questions(of: Document) -> Bench:
     bench = Bench("streaming", "questions", "Questions about a passage that is still being read",
                   "The same small reader a seed, the same test passages; the answer may be overturned by what has not been read yet.",
-                  Axis("RCO, share of the passage that is read", "less"), Axis(MEASURE, "more"))
+                  Axis("RCO, share of the passage that is read", "less", possible=(0.0, 1.0)),
+                  Axis(MEASURE, "more", possible=(-100.0, 100.0)))
     _own(bench, of, "qa", "RCO")
     bench.curve(of, "labelled by the oracle", _swept(of, "qa/labelled", ("labelled",), "RCO"))
     return bench
@@ -61,7 +62,7 @@ def spoken(of: Document, task: str, title: str) -> Bench:
 def captions(of: Document) -> Bench:
     bench = Bench("streaming", "proactive-multi30k", "Multi30k, English to German: heads beside wait-k",
                   "One small translator trained on Multi30k, 500 test captions; a single run, so that nothing says how far another "
-                  "training would lie.", Axis("AIL, words behind the reader", "less"), Axis("BLEU", "more"))
+                  "training would lie.", Axis("AIL, words behind the reader", "less"), Axis("BLEU", "more", possible=(0.0, 100.0)))
 
     def at(arm: str, way: str, what: str) -> dict:
         return {"value": of.number("multi30k/en-de", arm, way, what), "n_runs": 1}
