@@ -133,6 +133,10 @@ class Bench:
             said = str(error) if isinstance(error, RecordError) else f"has not the form that is read: {error!r}"
             raise RecordError(f"{of.source.record}: {name} of bench {self.key}: {said}") from error
 
+    def met(self, family: Family) -> int:
+        """How many of the family's methods have a point here."""
+        return len({self.stands_for.get(point.method) for point in self.points} & set(family.methods))
+
     def curve(self, of: Document, method: str, points: Sequence[tuple[str, Callable[[], dict], Callable[[], dict]]],
               stands_for: str = "") -> None:
         """points: (setting, x, y), joined by a line."""
@@ -217,8 +221,7 @@ class Recorded:
         command = f"make reproduce-{self.paper}" + (f" RUNG={of.rung}" if of.rung != "cpu" else "") + (
             f" ONLY={of.name}" if of.asked else "") + (" NINEFOLD_DATA=FOLDER" if of.data else "")
         minutes = f"{of.minutes:,.0f} minute{'' if round(of.minutes) == 1 else 's'} on two cores" if of.minutes else ""
-        needs = [minutes, f"{', '.join(of.data)} (docs/data.md)" if of.data else "",
-                 of.needs]
+        needs = [minutes, f"{', '.join(of.data)} (docs/data.md)" if of.data else "", of.needs]
         source = Source(command, "; ".join(filter(None, needs)) or "minutes", f"papers/{self.paper}/results/measurements.{name}.json")
         path = self.root / source.record
         if not path.is_file():
@@ -249,7 +252,8 @@ class Recorded:
 
 # -- all papers --------------------------------------------------------------------------------------------
 def gather(root: Path = ROOT) -> dict[str, list[Bench]]:
-    """{family: its benches}. A bench of which several papers state points is one: its words and axes must be the same."""
+    """{family: its benches}, those first where the most of its methods meet. A bench of which several papers state points is one: its
+    words and axes must be the same."""
     found: dict[str, dict[str, Bench]] = {family.key: {} for family in FAMILIES}
     papers = [path.parent.name for path in sorted((root / "papers").glob("*/planes.py"))]
     for paper in sorted(papers, key=lambda key: (list(PLANNED).index(key) if key in PLANNED else len(PLANNED), key)):
@@ -259,7 +263,7 @@ def gather(root: Path = ROOT) -> dict[str, list[Bench]]:
     for benches in found.values():
         for bench in benches.values():
             _refuse_twins(bench)
-    return {family: list(benches.values()) for family, benches in found.items()}
+    return {family.key: sorted(found[family.key].values(), key=lambda bench: -bench.met(family)) for family in FAMILIES}
 
 
 def _join(found: dict[str, dict[str, Bench]], bench: Bench, paper: str) -> None:

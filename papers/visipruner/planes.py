@@ -33,8 +33,7 @@ def tested(of: Document) -> Bench:
     bench = Bench("vision", "visipruner-llava", "Small LLaVAs pruned without training, settings chosen on other pictures",
                   "The three committed LLaVAs as they are, the same open questions about 150 unseen scenes, one a row; every "
                   "method's setting is chosen on validation pictures, its rivals' at VisiPruner's own number of pairs. Accuracies "
-                  "are clustered by picture; the interval of pairs is over the three models. The test items are not those of the "
-                  "benches above.", PAIRS, ACCURACY)
+                  "are clustered by picture; the interval of pairs is over the three models. The test items are not those of ViCA.", PAIRS, ACCURACY)
 
     def right(arm: str) -> dict:
         seeds = of.seeds("pruned")
@@ -59,8 +58,8 @@ def bits(of: Document, job: str, arm: str, count: int) -> str:
 
 
 def swept(of: Document) -> Bench:
-    bench = Bench("vision", "visipruner-swept", "The same LLaVAs, by setting",
-                  "The three committed LLaVAs as they are, the open questions about the first 40 of those scenes; three thresholds "
+    bench = Bench("vision", "visipruner-swept", "Small LLaVAs pruned without training, by setting",
+                  "The three committed LLaVAs as they are, the open questions about 40 of 150 unseen scenes; three thresholds "
                   "of VisiPruner, and of each rival the setting that did best on validation pictures at as many pairs.",
                   PAIRS, ACCURACY)
 

@@ -216,6 +216,11 @@ def test_committed_pages_are_what_the_committed_results_give(gathered):
     assert all(f"(docs/planes/{family.key}.md)" in readme for family in FAMILIES)
 
 
+def test_benches_where_more_methods_meet_stand_first(gathered):
+    assert [made.key for made in gathered["streaming"]][0] == "translator"
+    assert gathered["streaming"][0].met(FAMILIES[0]) == 4 and filled().met(FAMILIES[0]) == 1
+
+
 def test_every_method_of_every_family_has_a_point_or_a_price(gathered):
     for family in FAMILIES:
         assert absent(family, gathered[family.key]) == []
