@@ -33,7 +33,8 @@ def tested(of: Document) -> Bench:
     bench = Bench("vision", "visipruner-llava", "Small LLaVAs pruned without training, settings chosen on other pictures",
                   "The three committed LLaVAs as they are, the same open questions about 150 unseen scenes, one a row; every "
                   "method's setting is chosen on validation pictures, its rivals' at VisiPruner's own number of pairs. Accuracies "
-                  "are clustered by picture; the interval of pairs is over the three models. The test items are not those of ViCA.", PAIRS, ACCURACY)
+                  "are clustered by picture; the interval of pairs is over the three models. The test items are not those of "
+                  "ViCA.", PAIRS, ACCURACY)
 
     def right(arm: str) -> dict:
         seeds = of.seeds("pruned")
