@@ -37,7 +37,7 @@ def name_of(bench: Bench) -> str:
 
 def files(planes: Planes) -> dict[Path, str]:
     """{path relative to the root: text} of all pages and pictures."""
-    made = {}
+    made: dict[Path, str] = {}
     for family in FAMILIES:
         benches = planes.get(family.key, [])
         given = marks(benches)

@@ -76,8 +76,9 @@ class Scale:
             step *= next(by for by in (1, 2, 2.5, 5, 10) if (self.high - self.low) / (step * by) <= 7)
             return [round(k * step, 12) for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
         if self.kind == "root":
-            found = [t for t in (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 75, 100) if self.holds(t)]
-            return [float(t) for t in found if len(found) <= 8 or t in (0, 1, 4, 10, 20, 30, 50, 75, 100)]
+            some = [t for t in (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 75, 100) if self.holds(t)]
+            return [float(t) for t in some if len(some) <= 8 or t in (0, 1, 4, 10, 20, 30, 50, 75, 100)]
+        found: list[float] = []
         decades = range(math.floor(self.low) - 1, math.ceil(self.high) + 1)
         for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
             found = [round(s * 10.0**d, 12) for d in decades for s in steps if self.holds(s * 10.0**d)]
