@@ -1,9 +1,9 @@
 """The command line of the report.
 
     python -m common.report             writes report.html (--scratch: with the runs of this machine, marked)
-    python -m common.report --readme    rewrites the blocks between <!-- ninefold:... --> markers
-    python -m common.report --check     fails if a block differs from what the records give, or a record from what the committed
-                                        results give (chain.py)
+    python -m common.report --readme    rewrites the blocks between <!-- ninefold:... --> markers, and docs/planes/
+    python -m common.report --check     fails if a block or a page of docs/planes/ differs from what the records give, or a record
+                                        from what the committed results give (chain.py)
     python -m common.report --rejudge   writes records anew from the committed results, where a rule changed (rejudge.py)
 """
 
@@ -19,7 +19,7 @@ from ..claims.machine import ROOT
 from ..errors import UserError
 from ..files import write_atomic
 from ..progress import replace_unprintable
-from . import chain
+from . import chain, plane_pages
 from .page import page
 from .rejudge import rejudge
 from .rows import read_papers
@@ -49,22 +49,29 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
                     for line in rejudge(paper.key, root):
                         print(line)
             return 0
+        planes = plane_pages.of_tree(root)
         if options.check:
             different = check(root, papers)
+            pages = plane_pages.stale_files(root, planes) if planes is not None else []
             for path in different:
                 print(f"{path.relative_to(root)}: its table is not what the records give; run "
                       "`python -m common.report --readme`", file=sys.stderr)  # fmt: skip
+            for path in pages:
+                print(f"{path.relative_to(root)}: is not what the committed results give; run `python -m common.report --readme`",
+                      file=sys.stderr)
             broken = [problem for paper in papers if paper.here and (root / "papers" / paper.key / "eval.py").is_file()
                       for problem in chain.problems(paper.key, root)]
             for problem in broken:
                 print(problem, file=sys.stderr)
-            return int(bool(different or problems or broken))
+            return int(bool(different or pages or problems or broken))
         if options.readme:
             for path, name, text in blocks(root, papers):
                 changed = update_block(path, name, text)
                 print(f"{path.relative_to(root)}: {'rewritten' if changed else 'unchanged'}")
+            for path, done in (plane_pages.update_files(root, planes) if planes is not None else {}).items():
+                print(f"{path.relative_to(root)}: {done}")
             return int(bool(problems))
-        write_atomic(options.out, page(papers))
+        write_atomic(options.out, page(papers, planes))
         size, seconds = options.out.stat().st_size / 1000, time.monotonic() - began
         print(f"wrote {options.out.name} ({size:,.0f} kB, {seconds:.1f} s)")
         return int(bool(problems))

@@ -1,10 +1,10 @@
 """The report as one HTML file: no network, no library, no font; a content policy forbids them.
 
-From the top: the headline of every paper (first.py), then what was found (papers x claims, a tile each), then each
-paper with its headlines and its forest plot (charts.py), its timings and its pictures, then how verdicts are made
-(words.py). A claim opens to its whole record (drawer.py). The page can be read without its script, which filters,
-searches, copies, follows links into drawers and back, and opens the drawers for a printer. Style and script are the files
-beside this one, allowed by their hashes: no other style or script runs, whatever a record says.
+From the top: the headline of every paper (first.py), then what was found (papers x claims, a tile each), then where methods of
+several papers meet (plane_pages.py), then each paper with its headlines and its forest plot (charts.py), its timings and its
+pictures, then how verdicts are made (words.py). A claim opens to its whole record (drawer.py). The page can be read without
+its script, which filters, searches, copies, follows links into drawers and back, and opens the drawers for a printer. Style and
+script are the files beside this one, allowed by their hashes: no other style or script runs, whatever a record says.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..claims.rules import KINDS
 from .charts import legend, strip
 from .drawer import claim, copy, data, kind, look, state
 from .first import first_lines, intervals_shown, shown
+from .plane_pages import Planes, section
 from .rows import RUNGS, Paper, Row, anchors
 from .words import MEANING, chip, e, how
 
@@ -31,8 +32,8 @@ POLICY = (
 )
 
 
-def page(papers: list[Paper]) -> str:
-    """The whole page as text. The same papers give the same text."""
+def page(papers: list[Paper], planes: Planes | None = None) -> str:
+    """The whole page as text. The same papers and planes give the same text."""
     here = [paper for paper in papers if paper.here]
     style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = POLICY.format(style=_sha256(style), script=_sha256(script))
@@ -42,7 +43,7 @@ def page(papers: list[Paper]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <title>Ninefold: verdicts</title><style>{style}</style></head><body>
-{_header(here)}
+{_header(here, bool(planes))}
 <main><section aria-labelledby="headlines"><h2 id="headlines">Headlines</h2>{_first(papers)}</section>
 <section aria-labelledby="papers-and-claims"><h2 id="papers-and-claims">Papers and claims</h2>
 {_filters(here)}<p><a class="skip" href="#{e(here[0].key) if here else "how-verdicts-are-made"}">skip the tiles</a></p>
@@ -50,7 +51,7 @@ def page(papers: list[Paper]) -> str:
 {"".join(_matrix_row(paper) for paper in papers)}</tbody></table>
 <p class="key">A hatched tile (on paper: underlined) is of kind small or ours: it may support or oppose, never match.
 Kinds are counted apart: what adds up is arithmetic, and no result obtained again.</p></section>
-{"".join(_paper(paper) for paper in here)}
+{section(planes or {}, _svg)}{"".join(_paper(paper) for paper in here)}
 {how()}</main><p class="status" role="status"></p><script>{script}</script></body></html>
 """
 
@@ -59,8 +60,9 @@ def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _header(here: list[Paper]) -> str:
-    links = [("headlines", "Headlines"), ("papers-and-claims", "Papers and claims"), *((paper.key, paper.key) for paper in here)]
+def _header(here: list[Paper], planes: bool) -> str:
+    links = [("headlines", "Headlines"), ("papers-and-claims", "Papers and claims"), *([("planes", "Where papers meet")] * planes),
+             *((paper.key, paper.key) for paper in here)]
     links.append(("how-verdicts-are-made", "How verdicts are made"))
     nav = " · ".join(f'<a href="#{e(where)}">{e(name)}</a>' for where, name in links)
     return f"""<header><h1>Ninefold: a verdict for every claim</h1>
@@ -213,17 +215,22 @@ def _link(where: str) -> str:
 
 
 def _picture(path: Path, caption: str) -> str:
-    """As an image, in which no script runs. An SVG stays text, which is a quarter smaller than base64."""
-    wide = False
+    """As an image, in which no script runs."""
+    name = f"{caption} ({path.name})" if caption else path.name
     if path.suffix == ".svg":
-        text = " ".join(path.read_text(encoding="utf-8", errors="replace").split())
-        box = VIEW_BOX.search(text)
-        wide = box is not None and float(box[1]) > WIDE * float(box[2])
-        for char, safe in (("%", "%25"), ("#", "%23"), ("'", "%27"), ("&", "&amp;")):
-            text = text.replace(char, safe)
-        source = f"data:image/svg+xml;charset=utf-8,{text}"
-    else:
-        source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-    name = e(f"{caption} ({path.name})" if caption else path.name)
+        return _svg(path.read_text(encoding="utf-8", errors="replace"), name)
+    return _figure(f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}", name)
+
+
+def _svg(text: str, name: str) -> str:
+    """An SVG stays text, which is a quarter smaller than base64."""
+    text = " ".join(text.split())
+    box = VIEW_BOX.search(text)
+    for char, safe in (("%", "%25"), ("#", "%23"), ("'", "%27"), ("&", "&amp;")):
+        text = text.replace(char, safe)
+    return _figure(f"data:image/svg+xml;charset=utf-8,{text}", name, box is not None and float(box[1]) > WIDE * float(box[2]))
+
+
+def _figure(source: str, name: str, wide: bool = False) -> str:
     classes = ' class="wide"' if wide else ""
-    return f"<figure{classes}><img alt=\"{name}\" src='{source}'><figcaption>{name}</figcaption></figure>"
+    return f"<figure{classes}><img alt=\"{e(name)}\" src='{source}'><figcaption>{e(name)}</figcaption></figure>"

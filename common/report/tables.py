@@ -39,15 +39,15 @@ def markdown_table(rows: Iterable[Row]) -> str:
         controls = "; ".join(f"{name}: {protocol[name]}" for name in ("placebo", "sensitivity") if protocol.get(name))
         required = " (required)" if shown.get("required") else ""
         cells = (
-            f"**{row.short}** {_cell(shown['statement'])}" + (f" ({_cell(note)})" if (note := (row.claim or {}).get("note")) else ""),
+            f"**{row.short}** {cell(shown['statement'])}" + (f" ({cell(note)})" if (note := (row.claim or {}).get("note")) else ""),
             f"{shown.get('kind') or '-'}{required}",
-            _cell(paper_text(shown["paper"])),
-            _cell(ours_with_unit(row.record)),
-            _cell(rule),
-            _cell(controls or "-"),
+            cell(paper_text(shown["paper"])),
+            cell(ours_with_unit(row.record)),
+            cell(rule),
+            cell(controls or "-"),
             row.rung,
             f"**{row.word}**" + (f" ({row.flag})" if row.flag else ""),
-            _cell(sample_text(row.record)),
+            cell(sample_text(row.record)),
             f"`{row.command.replace('|', chr(92) + '|')}`",
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -58,8 +58,8 @@ def headline_table(paper: Paper) -> str:
     """The headlines of one paper, for the top of its README: what it says, and what stands behind each here."""
     lines = ["| headline | the paper's figure | word | rests on | shown here | its own size needs |", "|---" * 6 + "|"]
     for h in paper.headlines:
-        cells = (_cell(h.statement), _cell(h.paper), f"**{h.word}**" + (f" ({h.rung})" if h.rung else ""),
-                 _cell(", ".join(f"{name} {word}" for name, word in h.words.items())), _cell(shown(h) or "-"), _cell(h.needs))
+        cells = (cell(h.statement), cell(h.paper), f"**{h.word}**" + (f" ({h.rung})" if h.rung else ""),
+                 cell(", ".join(f"{name} {word}" for name, word in h.words.items())), cell(shown(h) or "-"), cell(h.needs))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -68,10 +68,10 @@ def root_table(papers: Iterable[Paper]) -> str:
     """The root README's table: a line a paper, its first headline, what is shown here, and what full size would need."""
     lines = ["| paper | its headline | shown here, in the small | at the paper's size |", "|---" * 4 + "|"]
     for line in first_lines(papers):
-        title = f"[{_cell(line.title)}](papers/{line.key}/README.md)" if line.here else _cell(line.title)
-        sides = (": ".join([*([f"**{word}**"] if word else []), *([_cell(beside)] if beside else [])]) for word, beside in
+        title = f"[{cell(line.title)}](papers/{line.key}/README.md)" if line.here else cell(line.title)
+        sides = (": ".join([*([f"**{word}**"] if word else []), *([cell(beside)] if beside else [])]) for word, beside in
                  (line.small, line.full))
-        lines.append(f"| {title} | {_cell(line.headline)} | {' | '.join(sides)} |")
+        lines.append(f"| {title} | {cell(line.headline)} | {' | '.join(sides)} |")
     return "\n".join(lines)
 
 
@@ -103,7 +103,7 @@ def read_sentence(papers: Iterable[Paper]) -> str:
             "paper's README says who that is.")
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that cannot break out of a Markdown table cell, or bring HTML into it."""
     text = " ".join(str(text).split()).replace("\\", "\\\\")
     for char, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):

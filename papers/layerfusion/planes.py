@@ -1,0 +1,61 @@
+"""Layer fusion's points on the vision family's plane: what fusing costs a prefill.
+
+Its trained arms are stated, too; where they are not recorded, the page has their price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from common.claims.intervals import point, summarize
+from common.report.planes import Axis, Bench, Document, Recorded, over_processes, prefill_bench
+
+from .quantities import KINDS, SETS
+
+TIMED = {"layer fusion, external direct": ("external direct", "layer fusion"),
+         "layer fusion, internal modular": ("internal modular", "layer fusion"), "one layer, timed again": ("one layer again", "")}
+# Arms of the long run: shown name -> (arm, the family's method that it is).
+TRAINED = {"the default layer": ("default", "dense"), "the default layer three times": ("default three times", ""),
+           **{f"{kind}, {name}": (f"{kind}, {name}", "layer fusion") for kind in KINDS for name in SETS}}
+
+
+def planes(recorded: Recorded) -> Iterator[Bench]:
+    yield prefill(recorded["speed"])
+    yield trained(recorded["long"])
+
+
+def prefill(of: Document) -> Bench:
+    """Its dense prefill is that of one layer's features, projector included."""
+    bench = prefill_bench()
+
+    def found() -> list[dict]:
+        names = sorted(name for name in of.results or {} if name.startswith("speed/process")) or ["speed/process0"]
+        return [of.at(name) for name in names]
+
+    def time(way: str) -> dict:
+        return over_processes([[100 * ratio for ratio in each["ratios"][way]["ratios"]] for each in found()])
+
+    def flops(way: str) -> dict:
+        return point(100 * found()[0]["ratios"][way]["bound"])
+
+    for name, (way, method) in TIMED.items():
+        bench.add(of, name, partial(flops, way), partial(time, way), stands_for=method)
+    return bench
+
+
+def trained(of: Document) -> Bench:
+    bench = Bench("vision", "layerfusion-hard", "Small LLaVAs trained on hard scenes, by kind and set of layers",
+                  "One recipe, a training a seed, the same hard test scenes; visual FLOPs are those of the decoder, which no "
+                  "external fusion changes.", Axis("visual FLOPs of the prefill, % of the default layer's", "less"),
+                  Axis("questions answered right, %", "more", possible=(0.0, 100.0)))
+
+    def right(arm: str) -> dict:
+        kinds = [of.at(f"long/{arm}/seed{seed}", "end", "test") for seed in of.seeds(f"long/{arm}")]
+        return summarize([100 * sum(each.values()) / len(each) for each in kinds])
+
+    for name, (arm, method) in TRAINED.items():
+        if arm.startswith("internal") and of.results is not None:
+            bench.lacks(name, "the run does not count what its modules between the blocks cost", "a count, no run", method)
+        else:
+            bench.add(of, name, partial(point, 100.0), partial(right, arm), stands_for=method)
+    return bench

@@ -1,0 +1,50 @@
+"""On-Policy SFT's points on the reasoning family's plane: accuracy against tokens of a response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+from common.report.planes import Axis, Bench, Document, Recorded
+
+from .tables import ARMS, SUMS
+
+TOKENS = Axis("tokens of a response", "less", scale="log")
+FAMILY = {"opsft": "On-Policy SFT", "opsft, 1e-5": "On-Policy SFT", "again": "On-Policy SFT", "grpo": "GRPO", "grpo, length": "GRPO",
+          "grpo, 1e-5": "GRPO", "fixed data": "off-policy SFT", "fixed data, 1e-5": "off-policy SFT"}
+
+
+def planes(recorded: Recorded) -> Iterator[Bench]:
+    yield chains(recorded["chains"])
+    yield sums(recorded["sums"], recorded.document("sums", "sums-rate"))
+
+
+def chains(of: Document) -> Bench:
+    bench = Bench("reasoning", "chains", "A small reasoner that repeats itself, made brief",
+                  "One small reasoner a seed (109,000 parameters, of common/standins), every arm trained for the same updates on "
+                  "rollouts of as many problems, then 200 unseen problems with four samples each at the reasoner's own cap.",
+                  replace(TOKENS, shown=(16.0, 28.0)), Axis("Avg@4, % of samples that are right", "more", shown=(74.0, 100.0)))
+    for arm, name in ARMS.items():
+        bench.add(of, name, partial(of.over, arm, "test", "tokens"), partial(right, of, arm), stands_for=FAMILY.get(arm, ""))
+    return bench
+
+
+def sums(of: Document, earlier: Document) -> Bench:
+    """earlier: a rate that was tried in a run of its own before it became an arm."""
+    bench = Bench("reasoning", "sums", "SmolLM2-135M that reasons about sums",
+                  "SmolLM2-135M-Instruct with an adapter that reasons at length in English (common/standins/sums.py), three "
+                  "trainings an arm, the same 96 unseen sums with two samples "
+                  "each.", TOKENS, Axis("Avg@2, % of samples that are right", "more", possible=(0.0, 100.0)))
+    for arm, name in SUMS.items():
+        here = earlier if f"sums/{arm}/seed0" in earlier and f"sums/{arm}/seed0" not in of else of
+        bench.add(here, name, partial(here.over, f"sums/{arm}", "test", "tokens"), partial(right, here, f"sums/{arm}"),
+                  stands_for=FAMILY.get(arm, ""))
+    return bench
+
+
+def right(of: Document, arm: str) -> dict:
+    """Its least error is what one response more or less makes."""
+    first = f"{arm}/seed{of.seeds(arm)[0]}"
+    responses = of.number(first, "test", "problems") * of.number(first, "test", "samples")
+    return of.over(arm, "test", "avg", scale=100, resolution=100 / responses)

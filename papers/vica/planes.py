@@ -1,0 +1,118 @@
+"""ViCA's points on the vision family's plane: accuracy against visual FLOPs on the small LLaVAs, and the time of a prefill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from statistics import fmean
+
+from common.claims.intervals import point, summarize
+from common.report.planes import Axis, Bench, Document, Recorded, over_processes, prefill_bench
+
+from .analytic import Shape, visual_flops, visual_ratio
+
+SMALL = Shape(96, 256, 8, 4, 4, 24, 66, name="the small LLaVA")
+VISUAL, TEXT = 64, 11  # tokens of a picture; of a typical question, those before the picture included
+FLOPS = Axis("visual FLOPs, % of dense", "less", scale="root", possible=(0.0, 100.0))
+ACCURACY = Axis("questions answered right, %", "more", possible=(0.0, 100.0))
+KEEP = 0.5  # PyramidDrop's mean share of visual tokens
+TUNED = {"dense, tuned as long": ("dense", "dense"), "ViCA, two layers by greedy elimination": ("greedy", "ViCA"),
+         "ViCA, two layers of the highest scores": ("top", "ViCA"), "ViCA, two layers drawn by lot": ("drawn", ""),
+         "dense on three pooled tokens, tuned": ("few", ""), "the text alone, tuned": ("text", "")}
+TIMED = {"dense": ("dense", "dense"), "ViCA, 8 of 30 layers look": ("vica", "ViCA"), "ViCA by masks, nothing left out": ("masked", ""),
+         "the text alone": ("text only", ""), "dense on 32 visual tokens": ("dense 32", ""), "dense on 64 visual tokens": ("dense 64", "")}
+
+
+def planes(recorded: Recorded) -> Iterator[Bench]:
+    llava = recorded["llava"]
+    yield accuracy(llava)
+    yield dropped(llava)
+    yield prefill(recorded["speed"])
+
+
+def ratio(layers: float) -> float:
+    return 100 * visual_ratio(SMALL, layers, VISUAL, TEXT)
+
+
+def token_share(count: float) -> float:
+    """Visual FLOPs of a dense model on fewer tokens, in % of all of them."""
+    return 100 * visual_flops(SMALL, int(count), TEXT).total / visual_flops(SMALL, VISUAL, TEXT).total
+
+
+def accuracy(of: Document) -> Bench:
+    bench = Bench("vision", "vica-llava", "Small LLaVAs turned into ViCA, and what they have to beat",
+                  "The three committed LLaVAs (whose visual features fuse layers 2, 9 and 11 of the tower by the external direct "
+                  "way of layer fusion), the same questions about 250 unseen scenes, 64 visual tokens each. What is tuned was "
+                  "tuned for the same steps on the same rows; FLOPs are counted at the model's dimensions, with eleven text "
+                  "tokens.", FLOPS, ACCURACY)
+
+    def right(arm: str) -> dict:
+        return summarize([100 * of.number(job_of(of, arm, seed), *(("all layers",) if arm == "all layers" else ("test",)), "all")
+                          for seed in of.seeds("all layers")])
+
+    def cost(arm: str) -> dict:
+        seeds = of.seeds("all layers")
+        if arm == "dense":
+            return point(100.0)
+        if arm == "few":
+            return point(token_share(fmean(of.number(f"few/seed{seed}", "tokens") for seed in seeds)))
+        return point(ratio(SMALL.L if arm == "all layers" else fmean(len(of.at(job_of(of, arm, seed), "layers")) for seed in seeds)))
+
+    def untuned(way: str) -> dict:
+        return of.over("untuned", way, "all", scale=100)
+
+    def few() -> dict:
+        return point(token_share(fmean(of.number(f"untuned/seed{seed}", "equivalent tokens") for seed in of.seeds("untuned"))))
+
+    bench.add(of, "dense, as it is", lambda: point(100.0), partial(untuned, "whole"), stands_for="layer fusion")
+    bench.add(of, "three tokens of the highest attention", few, partial(untuned, "attention"))
+    bench.add(of, "three tokens drawn by lot", few, partial(untuned, "random"), stands_for="random")
+    bench.add(of, "ViCA, all layers look", partial(cost, "all layers"), partial(right, "all layers"), stands_for="ViCA")
+    for name, (arm, method) in TUNED.items():
+        bench.add(of, name, partial(cost, arm), partial(right, arm), stands_for=method)
+    return bench
+
+
+def job_of(of: Document, arm: str, seed: int) -> str:
+    """Greedy elimination may end at the layers of the highest scores, and is then that training."""
+    return f"top/seed{seed}" if arm == "greedy" and f"greedy/seed{seed}" not in of else f"{arm}/seed{seed}"
+
+
+def dropped(of: Document) -> Bench:
+    bench = Bench("vision", "vica-pyramid", "Tokens dropped on the way through ViCA",
+                  "The three LLaVAs as ViCA with all layers, questions about every other of the 250 scenes, each a row of its own; "
+                  "half of the visual tokens of all layers, by attention (PyramidDrop) or by lot, untrained for it.",
+                  FLOPS, ACCURACY)
+    for name, way, share, method in (
+            ("ViCA, all layers look", "whole", 1.0, "ViCA"), ("ViCA, PyramidDrop", "ranked", KEEP, "PyramidDrop"),
+            ("ViCA, dropped by lot", "random", KEEP, "random"), ("ViCA, dropped by another lot", "random again", KEEP, "random")):
+        bench.add(of, name, partial(point, ratio(SMALL.L) * share),
+                  partial(of.over, "all layers", f"PyramidDrop {KEEP}", way, "all", scale=100), stands_for=method)
+    return bench
+
+
+def prefill(of: Document) -> Bench:
+    bench = prefill_bench()
+    first = "speed/process0"
+
+    def cases() -> list[dict]:
+        found = [of.at(name, "cases") for name in sorted(of.results or {}) if name.startswith("speed/process")] or [of.at(first)]
+        return [next(iter(each.values()))["variants"] for each in found]
+
+    def time(variant: str) -> dict:
+        return over_processes([shares(each[variant]["times"], each["dense"]["times"]) for each in cases() if variant in each])
+
+    def flops(variant: str) -> dict:
+        here = cases()[0]
+        return point(100 * here[variant]["flops"] / here["dense"]["flops"])
+
+    for name, (variant, method) in TIMED.items():
+        bench.add(of, name, partial(flops, variant), partial(time, variant), stands_for=method)
+    bench.lacks("accuracy against measured time", "no experiment times the trained model whose accuracy it measures",
+                "the small LLaVAs as a case of the timings of all three papers, minutes")
+    return bench
+
+
+def shares(ours: Sequence[float], dense: Sequence[float]) -> list[float]:
+    """Round by round, in %."""
+    return [100 * a / b for a, b in zip(ours, dense, strict=True)]

@@ -1,0 +1,97 @@
+"""VisiPruner's points on the vision family's plane: open questions against the picture's attention pairs, and the time of a prefill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from common.claims.intervals import point, summarize
+from common.errors import RecordError
+from common.report.planes import Axis, Bench, Document, Recorded, over_processes, prefill_bench
+
+from .quantities import apart
+
+PAIRS = Axis("attention pairs of the picture that are left, %", "less", possible=(0.0, 100.0))
+ACCURACY = Axis("open questions answered right, %", "more", possible=(0.0, 100.0))
+TESTED = {"dense": "dense", "VisiPruner": "VisiPruner", "FastV": "FastV", "PyramidDrop": "PyramidDrop", "attention at its K": "",
+          "lot at its K": "random", "no boundary": "", "paper's shallow stage": ""}
+SHOWN = {"dense": "dense, as it is", "attention at its K": "VisiPruner, tokens by attention", "lot at its K": "VisiPruner, tokens by lot",
+         "no boundary": "VisiPruner without its boundary", "paper's shallow stage": "VisiPruner, the paper's shallow stage"}
+SWEPT = ("VisiPruner", "FastV", "PyramidDrop")
+TIMED = {"VisiPruner, tokens leave": ("pruned", "VisiPruner"), "VisiPruner by masks, tokens stay": ("masked", ""),
+         "VisiPruner as its released code runs": ("official", "")}
+
+
+def planes(recorded: Recorded) -> Iterator[Bench]:
+    llava = recorded["llava"]
+    yield tested(llava)
+    yield swept(llava)
+    yield prefill(recorded["speed"])
+
+
+def tested(of: Document) -> Bench:
+    bench = Bench("vision", "visipruner-llava", "Small LLaVAs pruned without training, settings chosen on other pictures",
+                  "The three committed LLaVAs as they are, the same open questions about 150 unseen scenes, one a row; every "
+                  "method's setting is chosen on validation pictures, its rivals' at VisiPruner's own number of pairs. Accuracies "
+                  "are clustered by picture; the interval of pairs is over the three models. The test items are not those of "
+                  "ViCA.", PAIRS, ACCURACY)
+
+    def right(arm: str) -> dict:
+        seeds = of.seeds("pruned")
+        pictures = of.at("features/test", "test", "pictures")
+        answers = [100.0 * int(bit) for seed in seeds for bit in bits(of, f"pruned/seed{seed}", arm, len(pictures))]
+        return apart(answers, [0.0] * len(answers), pictures * len(seeds))
+
+    for arm, method in TESTED.items():
+        pairs = (lambda: point(100.0)) if arm == "dense" else partial(of.over, "pruned", "pairs", arm, scale=100)
+        bench.add(of, SHOWN.get(arm, arm), pairs, partial(right, arm), stands_for=method)
+    for name in SWEPT:
+        bench.lacks(f"{name} by visual FLOPs", "the run records the picture's attention pairs, and not which tokens each layer had",
+                    "tokens by layer in the results, then 7 minutes on two cores", name)
+    return bench
+
+
+def bits(of: Document, job: str, arm: str, count: int) -> str:
+    found = of.at(job, "test", arm)
+    if not isinstance(found, str) or set(found) - {"0", "1"} or len(found) != count:
+        raise RecordError(f"{job}: test / {arm} is no text of {count} digits 0 and 1")
+    return found
+
+
+def swept(of: Document) -> Bench:
+    bench = Bench("vision", "visipruner-swept", "Small LLaVAs pruned without training, by setting",
+                  "The three committed LLaVAs as they are, the open questions about 40 of 150 unseen scenes; three thresholds "
+                  "of VisiPruner, and of each rival the setting that did best on validation pictures at as many pairs.",
+                  PAIRS, ACCURACY)
+
+    def over(name: str, place: int, column: int) -> dict:
+        return summarize([100 * float(of.at(f"pruned/seed{seed}", "curve", name)[place][column]) for seed in of.seeds("pruned")])
+
+    for name in SWEPT:
+        bench.curve(of, name, [(f"budget {place + 1}", partial(over, name, place, 0), partial(over, name, place, 1))
+                               for place in range(3)], name)
+    return bench
+
+
+def prefill(of: Document) -> Bench:
+    bench = prefill_bench()
+
+    def found() -> list[dict]:
+        names = sorted(name for name in of.results or {} if name.startswith("speed/process")) or ["speed/process0"]
+        return [of.at(name) for name in names]
+
+    def time(way: str) -> dict:
+        return over_processes([shares(each["times"][way], each["times"]["dense"]) for each in found()])
+
+    def flops(way: str) -> dict:
+        of_way = found()[0]["flops"]
+        return point(100 * of_way[way] / of_way["dense"])
+
+    for name, (way, method) in TIMED.items():
+        bench.add(of, name, partial(flops, way), partial(time, way), stands_for=method)
+    return bench
+
+
+def shares(ours: Sequence[float], dense: Sequence[float]) -> list[float]:
+    """Round by round, in %."""
+    return [100 * a / b for a, b in zip(ours, dense, strict=True)]
