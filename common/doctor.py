@@ -107,12 +107,14 @@ def answer_of(*command: str) -> str:
 
 
 def required(root: Path) -> dict[str, dict]:
-    """{package: {"range", "version" or None, "fits"}} for what pyproject.toml asks for: of every paper, and of its families."""
+    """{package: {"range", "version" or None, "fits"}} for what pyproject.toml asks for: of every paper, and of its
+    families, as far as `make setup` installs them (group "all")."""
     import tomllib
     from importlib import metadata
 
     asked, found = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")), {}
-    families = [lines for name, lines in asked.get("dependency-groups", {}).items() if name not in ("dev", "all")]
+    groups = asked.get("dependency-groups", {})
+    families = [groups[entry["include-group"]] for entry in groups.get("all", ()) if entry["include-group"] != "dev"]
     for line in [*asked["project"]["dependencies"], *(line for lines in families for line in lines)]:
         if (read := re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(.*)", line)) is None:
             raise ValueError(f"pyproject.toml: {line!r} is no package with a range")

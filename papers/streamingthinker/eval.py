@@ -2,17 +2,18 @@
 
 Rungs: `cpu` (two cores: arms tuned from one base on generated stories, two caches, schedules, the event model, the gate on planted
 faults; ONLY=variants: other tasks and orders, and what the mask is for; ONLY=realtext: tokens waited on real questions), `smoke` (the
-same way with models that have learnt nothing); the exact claims are part of every run.
+same way with models that have learnt nothing), `paper` (the paper's models and tasks); the exact claims are part of every run.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import arms, clock, exact, gates, realtext, speed, variants
+from .experiments import arms, attention, clock, exact, gated, gates, paper, realtext, speed, symbolic, variants
 
 HERE = Path(__file__).parent
 
@@ -22,11 +23,22 @@ EXPERIMENTS = (
     Experiment("gate", "cpu", quantities.gate, gates.jobs, tables=tables.gate, document="cpu-small", minutes=0.2),
     Experiment("arms", "cpu", quantities.arms, arms.jobs, tables=tables.arms, pictures=pictures.arms, document="cpu-small", minutes=6,
                draws=("depths.svg",), facts=quantities.facts),
+    Experiment("attention", "cpu", quantities.attention, attention.jobs, tables=tables.attention, document="cpu-small", minutes=0.3),
     Experiment("clock", "cpu", quantities.clock, clock.jobs, tables=tables.clock, alone=True, document="cpu-small", minutes=1),
+    Experiment("encoders", "cpu", quantities.encoders, gates.encoder_jobs, tables=partial(tables.gate, of="encoders"), asked=True,
+               walked=False, claims=("C14m",), document="encoders", minutes=2, needs="the group `sentences` of pyproject.toml"),
+    Experiment("gated", "cpu", quantities.gated, gated.jobs, tables=tables.gated, asked=True, claims=("C14s", "C14u"), document="gated",
+               minutes=4),
     Experiment("variants", "cpu", quantities.variants, variants.jobs, tables=tables.variants, asked=True, claims=("C8s", "C13s", "C17s"),
                document="variants", minutes=60),
+    Experiment("aligned", "cpu", quantities.aligned, symbolic.aligned_jobs, tables=tables.aligned, asked=True, claims=("C18a",),
+               document="aligned", minutes=0.2),
+    Experiment("symbolic", "cpu", quantities.symbolic, symbolic.jobs, tables=tables.symbolic, asked=True, walked=False, claims=("C18s",),
+               document="symbolic", minutes=400),
     Experiment("realtext", "cpu", quantities.realtext, realtext.jobs, tables=tables.realtext, asked=True, claims=("C2p", "C2r"),
                document="realtext", minutes=0.5, data=realtext.FILES),
+    Experiment("paper", "paper", quantities.paper, run=paper.measure, tables=tables.paper, document="paper-scale",
+               needs="Qwen3, the six tasks, and models trained by configs/cuda"),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, alone=True, document="cpu-small", minutes=1),
 )
 

@@ -22,7 +22,11 @@ THINGS = ("apples", "stamps", "coins", "books")
 
 def english(number: int, split: str = "test", seed: int = 0) -> Trace:
     """A clean trace: a story of running totals and its units, in sentences."""
-    story, draw = stories.totals(number, split, seed), random.Random(number)
+    return in_english(stories.totals(number, split, seed), random.Random(number))
+
+
+def in_english(story: stories.Story, draw: random.Random) -> Trace:
+    """A story of running totals as a trace."""
     thing = draw.choice(THINGS)
     pairs = [_pair(sentence[1:-1], unit[1:-1], thing, draw) for sentence, unit in zip(story.source, story.units)]
     return Trace(tuple(s for s, _ in pairs), tuple(u for _, u in pairs), story.answer)

@@ -11,8 +11,8 @@ from common.pictures import draw_all
 from .quantities import Arms
 from .tables import NAMES
 
-COLOURS = {"start": "#888888", "batch": "#1f6f8b", "batch spe": "#5b9bb5", "streaming": "#c8553d", "streaming far": "#d9a441",
-           "interleaved": "#5b8c5a"}
+COLOURS = {"start": "#888888", "batch": "#1f6f8b", "batch own": "#0b3c4d", "batch spe": "#5b9bb5", "streaming": "#c8553d",
+           "streaming far": "#d9a441", "interleaved": "#5b8c5a"}
 
 
 def arms(results: dict, size: str, folder: Path) -> list[Path]:
@@ -27,6 +27,8 @@ def depths(plt, results):
     of = Arms(results)
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6))
     for name, colour in COLOURS.items():
+        if not of.has(name):
+            continue
         axes[0].plot((1, 2, 3), [fmean(of.right(seed, name, f"D{d}") for seed in of.seeds) for d in (1, 2, 3)], color=colour, marker="o",
                      ms=4, lw=1, label=NAMES[name])
         places = [of.run(seed, name)["places"] for seed in of.seeds]

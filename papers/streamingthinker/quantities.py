@@ -54,6 +54,10 @@ class Arms:
     def __init__(self, results: dict):
         self.results, self.seeds = results, seeds_of(results, "start")
 
+    def has(self, arm: str) -> bool:
+        """Whether all seeds have it: results may be older than an arm."""
+        return arm in self.results[f"start/seed{self.seeds[0]}"] or all(f"{arm}/seed{seed}" in self.results for seed in self.seeds)
+
     def run(self, seed: int, arm: str) -> dict:
         own = self.results[f"start/seed{seed}"]
         return own[arm] if arm in own else self.results[f"{arm}/seed{seed}"]
@@ -113,7 +117,8 @@ def arms(results: dict, size: str = "cpu") -> dict[str, dict]:
     def mean(arm: str, depth: str = "D2") -> float:
         return fmean(of.right(seed, arm, depth) for seed in of.seeds)
 
-    right = {name: mean(name) for name in ("start", "untuned", "batch", "batch spe", "streaming", "streaming far", "interleaved")}
+    right = {name: mean(name) for name in ("start", "untuned", "batch", "batch own", "batch spe", "streaming", "streaming far",
+                                           "interleaved") if of.has(name)}
     tried = [results[f"schedules/seed{seed}"] for seed in of.seeds]
     equal, hasty = (percent(sum(t[name] for t in tried), sum(t["of"] for t in tried)) for name in ("equal", "placebo"))
 
@@ -122,7 +127,9 @@ def arms(results: dict, size: str = "cpu") -> dict[str, dict]:
         return 100 * run[arm] - CHANCE
 
     return {
-        "C1s": make(of.over, "streaming", "untuned", item, right), "C1d": make(of.over, "streaming far", "untuned", item, right),
+        "C1s": make(of.over, "streaming", "untuned", item, right),
+        **({"C1r": make(partial(of.over, than="batch own"), "streaming", "untuned", item, right)} if of.has("batch own") else {}),
+        "C1d": make(of.over, "streaming far", "untuned", item, right),
         "C3s": make(partial(of.saved, depth=3), ("streaming", "streaming"), ("streaming", "blocking"), 0.1,
                     {f"D{d}, {way}": fmean(of.saved(seed, ("streaming", way), d) for seed in of.seeds)
                      for d in (1, 2, 3) for way in ("blocking", "buffered", "streaming")}),
@@ -178,6 +185,63 @@ def variants(results: dict, size: str = "cpu") -> dict[str, dict]:
             "C13s": claim(seeds, ahead, "streaming", "batch spe", looking, shown("ahead", ("batch spe", "streaming")))}
 
 
+def gated(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """Of the arms of noisy.py."""
+    seeds = seeds_of(results, "gated/all")
+
+    def over(seed: int, arm: str, entry: str = "D2") -> float:
+        return 100 * (results[f"gated/{arm}/seed{seed}"][entry] - results[f"gated/all/seed{seed}"][entry])
+
+    def shown(entry: str) -> dict[str, float]:
+        return {arm: 100 * fmean(results[f"gated/{arm}/seed{seed}"][entry] for seed in seeds) for arm in ("all", "gated", "lot", "clean")}
+
+    first = results[f"gated/all/seed{seeds[0]}"]
+    units = sum(of for _, of in first["kinds"].values())
+    return {"C14s": claim(seeds, over, "gated", "lot", 100 / first["items"], shown("D2")),
+            "C14u": claim(seeds, partial(over, entry="unit"), "gated", "lot", 100 / units, shown("unit"))}
+
+
+def aligned(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """Questions that can be aligned, clustered by template."""
+    of = results["aligned"]
+    none = [0.0] * len(of["survives"])
+
+    def shared(name: str) -> dict:
+        return paired([100.0 * one for one in of[name]], none, of["templates"])
+
+    return {"C18a": shared("survives") | {"placebo": shared("swapped"), "baselines": of["reasons"] | {
+        "units skipped, %": 100 * of["skipped"]}}}
+
+
+def symbolic(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """Right answers on templates that no training has, clustered by template."""
+    runs = {way: results[f"symbolic/{way}"] for way in ("untuned", "batch", "interleaved", "streaming")}
+
+    def over(way: str, than: str) -> dict:
+        ours, theirs = ([100.0 * one for one in runs[name]["correct"]] for name in (way, than))
+        return paired(ours, theirs, runs[way]["templates"])
+
+    return {"C18s": over("streaming", "batch") | {"placebo": over("untuned", "batch"), "baselines": {
+        way: 100 * fmean(run["correct"]) for way, run in runs.items()}}}
+
+
+def attention(results: dict, size: str = "cpu") -> dict[str, dict]:
+    seeds = seeds_of(results, "attention/batch")
+    if not seeds:  # results that are older than the experiment
+        return {}
+
+    def run(seed: int, arm: str, entry: str) -> float:
+        return 100 * results[f"attention/{arm}/seed{seed}"][entry]
+
+    def shown(entry: str) -> dict[str, float]:
+        return {arm: fmean(run(seed, arm, entry) for seed in seeds) for arm in ("batch", "batch spe", "streaming")}
+
+    return {"C6s": claim(seeds, lambda seed, entry: run(seed, "batch spe", entry) - run(seed, "batch", entry), "own", "before", 0.01,
+                         shown("own")),
+            "C15e": claim(seeds, lambda seed, arm: run(seed, arm, "early") - run(seed, "batch", "early"), "streaming", "batch spe", 0.01,
+                          shown("early"))}
+
+
 def realtext(results: dict, size: str = "cpu") -> dict[str, dict]:
     found = results["realtext"]
 
@@ -204,6 +268,18 @@ def gate(results: dict, size: str = "cpu") -> dict[str, dict]:
             "C14k": clean | {"placebo": percent(*not_dropped)}}
 
 
+def encoders(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """Faults of order by a sentence encoder; random vectors are the placebo."""
+    found = results["encoders"]
+
+    def dropped(encoder: str) -> dict:
+        rows = [found["dropped"][encoder][kind] for kind in found["order faults"]]
+        return percent(sum(hit for hit, _ in rows), sum(of for _, of in rows))
+
+    return {"C14m": dropped("minilm") | {"placebo": dropped("random"), "baselines": {
+        "tf-idf": dropped("tf-idf")["value"], **{f"clean kept, {name}": 100 * hit / of for name, (hit, of) in found["kept"].items()}}}}
+
+
 def clock(results: dict, size: str = "cpu") -> dict[str, dict]:
     rows = [row for name, row in results.items() if name.startswith("clock/")]
 
@@ -219,6 +295,37 @@ def speed(results: dict, size: str = "cpu") -> dict[str, dict]:
     views, joined = (summarize([row["ratio"][way] for row in rows], 0.001, "processes") for way in ("views", "concatenation"))
     return {"C10s": views | {"placebo": joined, "baselines": {
         f"{way}, ms": fmean(row["ms"][way] for row in rows) for way in ("stock", "views", "concatenation")}}}
+
+
+# -- the paper's size --------------------------------------------------------------------------------------
+def paper(results: dict, size: str = "paper") -> dict[str, dict]:
+    """Of Qwen3-4B's runs that are there, called as their configs; a claim without one of its runs, or without one of the six tasks, stays
+    not-run. A quantity is a mean over tasks."""
+    runs = results["paper"]
+
+    def tasks(name: str) -> dict[str, dict] | None:
+        by = runs.get(name, {}).get("by", {})
+        return by if all(task in by for task in reported.KEYS) else None
+
+    def over(name: str, quantity: Callable[[dict, dict], float], than: str = "qwen3-4b_original") -> dict | None:
+        ours, theirs = tasks(name), tasks(than)
+        if ours is None or theirs is None:
+            return None
+        by = {task: quantity(ours[task], theirs[task]) for task in reported.KEYS}
+        return point(fmean(by.values()), baselines=by)
+
+    def better(ours: dict, theirs: dict) -> float:
+        return 100 * (ours["right"] - theirs["right"])
+
+    def sooner(ours: dict, theirs: dict) -> float:
+        return 100 * (1 - ours["delay"]["streaming"] / theirs["delay"]["batch"])
+
+    asked_first, asked_last = "qwen3-4b_streaming_d3", "qwen3-4b_streaming-context_d3"
+    measured_by_clock = runs.get(asked_first, {}).get("clock")
+    found = {"C1": over(asked_first, better), "C2": over(asked_first, lambda ours, _: 100 * (1 - ours["waited"] / ours["heard"])),
+             "C3": over(asked_first, sooner), "C8": over(asked_last, better, "qwen3-4b_original-context"),
+             "C9": measured_by_clock and point(measured_by_clock["first"], baselines={"delay, s": measured_by_clock["delay"]})}
+    return {name: measured for name, measured in found.items() if measured is not None}
 
 
 # -- models, for records -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ of Qwen3-4B, question first and context first; table 3 also has tokens. Table 4:
 from __future__ import annotations
 
 TASKS = ("GSM-Symbolic", "MetaMath", "ProofWriter", "LogicNLI", "HotpotQA", "PubMedQA")
+KEYS = ("gsm_symbolic", "metamath", "proofwriter", "logicnli", "hotpotqa", "pubmedqa")  # their names here (questions.py)
 MATH = TASKS[:2]
 
 

@@ -6,6 +6,7 @@
     streaming      sentence by sentence, positions from 0 in both streams            the method
     streaming far  the same, the target's positions from FAR on: same mask, no place in common
     interleaved    one text in which sentences and thoughts take turns
+    batch own      batch at the rate that is best for it on validation stories (`sweep`): nobody else's rate is chosen
 
 `make standins-streamingthinker` tunes those of arms-weights/; other seeds are tuned into the cache when an experiment asks for them.
 """
@@ -17,7 +18,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,16 +37,20 @@ from .worded import segments_of
 
 FOLDER = Path(__file__).parent / "arms-weights"
 FAR = 256  # longer than any story
+RATES = (5e-4, 1e-4)  # that `sweep` tries for batch reasoning, beside the common one and none at all
+OWN = 5e-4  # what it chose (arms-weights/sweep.json)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """layout, positions and start of `method.collate`; how it is run: mode and start of `common.standins.stories.written`."""
+    """layout, positions and start of `method.collate`; how it is run: mode and start of `common.standins.stories.written`. rate: in the
+    place of the tuning's."""
 
     layout: str
     positions: str = "spe"
     start: int = 0
     mode: str = "streaming"
+    rate: float | None = None
 
     @property
     def runs_from(self) -> int | None:
@@ -53,7 +58,8 @@ class Arm:
 
 
 ARMS = {"batch": Arm("batch", "rope", mode="batch"), "batch spe": Arm("batch", "spe", mode="batch"), "streaming": Arm("streaming"),
-        "streaming far": Arm("streaming", start=FAR), "interleaved": Arm("interleaved", mode="interleaved")}
+        "streaming far": Arm("streaming", start=FAR), "interleaved": Arm("interleaved", mode="interleaved"),
+        "batch own": Arm("batch", "rope", mode="batch", rate=OWN)}
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ def length(row: method.Segments) -> int:
 
 def tune(model, arm: Arm, seed: int, how: Tuning = Tuning(), rows=rows_at, watch=lambda step, model: None) -> list[float]:
     """Tunes in place; returns the losses. watch(step, model): called every 100 steps."""
+    how = replace(how, rate=arm.rate or how.rate)
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.rate, betas=(0.9, 0.98), weight_decay=0.01)
     losses = []
     for step in progress(range(how.steps), "tuning, steps"):
@@ -159,10 +166,25 @@ def make(seed: int, arm: str, folder: Path, how: Tuning = Tuning()) -> dict:
     losses = tune(model, ARMS[arm], seed, how, watch=watch)
     model.half().save_pretrained(folder)
     stories.tokenizer().save_pretrained(folder)
-    card = {"seed": seed, "arm": arm, "steps": how.steps, "rate": how.rate, "rows": how.rows,
+    card = {"seed": seed, "arm": arm, "steps": how.steps, "rate": ARMS[arm].rate or how.rate, "rows": how.rows,
             "step, unit and D2 of 100 stories": curve, "losses": [[s, losses[s]] for s in range(0, len(losses), 20)]}
     write_json(folder / "training.json", card)
     return card
+
+
+def sweep(seed: int = 0, count: int = 300, how: Tuning = Tuning()) -> dict:
+    """{"rates": {rate: [unit, D2 of `count` validation stories]}, "chosen", ...} of batch reasoning, 0 the base itself. The best D2 is
+    chosen, of equals the one with more units right."""
+    told, of, rates = [stories.totals(i, "val", seed) for i in range(count)], ARMS["batch"], {}
+    for rate in (0.0, how.rate, *RATES):
+        model = tuned(seed, "batch", how)[0] if rate == how.rate else base(seed)[0]
+        if rate in RATES:
+            tune(model, replace(of, rate=rate), seed, how)
+        found = base_of.graded(told, base_of.written(model.eval(), told, 2, of.mode, of.runs_from))
+        rates[rate] = [round(found["unit"], 4), round(found["answer"], 4)]
+        print(f"batch, rate {rate}: unit and D2 {rates[rate]}", flush=True)
+    chosen = max(rates, key=lambda rate: (rates[rate][1], rates[rate][0]))
+    return {"seed": seed, "stories": count, "steps": how.steps, "chosen": chosen, "rates": {str(rate): row for rate, row in rates.items()}}
 
 
 def main() -> None:
@@ -170,7 +192,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(committed()))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--sweep", action="store_true", help="only write sweep.json: which rate is best for batch reasoning")
     options = parser.parse_args()
+    if options.sweep:
+        return write_json(options.folder / "sweep.json", sweep())
     for seed in options.seeds:
         for arm in options.arms:
             card = make(seed, arm, options.folder / f"seed{seed}" / arm.replace(" ", "-"))

@@ -12,7 +12,8 @@ from .standins import ARMS
 NAMES = {"start": "the base, in batch (as trained)", "untuned": "the base in streaming, positions from 0",
          "untuned rope": "the base in streaming, contiguous positions", "batch": "batch, contiguous positions",
          "batch spe": "batch, positions from 0", "streaming": "streaming, positions from 0",
-         "streaming far": "streaming, target from 256", "interleaved": "interleaved"}
+         "streaming far": "streaming, target from 256", "interleaved": "interleaved",
+         "batch own": "batch, at the rate best for it"}
 WIDTH = 46
 
 
@@ -27,7 +28,7 @@ def arms(results: dict, size: str = "cpu") -> Iterator[str]:
     yield (f"Greedy, {first['items']} unseen stories, {len(of.seeds)} seeds (mean, spread), in %; tokens of a trace at D2; delay saved "
            "against batch on the same trace at D1 / D2 / D3, event model, r .4 s, tau .033 s")
     yield f"{'':<{WIDTH}s}{'units':>12s}{'D1':>12s}{'D2':>12s}{'D3':>12s}{'tokens':>9s}{'delay saved':>20s}"
-    for name in (*UNTUNED, *ARMS):
+    for name in filter(of.has, (*UNTUNED, *ARMS)):
         rows = [of.run(seed, name) for seed in of.seeds]
         saved = " / ".join(f"{fmean(row['reduction']['streaming'][d] for row in rows):.1f}" for d in range(3))
         yield (f"{NAMES[name]:<{WIDTH}s}{spread([100 * row['unit'] for row in rows]):>12s}" +
@@ -36,7 +37,7 @@ def arms(results: dict, size: str = "cpu") -> Iterator[str]:
     yield ""
     kinds = sorted(first["kinds"])
     yield f"{'units right, by kind':<{WIDTH}s}" + "".join(f"{kind:>10s}" for kind in kinds)
-    for name in (*UNTUNED, *ARMS):
+    for name in filter(of.has, (*UNTUNED, *ARMS)):
         counts = [[of.run(seed, name)["kinds"][kind] for seed in of.seeds] for kind in kinds]
         shares = [100 * fmean(right / max(all_, 1) for right, all_ in rows) for rows in counts]
         yield f"{NAMES[name]:<{WIDTH}s}" + "".join(f"{value:10.1f}" for value in shares)
@@ -86,6 +87,55 @@ def variants(results: dict, size: str = "cpu") -> Iterator[str]:
         yield f"{name:<22s} D2 {spread([100 * row['D2'] for row in rows])}, units {spread([100 * row['unit'] for row in rows])} ({kinds})"
 
 
+def gated(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    for arm in ("all", "gated", "lot", "clean"):
+        rows = [row for job, row in results.items() if job.startswith(f"gated/{arm}/")]
+        first = rows[0]
+        yield (f"trained on {arm:<6s} {first['trained on']} traces, {100 * first['faulty'] / first['trained on']:.1f} % of them faulty: D2 "
+               f"{spread([100 * row['D2'] for row in rows])}, units {spread([100 * row['unit'] for row in rows])}")
+
+
+def aligned(results: dict, size: str = "cpu") -> Iterator[str]:
+    of = results["aligned"]
+    survive = {template for template, ok in zip(of["templates"], of["survives"]) if ok}
+    reasons = ", ".join(f"{why} {count}" for why, count in of["reasons"].items())
+    yield ""
+    yield (f"gsm_symbolic: {100 * fmean(of['survives']):.1f} % of {len(of['survives'])} questions align by rule ({len(survive)} of "
+           f"{len(set(of['templates']))} templates; dropped: {reasons}); with another's lines {100 * fmean(of['swapped']):.1f} %; units "
+           f"skipped {100 * of['skipped']:.1f} %")
+
+
+def symbolic(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    for job, run in results.items():
+        if job.startswith("symbolic/"):
+            yield (f"{job:<24s}right {100 * fmean(run['correct']):.1f} % of {len(run['correct'])}, units {100 * run['units']:.1f} %, cut "
+                   f"{100 * run['truncated']:.1f} %; tokens waited -{run['waited']:.1f} %, delay (event model) -{run['delay']:.1f} %")
+
+
+def attention(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "Attention on the source, %: of a unit's rows on its own sentence and on the one before; of the answer's on the first half"
+    for arm in ("batch", "batch spe", "streaming"):
+        rows = [row for job, row in results.items() if job.startswith(f"attention/{arm}/")]
+        spreads = (spread([100 * row[name] for row in rows]) for name in ("own", "before", "early"))
+        yield f"{NAMES[arm]:<{WIDTH}s}" + "".join(f"{text:>12s}" for text in spreads)
+
+
+def paper(results: dict, size: str = "paper") -> Iterator[str]:
+    """Of every run: right, tokens, tokens waited, delays by the event model, and by the clock where it was asked."""
+    yield ""
+    for name, run in results["paper"].items():
+        for task, row in run["by"].items():
+            waited = f", waited {row['waited']:.1f} of {row['heard']:.1f} tokens" if "waited" in row else ""
+            delays = ", ".join(f"{way} {seconds:.2f} s" for way, seconds in row["delay"].items())
+            yield (f"{name:<34s}{task:<14s}right {100 * row['right']:.1f} % of {row['items']}, {row['tokens']:.1f} tokens{waited}; "
+                   f"delay (event model) {delays}; cut {100 * row['truncated']:.1f} %")
+        if clock := run.get("clock"):
+            yield f"{name:<34s}by the clock: first token after {clock['first']:.2f} s, delay {clock['delay']:.2f} s, {clock['items']} items"
+
+
 def realtext(results: dict, size: str = "cpu") -> Iterator[str]:
     found = results["realtext"]
     yield ""
@@ -93,8 +143,9 @@ def realtext(results: dict, size: str = "cpu") -> Iterator[str]:
         yield f"{name}: {len(found[name])} items of {n:.1f} sentences, tokens waited -{fmean(found[name]):.1f} %"
 
 
-def gate(results: dict, size: str = "cpu") -> Iterator[str]:
-    found = results["gate"]
+def gate(results: dict, size: str = "cpu", of: str = "gate") -> Iterator[str]:
+    """of: "gate", or "encoders" for all of them."""
+    found = results[of]
     yield ""
     for encoder, kept in found["kept"].items():
         yield f"The gate with {encoder}: keeps {100 * kept[0] / kept[1]:.1f} % of {kept[1]} clean traces"

@@ -1,16 +1,19 @@
 """Results as the jobs give them, made up so that every claim in the small supports: tests change one thing and look at the word."""
 
+import random
+
 from common.claims.records import load_claims, make_record, start_run
 
 from .. import eval as harness
 from ..experiments import arms as small
+from ..reported import KEYS
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
 FACTS = start_run("test") | {"seconds": 0.0}
 # units, D1, D2, D3, early units, late units; all in %
 ARMS = {"start": (99, 20, 97, 97, 99, 99), "untuned": (5, 10, 20, 20, 5, 5), "untuned rope": (7, 10, 22, 22, 7, 7),
         "batch": (98, 20, 96, 96, 97, 99), "batch spe": (98, 20, 96.2, 96, 97, 99), "streaming": (99, 30, 97, 98, 99, 96),
-        "streaming far": (99, 30, 97, 97, 99, 96), "interleaved": (95, 20, 90, 90, 96, 99)}
+        "streaming far": (99, 30, 97, 97, 99, 96), "interleaved": (95, 20, 90, 90, 96, 99), "batch own": (98, 20, 96.5, 96, 97, 99)}
 SAVED = {"blocking": [-2.0, -1.0, -1.0], "buffered": [70.0, 65.0, 62.0], "streaming": [70.9, 65.0, 62.0]}
 
 
@@ -62,6 +65,21 @@ def variants(changes=None, seeds=3):
         "ahead": [round(1000 * share) + s, 1000], "init": [9, 10]}} for name, (d2, share) in made.items() for s in range(seeds)}
 
 
+def gated(changes=None, seeds=3):
+    """changes {arm: (D2, units)}."""
+    made = {"all": (0.90, 0.93), "gated": (0.95, 0.97), "lot": (0.89, 0.92), "clean": (0.96, 0.98)} | (changes or {})
+    return {f"gated/{arm}/seed{s}": {"D2": d2 + 0.002 * s * (1 + (arm == "lot")), "unit": unit + 0.001 * s * (1 + (arm == "gated")),
+                                     "items": 300, "kinds": {"init": [900, 1000]}, "trained on": 1000, "faulty": 300, "losses": [1.0]}
+            for arm, (d2, unit) in made.items() for s in range(seeds)}
+
+
+def attention(changes=None, seeds=3):
+    """changes {arm: (own, before, early)}."""
+    made = {"batch": (0.30, 0.20, 0.40), "batch spe": (0.50, 0.15, 0.38), "streaming": (0.70, 0.2, 0.5)} | (changes or {})
+    return {f"attention/{arm}/seed{s}": dict(zip(("own", "before", "early"), (v + 0.001 * s * len(arm) for v in values))) | {"items": 100}
+            for arm, values in made.items() for s in range(seeds)}
+
+
 def gold():
     return {"gold": {"waited": [82.0 + 0.01 * i for i in range(100)], "places": [50.0 + 0.1 * i for i in range(60)],
                      "reduction": {"150 words a minute": SAVED}}}
@@ -71,6 +89,45 @@ def gate(kept=(480, 500), dropped=None):
     faults = {name: [99, 100] for name in ("merged", "summary", "delayed", "ahead", "quoted")} | (dropped or {})
     return {"gate": {"kept": {"tf-idf": list(kept)}, "dropped": {"tf-idf": faults}, "reasons": {}, "bars": {},
                      "count faults": ["merged", "summary"], "order faults": ["delayed", "ahead"]}}
+
+
+def encoders(dropped=(190, 200), random=(8, 200)):
+    """Order faults dropped by the sentence encoder and by random vectors."""
+    def row(hit, of):
+        return {"merged": [100, 100], "summary": [100, 100], "delayed": [hit, of], "ahead": [hit, of], "quoted": [100, 100]}
+
+    return {"encoders": gate()["gate"] | {"kept": dict.fromkeys(("minilm", "tf-idf", "random"), [480, 500]), "dropped": {
+        "minilm": row(*dropped), "tf-idf": row(195, 200), "random": row(*random)}}}
+
+
+def aligned(survives=(900, 1500), swapped=10):
+    """Of 1,500 questions from 50 templates: how many align, with their own lines and with another's."""
+    def first(n):
+        return [int(draw < n) for draw in random.Random(1).sample(range(survives[1]), survives[1])]
+
+    return {"aligned": {"survives": first(survives[0]), "swapped": first(swapped), "templates": [i % 50 for i in range(survives[1])],
+                        "reasons": {"question": 300, "number": 300, "skipped": 0}, "skipped": 0.5}}
+
+
+def symbolic(changes=None):
+    """changes {way: share right}, of 200 questions from 40 templates."""
+    made = {"untuned": 0.01, "batch": 0.3, "interleaved": 0.31, "streaming": 0.32} | (changes or {})
+    draws = random.Random(1).sample(range(200), 200)
+    return {f"symbolic/{way}": {"correct": [int(draw < 200 * share) for draw in draws], "templates": [i % 40 for i in range(200)],
+                                "units": 0.4, "waited": 75.0, "delay": 50.0, "truncated": 0.1, "losses": [1.0]}
+            for way, share in made.items()}
+
+
+def paper():
+    """Runs of Qwen3-4B as configs call them, with the means of the paper's tables."""
+    def by(right, **more):
+        return {task: {"right": right, "tokens": 900.0, "items": 1000, "truncated": 0.0} | more for task in KEYS}
+
+    whole = by(0.6, delay={"batch": 50.0})
+    ours = by(0.669, waited=11.2, heard=100.0, delay={"streaming": 15.15})
+    return {"paper": {"qwen3-4b_original": {"by": whole}, "qwen3-4b_original-context": {"by": whole},
+                      "qwen3-4b_streaming_d3": {"by": ours, "clock": {"first": 6.23, "delay": 9.0, "items": 100}},
+                      "qwen3-4b_streaming-context_d3": {"by": ours}}}
 
 
 def verdict(name, measured):

@@ -22,6 +22,7 @@ from ..experiments import exact, gates
 from ..experiments import realtext as realtexts
 from ..experiments import variants as variants_of
 from ..reasoner import Reasoner
+from . import made_up
 from .made_up import ARMS, CLAIMS, arms, clock, gate, gold, realtext, speed, variants, verdict
 
 
@@ -33,12 +34,15 @@ def test_every_claim_is_measured_blocked_or_not_checkable():
     counted = quantities.exact({}, "analytic")
     run = quantities.arms(arms()) | quantities.clock(clock()) | quantities.gold(gold()) | quantities.gate(gate())
     run |= quantities.speed(speed()) | quantities.realtext(realtext()) | quantities.variants(variants())
+    run |= quantities.gated(made_up.gated()) | quantities.attention(made_up.attention()) | quantities.encoders(made_up.encoders())
+    run |= quantities.aligned(made_up.aligned()) | quantities.symbolic(made_up.symbolic())
+    large = quantities.paper(made_up.paper())
     for claim in CLAIMS:
         if claim.get("status") != "not-checkable":
-            here = {"analytic": {*counted, *run}, "cpu-small": run}.get(claim["rung"], ())
+            here = {"analytic": {*counted, *run}, "cpu-small": run, "paper-scale": large}[claim["rung"]]
             assert of(claim) in here or claim.get("blocked_by"), claim["id"]
-            assert not (of(claim) in here and claim.get("blocked_by")), claim["id"]
-    assert {*counted, *run} <= {of(claim) for claim in CLAIMS}
+            assert claim["rung"] == "paper-scale" or not (of(claim) in here and claim.get("blocked_by")), claim["id"]
+    assert {*counted, *run, *large} <= {of(claim) for claim in CLAIMS}
     required = {of(claim) for claim in CLAIMS if claim.get("required")}
     assert 3 <= len(required) <= 6 and required <= {*run} and len(CLAIMS.headlines) == 4
     assert all(h["shows"] in {*run, *counted} for h in CLAIMS.headlines)
@@ -63,7 +67,19 @@ def test_tables_and_pictures_show_every_arm(tmp_path):
     assert "places/streaming       D2 96.1 +-0.1" in "\n".join(tables.variants(variants()))
     assert "of the stock step views 1.000, concatenation 1.400" in "\n".join(tables.speed(speed()))
     assert "PubMedQA: 40 items of 11.0 sentences, tokens waited -92.0 %" in "\n".join(tables.realtext(realtext()))
+    assert "trained on gated  1000 traces, 30.0 % of them faulty: D2 95.2 +-0.2" in "\n".join(tables.gated(made_up.gated()))
+    assert "batch, positions from 0" in "\n".join(tables.attention(made_up.attention()))
+    assert "with minilm: keeps 96.0 % of 500" in "\n".join(tables.gate(made_up.encoders(), of="encoders"))
+    assert "60.0 % of 1500 questions align by rule (50 of 50 templates" in "\n".join(tables.aligned(made_up.aligned()))
+    assert "symbolic/streaming      right 32.0 % of 200" in "\n".join(tables.symbolic(made_up.symbolic()))
+    assert "first token after 6.23 s" in "\n".join(tables.paper(made_up.paper()))
     assert "tokens waited -82.5 %" in "\n".join(tables.gold(gold())) and "keeps 96.0 % of 500" in "\n".join(tables.gate(gate()))
+
+
+def test_results_that_are_older_than_an_arm_are_read():
+    older = {name: row for name, row in arms().items() if not name.startswith("batch own/")}
+    assert {*quantities.arms(older)} == {*quantities.arms(arms())} - {"C1r"} and quantities.attention(older) == {}
+    assert tables.NAMES["batch own"] not in "\n".join(tables.arms(older))
 
 
 # -- jobs --------------------------------------------------------------------------------------------------
@@ -92,7 +108,8 @@ def test_results_that_jobs_give_are_what_quantities_read():
     """Really run, with a model that has learnt nothing."""
     found = {f"start/seed{0}": small.start(0, "smoke"), "schedules/seed0": {"equal": 5, "placebo": 1, "of": 5}}
     found |= {f"{arm}/seed0": small.run(0, arm, "smoke") for arm in ("streaming", "batch", "interleaved")}
-    found |= {"batch spe/seed0": found["batch/seed0"], "streaming far/seed0": found["streaming/seed0"]}
+    found |= {"batch spe/seed0": found["batch/seed0"], "streaming far/seed0": found["streaming/seed0"],
+              "batch own/seed0": found["batch/seed0"]}
     assert {*quantities.arms(found)} == {*quantities.arms(arms())} and list(tables.arms(found)) and json.dumps(found)
     assert found["streaming/seed0"]["unit"] < 0.2 and found["streaming/seed0"]["truncated"] > 0.5
 
@@ -154,10 +171,27 @@ def test_arms_are_tuned_from_the_same_rows():
 
     before = model.lm_head.weight.detach().clone()
     losses = [standins.tune(base_of.build(0), arm, 0, how, rows) for arm in standins.ARMS.values()]
-    assert all(len(rows) == 5 and all(r == rows[0] for r in rows) for rows in seen.values()) and seen[0][0] != seen[1][0]
+    assert all(len(rows) == 6 and all(r == rows[0] for r in rows) for rows in seen.values()) and seen[0][0] != seen[1][0]
     assert all(len(found) == 2 for found in losses) and len({found[0] for found in losses}) >= 4  # batch spe is streaming at no step
     assert torch.equal(before, base_of.build(0).lm_head.weight)
     assert [how.at(step) for step in (0, 1)] == pytest.approx([1e-3, 1e-3])
+
+
+def test_the_rival_s_rate_is_the_best_of_its_own_sweep():
+    found = json.loads((standins.FOLDER / "sweep.json").read_text())
+    rates = {float(rate): row for rate, row in found["rates"].items()}
+    assert set(rates) == {0.0, standins.Tuning().rate, *standins.RATES} and found["steps"] == standins.Tuning().steps
+    best = max(rates, key=lambda rate: (rates[rate][1], rates[rate][0]))
+    assert best == found["chosen"] == standins.OWN == standins.ARMS["batch own"].rate
+    assert {arm for arm, of in standins.ARMS.items() if of.rate} == {"batch own"}
+
+
+def test_an_arm_s_own_rate_is_used(monkeypatch):
+    rates, how = [], standins.Tuning(steps=2, rows=2, rate=1e-3, warm=1)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"]))
+    for arm in ("batch", "batch own"):
+        standins.tune(base_of.build(0), standins.ARMS[arm], 0, how)
+    assert rates == pytest.approx([how.rate, how.rate, standins.OWN, standins.OWN])
 
 
 def test_a_base_below_its_bars_stops_everything(tmp_path, monkeypatch):

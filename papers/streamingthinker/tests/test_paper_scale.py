@@ -1,0 +1,194 @@
+"""The paper's configs, walked end to end with a tiny Qwen3 in the hub's format, and its tables filled from what they leave."""
+
+import json
+import sys
+
+import pytest
+import torch
+import yaml
+
+from common.errors import DataError, TaskError, UserError
+from common.models import load, tiny
+from tests.small_tokenizers import tokenizer
+
+from .. import harness, latency, quantities, questions, tables, worded
+from ..eval import HERE
+from ..experiments import paper
+from ..train import cli
+
+CUDA = sorted((HERE / "configs" / "cuda").glob("*.yaml"))
+RUNS = ["qwen3-4b_batch_d2", "qwen3-4b_interleaved_d2", "qwen3-4b_streaming_d3", "qwen3-4b_streaming-context_d3"]
+HOW = {"tasks": ["pubmedqa"], "items": 2, "cap": 3, "unit_cap": 3, "rows": 2, "clock_task": "pubmedqa", "clock_items": 1,
+       "seconds_a_word": 0.001}
+ITEM = {"question": "How many dogs?", "context": "The cat has 3 dogs. We see 2 more.", "answer": "5"}
+ROW = {"Instruct_Context": {"context": "The cat has 3 dogs. <EOS> We see 2 more. <EOS>", "instruct": "How many dogs? <EOQ>"},
+       "streaming_reasoning": "we ask <EOQ> it has 3 <EOT> <Skip> <EOT>", "deep_reasoning": "3 and 2 <EOR>", "answer": "\\boxed{5}",
+       "self_check": "Wait, 3 + 2 = 5."}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A model, traces in the released form, and two of the six tasks."""
+    folder, words = tmp_path_factory.mktemp("hub"), tokenizer("qwen2")
+    model = load(tiny("qwen3", vocab_size=400, hidden_size=32, num_hidden_layers=1, eos_token_id=words.eos_token_id,
+                      max_position_embeddings=4096)).model
+    model.save_pretrained(folder / "qwen3-4b")
+    words.save_pretrained(folder / "qwen3-4b")
+    (folder / "traces.jsonl").write_text("".join(json.dumps(ROW) + "\n" for _ in range(4)))
+    (folder / "data" / "streaming").mkdir(parents=True)
+    for name in ("gsm_symbolic", "pubmedqa"):
+        rows = [ITEM, ITEM | {"context": ["One.", "Two.", "Three."]}, ITEM | {"context": "Too short."}]
+        (folder / "data" / "streaming" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(hub, tmp_path_factory):
+    """Each layout and the other order, one step of each; a second training of the same kind would show nothing."""
+    folder, threads, arguments = tmp_path_factory.mktemp("runs"), torch.get_num_threads(), sys.argv
+    torch.set_num_threads(1)
+    sys.argv = ["train"]  # LightningCLI dislikes pytest's own arguments
+    try:
+        for name in RUNS:
+            run = folder / name
+            cli(["fit", "--config", str(HERE / "configs" / "cuda" / f"{name}.yaml"), "--model.init_args.base.name", str(hub / "qwen3-4b"),
+                 f"--data.init_args.train={hub / 'traces.jsonl'}", f"--data.init_args.validation={hub / 'traces.jsonl'}",
+                 "--data.init_args.batch_size=2", "--data.init_args.instruction=Think.",
+                 "--data.init_args.num_workers=0", f"--trainer.default_root_dir={run}",
+                 f"--trainer.logger.init_args.save_dir={run}", "--trainer.accelerator=cpu", "--trainer.devices=1",
+                 "--trainer.strategy=auto", "--trainer.precision=32-true", "--trainer.max_steps=1", "--trainer.accumulate_grad_batches=1",
+                 "--trainer.limit_val_batches=0", "--trainer.callbacks=[]",
+                 "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"])
+    finally:
+        sys.argv = arguments
+        torch.set_num_threads(threads)
+    return folder
+
+
+def test_tables_of_the_paper_from_what_trainings_leave(trained, hub, monkeypatch):
+    monkeypatch.setenv("STREAMINGTHINKER_RUNS", str(trained))
+    monkeypatch.chdir(hub)  # the card names the base: there a hub id, here a folder
+    found = paper.measure_paper(lambda text: None, "cpu", HOW, hub / "data")
+    assert set(found) == {*RUNS, "qwen3-4b_original", "qwen3-4b_original-context"}
+    for name, ways in (("batch_d2", {"batch"}), ("interleaved_d2", {"blocking", "buffered"}), ("streaming_d3", {"streaming"})):
+        row = found[f"qwen3-4b_{name}"]["by"]["pubmedqa"]
+        assert row["items"] == 2 and row["right"] == 0 and set(row["delay"]) == ways and row["harness"].startswith("lm-eval")
+        assert (row["waited"] < row["heard"]) == (name != "batch_d2")
+    whole = found["qwen3-4b_original"]["by"]["pubmedqa"]
+    costs = latency.Costs()
+    assert whole["delay"] == {"batch": pytest.approx(costs.whole + costs.tau * whole["tokens"])} and whole["tokens"] <= 3
+    first, last = (found[f"qwen3-4b_streaming{order}_d3"] for order in ("", "-context"))
+    assert first["by"]["pubmedqa"]["waited"] != last["by"]["pubmedqa"]["waited"]
+    clock = first["clock"]
+    assert clock["items"] == 1 and 0 < clock["first"] and 0 < clock["delay"]
+    text = "\n".join(tables.paper({"paper": found}))
+    assert "qwen3-4b_streaming-context_d3" in text and "by the clock" in text
+    assert set(quantities.paper({"paper": found})) == {"C9"}  # the others want six tasks, and stay not-run
+
+
+def test_what_is_kept_is_not_asked_again(trained, hub, monkeypatch):
+    monkeypatch.setenv("STREAMINGTHINKER_RUNS", str(trained))
+    kept = trained / RUNS[0] / "benchmarks"
+    kept.mkdir(exist_ok=True)
+    (kept / "gsm_symbolic.d2.json").write_text('{"right": 0.5}')
+    monkeypatch.setattr(paper, "load", None)
+    spec, card = paper.ModelSpec(str(trained / RUNS[0] / "model")), harness.read_card(trained / RUNS[0] / "model")
+    assert paper.by_task(trained / RUNS[0], spec, card, 2, HOW | {"tasks": ["gsm_symbolic"]}, "cpu", print, hub / "data") == {
+        "gsm_symbolic": {"right": 0.5}}
+    (kept / "gsm_symbolic.d2.json").unlink()
+
+
+def test_an_answer_is_what_batched_decoding_writes_and_the_trace_counts_it(trained, hub):
+    folder = trained / "qwen3-4b_streaming_d3" / "model"
+    of, card = load(str(folder)), harness.read_card(folder)
+    lm = harness.thinking_lm(of.model, of.tokenizer, card, 3, rows=2, unit_cap=4)
+    item = questions.load_items("pubmedqa", hub / "data", 1)[0]
+    request = type("Request", (), {"args": (questions.prompt_of(item), {"max_gen_toks": 5, "do_sample": False})})
+    answer = lm.generate_until([request])[0]
+    chat = harness.chat_of(of.model, of.tokenizer, card)
+    segments, words = harness.segments_of(chat, questions.prompt_of(item), "question")
+    from ..reasoner import Reasoner
+
+    alone = Reasoner(of.model, chat.tokens(), unit_cap=4, rest_cap=5).think(segments, 3)
+    assert answer.trace.units == tuple(map(len, alone.units)) and str(answer) == of.tokenizer.decode(alone.rest, skip_special_tokens=True)
+    assert answer.trace.read == tuple(map(len, segments)) and answer.trace.words == tuple(words)
+    cue = len(chat.tokens().cues[3])
+    assert answer.trace.m == alone.m == cue + 5 and answer.tokens == sum(map(len, alone.units)) + 5 + cue
+    assert answer.trace.waited("streaming") == len(segments[0]) and answer.trace.waited("batch") == sum(map(len, segments))
+    for kwargs in ({"max_gen_toks": 5, "do_sample": True}, {"max_gen_toks": 5, "until": ["x"]}, {}):
+        with pytest.raises(TaskError, match="writing is greedy"):
+            lm.generate_until([type("Request", (), {"args": (questions.prompt_of(item), kwargs)})])
+    with pytest.raises(TaskError, match="layout 'chess'"):
+        harness.thinking_lm(of.model, of.tokenizer, card | {"layout": "chess"}, 3)
+
+
+# -- the tasks ---------------------------------------------------------------------------------------------
+def test_rows_of_the_hub_by_hand():
+    def read(name, row):
+        question, context, answer = questions.TASKS[name].read(row)
+        return question, questions.sentences(context), answer
+
+    assert read("gsm_symbolic", {"question": "A has 3. B has 2. How many?", "answer": "3+2\n#### 1,005"}) == (
+        "How many?", ["A has 3.", "B has 2."], "1005")
+    assert read("metamath", {"query": "A has 3. How many?", "response": "So.\nThe answer is: 3"}) == ("How many?", ["A has 3."], "3")
+    assert read("proofwriter", {"theory": "Ann is red. If red then big.", "question": "Ann is big.", "answer": "True"}) == (
+        "Ann is big.", ["Ann is red.", "If red then big."], "True")
+    assert read("logicnli", {"premise": "It rains.", "hypothesis": "It is wet.", "label": "neutral"})[2] == "neutral"
+    assert read("hotpotqa", {"question": "Who?", "context": {"title": ["a", "b"], "sentences": [["One.", " Two."], ["3."]]},
+                             "answer": "Bo"}) == ("Who?", ["One.", "Two.", "3."], "Bo")
+    assert read("pubmedqa", {"question": "Is it?", "context": {"contexts": ["We ask.", "It is."]}, "final_decision": "yes"}) == (
+        "Is it?", ["We ask.", "It is."], "yes")
+
+
+def test_grading_by_hand():
+    assert questions.grade("label", ["so \\boxed{True}", "\\boxed{false}", "True"], ["True"] * 3) == [True, False, False]
+    assert questions.grade("text", ["\\boxed{\\text{The  Beatles!}}", "\\boxed{beatle}"], ["Beatles"] * 2) == [True, False]
+    assert questions.grade("label", ["<think> \\boxed{yes}"], ["yes"]) == [False]  # a thought that never ended
+    assert questions.normal("self_contradiction") == "self contradiction"
+    assert questions.process_results({"kind": "label", "answer": "no"}, ["\\boxed{no}"]) == {"right": 1.0}
+
+
+def test_prompts_are_cut_where_they_were_joined(hub, tmp_path):
+    item = {"question": "How?", "context": ["One.", "Two."], "answer": ""}
+    assert questions.parts_of(questions.prompt_of(item)) == ("How?", ["One.", "Two."])
+    assert questions.prompt_of(item, context_first=True) == "One.\nTwo.\n\nHow?"
+    with pytest.raises(TaskError, match="a question, an empty line"):
+        questions.parts_of("How?")
+    assert len(questions.load_items("gsm_symbolic", hub / "data")) == 2  # one is too short
+    assert questions.load_items("pubmedqa", hub / "data")[0]["question"] == "How many dogs? Answer with yes, no or maybe."
+    with pytest.raises(TaskError, match="none of the tasks gsm_symbolic, "):
+        questions.load_items("chess")
+    (tmp_path / "streaming").mkdir()
+    for line, says in (('{"question": "a"}', "line 1: KeyError 'context'"), ("{", "line 1: JSONDecodeError"),
+                       (json.dumps(ITEM | {"context": "One."}), "no item of three")):
+        (tmp_path / "streaming" / "pubmedqa.jsonl").write_text(line + "\n")
+        with pytest.raises(DataError, match=says):
+            questions.load_items("pubmedqa", tmp_path)
+
+
+def test_what_is_asked_is_checked(tmp_path, monkeypatch):
+    how = paper.asked()
+    assert how["tasks"] == list(questions.TASKS) and how["seconds_a_word"] == latency.Costs().r
+    for entry, value, says in (("tasks", ["chess"], "'chess' is no task"), ("items", 0, "1 or more"), ("clock_task", "x", "one of the")):
+        (tmp_path / "asked.json").write_text(json.dumps(how | {entry: value}))
+        with pytest.raises(UserError, match=says):
+            paper.asked(tmp_path / "asked.json")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="needs a GPU"):
+        paper.measure_paper()
+    monkeypatch.setenv("STREAMINGTHINKER_RUNS", str(tmp_path))
+    with pytest.raises(UserError, match="no trained model"):
+        paper.measure_paper(device="cpu")
+
+
+def test_values_follow_from_a_config_s_name():
+    names = {path.stem for path in CUDA}
+    assert names >= {f"qwen3-4b_{layout}_d{d}" for layout in ("batch", "streaming", "interleaved") for d in (1, 2, 3)} | {RUNS[3]}
+    for path in CUDA:
+        read, (base, layout, depth) = yaml.safe_load(path.read_text()), path.stem.split("_")
+        options, data, trainer = (read[k].get("init_args", read[k]) for k in ("model", "data", "trainer"))
+        assert options["base"]["name"].lower() == f"qwen/{base}" and options["layout"] == layout.removesuffix("-context"), path.stem
+        assert data["depths"] == [int(depth[1])] and data.get("context_first", False) == layout.endswith("-context"), path.stem
+        assert trainer["default_root_dir"].endswith(path.stem) and options["learning_rate"] == 1e-5 and data["batch_size"] == 16
+        assert f"configs/cuda/{path.name}" in path.read_text()
+    assert worded.CUES.keys() == {1, 2, 3}
