@@ -43,7 +43,8 @@ def compared(parts: Parts, config: VisiPrunerConfig, size: str) -> dict:
     s = SIZES[size]
     val, test = Set.of(parts, "val", s.validation), Set.of(parts, "test", s.test)
     n = parts.decoder.config.num_hidden_layers
-    runs, chosen = {"dense": test.run(), "VisiPruner": test.run(VisiPruner(config))}, {}
+    runs = {"dense": test.run(), "VisiPruner": test.run(VisiPruner(config))}
+    chosen: dict[str, tuple] = {}
     runs["lot at its K"] = test.run(llava.at_own_k(test.asked, runs["VisiPruner"], "lot", 0))
     budget = test.pairs(runs["VisiPruner"])
     for name, rival in RIVALS.items():

@@ -54,7 +54,8 @@ class Rounded(VisiPruner):
 @torch.no_grad()
 def decisions(of: Set, pruner: VisiPruner, into: torch.dtype = torch.float32) -> tuple[list[Decision], list[int]]:
     """(what was decided for each question, the answers)."""
-    found, chosen = [], []
+    found: list[Decision] = []
+    chosen: list[int] = []
     for batch in scoring.prompts(of.parts, of.asked, of.shown):
         logs, _ = scoring.answers(of.parts, replace(batch, embeds=batch.embeds.to(into)), pruner)
         chosen += logs.argmax(-1).tolist()
