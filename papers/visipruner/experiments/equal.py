@@ -45,11 +45,12 @@ def compared(parts: Parts, config: VisiPrunerConfig, size: str) -> dict:
     n = parts.decoder.config.num_hidden_layers
     runs = {"dense": test.run(), "VisiPruner": test.run(VisiPruner(config))}
     chosen: dict[str, tuple] = {}
-    runs["lot at its K"] = test.run(llava.at_own_k(test.asked, runs["VisiPruner"], "lot", 0))
+    whole = test.run(VisiPruner(config.with_(exit_cos=2)))  # what the filter layer keeps, whether or not vision ends later
+    runs["lot at its K"] = test.run(llava.at_own_k(test.asked, whole, "lot", 0))
     budget = test.pairs(runs["VisiPruner"])
     for name, rival in RIVALS.items():
         at = settings(rival, N_VISUAL, n, budget, test.planned)
-        chosen[name] = max(at, key=lambda setting: llava.measured(val, rival.make(*setting))[1])
+        chosen[name] = max(at, key=lambda setting: llava.measured(val, rival.make(*setting))[::-1])  # of equal ones that with more pairs
         runs[name] = test.run(rival.make(*chosen[name]))
     return {"test": {name: llava.bits(run.right) for name, run in runs.items()},
             "pairs": {name: test.pairs(run) for name, run in runs.items()},

@@ -100,7 +100,7 @@ def test_rivals_have_no_fewer_pairs_on_the_questions_that_are_asked(monkeypatch)
     monkeypatch.setitem(llava.SIZES, "small", llava.Size((0,), test=2, looked=1, validation=1))
     found = equal.equal(0, "small")
     ours = found["pairs"]["VisiPruner"]
-    assert ours == found["pairs"]["lot at its K"] < 1
+    assert ours <= found["pairs"]["lot at its K"] < 1
     assert all(ours <= found["pairs"][name] < ours + 0.03 for name in ("FastV", "PyramidDrop")), found["pairs"]
     assert {len(bits) for bits in found["test"].values()} == {len(found["pictures"])} and json.dumps(found)
 
