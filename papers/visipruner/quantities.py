@@ -63,10 +63,11 @@ def apart(ours: Items, theirs: Items, pictures: Sequence[int], /, **baselines: f
 
 
 def across(ours: Items, theirs: Items, models: int, /, **baselines: float) -> dict:
-    """The mean of ours - theirs over models, whose items stand one after the other; no error is less than one question of a model."""
+    """The mean of ours - theirs over models, whose items stand one after the other. Each model is known to within a question at best,
+    and so their mean to within that by the root of their number."""
     each = len(ours) // models
     values = [fmean(ours[i : i + each]) - fmean(theirs[i : i + each]) for i in range(0, len(ours), each)]
-    return summarize(values, max(map(abs, (*ours, *theirs)), default=0.0) / each) | {"baselines": baselines}
+    return summarize(values, max(map(abs, (*ours, *theirs)), default=0.0) / each / models**0.5) | {"baselines": baselines}
 
 
 @dataclass(frozen=True)

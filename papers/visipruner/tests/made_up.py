@@ -3,7 +3,7 @@ fails."""
 
 from ..experiments.llava import ONTO
 
-SEEDS, LOOKED, TEST, ASKED = (0, 1, 2), 50, 150, 4  # pictures, and questions about each
+SEEDS, LOOKED, TEST, ASKED = (0, 1, 2), 100, 150, 4  # pictures, and questions about each
 
 KNOCKED = {
     "after": {"0": 0.97, "1": 0.97, "3": 0.7, "7": 0.975}, "before": {"0": 0.8, "1": 0.96, "7": 0.975}, "merge": {"7": 0.975},
