@@ -40,5 +40,5 @@ def test_it_is_opened_as_it_was_kept(tmp_path):
 
 
 def test_a_seed_that_is_not_there_is_answered_with_the_way_out():
-    with pytest.raises(ModelError, match="seed7 of common/standins/llava-qwen3-weights is not there: .* make standins-llava_qwen3"):
+    with pytest.raises(ModelError, match="seed7 of common/standins/llava-qwen3-weights is not there: .*`make standins-llava_qwen3`"):
         standin.stand_in(7)
