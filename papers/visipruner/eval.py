@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import pictures, quantities, tables
-from .experiments import guideline, llava, paper, speed
+from . import further, pictures, quantities, tables
+from .experiments import equal, guideline, llava, oracle, paper, precision, qwen3, speed
 
 HERE = Path(__file__).parent
 
@@ -26,6 +26,14 @@ EXPERIMENTS = (
                document="cpu-small", minutes=1, draws=("time.svg",)),
     Experiment("guideline", "cpu", quantities.guideline, guideline.jobs, tables=tables.guideline, asked=True, walked=False,
                claims=("C23a", "C23b"), document="guideline", minutes=150),
+    Experiment("qwen3", "cpu", further.qwen3, qwen3.jobs, tables=tables.qwen3, asked=True, walked=False,
+               claims=tuple(f"C24{letter}" for letter in "abcdefghijk"), document="qwen3", minutes=3),
+    Experiment("equal", "cpu", further.equal, equal.jobs, tables=tables.equal, asked=True, claims=("C26a", "C26b"), document="equal",
+               minutes=1),
+    Experiment("precision", "cpu", further.precision, precision.jobs, tables=tables.precision, asked=True, claims=("C25a", "C25b"),
+               document="precision", minutes=1),
+    Experiment("oracle", "cpu", further.oracle, oracle.jobs, tables=tables.oracle, asked=True, claims=("C27a", "C27b"), document="oracle",
+               minutes=2),
     Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
                needs="one GPU with 40 GB, lmms-eval, and LLaVA-1.5 7B and 13B"),
 )

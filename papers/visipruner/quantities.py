@@ -2,8 +2,9 @@
 claims.yaml, verdicts in common/claims. Beside an effect stands its placebo, or what must be told apart: the same quantity of
 another arm.
 
-A quantity of the small LLaVAs is a mean over the open questions of all three models, in points; its error is clustered by picture,
-of which the three see the same.
+A quantity of the small LLaVAs is a mean over open questions, in points. What is claimed of models (where they look, and how) has its
+error over the three models; what is claimed of a pruning of these very models has it over pictures, clustered, for all three see the
+same. Either way each model's own value stands beside, and the other interval among the baselines.
 """
 
 from __future__ import annotations
@@ -61,11 +62,21 @@ def apart(ours: Items, theirs: Items, pictures: Sequence[int], /, **baselines: f
     return found | ({"baselines": baselines} if baselines else {})
 
 
+def across(ours: Items, theirs: Items, models: int, /, **baselines: float) -> dict:
+    """The mean of ours - theirs over models, whose items stand one after the other. Each model is known to within a question at best,
+    and so their mean to within that by the root of their number."""
+    each = len(ours) // models
+    values = [fmean(ours[i : i + each]) - fmean(theirs[i : i + each]) for i in range(0, len(ours), each)]
+    return summarize(values, max(map(abs, (*ours, *theirs)), default=0.0) / each / models**0.5) | {"baselines": baselines}
+
+
 @dataclass(frozen=True)
 class Small:
-    """Answers of all models, one after the other, in points: 100 for a right one."""
+    """Answers of all models, one after the other, in points: 100 for a right one. fixed: what is claimed is claimed of these models
+    alone, and every error is over pictures."""
 
     results: dict
+    fixed: bool = False
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -92,15 +103,32 @@ class Small:
         return self.looked(self.at("knocked", "dense"), self.at(job, *way))
 
     def looked(self, ours: Items, theirs: Items) -> dict:
-        return apart(ours, theirs, self.pictures(), ours=fmean(ours), theirs=fmean(theirs))
+        """Of models."""
+        beside, means = self.items(ours, theirs), {"ours": fmean(ours), "theirs": fmean(theirs)}
+        if self.fixed:
+            return beside
+        low, high = beside.get("ci95", (None, None))
+        return across(ours, theirs, len(self.seeds), **means, **(
+            {} if low is None else {"over pictures of these models, from": low, "over pictures, to": high}))
+
+    def items(self, ours: Items, theirs: Items, which: str = "looked", **baselines: float) -> dict:
+        """Of these models, over pictures."""
+        each = len(ours) // len(self.seeds)
+        own = {f"seed {seed}": fmean(ours[i * each :][:each]) - fmean(theirs[i * each :][:each]) for i, seed in enumerate(self.seeds)}
+        return apart(ours, theirs, self.pictures(which), ours=fmean(ours), theirs=fmean(theirs), **baselines, **own)
 
     def tested(self, ours: str, theirs: str) -> dict:
-        a, b = self.at("pruned", "test", ours), self.at("pruned", "test", theirs)
-        return apart(a, b, self.pictures("test"), ours=fmean(a), theirs=fmean(b))
+        """Of these models; the pairs that each of both leaves stand beside."""
+        pairs = {f"pairs, {name}": 100 * fmean(self.results[f"pruned/seed{seed}"]["pairs"][name] for seed in self.seeds)
+                 for name in (ours, theirs)}
+        return self.items(self.at("pruned", "test", ours), self.at("pruned", "test", theirs), "test", **pairs)
 
 
 def llava(results: dict, size: str = "cpu") -> dict[str, dict]:
-    of = Small(results)
+    return of_small(Small(results))
+
+
+def of_small(of: Small) -> dict[str, dict]:
     return sinks(of) | blocks(of) | middle(of) | pruned(of) | choices(of) | deep(of)
 
 
@@ -112,18 +140,19 @@ def sinks(of: Small) -> dict[str, dict]:
         return of.looked(of.at("knocked", *one), of.at("knocked", *other))
 
     dense = of.at("knocked", "dense")
-    half = [(d - a) / 2 for d, a in zip(dense, of.at("knocked", "before", "0"))]
 
-    def below_half(block: str) -> dict:
-        return of.looked([d - a for d, a in zip(dense, of.at("knocked", "before", block))], half)
+    def below_half(mode: str) -> dict:
+        """Points lost in block 1 beyond half of those in block 0."""
+        first, second = ([d - a for d, a in zip(dense, of.at("knocked", mode, block))] for block in ("0", "1"))
+        return of.looked(second, [lost / 2 for lost in first])
 
-    ratio = apart(of.at("looked", "sinks", "items"), [0.0] * len(dense), of.pictures())
-    lot = apart(of.at("looked", "sinks", "by lot"), [0.0] * len(dense), of.pictures())
+    ratio = of.looked(of.at("looked", "sinks", "items"), [0.0] * len(dense))
+    lot = of.looked(of.at("looked", "sinks", "by lot"), [0.0] * len(dense))
     merged = between(("shallow", "merge"), ("shallow", "before"))
     return {"C8a": of.lost("shallow", "highest") | {"sensitivity": hidden},
             "C9a": of.lost("shallow", "all but highest") | {"sensitivity": hidden},
             "C10a": between(("after", "0"), ("before", "0")) | {"placebo": between(("after", last), ("before", last))},
-            "C10b": below_half("1") | {"placebo": below_half("0")}, "C11a": of.lost("shallow", "merge") | {"sensitivity": hidden},
+            "C10b": below_half("before") | {"placebo": below_half("after")}, "C11a": of.lost("shallow", "merge") | {"sensitivity": hidden},
             "C11b": merged | {"placebo": between(("merge", last), ("before", last))},
             "C12a": between(("onto", "0"), ("onto", "63")) | {"sensitivity": between(("onto", "0"), ("before", "0"))},
             "C19a": ratio | {"placebo": lot}}
@@ -139,8 +168,8 @@ def blocks(of: Small) -> dict[str, dict]:
             share = of.results[f"knocked/seed{seed}"]["validation"]
             ordered = sorted((b for b in INNER if str(b) in share), key=lambda b: share[str(b)])
             ways.append(("after", str(ordered[0] if worst else ordered[-1])))
-        return of.looked(dense, of.by_seed("knocked", ways)) | {"baselines": {
-            f"seed {seed}, block": float(way[1]) for seed, way in zip(of.seeds, ways)}}
+        found = of.looked(dense, of.by_seed("knocked", ways))
+        return found | {"baselines": found["baselines"] | {f"seed {seed}, block": float(way[1]) for seed, way in zip(of.seeds, ways)}}
 
     last = str(_last(of))
     return {"C14a": one(worst=True) | {"placebo": one(worst=False)}, "C14f": of.lost("after", "0") | {"placebo": gone},
@@ -161,15 +190,18 @@ def middle(of: Small) -> dict[str, dict]:
 
 def pruned(of: Small) -> dict[str, dict]:
     """C16, C7: the calibrated rule on test pictures, what it saves, and its rivals."""
-    saved, pictures = of.at("pruned", "saved"), of.pictures("test")
-    first, nothing = of.lost("exit", "0", job="looked"), [0.0] * len(saved)
+    saved, first = of.at("pruned", "saved"), of.lost("exit", "0", job="looked")
 
     def over(rival: str) -> dict:
         return of.tested("VisiPruner", rival) | {"placebo": of.tested("lot at its K", rival)}
 
-    means = {name: fmean(values) for name in ("kept", "filter", "exit")
-             if (values := [v for seed in of.seeds if (v := of.results[f"pruned/seed{seed}"][name]) is not None])}
-    return {"C16a": apart(saved, nothing, pictures, **means) | {"placebo": apart(nothing, nothing, pictures)},
+    layers = len(of.results[f"knocked/seed{of.seeds[0]}"]["after"])
+    rows = [of.results[f"pruned/seed{seed}"] for seed in of.seeds]
+    means = {name: fmean(values) for name in ("kept", "filter", "exit") if (values := [v for row in rows if (v := row[name]) is not None])}
+    bounds = {"bound, 15 of 32 layers see all": most_saved(15, 32)} | {
+        f"seed {seed}, bound behind its boundary": most_saved(row["config"]["boundary"] + 2, layers) for seed, row in zip(of.seeds, rows)}
+    without = summarize([100 * (1 - row["pairs"]["no boundary"]) for row in rows], 100 / len(rows[0]["saved"]))
+    return {"C16a": of.items(saved, [0.0] * len(saved), "test", **means, **bounds) | {"placebo": without},
             "C16b": of.tested("dense", "VisiPruner") | {"placebo": of.tested("dense", "lot at its K")},
             "C16c": of.tested("VisiPruner", "no boundary") | {"placebo": of.tested("VisiPruner", "no exit")},
             "C16s": of.tested("VisiPruner", "paper's shallow stage") | {"placebo": first},
@@ -178,12 +210,17 @@ def pruned(of: Small) -> dict[str, dict]:
             "C17l": of.tested("no exit", "lot at its K") | {"placebo": of.tested("another lot at its K", "lot at its K")}}
 
 
+def most_saved(full: float, layers: int) -> float:
+    """Percent of the picture's pairs that are saved where `full` layers see all of it, and no other layer any."""
+    return 100 * (1 - full / layers)
+
+
 def choices(of: Small) -> dict[str, dict]:
     """C17: sixteen tokens kept behind a block, by one score and by another."""
-    def over(block: int, ours: str, theirs: str) -> dict:
-        return of.looked(of.at("looked", "kept", ours, str(block)), of.at("looked", "kept", theirs, str(block)))
+    def over(block: int, ours: str, theirs: str, judged=of.looked) -> dict:
+        return judged(of.at("looked", "kept", ours, str(block)), of.at("looked", "kept", theirs, str(block)))
 
-    return {"C17v": over(BEHIND, "value", "attention") | {"placebo": over(BEHIND, "lot", "attention")},
+    return {"C17v": over(BEHIND, "value", "attention", of.items) | {"placebo": over(BEHIND, "lot", "attention", of.items)},
             "C17s": over(0, "attention", "lot") | {"placebo": over(BEHIND, "attention", "lot")},
             "C17m": over(BEHIND, "attention", "lot") | {"placebo": over(BEHIND, "another lot", "lot")}}
 

@@ -96,3 +96,49 @@ def guideline(results: dict, size: str = "cpu") -> Iterator[str]:
         times = [of["seconds"] for of in rows if "seconds" in of]
         yield (f"{arm:<{WIDTH}s}" + ", ".join(f"{share(of['right']):.1f}" for of in rows) + ("; " if times else "") +
                ", ".join(f"{fmean(of['dense']):.2f} {fmean(of['staged']):.2f}" for of in times))
+
+
+# -- asked for ---------------------------------------------------------------------------------------------
+def qwen3(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "A LLaVA with a Qwen3 decoder, as the others:"
+    own = {name.removeprefix("qwen3/"): of for name, of in results.items() if name.startswith("qwen3/")}
+    yield from llava(own, size)
+    yield from _equal({name.replace("pruned", "equal"): of["equal"] for name, of in own.items() if name.startswith("pruned/")})
+
+
+def equal(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield from _equal(results)
+
+
+def _equal(results: dict) -> Iterator[str]:
+    rows = [results[name] for name in sorted(results) if name.startswith("equal/seed")]
+    yield ""
+    yield "Rivals with no fewer pairs than VisiPruner on the test questions: pairs left, %, and right, %; by seed"
+    for arm in rows[0]["test"]:
+        yield (f"{arm:<{WIDTH}s}{100 * fmean(r['pairs'][arm] for r in rows):8.2f}{fmean(share(r['test'][arm]) for r in rows):8.1f}   " +
+               ", ".join(f"{100 * r['pairs'][arm]:.1f}: {share(r['test'][arm]):.1f}" for r in rows))
+    yield "settings: " + "; ".join(", ".join(f"{name} {of}" for name, of in r["settings"].items()) for r in rows)
+
+
+def precision(results: dict, size: str = "cpu") -> Iterator[str]:
+    rows = [results[name] for name in sorted(results) if name.startswith("precision/seed")]
+    yield ""
+    yield "As in fp32 by SDPA, % of questions: filter layer, number of tokens, the tokens, answer; mean overlap of the kept sets; by seed"
+    for way in ("eager", "bfloat16", "bfloat16, influence too"):
+        yield f"{way:<{WIDTH}s}" + "; ".join(
+            " ".join(f"{share(r[way][what]):6.1f}" for what in ("layer", "number", "tokens", "answer")) +
+            f" {fmean(r[way]['overlap'] or [1.0]):6.3f}" for r in rows)
+
+
+def oracle(results: dict, size: str = "cpu") -> Iterator[str]:
+    rows = [results[name] for name in sorted(results) if name.startswith("oracle/seed")]
+    yield ""
+    yield (f"{small.KEPT} tokens kept behind block 3: right, %; rank correlation with leaving each one out, and the share of its "
+           f"{small.KEPT} that are kept, too; by seed")
+    for name in rows[0]["right"]:
+        line = f"{name:<{WIDTH}s}" + ", ".join(f"{share(r['right'][name]):.1f}" for r in rows)
+        if name in rows[0]["rank"]:
+            line += "; " + ", ".join(f"{fmean(r['rank'][name]):.3f}" for r in rows) + "; " + ", ".join(
+                f"{fmean(r['shared'][name]):.3f}" for r in rows)
+        yield line

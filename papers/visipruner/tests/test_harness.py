@@ -13,6 +13,7 @@ from common.runs import experiment
 from .. import eval as harness
 from .. import look, pictures, tables
 from ..experiments import llava, speed
+from . import made_up
 from .made_up import results, staged, timed
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
@@ -30,7 +31,7 @@ def test_every_job_names_a_function_with_these_arguments():
             module, name = job.function.split(":")
             inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
         timings = {"smoke": 1, "cpu": speed.PROCESSES}[size]
-        assert len({job.name for job in jobs}) == len(jobs) == 2 + 3 * len(llava.SIZES[size].seeds) + timings + 9
+        assert len({job.name for job in jobs}) == len(jobs) == 2 + 6 * len(llava.SIZES[size].seeds) + timings + 9 + 4
 
 
 def test_jobs_depend_on_what_they_compute_by_and_not_on_what_shows_it():
@@ -46,8 +47,10 @@ def test_jobs_depend_on_what_they_compute_by_and_not_on_what_shows_it():
 def test_the_default_run_has_the_sizes_that_are_written_down():
     cpu = llava.SIZES["cpu"]
     text = (harness.HERE / "README.md").read_text()
-    seeds = [claim["protocol"]["seeds"] for claim in CLAIMS if "seeds" in claim["protocol"]]
-    assert len(seeds) == 29 and all(tuple(s) == cpu.seeds for s in seeds)
+    seeds = {claim["id"]: tuple(claim["protocol"]["seeds"]) for claim in CLAIMS if "seeds" in claim["protocol"]}
+    other = {name for name in seeds if "/C24" in name}
+    assert len(seeds) == 29 + 6 + 11 == 35 + len(other)
+    assert all(of == ((0,) if name in other else cpu.seeds) for name, of in seeds.items())
     assert f"{cpu.test} test pictures" in text and f"{cpu.validation} validation pictures" in text and f"first {cpu.looked}" in text
     s = speed.SIZES["cpu"]
     assert (s.before, s.visual, s.behind, s.kept, s.shape.L) == (35, 576, 27, 10, 30)
@@ -55,8 +58,11 @@ def test_the_default_run_has_the_sizes_that_are_written_down():
 
 
 def test_tables_show_every_way_and_every_arm():
-    text = "\n".join((*tables.llava(results()), *tables.exact({}), *tables.speed(timed()), *tables.guideline(staged())))
-    for name in (*tables.WAYS.values(), *tables.WHICH.values(), *tables.ARMS, "FastV, K = 3", "Qwen2-VL-7B", "dense / pruned"):
+    asked = (*tables.guideline(staged()), *tables.qwen3(made_up.qwen3()), *tables.equal(made_up.equal()),
+             *tables.precision(made_up.precision()), *tables.oracle(made_up.oracle()))
+    text = "\n".join((*tables.llava(results()), *tables.exact({}), *tables.speed(timed()), *asked))
+    for name in (*tables.WAYS.values(), *tables.WHICH.values(), *tables.ARMS, "FastV, K = 3", "Qwen2-VL-7B", "dense / pruned", "Qwen3",
+                 "bfloat16, influence too", "another lot", "14.10"):
         assert name in text, name
     assert "97.0" in text and "boundary 3" in text and "no exit" in text
 

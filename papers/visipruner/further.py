@@ -1,0 +1,88 @@
+"""What claims measure of the experiments that are asked for by name, beside quantities.py: a second family, rivals at equal pairs on test
+questions, other arithmetic, and leaving out each token. All are claims about the very models that were run, over pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from common.seeds import seeds_of
+
+from .quantities import Items, Small, apart, of_small
+
+# What is judged of the second family, in the order of C24a, C24b, ...: the same quantities of the default run.
+OF_QWEN3 = ("C14a", "C14f", "C18a", "C17s", "C17v", "C16a", "C16b", "C17a", "C17l")
+
+
+def qwen3(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C24: the default experiment on one model with another decoder, over pictures; its rivals at no fewer pairs on test questions."""
+    of = Small({name.removeprefix("qwen3/"): found for name, found in results.items() if name.startswith("qwen3/")}, fixed=True)
+    found = of_small(of)
+    rows = [row["equal"] for row in _rows(of.results, "pruned")]
+    rivals = (at_equal_pairs(rows, of.seeds, rival) for rival in ("FastV", "PyramidDrop"))
+    return dict(zip((f"C24{letter}" for letter in "abcdefghijk"), (*(found[claim] for claim in OF_QWEN3), *rivals)))
+
+
+def equal(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C26: VisiPruner against its rivals where these have no fewer pairs on the very test questions."""
+    rows, seeds = _rows(results, "equal"), seeds_of(results, "equal")
+    return {"C26a": at_equal_pairs(rows, seeds, "FastV"), "C26b": at_equal_pairs(rows, seeds, "PyramidDrop")}
+
+
+def at_equal_pairs(rows: Sequence[dict], seeds: Sequence[int], rival: str) -> dict:
+    """Placebo: as many tokens by lot in VisiPruner's place."""
+    pictures = [picture for row in rows for picture in row["pictures"]]
+
+    def over(ours: str) -> dict:
+        a, b = ([100.0 * int(bit) for row in rows for bit in row["test"][name]] for name in (ours, rival))
+        each = len(a) // len(rows)
+        own = {f"seed {seed}": fmean(a[i * each :][:each]) - fmean(b[i * each :][:each]) for i, seed in enumerate(seeds)}
+        pairs = {f"pairs, {name}": 100 * fmean(row["pairs"][name] for row in rows) for name in (ours, rival)}
+        return apart(a, b, pictures, ours=fmean(a), theirs=fmean(b), **pairs, **own)
+
+    return over("VisiPruner") | {"placebo": over("lot at its K")}
+
+
+def precision(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C25: of the questions that are filtered in fp32, in how many per cent another arithmetic keeps as many tokens."""
+    rows, seeds = _rows(results, "precision"), seeds_of(results, "precision")
+    there = [[i for i, bit in enumerate(row["filtered"]) if bit == "1"] for row in rows]
+    pictures = [row["pictures"][i] for row, of in zip(rows, there) for i in of]
+
+    def same(way: str, what: str = "number") -> dict:
+        values = [[100.0 * int(row[way][what][i]) for i in of] for row, of in zip(rows, there)]
+        everyone = [value for of in values for value in of]
+        beside = {"overlap of the kept sets, %": 100 * fmean(o for row in rows for o in row[way]["overlap"]),
+                  "answers the same, %": 100 * fmean(int(bit) for row in rows for bit in row[way]["answer"])}
+        return apart(everyone, [0.0] * len(everyone), pictures, **beside, **{f"seed {s}": fmean(of) for s, of in zip(seeds, values) if of})
+
+    coarse = same("bfloat16, influence too")
+    return {"C25a": same("bfloat16") | {"placebo": coarse}, "C25b": same("eager") | {"placebo": coarse}}
+
+
+def oracle(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C27: scores against leaving out each token."""
+    rows, seeds = _rows(results, "oracle"), seeds_of(results, "oracle")
+    pictures = [picture for row in rows for picture in row["pictures"]]
+
+    def apart_by(ours: list[Items], theirs: list[Items], **baselines: float) -> dict:
+        a, b = ([value for of in side for value in of] for side in (ours, theirs))
+        own = {f"seed {seed}": fmean(x) - fmean(y) for seed, x, y in zip(seeds, ours, theirs)}
+        return apart(a, b, pictures, ours=fmean(a), theirs=fmean(b), **baselines, **own)
+
+    def rank(ours: str) -> dict:
+        shared = {f"of the oracle's sixteen, %, {name}": 100 * fmean(s for row in rows for s in row["shared"][name])
+                  for name in (ours, "attention")}
+        return apart_by([row["rank"][ours] for row in rows], [row["rank"]["attention"] for row in rows], **shared)
+
+    def right(name: str) -> list[Items]:
+        return [[100.0 * int(bit) for bit in row["right"][name]] for row in rows]
+
+    return {"C27a": rank("value") | {"placebo": rank("lot")},
+            "C27b": apart_by(right("oracle"), right("value")) | {"placebo": apart_by(right("oracle"), right("lot"))}}
+
+
+def _rows(results: dict, job: str) -> list[dict]:
+    """The results of a job, by seed."""
+    return [results[f"{job}/seed{seed}"] for seed in seeds_of(results, job)]
