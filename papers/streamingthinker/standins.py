@@ -79,8 +79,9 @@ class Tuning:
 
 
 def committed() -> tuple[int, ...]:
-    """Seeds whose base is there."""
-    return tuple(seed for seed in base_of.SEEDS if (base_of.FOLDER / f"seed{seed}" / "model.safetensors").is_file())
+    """Seeds whose base is there, in order."""
+    there = (path.parent.name.removeprefix("seed") for path in base_of.FOLDER.glob("seed*/model.safetensors"))
+    return tuple(sorted(int(name) for name in there if name.isdecimal()))
 
 
 def base(seed: int):

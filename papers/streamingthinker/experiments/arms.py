@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from common.data import stories
+from common.errors import UserError
 from common.runs.jobs import Job
 from common.seeds import asked
 from common.standins import stories as base_of
@@ -30,8 +31,8 @@ UNTUNED = {"start": ("batch", None), "untuned": ("streaming", 0), "untuned rope"
 
 @dataclass(frozen=True)
 class Size:
-    """seeds; unseen stories that each arm answers at each depth; random schedules; most tokens of a unit and of the rest. untrained: smoke
-    walks the same way with models that have learnt nothing, and shows nothing."""
+    """seeds: how many (`seeds` says which); unseen stories that each arm answers at each depth; random schedules; most tokens of a unit
+    and of the rest. untrained: smoke walks the same way with models that have learnt nothing, and shows nothing."""
 
     seeds: tuple[int, ...]
     stories: int
@@ -44,9 +45,15 @@ SIZES = {"smoke": Size((0,), 3, 5, (3, 3), True), "cpu": Size(asked(), 300, 200)
 
 
 def seeds(size: str) -> tuple[int, ...]:
-    """Those asked for whose base is there. Where none is, the first, whose jobs then say what is missing and stop the run."""
+    """As many as are asked for of those whose base is there. Where none is, the first, whose jobs then say what is missing and stop the
+    run. Raises UserError where fewer are there than are asked for."""
     how, there = SIZES[size], standins.committed()
-    return how.seeds if how.untrained else tuple(seed for seed in how.seeds if seed in there) or how.seeds[:1]
+    if how.untrained or not there:
+        return how.seeds if how.untrained else base_of.SEEDS[:1]
+    if len(there) < len(how.seeds):
+        raise UserError(f"SEEDS={len(how.seeds)}: {len(there)} story tellers are there, of seeds {list(there)}: train others with "
+                        f"`python -m common.standins.stories --seeds {max(there) + 1} …`, a quarter of an hour each")
+    return there[:len(how.seeds)]
 
 
 def weights(seed: int, *arms: str) -> tuple[str, ...]:

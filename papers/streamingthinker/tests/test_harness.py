@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.data import stories
-from common.errors import DataError, ModelError
+from common.errors import DataError, ModelError, UserError
 from common.models import load, tiny
 from common.runs.experiment import every_job
 from common.standins import stories as base_of
@@ -192,6 +192,22 @@ def test_an_arm_s_own_rate_is_used(monkeypatch):
     for arm in ("batch", "batch own"):
         standins.tune(base_of.build(0), standins.ARMS[arm], 0, how)
     assert rates == pytest.approx([how.rate, how.rate, standins.OWN, standins.OWN])
+
+
+def test_a_run_takes_the_seeds_that_are_there_and_never_fewer_than_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(base_of, "FOLDER", tmp_path)
+    for name in ("seed0", "seed2", "seed11", "seed4", "seedling"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    (tmp_path / "seed3").mkdir()  # a training that has not ended
+    assert standins.committed() == (0, 2, 4, 11)
+    for n, taken in ((1, (0,)), (3, (0, 2, 4)), (4, (0, 2, 4, 11))):
+        monkeypatch.setitem(small.SIZES, "cpu", dataclasses.replace(small.SIZES["cpu"], seeds=tuple(range(n))))
+        assert small.seeds("cpu") == taken
+        assert {job.arguments["seed"] for job in small.jobs("cpu")} == set(taken)
+    monkeypatch.setitem(small.SIZES, "cpu", dataclasses.replace(small.SIZES["cpu"], seeds=tuple(range(5))))
+    with pytest.raises(UserError, match=r"SEEDS=5: 4 story tellers are there, of seeds \[0, 2, 4, 11\].*--seeds 12"):
+        small.jobs("cpu")
 
 
 def test_a_base_below_its_bars_stops_everything(tmp_path, monkeypatch):
