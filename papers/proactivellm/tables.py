@@ -9,7 +9,8 @@ from .experiments import arms as small
 from .experiments import exact, speech, text
 from .quantities import Runs, Translation
 
-ARMS = {"start": "the stand-in: whole streams alone", "full": "full: L_batch + L_MSLM + .1 KL", "no distillation": "without distillation",
+ARMS = {"start": "the stand-in: whole streams alone", "full": "full: L_batch + L_MSLM + .1 KL", "plain law": "full, the plain path law",
+        "no distillation": "without distillation",
         "no MSLM": "without MSLM", "batch only": "batch training alone", "MSLM only": "MSLM alone", "labelled": "labelled by the oracle",
         "wait-1": "trained for wait-1", "wait-3": "trained for wait-3", "wait-5": "trained for wait-5"}
 WIDTH = 34
