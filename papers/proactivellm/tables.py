@@ -98,8 +98,10 @@ def heads(runs: Runs) -> Iterator[str]:
     for k in runs.run(runs.seeds[0], "full")["wait"]:
         yield from _line(f"full, wait-{k}", [runs.run(seed, "full")["wait"][k] for seed in runs.seeds])
     rows = [runs.run(seed, "full")["entropy"] for seed in runs.seeds]
-    for i, q in enumerate(rows[0]["q"]):
-        yield from _line(f"full, entropy at quantile {q:g}", [row["test"][i] for row in rows])
+    for i, threshold in enumerate(rows[0]["threshold"]):
+        last = i == len(rows[0]["threshold"]) - 1
+        yield from _line("full, entropy at the .9 quantile" if last else f"full, entropy at threshold {threshold:g}",
+                         [row["test"][i] for row in rows])
 
 
 def _line(what: str, rows: list[dict]) -> Iterator[str]:

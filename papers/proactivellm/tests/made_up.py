@@ -21,7 +21,7 @@ def row(quality, rco, ail, seed=0, number=0, **more):
 
 def swept(points, seed, number=0):
     rows = [row(*point, seed, number) for point in points]
-    return {"q": [0.5 + 0.1 * i for i in range(len(rows))], "threshold": [0.9] * len(rows), "calibration": copy.deepcopy(rows),
+    return {"threshold": [0.5 + 0.1 * i for i in range(len(rows))], "calibration": copy.deepcopy(rows),
             "test": rows, "chosen": 0}
 
 

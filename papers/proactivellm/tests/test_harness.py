@@ -139,7 +139,8 @@ def test_a_run_sweeps_heads_over_one_model_that_does_not_move(run):
     assert run["weights"][0] == run["weights"][1] and {*run["heads"]} == {"max-prob", "margin", "attention", "linear"}
     assert run["always read"]["differs"] == 0 and run["always read"]["probes"] > run["batch"]["probes"]
     assert run["batch"]["RCO"] == 1 and run["batch"]["AIL"] == pytest.approx(24 * 3 / 4, rel=0.2) and 0 < run["auroc"] <= 1
-    assert len(run["entropy"]["test"]) == 2 and run["random"]["chance"] in arms.RANDOM_CHANCES
+    assert len(run["entropy"]["test"]) == len(run["entropy"]["threshold"]) == 2 and run["entropy"]["threshold"][0] == 0.5
+    assert run["random"]["chance"] in arms.RANDOM_CHANCES
 
 
 def test_a_sweep_that_moves_a_weight_is_an_error():
@@ -162,9 +163,9 @@ def test_thresholds_come_from_calibration_and_never_from_test(monkeypatch):
     sources = {split: {tuple(i.example.source.tolist()) for i in items} for split, items in (
         ("calibration", streamer.calibration), ("test", streamer.test))}
     assert not sources["calibration"] & sources["test"]
-    first = arms.swept(streamer, heads.Entropy(), (0.5, 0.9))
+    first = arms.swept(streamer, heads.Entropy(), (0.5,))
     streamer.test = streamer.test[:1]
-    assert arms.swept(streamer, heads.Entropy(), (0.5, 0.9))["threshold"] == first["threshold"]
+    assert arms.swept(streamer, heads.Entropy(), (0.5,))["threshold"] == first["threshold"]
 
 
 @pytest.mark.parametrize("name", ["qa", "mt"])
