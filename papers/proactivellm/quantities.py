@@ -83,6 +83,11 @@ class Runs:
     def lost(self, seed: int, arm: str) -> float:
         return self.whole(seed, arm)["quality"] - self.quality(seed, arm)
 
+    def endless(self, seed: int, arm: str) -> float:
+        """% of the streams whose answer had not ended when decoding did."""
+        row = self.at(seed, arm)
+        return 100 * row["truncated"] / row["n"]
+
     def ahead(self, seed: int, arm: str, of: str) -> float:
         return self.quality(seed, arm) - self.quality(seed, of)
 
@@ -189,6 +194,8 @@ def text(results: dict, size: str = "cpu") -> dict[str, dict]:
         "C4s": of("C4s", qa.kept, full, "batch only", item, {"RCO": (qa.context, full), "batch quality": (
             lambda s, a: qa.whole(s, a)["quality"], full)}),
         "C4r": of("C4r", qa.context, full, READ_ALL, 0.005),
+        "C7s": of("C7s", lambda s, other: qa.endless(s, other) - qa.endless(s, full), "plain law", "no distillation", 100 / qa.whole(
+            qa.seeds[0], full)["n"], {arm: (qa.endless, arm) for arm in ("plain law", full)}),
         "C6s": of("C6s", qa.over_wait, full, LOTS, item),
         "C3s": of("C3s", qa.worst_head, full, LOTS, item, {head: (lambda s, a, h=head: qa.kept(s, a, h), full) for head in (
             "entropy", "max-prob", "margin", "attention", "linear")}),

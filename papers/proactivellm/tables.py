@@ -9,7 +9,8 @@ from .experiments import arms as small
 from .experiments import exact, speech, text
 from .quantities import Runs, Translation
 
-ARMS = {"start": "the stand-in: whole streams alone", "full": "full: L_batch + L_MSLM + .1 KL", "no distillation": "without distillation",
+ARMS = {"start": "the stand-in: whole streams alone", "full": "full: L_batch + L_MSLM + .1 KL", "plain law": "full, the plain path law",
+        "no distillation": "without distillation",
         "no MSLM": "without MSLM", "batch only": "batch training alone", "MSLM only": "MSLM alone", "labelled": "labelled by the oracle",
         "wait-1": "trained for wait-1", "wait-3": "trained for wait-3", "wait-5": "trained for wait-5"}
 WIDTH = 34
@@ -97,8 +98,10 @@ def heads(runs: Runs) -> Iterator[str]:
     for k in runs.run(runs.seeds[0], "full")["wait"]:
         yield from _line(f"full, wait-{k}", [runs.run(seed, "full")["wait"][k] for seed in runs.seeds])
     rows = [runs.run(seed, "full")["entropy"] for seed in runs.seeds]
-    for i, q in enumerate(rows[0]["q"]):
-        yield from _line(f"full, entropy at quantile {q:g}", [row["test"][i] for row in rows])
+    for i, threshold in enumerate(rows[0]["threshold"]):
+        last = i == len(rows[0]["threshold"]) - 1
+        yield from _line("full, entropy at the .9 quantile" if last else f"full, entropy at threshold {threshold:g}",
+                         [row["test"][i] for row in rows])
 
 
 def _line(what: str, rows: list[dict]) -> Iterator[str]:

@@ -7,27 +7,34 @@
 An arm is which losses it has and which paths it sees. All are measured alike: with everything read; by wait-k; by heads, whose
 thresholds come from calibration streams and whose scores on test streams are then what they are; by a head that draws lots at the same
 RCO; and by reading always. All are jobs: arguments in, JSON out (common/runs/jobs.py).
+
+Calibration looks at answers as batch processing writes them, and at nothing that was written too soon: behind words that were guessed a
+model is unsure whatever it reads, and a quantile of such scores would let it write anywhere.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from common.errors import RecordError
 from common.models import ModelSpec
+from common.seeds import seed_of
 from common.training.fit import fit
 
 from .. import baselines, heads
 from ..baselines import Always, WaitK
-from ..data import Generated
-from ..decoding import Looked, Streamed, decode
+from ..data import Generated, batch_of, units_of
+from ..decoding import Looked, Streamed, decode, shown
 from ..heads import Decide, Probe
+from ..method import Law, forward, read_path
 from ..module import ProactiveTraining
 from ..scoring import auroc, operating, scores
 from ..standins import folder_of, standin
@@ -36,25 +43,27 @@ from ..tasks import FEATURES, Item, Task
 RATE, LAM = 1e-3, 0.1
 HEADS = ("entropy", "max-prob", "margin", "attention", "linear")
 RANDOM_CHANCES = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
-EXPLORES = (0.15, 0.7)  # chances of a WRITE at a probe while calibration streams are looked at, far behind and close: no timing is needed
+QUANTILE = 0.9  # of the paper's threshold
+PATHS = 8  # of every calibration answer, whose prefixes a linear head learns from
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Weights of the losses (module.py), and the law of the paths; oracle: those that the labels say. policy: what it is streamed by
-    beside a head: for a model trained for one k, that k."""
+    """Weights of the losses (module.py), and the law of the paths, None: the task's (`How.law`); oracle: those that the labels say.
+    k: of a model trained for wait-k."""
 
     batch: float = 1.0
     stream: float = 1.0
     lam: float = LAM
-    law: str = "multinomial"
+    law: str | None = None
     k: int = 1
     oracle: bool = False
 
 
 FULL = Arm()
 ARMS = {
-    "full": FULL, "no distillation": replace(FULL, lam=0.0), "no MSLM": replace(FULL, stream=0.0),
+    "full": FULL, "plain law": replace(FULL, law="multinomial"),
+    "no distillation": replace(FULL, lam=0.0), "no MSLM": replace(FULL, stream=0.0),
     "batch only": replace(FULL, stream=0.0, lam=0.0), "MSLM only": replace(FULL, batch=0.0, lam=0.0),
     "labelled": Arm(0.0, 1.0, 0.0, oracle=True),
     "wait-1": Arm(0.0, 1.0, 0.0, "waitk", 1), "wait-3": Arm(0.0, 1.0, 0.0, "waitk", 3), "wait-5": Arm(0.0, 1.0, 0.0, "waitk", 5),
@@ -63,18 +72,21 @@ ARMS = {
 
 @dataclass(frozen=True)
 class How:
-    """How much is done on a task: steps of tuning, of `batch` items; calibration and test streams; quantiles of the thresholds; wait-k;
-    most: the largest RCO of an operating point; heads beside entropy that the full model is streamed by, each at quantiles `fewer`."""
+    """How much is done on a task: steps of tuning, of `batch` items; calibration and test streams; thresholds; wait-k; most: the largest
+    RCO of an operating point; fewer: thresholds of the heads beside entropy that the full model is streamed by; law:
+    of the paths. Of a short answer whose end comes before the source's, the end has to be learnt on prefixes, too, which the paper's
+    multinomial law never does (phi(L) = M: `analytic.vacuous`): there it is slack."""
 
     steps: int
     batch: int
     calibration: int
     test: int
-    quantiles: tuple[float, ...]
+    thresholds: tuple[float, ...]
     ks: tuple[float, ...]
     most: float
-    fewer: tuple[float, ...] = (0.5, 0.9)
+    fewer: tuple[float, ...] = (0.3, 0.5, 0.7, 0.9)
     stride: float = 1.0
+    law: str = "multinomial"
 
 
 # -- training ----------------------------------------------------------------------------------------------
@@ -93,7 +105,7 @@ def trained(task: str, seed: int, name: str, how: How) -> tuple[nn.Module, nn.Mo
     module.configure_model()
     if encoder:
         module.encoder.load_state_dict(encoder.state_dict())
-    data = Generated(task, train_samples=how.steps * how.batch, first=10**6, law=arm.law, k=arm.k, oracle=arm.oracle,
+    data = Generated(task, train_samples=how.steps * how.batch, first=10**6, law=arm.law or how.law, k=arm.k, oracle=arm.oracle,
                      language=seed, batch_size=how.batch, seed=seed + 1)
     losses = fit(module, data, how.steps)
     return module.model.eval(), module.encoder.eval() if encoder else None, sum(losses[-10:]) / len(losses[-10:])
@@ -125,63 +137,105 @@ class Streamer:
         del found["right"]
         return found
 
-    def looked(self, items: Sequence[Item], seed: int = 0) -> list[Looked]:
-        """Probes of all that can be read and of answers that the model writes while lots decide when."""
+    @functools.cached_property
+    def whole(self) -> tuple[list[Streamed], Probe]:
+        """Calibration streams as batch processing answers them, and the probes of all their decisions."""
         record: list[Looked] = []
-        for chance in EXPLORES:
-            policy = baselines.Random(chance, seed)
-            policy.needs = frozenset({"hidden", "attention"})
-            self.streams(items, policy, record=record)
-        return record
+        streams = self.streams(self.calibration, Everything(False), record=record)
+        return streams, flat(record)
 
 
-def flat(record: Sequence[Looked], last: bool = False) -> tuple[Probe, torch.Tensor]:
-    """(probes (n, ...), whether each one's likeliest token is the one with everything read) of the real slots; last: of the last ones
-    alone, which have everything read."""
+class Everything(Always):
+    """Reads all first, and shows all that heads look at."""
+
+    needs = frozenset({"hidden", "attention"})
+
+
+def flat(record: Sequence[Looked], last: bool = False) -> Probe:
+    """Probes (n, ...) of the real slots; last: of the last ones of each row alone, which have everything read."""
     parts: list[list[torch.Tensor]] = [[] for _ in Probe._fields]
-    labels = []
     for step in record:
-        end = step.real.int().cumsum(1).argmax(1)  # the last real slot of a row
-        rows = torch.arange(len(end))
-        same = step.token == step.token[rows, end][:, None]
-        which = torch.zeros_like(step.real)
-        which[rows, end] = True
-        which = (which if last else torch.ones_like(which)) & step.real
+        which = step.real.clone()
+        if last:
+            end = step.real.int().cumsum(1).argmax(1)
+            which[:] = False
+            which[torch.arange(len(end)), end] = True
+            which &= step.real
         for part, value in zip(parts, step.probe):
             if value is not None:
                 part.append(value[which])
-        labels.append(same[which])
-    return Probe(*(torch.cat(part) if part else None for part in parts)), torch.cat(labels)
+    return Probe(*(torch.cat(part) if part else None for part in parts))
 
 
-def head_of(name: str, record: Sequence[Looked]) -> heads.Head:
-    """The head, learnt from calibration probes where it learns: without timing, from the model's own answer with everything read."""
+class Prefixes(NamedTuple):
+    """Decisions (n,) of calibration streams at prefixes. hidden (n, width); same: whether the likeliest token is the one that is written
+    with everything read; read: units; unit: of the answer, from 0; stream: its place."""
+
+    hidden: torch.Tensor
+    same: torch.Tensor
+    read: torch.Tensor
+    unit: torch.Tensor
+    stream: torch.Tensor
+
+
+@torch.no_grad()
+def prefixes(streamer: Streamer, seed: int) -> Prefixes:
+    """What a linear head learns from: the answers of batch processing along PATHS paths each, in which every number of units read is as
+    likely; no label, no timing. Answers that do not end are left out."""
+    kept = [(at, answered(item, out)) for at, (item, out) in enumerate(zip(streamer.calibration, streamer.whole[0])) if not out.truncated]
+    examples, parts = [example for _, example in kept], []
+    for number in range(PATHS):
+        draws = [random.Random(seed_of("prefixes", seed, number, at)) for at, _ in kept]
+        paths = [[max(phi, 1) for phi in read_path(Law("sorted"), *units_of(e), draw)] for e, draw in zip(examples, draws)]
+        batch, features = batch_of(examples, paths)
+        if features is not None:
+            batch = batch._replace(source=streamer.join(batch.source, features, streamer.model.get_input_embeddings()))
+        with shown(streamer.model, frozenset({"hidden"})) as seen:
+            logits = forward(streamer.model, batch)
+        logits[..., list(streamer.task.boundary.banned)] = float("-inf")
+        hidden, token = seen["hidden"][:, -logits.shape[1] :], logits.argmax(-1)
+        for row, ((at, example), path) in enumerate(zip(kept, paths)):
+            begin = torch.tensor(example.target_units[:-1]).cumsum(0)
+            parts.append((hidden[row, begin - 1], token[row, begin - 1] == example.target[begin], torch.tensor(path),
+                          torch.arange(len(path)), torch.full((len(path),), at)))
+    return Prefixes(*(torch.cat(part) for part in zip(*parts)))
+
+
+def answered(item: Item, out: Streamed):
+    """The item's source with the answer that the model gave it."""
+    example, stop = item.example, item.example.target[-1:]
+    target = torch.cat([example.target[: example.target_units[0]], torch.tensor(out.tokens, dtype=stop.dtype), stop])
+    return replace(example, target=target, target_units=(example.target_units[0], *map(len, out.units), 1))
+
+
+def head_of(name: str, streamer: Streamer, seed: int) -> heads.Head:
+    """The head, learnt from calibration prefixes where it learns: without timing, from the model's own answer with everything read."""
     if name != "linear":
         return heads.HEADS[name]()
-    probes, labels = flat(record)
-    head = heads.Linear(probes.hidden.shape[-1])
-    head.fit(probes.hidden, labels)
+    found = prefixes(streamer, seed)
+    head = heads.Linear(found.hidden.shape[-1])
+    head.fit(found.hidden, found.same)
     return head
 
 
-def labelled_head(streamer: Streamer, record: Sequence[Looked]) -> heads.Head:
-    """The rival's: a linear head that is told, for each calibration probe of a first unit, whether the evidence had been read."""
-    first = record[0]
-    oracle = torch.tensor([item.oracle[0] for item in streamer.calibration])[:, None]
-    head = heads.Linear(first.probe.hidden.shape[-1])
-    head.fit(first.probe.hidden[first.real], (first.probe.read >= oracle)[first.real])
+def labelled_head(streamer: Streamer, seed: int) -> heads.Head:
+    """The rival's: a linear head that is told, at each of the same prefixes, whether the evidence of the unit had been read."""
+    found = prefixes(streamer, seed)
+    oracles = [item.oracle for item in streamer.calibration]
+    enough = torch.tensor([oracles[at][min(unit, len(oracles[at]) - 1)] for at, unit in zip(found.stream.tolist(), found.unit.tolist())])
+    head = heads.Linear(found.hidden.shape[-1])
+    head.fit(found.hidden, found.read >= enough)
     return head
 
 
-def swept(streamer: Streamer, head: heads.Head, record: Sequence[Looked], quantiles: Sequence[float]) -> dict[str, Any]:
-    """{"q", "threshold", "calibration": rows, "test": rows, "chosen": place of the operating point, chosen on calibration streams}."""
-    full_view = head.score(flat(record, last=True)[0])
-    found: dict[str, Any] = {"q": list(quantiles), "threshold": [], "calibration": [], "test": []}
-    for q in quantiles:
-        policy = Decide(head, heads.threshold(full_view, q))
-        found["threshold"].append(policy.threshold)
-        for name, items in (("calibration", streamer.calibration), ("test", streamer.test)):
-            found[name].append(streamer.row(items, policy))
+def swept(streamer: Streamer, head: heads.Head, thresholds: Sequence[float]) -> dict[str, Any]:
+    """{"threshold", "calibration": rows, "test": rows, "chosen": place of the operating point, chosen on calibration streams}.
+
+    The last threshold is the one at QUANTILE of the scores of all decisions of batch processing, the paper's main setting; the others
+    are its sweep of 0 .. 1 (README, D4)."""
+    found: dict[str, Any] = {"threshold": [*thresholds, heads.threshold(head.score(streamer.whole[1]), QUANTILE)]}
+    for name, items in (("calibration", streamer.calibration), ("test", streamer.test)):
+        found[name] = [streamer.row(items, Decide(head, threshold)) for threshold in found["threshold"]]
     found["chosen"] = operating(found["calibration"], streamer.how.most)
     return found
 
@@ -210,14 +264,13 @@ def measured(model: nn.Module, encoder: nn.Module | None, task: Task, how: How, 
     """All that is asked of a model. Raises RecordError if a weight moved meanwhile."""
     before, streamer = weights_hash(model, encoder), Streamer(model, encoder, task, how)
     read_all = streamer.streams(streamer.test, Always(False))
-    record = streamer.looked(streamer.calibration, seed)
     found: dict[str, Any] = {"batch": {k: v for k, v in scores(task, read_all, streamer.test).items() if k != "right"},
                              "auroc": sufficiency(streamer, streamer.test),
-                             "entropy": swept(streamer, heads.Entropy(), record, how.quantiles)}
+                             "entropy": swept(streamer, heads.Entropy(), how.thresholds)}
     for k in how.ks:
         found.setdefault("wait", {})[f"{k:g}"] = streamer.row(streamer.test, WaitK(k, how.stride))
     if all_heads:
-        found["heads"] = {name: swept(streamer, head_of(name, record), record, how.fewer) for name in HEADS if name != "entropy"}
+        found["heads"] = {name: swept(streamer, head_of(name, streamer, seed), how.fewer) for name in HEADS if name != "entropy"}
         chosen = found["entropy"]["test"][found["entropy"]["chosen"]]
         found["random"] = by_lot(streamer, chosen["RCO"], seed)
         always = streamer.streams(streamer.test, Decide(heads.Entropy(), float("inf")))

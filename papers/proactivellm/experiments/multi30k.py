@@ -58,7 +58,7 @@ class Captions(Streams):
     """Captions in units of words, ready."""
 
     def __init__(self, train: Sequence[Item], held: Sequence[Item], arm: Arm, seed: int):
-        super().__init__(arm.law, k=arm.k, batch_size=min(BATCH, len(train)), seed=seed)
+        super().__init__(arm.law or "multinomial", k=arm.k, batch_size=min(BATCH, len(train)), seed=seed)
         self.pair = train, held
 
     def items(self) -> tuple[Sequence[Item], Sequence[Item]]:

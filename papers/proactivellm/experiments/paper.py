@@ -115,7 +115,7 @@ def full_view(model, head: heads.Head, items: Sequence[Item], boundary: Boundary
     record: list = []
     for batch in batches(items):
         decode(model, [i.example for i in batch], Everything(False), boundary, LONGEST, record=record)
-    return torch.cat([head.score(flat([step], last=True)[0]) for step in record if bool(step.real.any())])
+    return torch.cat([head.score(flat([step], last=True)) for step in record if bool(step.real.any())])
 
 
 def batches(items: Sequence[Item]) -> list[list[Item]]:

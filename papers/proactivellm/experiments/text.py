@@ -19,7 +19,7 @@ from ..tasks import Task, overturned
 from . import arms
 from .arms import How, Streamer
 
-QA = ("full", "no distillation", "no MSLM", "batch only", "MSLM only", "labelled")
+QA = ("full", "plain law", "no distillation", "no MSLM", "batch only", "MSLM only", "labelled")
 MT = ("full", "batch only", "wait-1", "wait-3", "wait-5")
 REENCODED = (1, 3, 5)  # wait-k of the stand-in with the whole answer encoded again at every step
 
@@ -33,9 +33,10 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size((0,), qa=How(1, 4, 4, 4, (0.5, 0.9), (9,), 0.78, (0.9,)), mt=How(1, 4, 3, 3, (0.9,), (1, 3, 5), 0.78), job_seconds=1),
-    "cpu": Size(asked(), qa=How(150, 32, 96, 128, (0.6, 0.8, 0.9, 0.95, 0.98), (1, 3, 5, 9, 12, 16, 20), 0.75, (0.7, 0.9)),
-                mt=How(150, 32, 32, 48, (0.7, 0.9, 0.97), (1, 2, 3, 5, 7), 0.75), job_seconds=60),
+    "smoke": Size((0,), qa=How(1, 4, 4, 4, (0.5,), (9,), 0.78, (0.9,), law="slack"),
+                  mt=How(1, 4, 3, 3, (0.9,), (1, 3, 5), 0.78, ()), job_seconds=1),
+    "cpu": Size(asked(), qa=How(150, 32, 96, 128, (0.5, 0.7, 0.8, 0.9, 0.95, 0.98), (1, 3, 5, 9, 12, 16, 20), 0.75, law="slack"),
+                mt=How(150, 32, 32, 48, (0.5, 0.7, 0.9, 0.98), (1, 2, 3, 5, 7), 0.75, (0.3, 0.6, 0.9)), job_seconds=60),
 }
 
 
@@ -91,21 +92,18 @@ def run(task: str, seed: int, arm: str, size: str = "cpu") -> dict:
     def more(streamer: Streamer) -> dict:
         found = {}
         if arm == "labelled":
-            record = streamer.looked(streamer.calibration, seed)
-            found["labelled"] = arms.swept(streamer, arms.labelled_head(streamer, record), record, how.fewer)
+            found["labelled"] = arms.swept(streamer, arms.labelled_head(streamer, seed), how.fewer)
         if task == "revised":
-            found["revisions"] = revisions(streamer, seed)
+            found["revisions"] = revisions(streamer)
         return found
 
     return {"loss": loss} | arms.measured(model, encoder, Task(task, seed), how, seed, arm == "full" and task != "revised", more)
 
 
-def revisions(streamer: Streamer, seed: int) -> dict:
+def revisions(streamer: Streamer) -> dict:
     """{"overturned", "plain": {"loose", "strict": row}}: test streams in which an early clue is overturned, and the others, with the
-    entropy head at the loosest and at the strictest of the quantiles."""
-    quantiles = streamer.how.quantiles[0], streamer.how.quantiles[-1]
-    scores = heads.Entropy().score(arms.flat(streamer.looked(streamer.calibration, seed), last=True)[0])
-    policies = {name: heads.Decide(heads.Entropy(), heads.threshold(scores, q)) for name, q in zip(("strict", "loose"), quantiles)}
+    entropy head at the loosest and at the strictest of the thresholds."""
+    policies = {name: heads.Decide(heads.Entropy(), of(streamer.how.thresholds)) for name, of in (("strict", max), ("loose", min))}
     kinds = {"overturned": [item for item in streamer.test if overturned(item)],
              "plain": [item for item in streamer.test if not overturned(item)]}
     return {kind: {name: streamer.row(items, policy) for name, policy in policies.items()} for kind, items in kinds.items() if items}

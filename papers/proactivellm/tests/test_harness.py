@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import random
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from common.runs.experiment import every_job
 
 from .. import baselines, heads, pictures, quantities, standins, tables
 from .. import eval as harness
+from ..data import batch_of
 from ..experiments import arms, exact, speech, text
+from ..method import Law, forward, read_path
 from ..scoring import auroc, operating
 from ..tasks import Task
 from .made_up import CLAIMS, of_speech, of_speed, of_text
@@ -119,9 +122,10 @@ def test_arms_are_what_they_are_called():
     def of(name):
         return tuple(vars(arms.ARMS[name]).values())
 
-    assert of("full") == (1, 1, 0.1, "multinomial", 1, False) and of("no distillation") == (1, 1, 0, "multinomial", 1, False)
-    assert of("no MSLM") == (1, 0, 0.1, "multinomial", 1, False) and of("batch only") == (1, 0, 0, "multinomial", 1, False)
-    assert of("MSLM only") == (0, 1, 0, "multinomial", 1, False) and of("labelled") == (0, 1, 0, "multinomial", 1, True)
+    assert of("full") == (1, 1, 0.1, None, 1, False) and of("no distillation") == (1, 1, 0, None, 1, False)
+    assert of("no MSLM") == (1, 0, 0.1, None, 1, False) and of("batch only") == (1, 0, 0, None, 1, False)
+    assert of("MSLM only") == (0, 1, 0, None, 1, False) and of("labelled") == (0, 1, 0, None, 1, True)
+    assert of("plain law") == (1, 1, 0.1, "multinomial", 1, False)
     assert [of(f"wait-{k}") for k in (1, 3, 5)] == [(0, 1, 0, "waitk", k, False) for k in (1, 3, 5)]
 
 
@@ -135,7 +139,8 @@ def test_a_run_sweeps_heads_over_one_model_that_does_not_move(run):
     assert run["weights"][0] == run["weights"][1] and {*run["heads"]} == {"max-prob", "margin", "attention", "linear"}
     assert run["always read"]["differs"] == 0 and run["always read"]["probes"] > run["batch"]["probes"]
     assert run["batch"]["RCO"] == 1 and run["batch"]["AIL"] == pytest.approx(24 * 3 / 4, rel=0.2) and 0 < run["auroc"] <= 1
-    assert len(run["entropy"]["test"]) == 2 and run["random"]["chance"] in arms.RANDOM_CHANCES
+    assert len(run["entropy"]["test"]) == len(run["entropy"]["threshold"]) == 2 and run["entropy"]["threshold"][0] == 0.5
+    assert run["random"]["chance"] in arms.RANDOM_CHANCES
 
 
 def test_a_sweep_that_moves_a_weight_is_an_error():
@@ -158,10 +163,54 @@ def test_thresholds_come_from_calibration_and_never_from_test(monkeypatch):
     sources = {split: {tuple(i.example.source.tolist()) for i in items} for split, items in (
         ("calibration", streamer.calibration), ("test", streamer.test))}
     assert not sources["calibration"] & sources["test"]
-    record = streamer.looked(streamer.calibration)
-    first = arms.swept(streamer, heads.Entropy(), record, (0.5, 0.9))
+    first = arms.swept(streamer, heads.Entropy(), (0.5,))
     streamer.test = streamer.test[:1]
-    assert arms.swept(streamer, heads.Entropy(), record, (0.5, 0.9))["threshold"] == first["threshold"]
+    assert arms.swept(streamer, heads.Entropy(), (0.5,))["threshold"] == first["threshold"]
+
+
+@pytest.mark.parametrize("name", ["qa", "mt"])
+def test_thresholds_are_of_answers_that_were_written_with_everything_read(name, double):
+    """Every decision of batch processing once, and its score that of one pass over that answer under a mask that hides nothing: behind
+    words that were guessed too soon a model is unsure whatever it reads, and such scores once let it write anywhere."""
+    loaded, _ = standins.standin(name, 0)
+    task, model = Task(name), loaded.model.double()
+    streamer = arms.Streamer(model, None, task, text.how_of(name, "smoke"))
+    streams, probe = streamer.whole
+    scores = iter(heads.Entropy().score(probe).tolist())
+    expected = []
+    for item, out in zip(streamer.calibration, streams):
+        assert not out.truncated and {*out.delays} == {item.example.n_units}
+        example = arms.answered(item, out)
+        batch, _ = batch_of([example], [[len(example.source_units) - 1] * (len(out.units) + 1)])
+        with torch.no_grad():
+            logits = forward(model, batch)[0]
+        logits[:, list(task.boundary.banned)] = float("-inf")
+        begin = torch.tensor(example.target_units[:-1]).cumsum(0)
+        expected.extend(heads.Entropy().score(heads.Probe(logits[begin - 1], begin, begin)).tolist())
+    assert sorted(scores) == pytest.approx(sorted(expected), rel=1e-6) and len(expected) == sum(len(s.units) + 1 for s in streams)
+
+
+def test_linear_heads_learn_from_right_answers_at_any_prefix():
+    """Its own answers, cut anywhere: what is read there, which unit, and whether that is what everything read gives."""
+    (loaded, _), task = standins.standin("qa", 0), Task("qa")
+    streamer = arms.Streamer(loaded.model, None, task, text.how_of("qa", "smoke"))
+    found = arms.prefixes(streamer, 0)
+    n, units = len(streamer.calibration), 3
+    assert len(found.same) == arms.PATHS * n * units and found.hidden.shape[1] == 64
+    assert found.unit.tolist() == list(range(units)) * (arms.PATHS * n) and {*found.stream.tolist()} == set(range(n))
+    assert found.read.min() >= 1 and found.read.max() <= 25 and found.read.float().std() > 5
+    whole = found.read == 25
+    assert bool(found.same[whole].all()) and not bool(found.same[found.read < 4].all())
+    assert torch.equal(arms.prefixes(streamer, 0).read, found.read) and not torch.equal(arms.prefixes(streamer, 1).read, found.read)
+
+
+def test_short_answers_learn_their_end_before_the_source_has_ended():
+    """What the plain law cannot: the last row of its paths, which is the end, has read everything always."""
+    def ends(law):
+        return [read_path(Law(law), 25, 3, random.Random(i))[-1] for i in range(50)]
+
+    assert {*ends("multinomial")} == {25} and min(ends(text.how_of("qa", "cpu").law)) < 22
+    assert text.how_of("mt", "cpu").law == "multinomial" and speech.how_of("spoken", "cpu").law == "slack"
 
 
 # -- scoring -----------------------------------------------------------------------------------------------
