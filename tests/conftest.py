@@ -2,7 +2,7 @@
 
 Set before any library is imported: the hub clients' offline switches, a drawing backend without a
 window, two threads (the machine that the suite is measured on), or one where pytest-xdist runs a
-process a core. Then sockets: a connection to, or a name look-up of, anything but this machine fails
+process a core. Then the order: what takes longest begins. Then sockets: a connection to, or a name look-up of, anything but this machine fails
 as it would without a network.
 `papers/conftest.py` takes the same into the papers' tests, and `make copy-<paper>` along with them.
 """
@@ -26,6 +26,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.pop("NINEFOLD_DATA", None)  # a test that wants data makes its own and sets this
+
+
+# Files that take longest, the longest first.
+LONG = ("tests/test_tutorial.py", "tests/test_papers.py", "tests/runs/test_survival.py", "tests/test_masks.py", "tests/test_families.py")
+
+
+def pytest_configure(config):
+    """pytest-xdist would begin with the files of most tests: a file of one long test then leaves one process alone at the end."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    place = {file: number for number, file in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
 
 
 class NoNetwork(OSError):

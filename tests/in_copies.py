@@ -15,8 +15,8 @@ import sys
 import traceback
 from pathlib import Path
 
-LIBRARIES = ("torch", "transformers.models.llama.modeling_llama", "lightning.pytorch.cli", "peft", "pytest", "hypothesis", "jsonschema",
-             "rich.progress")
+LIBRARIES = ("torch", "torch._dynamo", "transformers.models.llama.modeling_llama", "lightning.pytorch.cli", "peft", "pytest",
+             "hypothesis", "jsonschema", "rich.progress")
 METHOD_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}
 
 

@@ -14,11 +14,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.standins.llava import FOLDER
 from common.vision.parts import LlavaSpec, load_parts
+from tests.preload import PRELOAD
 
 from ..data import ScenePictures
 from ..module import StagedTraining
-
-PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_llama"]
 
 
 def truly_double(model):
