@@ -2,8 +2,8 @@
 
 Set before any library is imported: the hub clients' offline switches, a drawing backend without a
 window, two threads (the machine that the suite is measured on), or one where pytest-xdist runs a
-process a core. Then the order: what takes longest begins. Then sockets: a connection to, or a name look-up of, anything but this machine fails
-as it would without a network.
+process a core. Then the order: what takes longest begins. Then sockets: a connection to, or a name
+look-up of, anything but this machine fails as it would without a network.
 `papers/conftest.py` takes the same into the papers' tests, and `make copy-<paper>` along with them.
 """
 
