@@ -78,7 +78,8 @@ def results(**changes):
     return found
 
 
-def test_tables_and_pictures_show_every_arm_and_budget(tmp_path):
+def test_tables_and_pictures_show_every_arm_and_budget(tmp_path, monkeypatch):
+    monkeypatch.setitem(text.SIZES, "cpu", dataclasses.replace(text.SIZES["cpu"], resamples=20))
     found = results(**{"interleaved, 60 steps": 50.0})
     shown = "\n".join(tables.text(found))
     for row in tables.ROWS:
