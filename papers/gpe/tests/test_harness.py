@@ -1,6 +1,7 @@
 """The harness around the method: jobs in the small, verdicts, tables, pictures, the rungs' commands."""
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -28,6 +29,14 @@ from ..toy import Language
 from ..translators import translator
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def counted_once():
+    """What a sentence costs is counted by running it; the tests of this file ask for the same sentences."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "counted", functools.cache(checks.counted))
+        yield
 
 
 def test_every_claim_of_a_rung_is_measured_blocked_or_not_checkable():
