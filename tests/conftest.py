@@ -29,7 +29,11 @@ os.environ.pop("NINEFOLD_DATA", None)  # a test that wants data makes its own an
 
 
 # Files that take longest, the longest first.
-LONG = ("tests/test_tutorial.py", "tests/test_papers.py", "tests/runs/test_survival.py", "tests/test_masks.py", "tests/test_families.py")
+LONG = ("tests/test_papers.py", "tests/test_tutorial.py", "tests/report/test_report_browser.py", "tests/benchmarks/test_benchmarks.py",
+        "papers/vica/tests/test_training.py", "tests/runs/test_survival.py", "papers/gpe/tests/test_session.py",
+        "papers/gpe/tests/test_decoding.py", "papers/gpe/tests/test_method.py", "papers/gpe/tests/test_paper_scale.py",
+        "papers/vica/tests/test_paper_scale.py", "papers/visipruner/tests/test_training.py", "tests/test_families.py",
+        "tests/vision/test_llava.py", "tests/test_environment.py", "tests/test_masks.py")
 
 
 def pytest_configure(config):
