@@ -7,6 +7,7 @@ look-up of, anything but this machine fails as it would without a network.
 `papers/conftest.py` takes the same into the papers' tests, and `make copy-<paper>` along with them.
 """
 
+import functools
 import ipaddress
 import os
 import socket
@@ -45,6 +46,16 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     place = {file: number for number, file in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment_seen_once():
+    """lm-eval has torch describe the whole machine at every evaluation, which takes a second of it each time."""
+    from torch.utils import collect_env
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect_env, "get_pretty_env_info", functools.cache(collect_env.get_pretty_env_info))
+        yield
 
 
 class NoNetwork(OSError):
