@@ -2,11 +2,12 @@
 
 Set before any library is imported: the hub clients' offline switches, a drawing backend without a
 window, two threads (the machine that the suite is measured on), or one where pytest-xdist runs a
-process a core. Then sockets: a connection to, or a name look-up of, anything but this machine fails
-as it would without a network.
+process a core. Then the order: what takes longest begins. Then sockets: a connection to, or a name
+look-up of, anything but this machine fails as it would without a network.
 `papers/conftest.py` takes the same into the papers' tests, and `make copy-<paper>` along with them.
 """
 
+import functools
 import ipaddress
 import os
 import socket
@@ -26,6 +27,35 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.pop("NINEFOLD_DATA", None)  # a test that wants data makes its own and sets this
+
+
+# Files that take longest, the longest first.
+LONG = ("tests/test_papers.py", "tests/test_tutorial.py", "tests/report/test_report_browser.py", "tests/benchmarks/test_benchmarks.py",
+        "papers/vica/tests/test_training.py", "tests/runs/test_survival.py", "papers/gpe/tests/test_session.py",
+        "papers/gpe/tests/test_decoding.py", "papers/gpe/tests/test_method.py", "papers/gpe/tests/test_paper_scale.py",
+        "papers/vica/tests/test_paper_scale.py", "papers/visipruner/tests/test_training.py", "tests/test_families.py",
+        "tests/vision/test_llava.py", "tests/test_environment.py", "tests/test_masks.py")
+
+
+def pytest_configure(config):
+    """pytest-xdist would begin with the files of most tests: a file of one long test then leaves one process alone at the end."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    place = {file: number for number, file in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment_seen_once():
+    """lm-eval has torch describe the whole machine at every evaluation, which takes a second of it each time."""
+    from torch.utils import collect_env
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect_env, "get_pretty_env_info", functools.cache(collect_env.get_pretty_env_info))
+        yield
 
 
 class NoNetwork(OSError):

@@ -15,8 +15,8 @@ import sys
 import traceback
 from pathlib import Path
 
-LIBRARIES = ("torch", "transformers.models.llama.modeling_llama", "lightning.pytorch.cli", "peft", "pytest", "hypothesis", "jsonschema",
-             "rich.progress")
+LIBRARIES = ("torch", "torch._dynamo", "transformers.models.llama.modeling_llama", "lightning.pytorch.cli", "peft", "pytest",
+             "hypothesis", "jsonschema", "rich.progress")
 METHOD_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}
 
 
@@ -67,7 +67,8 @@ def steps(paper: str):
     if Path(f"papers/{paper}/eval.py").is_file():
         every_job = importlib.import_module("common.runs.experiment").every_job
         experiments = importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS
-        yield "the key of every job", all(job.key() for size in ("smoke", "cpu") for job in every_job(experiments, size))
+        jobs = {(job.function.partition(":")[0], job.data): job for size in ("smoke", "cpu") for job in every_job(experiments, size)}
+        yield "the key of a job of each module", all(job.key() for job in jobs.values())
         yield "analytic rung", command(f"papers.{paper}.eval", "--rung", "analytic") == 0 and any(
             Path(f"papers/{paper}/results/.scratch").glob("C*.analytic.json"))
     if Path(f"papers/{paper}/train.py").is_file():

@@ -16,6 +16,7 @@ from pathlib import Path
 from common.claims.intervals import point
 from common.claims.records import VARIES
 from common.runs.jobs import Job, run_jobs
+from tests.preload import PRELOAD
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS, STEPS = 4, 12
@@ -110,8 +111,8 @@ def left(folder: Path) -> dict[str, str]:
 # -- the server --------------------------------------------------------------------------------------------
 def serve() -> None:
     """A line in: [function, arguments]; out: the process id of a fork that calls it. Then a line in: its status out."""
-    from common.runs import reproduce  # noqa: F401  (imported before the fork)
-    from tests import killed_training, sample_records  # noqa: F401
+    for module in ("common.runs.reproduce", "tests.killed_training", "tests.sample_records", *PRELOAD):  # before the fork
+        importlib.import_module(module)
 
     print("ready", flush=True)
     for line in sys.stdin:

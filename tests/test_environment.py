@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -167,6 +169,10 @@ def test_ci_is_the_linter_a_walk_through_every_paper_and_the_test_command_of_the
     commands = re.findall(r"(?m)^ *(?:\w+=\S+ )?(make .*)$", (ROOT / ".ci" / "run").read_text())
     assert commands == ["make lint", "make reproduce RUNG=smoke", "make test", "make test MARK=numerics"]
     assert re.search(r"(?m)^ +make test\b", (ROOT / "README.md").read_text())
+
+
+def test_files_of_tests_that_are_to_begin_are_there():
+    assert [name for name in LONG if not (ROOT / name).is_file()] == []
 
 
 # --- one environment, made once -------------------------------------------------------------------

@@ -6,6 +6,7 @@ syntax tree, so that nothing heavy is imported to check them.
 """
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -33,21 +34,25 @@ HOSTS = {
 
 def imports(path):
     """(line, level, dotted name, inside a function?) of every import in a file."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    lazy = set()
+    return imports_of(path.read_text(encoding="utf-8"))
+
+
+@functools.cache  # four rules ask for the same files
+def imports_of(text):
+    tree = ast.parse(text)
+    lazy, found = set(), []
     for node in ast.walk(tree):
         function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        if function or typing_only:
+        if (function or typing_only) and id(node) not in lazy:
             lazy.update(id(inner) for inner in ast.walk(node))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, 0, alias.name, id(node) in lazy
+            found += [(node.lineno, 0, alias.name, id(node) in lazy) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module] if node.module else [alias.name for alias in node.names]
-            for name in names:
-                yield node.lineno, node.level, name, id(node) in lazy
+            found += [(node.lineno, node.level, name, id(node) in lazy) for name in names]
+    return found
 
 
 def python_files(root, folder):

@@ -21,10 +21,11 @@ needs_espeak = pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is
 FEW = dict(words=("seven", "house"), speakers=(("en-us+m1", 175, 40), ("en-us+f2", 185, 55)))
 
 
-@pytest.fixture
-def bank(tmp_path, monkeypatch):
-    monkeypatch.setenv("NINEFOLD_CACHE", str(tmp_path))
-    return speech.espeak_bank(**FEW)
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NINEFOLD_CACHE", str(tmp_path_factory.mktemp("first")))
+        return speech.espeak_bank(**FEW)
 
 
 def tones():

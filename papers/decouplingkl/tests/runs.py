@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from common.data import chains
 from common.models import ModelSpec, load, tiny
 from common.reasoning.rollouts import full
+from tests.preload import PRELOAD
 
 from .. import module
 from ..curriculum import EntropyGatedLength
@@ -23,7 +24,6 @@ from ..data import SolvedChains
 from ..method import DistillConfig
 from .exact import truly_double
 
-PRELOAD = ["lightning.pytorch", "transformers.models.llama.modeling_llama"]
 SMALL = dict(prompts_per_step=4, rollouts_per_prompt=2, max_new_tokens=6, micro_batch_size=3, lr=1e-2, warmup_steps=0, token_chunk=0)
 
 

@@ -16,7 +16,7 @@ from .. import method, standins
 from ..experiments import chains as small
 from ..experiments import strong as better
 
-TINY = small.Size(seeds=(0,), prompts=3, updates=5, every=5, probe=2, probed=2, test=3, samples=8, job_seconds=1)
+TINY = small.Size(seeds=(0,), prompts=3, updates=5, every=5, probe=2, probed=2, test=3, samples=2, job_seconds=1)
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_the_student_moves_the_teacher_does_not_and_a_job_repeats_itself(monkeyp
     fresh = standins.teacher(0)[0].state_dict()
     assert all(torch.equal(value, fresh[name]) for name, value in teachers[0].state_dict().items())
     assert max(found["history"]["length"]) <= small.SHORT < found["test"]["tokens"]
-    assert found["test"]["cap"] == small.CAP == 170 and found["test"]["problems"] == 3 and found["test"]["samples"] == 8
+    assert found["test"]["cap"] == small.CAP == 170 and found["test"]["problems"] == 3 and found["test"]["samples"] == 2
     again = small.run(0, "short SR", "tiny")
     assert json.dumps({**found, "seconds": 0}) == json.dumps({**again, "seconds": 0})
 

@@ -33,8 +33,8 @@ def decoders(language, tmp_path_factory):
     def get(family="llama", attention="sdpa"):
         if family not in folders:
             folders[family] = tmp_path_factory.mktemp("checkpoints") / family
-            wide = {"sliding_window": 512} if family in ("gemma2", "phi3") else {}
-            load(tiny(family, vocab_size=len(language.pieces()), **wide)).model.save_pretrained(folders[family])
+            wide = {"sliding_window": 512} if family in ("gemma2", "phi3") else {}  # two layers: Gemma-2 has one of each kind
+            load(tiny(family, vocab_size=len(language.pieces()), num_hidden_layers=2, **wide)).model.save_pretrained(folders[family])
         if (family, attention) not in loaded:
             model = AutoModelForCausalLM.from_pretrained(folders[family], attn_implementation=attention, dtype=torch.float32)
             loaded[family, attention] = model.double().eval()

@@ -19,13 +19,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.models import load, tiny
+from tests.preload import PRELOAD
 from tests.small_tokenizers import ENGLISH, FRENCH
 
 from ..data import ToyPairs
 from ..module import StreamingTraining
 from .double import Double
-
-PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_llama"]
 
 
 class DoubleTraining(StreamingTraining):

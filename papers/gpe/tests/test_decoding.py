@@ -32,6 +32,7 @@ MARKED = ("ends", pytest.param("opens", marks=pytest.mark.numerics))  # one way 
 PAIRS = [("llama", "sdpa"), ("qwen3", "eager"), ("gemma2", "eager"), ("phi3", "sdpa")]
 LIVE = ("group", "batch_streaming", "position_reencoding", "no_source_positions", "no_target_positions", "no_positions")
 KS = (1, 2, 5, 99, None)
+FEW = {"ends": KS, "opens": (1, None)}  # how a word's end is seen does not depend on how many are waited for
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ def test_phi_of_s_with_everything_read_is_the_stock_model(decoder, pair, sentenc
 def test_a_batch_of_streams_has_the_logits_of_training(decoder, sentences, boundaries, name, kind):
     """Every target row, padded batch, words of one and two tokens, a sentence of one word, k beyond all of them."""
     model, a = decoder(), arm(name, 0.5 if name == "group" else 0)
-    for k in KS:
+    for k in FEW[kind]:
         expected = training_logits(model, a, Batch.of(sentences, [k] * len(sentences)))
         outs = stream(model, a, sentences, boundaries[kind], k, forced=True, keep_logits=True)
         for b, (example, out) in enumerate(zip(sentences, outs)):
@@ -117,7 +118,7 @@ def test_a_live_session_has_the_logits_of_training(decoder, sentences, boundarie
     model = decoder(*pair)
     for name in LIVE:
         a = arm(name, 0.5 if name == "group" else 0)
-        for k in KS if pair == PAIRS[0] else (2,):
+        for k in FEW[kind] if pair == PAIRS[0] else (2,):
             for example in sentences[1:] if k in (1, 2) else sentences[2:]:
                 session = play(Forced(model, a, boundaries[kind], example), example, k)
                 rows = range(example.target_units[0], len(example.target))
@@ -129,7 +130,7 @@ def test_a_live_session_has_the_logits_of_training(decoder, sentences, boundarie
 @pytest.mark.parametrize("kind", MARKED)
 def test_kv_re_encoding_in_both_decoders_is_a_fresh_pass_at_every_token(decoder, sentences, boundaries, kind):
     model, a = decoder(), arm("kv_reencoding")
-    for k in KS:
+    for k in FEW[kind]:
         outs = stream(model, a, sentences, boundaries[kind], k, forced=True, keep_logits=True)
         for example, out in zip(sentences, outs):
             session = play(Forced(model, a, boundaries[kind], example), example, k)
@@ -186,7 +187,7 @@ def test_unread_words_move_no_hidden_state_of_any_layer(decoder, sentences):
                 other = batch.source.clone()
                 other[:, unread:] = (other[:, unread:] + 11) % 100 + 6
                 after, rows = states(other), n + sum(units[: j + 1]) - 1  # rows that predict tokens of units <= j
-                assert len(after) == 5
+                assert len(after) == 4
                 for x, y in zip(before, after):
                     close(y[:, :unread], x[:, :unread])
                     close(y[:, n:rows], x[:, n:rows])
@@ -250,7 +251,7 @@ MODE = {"interleaved": "interleaved", "group": "group", "position": "position_re
 
 
 @pytest.mark.parametrize("mode", MODE)
-@pytest.mark.parametrize("k", [1, 3, 5, 7, 9, 21])
+@pytest.mark.parametrize("k", [1, 5, 21])
 def test_batch_decoder_feeds_and_attends_what_the_specification_counts(decoder, monkeypatch, mode, k):
     """Tokens and (query, key) pairs, by a spy on the masks: 83 and 3486 in arrival order at every k, 479 and 22638 for KV at 1."""
     model, pairs = decoder(), []

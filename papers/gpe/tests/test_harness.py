@@ -1,6 +1,7 @@
 """The harness around the method: jobs in the small, verdicts, tables, pictures, the rungs' commands."""
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -16,6 +17,7 @@ from common.claims.records import load_claims, make_record, start_run
 from common.runs import experiment, reproduce
 from common.runs.jobs import Job, run_jobs
 from common.runs.sources import closure
+from tests import here
 
 from .. import analytic, baselines, method, pictures, quantities, reported, tables, translators
 from .. import eval as harness
@@ -27,6 +29,14 @@ from ..toy import Language
 from ..translators import translator
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def counted_once():
+    """What a sentence costs is counted by running it; the tests of this file ask for the same sentences."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "counted", functools.cache(checks.counted))
+        yield
 
 
 def test_every_claim_of_a_rung_is_measured_blocked_or_not_checkable():
@@ -77,7 +87,8 @@ def results(**changes):
     return found
 
 
-def test_tables_and_pictures_show_every_arm_and_budget(tmp_path):
+def test_tables_and_pictures_show_every_arm_and_budget(tmp_path, monkeypatch):
+    monkeypatch.setitem(text.SIZES, "cpu", dataclasses.replace(text.SIZES["cpu"], resamples=20))
     found = results(**{"interleaved, 60 steps": 50.0})
     shown = "\n".join(tables.text(found))
     for row in tables.ROWS:
@@ -182,7 +193,8 @@ def test_every_job_names_a_function_with_these_arguments():
         inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
 
 
-def test_jobs_survive_a_kill_and_reuse_what_is_done(tmp_path):
+def test_a_job_that_is_done_is_reused(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.runs.jobs.ProcessPoolExecutor", here.Pool)
     small = Job("small", "papers.gpe.experiments.exact:growth", {"mode": "group", "words": 8})
     said = []
     assert run_jobs([small], tmp_path, workers=1, log=said.append) == run_jobs([small], tmp_path, workers=1, log=said.append)
@@ -224,12 +236,15 @@ def test_timings_count_the_same_work_in_every_mode():
     assert list(tables.speed({"speed": document})) and pictures.stream_cost(library(), {"speed": document}, "cpu").axes
 
 
-def test_timings_are_of_processes_of_their_own_and_end_in_time():
+def test_timings_are_of_processes_of_their_own_and_end_in_time(monkeypatch):
+    ran = []
+    monkeypatch.setattr(speed, "in_a_process", lambda *a, **more: ran.append(a) or here.in_this_process(*a, **more))
     tiny = analytic.Shape(16, 32, 1, 2, 1, 8, 8, name="tiny")
     how = dict(device="cpu", dtype="float32", factors=(1, 2), modes=("group", "kv", "again"), log=lambda text: None)
     document = speed.measure(tiny, processes=2, **how)
-    assert [len(m["seconds"]) for m in document["cases"]["40 words"]["modes"].values()] == [2, 2, 2]
+    assert [len(m["seconds"]) for m in document["cases"]["40 words"]["modes"].values()] == [2, 2, 2] and len(ran) == 2
     short = speed.measure(tiny, processes=1, rounds=3, time_limit=0.0, **how)
+    assert len(ran) == 2, "a single process is this one"
     assert list(short["cases"]) == ["20 words"] and short["not_run"] == [{"words": 40, "reason": "no time left"}]
     assert [len(rounds) for rounds in short["cases"]["20 words"]["modes"]["kv"]["seconds"]] == [1]
 

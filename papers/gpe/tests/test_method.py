@@ -42,7 +42,7 @@ def models(tmp_path_factory):
     for family, attention in MODELS:
         folder = tmp_path_factory.mktemp(family)
         more = {"sliding_window": 256} if family in ("gemma2", "phi3") else {}
-        load(tiny(family, vocab_size=len(LANGUAGE.pieces()), **more)).model.save_pretrained(folder)
+        load(tiny(family, vocab_size=len(LANGUAGE.pieces()), num_hidden_layers=2, **more)).model.save_pretrained(folder)
         found[family, attention] = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention,
                                                                         dtype=torch.float32).double().eval()
     return found

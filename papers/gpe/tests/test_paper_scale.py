@@ -78,7 +78,12 @@ def rehearsal(config, hub):
 
 
 # -- the configs -------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("config", CUDA, ids=lambda path: path.stem)
+# One of each model and of each arm; the others have other numbers and languages in the same places, which is looked at below.
+NAME = re.compile(r"([^_]+)_([^_]+)_(\w+)_k(\d)")
+WALKED = {NAME.fullmatch(path.stem).group(1, 3): path for path in reversed(CUDA)}  # the first of each: in both directions
+
+
+@pytest.mark.parametrize("config", WALKED.values(), ids=lambda path: path.stem)
 def test_rehearsal(config, hub, monkeypatch):
     calls = []
     monkeypatch.setitem(sys.modules, "datasets", stub_of_datasets(calls))
@@ -91,7 +96,7 @@ def test_rehearsal(config, hub, monkeypatch):
     rows = (out / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
     assert "train/loss" in rows[0] and "val/loss" in rows[0] and len(rows) == 4
     about = json.loads((out / "model" / "gpe.json").read_text())
-    model, _, arm, k = re.fullmatch(r"([^_]+)_([^_]+)_(\w+)_k(\d)", config.stem).groups()
+    model, _, arm, k = NAME.fullmatch(config.stem).groups()
     assert (about["trained_from"], about["arm_name"], about["data.ks"]) == (model, arm, [int(k)])
     adapter = json.loads((out / "model" / "adapter_config.json").read_text())
     joined = {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
@@ -115,7 +120,7 @@ def test_rehearsal_in_two_processes(hub, tmp_path):
 def test_values_are_the_papers(config):
     """What is fixed is the same in all files, and the rest follows from the file's own name."""
     text, read = config.read_text(), yaml.safe_load(config.read_text())
-    model, direction, arm, k = re.fullmatch(r"([^_]+)_([^_]+)_(\w+)_k(\d)", config.stem).groups()
+    model, direction, arm, k = NAME.fullmatch(config.stem).groups()
     options, pairs, trainer = (read[key].get("init_args", read[key]) for key in ("model", "data", "trainer"))
     assert read["seed_everything"] == 1 and (options["arm"], pairs["ks"]) == (arm, [int(k)])
     steps, language = {"en-fr": (3638, "French"), "en-de": (3221, "German")}[direction]

@@ -45,12 +45,12 @@ ARMS = ("group", "batch_streaming", "position_reencoding", "kv_reencoding", "no_
 def model(request):
     family, attention = request.param
     more = {"sliding_window": 256} if family == "gemma2" else {}
-    return load(tiny(family, vocab_size=len(LANGUAGE.pieces()), attn_implementation=attention, **more)).model.double()
+    return load(tiny(family, vocab_size=len(LANGUAGE.pieces()), num_hidden_layers=2, attn_implementation=attention, **more)).model.double()
 
 
 @pytest.fixture(scope="module")
 def llama():
-    return load(tiny("llama", vocab_size=len(LANGUAGE.pieces()))).model.double()
+    return load(tiny("llama", vocab_size=len(LANGUAGE.pieces()), num_hidden_layers=2)).model.double()
 
 
 def live(model, arm, boundary, example, k, max_words=12):
@@ -63,13 +63,15 @@ def live(model, arm, boundary, example, k, max_words=12):
 @pytest.mark.parametrize("kind", BOUNDARIES)
 @pytest.mark.parametrize("name", ARMS)
 def test_a_live_stream_is_the_batch_decoder(model, name, kind):
-    """The same words after the same number of source words: two caches against one cache with a mask."""
+    """The same words after the same number of source words: two caches against one cache with a mask. Of Llama at every k; what
+    sets another family apart shows at one."""
     arm, boundary = method.arm(name, 0.5 if name == "group" else 0), BOUNDARIES[kind]
-    for k in (1, 3, None):
+    plain = (model.config.model_type, model.config._attn_implementation) == ("llama", "sdpa")
+    for k, examples in ((1, EXAMPLES), (3, EXAMPLES[:2]), (None, EXAMPLES[2:])) if plain else ((2, EXAMPLES[:2]),):
         with Double():  # two ways to add up choose the same words, unless two words are equal to 15 digits
-            together = stream(model, arm, EXAMPLES, boundary, k, max_target=14)
-            alone = [live(model, arm, boundary, example, k) for example in EXAMPLES]
-        for example, out, (words, delays) in zip(EXAMPLES, together, alone, strict=True):
+            together = stream(model, arm, examples, boundary, k, max_target=14)
+            alone = [live(model, arm, boundary, example, k) for example in examples]
+        for example, out, (words, delays) in zip(examples, together, alone, strict=True):
             ours, theirs = ([token for word in side for token in word] for side in (words, out.words))
             n = min(len(ours), len(theirs))  # a random model may write a word without end; then both are cut, elsewhere
             assert ours[:n] == theirs[:n] and (n > 0 or ours == theirs)
@@ -78,10 +80,10 @@ def test_a_live_stream_is_the_batch_decoder(model, name, kind):
 
 
 @pytest.mark.parametrize("mode", ["group", "position", "kv"])
-@pytest.mark.parametrize("k", [1, 3, 5, 7, 9, 21])
+@pytest.mark.parametrize("k", [1, 5, 21])
 def test_tokens_pairs_and_turned_keys_are_those_of_the_specification(llama, mode, k):
-    session = forced_session(load(tiny("llama", vocab_size=3, pad_token_id=None, bos_token_id=None, eos_token_id=None)).model,
-                             mode, EXAMPLE)
+    model = load(tiny("llama", vocab_size=3, num_hidden_layers=1, pad_token_id=None, bos_token_id=None, eos_token_id=None)).model
+    session = forced_session(model, mode, EXAMPLE)
     for _ in forced_stream(session, EXAMPLE, k):
         pass
     counts, expected = session.counts, cost(EXAMPLE, k, mode)
@@ -91,7 +93,7 @@ def test_tokens_pairs_and_turned_keys_are_those_of_the_specification(llama, mode
 
 def test_a_read_feeds_its_own_tokens_whatever_came_before():
     """Constant in what was read; KV re-encoding feeds one token more at every word."""
-    model = load(tiny("llama", vocab_size=3, pad_token_id=None, bos_token_id=None, eos_token_id=None)).model
+    model = load(tiny("llama", vocab_size=3, num_hidden_layers=1, pad_token_id=None, bos_token_id=None, eos_token_id=None)).model
     sentence, fed = Sentence((1,) * 42, (1,) * 42), {}
     for mode in ("group", "kv"):
         session = forced_session(model, mode, sentence)

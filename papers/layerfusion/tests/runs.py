@@ -17,11 +17,11 @@ from common.training.steps import StepData
 from common.vision.layout import packed
 from common.vision.parts import LlavaSpec, Parts
 from common.vision.scene_rows import SceneRows
+from tests.preload import PRELOAD
 
 from ..module import FusedTraining
 
 D, DV, N, BLOCKS, LAYERS = 16, 16, 4, 4, (1, 6, 7)  # widths, patches, blocks of the decoder; Triple of a tower of eight
-PRELOAD = ["lightning.pytorch.cli", "transformers.models.llama.modeling_llama"]
 
 
 def parts():

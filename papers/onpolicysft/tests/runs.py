@@ -16,13 +16,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from common.data import chains
 from common.models import ModelSpec, load, tiny
 from common.reasoning.rollouts import full
+from tests.preload import PRELOAD
 
 from .. import module
 from ..data import Chains
 from ..method import OnPolicySFTConfig
 from .exact import truly_double
 
-PRELOAD = ["lightning.pytorch", "transformers.models.llama.modeling_llama"]
 SMALL = dict(prompts_per_step=4, rollouts_per_prompt=4, max_new_tokens=6, micro_batch_size=3, lr=1e-2, warmup_steps=0)
 
 

@@ -15,6 +15,7 @@ from common.errors import DataError
 from common.models import ModelSpec, load, tiny
 from common.runs.experiment import every_job, main
 from common.standins import reasoner
+from tests import here
 from tests.small_tokenizers import byte_words
 
 from .. import eval as harness
@@ -144,7 +145,7 @@ def test_a_stand_in_that_is_not_committed_is_trained_once(tmp_path, monkeypatch)
 
 @pytest.fixture
 def small(monkeypatch):
-    size = experiment.Size(seeds=(0,), problems=64, updates=2, prompts=2, rollouts=4, every=1, probe=3, test=6, samples=2, compared=6,
+    size = experiment.Size(seeds=(0,), problems=64, updates=2, prompts=2, rollouts=4, every=1, probe=1, test=2, samples=2, compared=2,
                            job_seconds=1)
     monkeypatch.setitem(experiment.SIZES, "small", size)
 
@@ -208,14 +209,15 @@ def test_what_is_shorter_than_its_steps_has_skipped_some():
 
 
 # -- memory and time, rehearsed ----------------------------------------------------------------------------
-def test_both_updates_run_in_processes_of_their_own():
+def test_both_updates_run_in_processes_of_their_own(monkeypatch):
     config = dict(tiny().config, vocab_size=96)
-    logged = []
+    logged, ran = [], []
+    monkeypatch.setattr(speed, "in_a_process", lambda *a, **more: ran.append(a[:2]) or here.in_this_process(*a, **more))
     found = speed.measure(config, (6,), "cpu", log=logged.append, responses=4, micro=2, repeats=1)
     case = found["cases"]["6"]
     tokens = 6 + speed.PROMPT
     assert case["opsft"]["forward_tokens"] == 2 * tokens and case["grpo"]["forward_tokens"] == 3 * 4 * tokens
-    assert len(logged) == 2 and "GRPO with reference" in speed.table(found)
+    assert len(logged) == 2 and ran == [(speed.update, "opsft"), (speed.update, "grpo")] and "GRPO with reference" in speed.table(found)
     assert quantities.gpu({"gpu": {"opsft": {"peak_bytes": [5, 6]}, "grpo": {"peak_bytes": [10, 8]}}})["C5"]["value"] == pytest.approx(40)
     assert "C5" in quantities.gpu({"gpu": found["cases"]["6"]})
     with pytest.raises(ValueError, match="none of opsft, grpo"):
@@ -309,7 +311,7 @@ def runs(tmp_path_factory):
         logs = root / name / "logs" / "version_0"
         logs.mkdir(parents=True)
         (logs / "metrics.csv").write_text("epoch,step,train/loss,val/avg,val/tokens\n0,0,1.5,,\n0,20,,0.5,90\n0,40,,0.6,60\n")
-    for seed in range(10):
+    for seed in range(2):
         leave(root / "rivals" / f"rival{seed}" / "model", 30 + seed)
     for benchmark in ("aime24", "math500"):
         (root / "data" / "maths").mkdir(parents=True, exist_ok=True)
@@ -320,6 +322,7 @@ def runs(tmp_path_factory):
 def test_every_claim_at_paper_scale_is_measured_from_what_trainings_leave(runs, monkeypatch):
     """And other weights under the same name are answered anew, the same ones are not."""
     monkeypatch.setenv("OPSFT_RUNS", str(runs))
+    monkeypatch.setattr(quantities, "RIVALS_OF_FIGURE_1", 2)  # that there are ten is looked at below
     how = dict(data=runs / "data", repeats=2, max_tokens=3)
     logged = []
     found = paper_scale.measure_paper(logged.append, "cpu", ["math500"], **how)
@@ -327,10 +330,10 @@ def test_every_claim_at_paper_scale_is_measured_from_what_trainings_leave(runs, 
     assert quantities.paper({"paper": found}).keys() == claims
     assert quantities.paper({"paper": found})["C6"]["value"] == 0  # both logs are equal
     asked = len(logged)
-    assert asked == 2 * (2 + len(paper_scale.ARMS)) + 10
+    assert asked == 2 * (2 + len(paper_scale.ARMS)) + 2
     assert paper_scale.measure_paper(logged.append, "cpu", ["math500"], **how) == found and len(logged) == asked
     for name in ("model.safetensors",):
-        (runs / "r1-distill-qwen-7b" / "model" / name).write_bytes((runs / "rivals" / "rival9" / "model" / name).read_bytes())
+        (runs / "r1-distill-qwen-7b" / "model" / name).write_bytes((runs / "rivals" / "rival1" / "model" / name).read_bytes())
     paper_scale.measure_paper(logged.append, "cpu", ["math500"], **how)
     assert logged[asked:] == ["trained: math500: what trained.math500.json holds is of other weights or another question, and is replaced",
                               "trained: math500"]

@@ -33,7 +33,7 @@ def test_a_run_from_problems_to_scores(arm, monkeypatch):
     words = byte_words()
     options = dict(vocab_size=len(words), bos_token_id=0, eos_token_id=1, pad_token_id=1)
     monkeypatch.setattr(sums_experiment, "load_sums_reasoner", lambda dtype: load(tiny(dtype=dtype, **options))._replace(tokenizer=words))
-    small = dict(seeds=(0,), prompts=2, rollouts=2, updates=2, test=4, samples=2, cap=160, compared=24, device="cpu",
+    small = dict(seeds=(0,), prompts=2, rollouts=2, updates=2, test=4, samples=2, cap=48, compared=4, device="cpu",
                  job_seconds=1)
     monkeypatch.setitem(sums_experiment.SIZES, "small", sums_experiment.Size(**small))
     monkeypatch.setattr(sums_experiment, "auc", lambda values, positive: float(len(values) == len(positive)))  # nothing redundant is said

@@ -16,11 +16,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.models import load, tiny
 from tests.numerics import float64
+from tests.preload import PRELOAD
 
 from ..data import Generated
 from ..module import ProactiveTraining
 
-PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_llama"]
 BASE = tiny(vocab_size=71, initializer_range=0.2, num_hidden_layers=2)
 
 

@@ -20,13 +20,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from common.models import tiny
 from common.training.steps import StepData
 from tests.numerics import float64
+from tests.preload import PRELOAD
 
 from ..data import RaggedRows
 from ..method import SkipGPTConfig
 from ..module import RouterTuningModule
-
-PRELOAD = ["lightning.pytorch.cli", "peft", "transformers.models.llama.modeling_llama",
-           "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict"]
 
 
 class Uneven(StepData):

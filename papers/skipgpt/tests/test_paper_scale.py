@@ -102,8 +102,12 @@ def rehearsal(config, hub):
 
 
 # -- the configs -----------------------------------------------------------------------------------
-@pytest.mark.parametrize("config", [c for c in CUDA if "fsdp2" not in c.name],
-                         ids=lambda path: path.stem)
+# Every stage, and every model; the other files have other numbers in the same places, which is looked at below.
+WALKED = ["llama2-7b_rt_25", "llama2-7b_rt-lora_40", "llama2-7b_joint_25", "llama2-7b_dense-lora", "llama2-13b_joint_40",
+          "llama31-8b_rt_40"]
+
+
+@pytest.mark.parametrize("config", [c for c in CUDA if c.stem in WALKED], ids=lambda path: path.stem)
 def test_rehearsal(config, hub):
     cli(rehearsal(config, hub))
     out = Path("lightning_logs/skipgpt") / config.stem

@@ -18,11 +18,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from common.data import stories
 from common.models import load, tiny
 from tests.numerics import float64
+from tests.preload import PRELOAD
 
 from ..data import StoryTraces
 from ..module import StreamingTraining
-
-PRELOAD = ["lightning.pytorch", "peft", "transformers.models.llama.modeling_llama"]
 
 
 class DoubleTraining(StreamingTraining):
