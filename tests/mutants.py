@@ -33,7 +33,9 @@ from tests.mutant_runs import Worker
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, REASONS = Path("docs/mutants.md"), Path("docs/mutants.yaml")
 FILES = ("quantities.py", "selection.py", "calibration.py", "experiments/*.py")  # of a paper; quantities come first
-PROCESSES, SLACK = 2, 20.0  # seconds that a mutant may take beyond four times what its tests take
+RUNNING = ("test_harness", "test_experiments", "test_training")  # test files of a paper that run its experiments
+PROCESSES = int(os.environ.get("PROCESSES") or 2)
+SLACK = 20.0  # seconds that a mutant may take beyond four times what its tests take
 SPLITS = {"train": "test", "test": "train", "val": "test", "validation": "test", "calibration": "test", "tune": "test", "recovery": "test"}
 FLIPS = {ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
          ast.NotEq: ("!=", "=="), ast.In: ("in", "not in"), ast.NotIn: ("not in", "in"), ast.Is: ("is", "is not"),
@@ -218,18 +220,23 @@ def targets(root: Path, paper: str) -> list[str]:
 
 
 def tests_of(root: Path, paper: str) -> list[str]:
-    """Test files that name what is broken; quantities have theirs."""
+    """Test files that name what is broken. Quantities are arithmetic on results: what runs experiments is not asked about them."""
     names = {Path(file).stem for file in targets(root, paper)}
     found = sorted((root / "papers" / paper.partition("/")[0] / "tests").glob("test_*.py"))
-    own = [p for p in found if p.name == "test_quantities.py" and "quantities" in names]
-    names -= {"quantities"}
-    return [str(p.relative_to(root)) for p in found if p in own or any(re.search(rf"import .*\b{n}\b", p.read_text()) for n in names)]
+    def of(name: str, path: Path) -> bool:
+        if name == "quantities" and path.stem in RUNNING:
+            return False
+        return bool(re.search(rf"import .*\b{name}\b", path.read_text()))
+
+    return [str(path.relative_to(root)) for path in found if any(of(name, path) for name in names)]
 
 
 def meeting(mutant: Mutant, known: dict) -> list[str]:
     """Tests that reach the mutant's line, the fastest first; of a line that runs at import (a table of arms) all that reach its file."""
     line = [test for test, (_, lines) in known.items() if mutant.line in lines.get(mutant.file, ())]
     some = line or [test for test, (_, lines) in known.items() if lines.get(mutant.file)]
+    if mutant.file.endswith("quantities.py"):
+        some = [test for test in some if Path(test.partition("::")[0]).stem not in RUNNING]
     return sorted(some, key=lambda test: known[test][0])
 
 
