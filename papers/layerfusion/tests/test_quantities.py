@@ -6,7 +6,7 @@ from statistics import fmean, median, stdev
 
 import pytest
 
-from tests.golden import same
+from tests.golden import held, same
 from tests.numerics import drawn
 
 from .. import analytic, quantities, reported
@@ -126,22 +126,6 @@ def test_how_far_the_most_even_layer_is_behind():
 
 
 # -- pictures are the items --------------------------------------------------------------------------------
-def held(measured, differences, clusters, **others):
-    """The mean, and its error as the sums over clusters have it."""
-    n, groups = len(differences), sorted(set(clusters))
-    mean = fmean(differences)
-    sums = [sum(d - mean for d, c in zip(differences, clusters) if c == group) for group in groups]
-    error = (len(groups) / (len(groups) - 1) * sum(s * s for s in sums)) ** 0.5 / n
-    assert measured["value"] == pytest.approx(mean, rel=1e-9, abs=1e-12) and measured["n_items"] == n
-    assert measured["n_clusters"] == len(groups) and measured["stderr"] == pytest.approx(error, rel=1e-9)
-    assert {*measured} - {"value", "n_runs", "n_items", "n_clusters", "stderr", "stderr_kind", "ci95"} == {*others}
-    for name, value in others.items():
-        if name == "placebo":
-            held(measured[name], *value)
-        else:
-            assert measured[name] == value
-
-
 def staged(name, n=9):
     return {"score": drawn(name, "score"), "photographs": {"score": drawn(name, "photographs")},
             "cuts by picture": [[int(drawn(name, i, c, low=1, high=12)) for c in "ab"] for i in range(n)],
@@ -153,7 +137,7 @@ def test_stages():
     measured = quantities.stages({"stages/pretrained": real, "stages/random": random})
     above = {which: minus(real[which], real["permuted"]) for which in ("scores", "one order")}
     learnt = minus(random["scores"], random["permuted"])
-    held(measured["C19a"], above["scores"], n, placebo=(above["one order"], n), baselines={
+    held(measured["C19a"], above["scores"], n, placebo=(above["one order"], n), shown={
         "pretrained, all pictures": real["score"], "photographs": real["photographs"]["score"], "random weights": random["score"]})
     away = [[max(abs(a - 6), abs(b - 10)) for a, b in of["cuts by picture"]] for of in (real, random)]
     held(measured["C19b"], away[0], n, placebo=(away[1], n))
