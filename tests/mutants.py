@@ -6,6 +6,9 @@ noted which lines each of them reaches. A mutant then meets the tests that reach
 own that is ended when it takes too long, on a copy of the tree. One that fails a test is killed.
 
     make mutants [ONLY=gpe,vica/quantities] [MINUTES=15]    MINUTES: of all together; which mutants fit in is drawn by lot
+                 [PROCESSES=2]                              workers, a core each
+
+Quantities are arithmetic: what runs experiments (RUNNING) is not asked about them, so that they are tried in milliseconds.
 
 docs/mutants.md gets the counts and every mutant that is alive, with the reason that docs/mutants.yaml gives for it: that it changes
 nothing that anybody could see. Exit status 1 where one is alive without a reason.
