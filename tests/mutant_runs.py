@@ -6,6 +6,8 @@ that was made of the whole one, and which is ended when its time is over. What a
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import os
 import shutil
@@ -25,6 +27,8 @@ class Loop:
 
     def pytest_runtestloop(self, session):
         items = {item.nodeid: item for item in session.items}
+        own()
+        gc.freeze()
         for request in map(json.loads, sys.stdin):
             pid = os.fork()
             if not pid:
@@ -70,9 +74,8 @@ class Loop:
 
 def put_in_place(path: Path) -> None:
     """The file is executed in the module that was made of it; who took a name out of that module gets the new one."""
-    path = path.resolve()
-    modules = {name: m for name, m in list(sys.modules.items()) if getattr(m, "__file__", None)}
-    module = next((m for m in modules.values() if Path(m.__file__).resolve() == path), None)
+    path, modules = path.resolve(), own()
+    module = next((m for m in modules.values() if m.__file__ == str(path)), None)
     if module is None:
         return  # imported by a test when it runs
     before = dict(vars(module))
@@ -88,6 +91,13 @@ def put_in_place(path: Path) -> None:
     for name, other in modules.items():  # its table of experiments holds functions
         if name == f"{package}.eval":
             exec(compile(Path(other.__file__).read_text(), other.__file__, "exec"), vars(other))
+
+
+@functools.cache
+def own() -> dict:
+    """Modules of the tree that were imported before anything is broken, by name; asked for once, before processes part."""
+    here = str(Path.cwd().resolve())
+    return {name: m for name, m in list(sys.modules.items()) if (getattr(m, "__file__", None) or "").startswith(here)}
 
 
 class Reach:

@@ -6,6 +6,7 @@ from statistics import fmean
 
 import pytest
 
+from common.errors import RecordError
 from tests.golden import same
 from tests.numerics import drawn
 
@@ -290,3 +291,20 @@ def test_what_a_record_names():
     data = [{"name": "generated chains of arithmetic", "split": "test", "n": 7}]
     assert quantities.facts(start) == ([{"name": "a"}, {"name": "b"}], data)
     assert quantities.facts({name: start[name] for name in ("model", "test")}) == ([{"name": "a"}], data)
+
+
+def test_every_claim_is_called_by_its_own_name_where_it_has_no_number(monkeypatch):
+    monkeypatch.setattr(quantities, "claim", lambda seeds, name, *rest, **more: name)
+    named = quantities.weak(WEAK) | quantities.strong(STRONG)
+    assert len(named) == 31 and all(name == called for name, called in named.items())
+    monkeypatch.undo()
+    for error in (lambda seed, arm: float("nan"),):
+        with pytest.raises(RecordError, match="C1: "):
+            quantities.claim((0, 1), "C1", error, "a", ["b"])
+
+
+def test_a_claim_takes_the_placebo_that_comes_closest_in_each_seed():
+    value = {(0, "a"): 1.0, (1, "a"): 5.0, (0, "b"): 4.0, (1, "b"): 2.0, (0, "own"): 9.0, (1, "own"): 8.0}
+    found = quantities.claim((0, 1), "C1", lambda seed, arm: value[seed, arm], "own", ["a", "b"], 0.5)
+    same(found, [9.0, 8.0], placebo=[4.0, 5.0], resolution=0.5)
+    same(quantities.claim((0, 1), "C1", lambda seed, arm: value[seed, arm], "own", ["a", "b"], best=min), [9.0, 8.0], placebo=[1.0, 2.0])

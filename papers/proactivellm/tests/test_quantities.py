@@ -261,7 +261,7 @@ def test_times():
     def ratio(of, under):
         return [median(a / b for a, b in zip(row[of], row[under])) for row in found.values()]
 
-    measured = quantities.speed(found | {"other": {}})
+    measured = quantities.speed({"other": {}} | dict(reversed(found.items())))
     same(measured["C19a"], ratio("probe", "decode"), placebo=ratio("encode again", "decode"), resolution=0.005, over="processes")
     same(measured["C19b"], ratio("read late", "read early"), placebo=ratio("encode again", "encode early"), resolution=0.005,
          over="processes")
@@ -279,6 +279,7 @@ def test_rows_at_the_papers_size():
         "C4": 100 * ours["entropy"]["f1"] / ours["batch"]["f1"]}
     assert {name: of["value"] for name, of in quantities.paper({"paper": runs}).items()} == pytest.approx(values)
     assert quantities.paper({"paper": {}}) == {}
+    assert {*quantities.paper({"paper": {"short qa, qwen3": {way: ours[way] for way in ("entropy", "batch")}}})} == {"C4", "C9"}
     del ours["batch"]
     assert {*values} - {*quantities.paper({"paper": runs})} == {"C4"}
     del runs["short qa, qwen3"], runs["en-fr"]["wait-9"]
@@ -290,3 +291,10 @@ def test_a_claim_without_a_number_is_named():
         quantities.claim((0,), "C1", lambda seed, arm: 1 / 0, "a", "b")
     with pytest.raises(RecordError, match="C2: "):
         quantities.claim((), "C2", lambda seed, arm: 1.0, "a", "b")
+
+
+def test_every_claim_is_called_by_its_own_name_where_it_has_no_number(monkeypatch):
+    monkeypatch.setattr(quantities, "claim", lambda seeds, name, *rest: name)
+    speech = {f"speech/{task}/full/seed0": result(task) for task in ("words", "spoken")}
+    named = quantities.text(FOUND) | quantities.words(speech) | quantities.spoken(speech)
+    assert len(named) == 24 and all(name == called for name, called in named.items())

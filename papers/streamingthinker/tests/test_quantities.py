@@ -59,7 +59,10 @@ def test_figures_of_the_papers_tables():
 
 def test_ways_that_differ_are_seen(monkeypatch):
     monkeypatch.setattr(quantities.analytic, "events", lambda m: {"buffered": m, "streaming": 300.0, "batch": 0.0, "blocking": 1.0})
-    assert quantities.exact({}, "analytic")["C7d"]["value"] == 280.0, "of tails of 20, 181 and 296 tokens"
+    monkeypatch.setattr(quantities.analytic, "largest_position_gap", lambda rows: {("D1", "D2", "D3"): 0.25, ("SFT",): 0.5}[rows])
+    measured = quantities.exact({}, "analytic")
+    assert measured["C7d"]["value"] == 280.0, "of tails of 20, 181 and 296 tokens"
+    assert (measured["C5a"]["value"], measured["C5b"]["value"]) == (25.0, 50.0)
 
 
 # -- arms --------------------------------------------------------------------------------------------------
