@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+FAILS = 10  # exit status of a run whose first test fails
+
 
 # -- in the process: a plugin of pytest ----------------------------------------------------------------------
 class Loop:
@@ -47,7 +49,7 @@ class Loop:
         return True
 
     def child(self, request: dict, items: dict) -> int:
-        """0: all pass. 1: one fails. 2: the broken file cannot be imported."""
+        """0: all pass. FAILS + n: the n-th fails. 2: the broken file cannot be imported."""
         from _pytest.runner import runtestprotocol
 
         if request["file"]:
@@ -59,11 +61,11 @@ class Loop:
         if request["record"]:
             self.reach = Reach({str(Path(file).resolve()): file for file in request["files"]})
             some[0].config.pluginmanager.register(self.reach)
-        for item in some:
+        for number, item in enumerate(some):
             with self.reach.of(item) if self.reach else open(os.devnull):
                 reports = runtestprotocol(item, log=False, nextitem=None)
             if any(report.failed for report in reports):
-                failed = 1
+                failed = FAILS + min(number, 255 - FAILS)
                 if not request["record"]:
                     break
                 print(*(report.longrepr for report in reports if report.failed), sep="\n", file=sys.stderr)
@@ -139,7 +141,7 @@ class Worker:
     """A copy of the tree, and a process in it that has collected `tests` (files)."""
 
     def __init__(self, root: Path, folder: Path, tests: list[str]):
-        self.folder = folder
+        self.folder, self.killer = folder, None
         for name in _files(root):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, folder / name)
@@ -151,7 +153,7 @@ class Worker:
                                         start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, tests: list[str], seconds: float, file: str = "", record: str = "", files: tuple[str, ...] = ()) -> int | None:
-        """0, 1 or 2 as in `Loop.child`; None where time ran out. Raises RuntimeError where the worker has ended."""
+        """A status of `Loop.child`; None where time ran out. Raises RuntimeError where the worker has ended."""
         request = {"tests": tests, "seconds": seconds, "file": file, "record": record, "files": files}
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
@@ -169,14 +171,17 @@ class Worker:
         return json.loads(record.read_text())
 
     def try_out(self, mutant, tests: list[str], seconds: float) -> str:
-        """"killed", "alive" or "invalid"."""
-        path = self.folder / mutant.file
+        """"killed", "alive" or "invalid". killer: the test that failed, of the last one that was tried."""
+        path, self.killer = self.folder / mutant.file, None
         before = path.read_bytes()
         path.write_bytes(mutant.source(before))
         try:
-            return {0: "alive", 2: "invalid"}.get(self.ask(tests, seconds, str(path)), "killed")
+            status = self.ask(tests, seconds, str(path))
         finally:
             path.write_bytes(before)
+        if status is not None and FAILS <= status < FAILS + len(tests):
+            self.killer = tests[status - FAILS]
+        return {0: "alive", 2: "invalid"}.get(status, "killed")
 
     def end(self) -> None:
         self.process.stdin.close()

@@ -29,6 +29,7 @@ import re
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -299,8 +300,10 @@ def run(root: Path, paper: str, minutes: float, seed: int = 0) -> list[tuple[Mut
         print(f"{paper}: {len(known)} tests, {len(made)} mutants, {remembered} of them remembered; {(end - began) / 60:.1f} minutes are "
               "left for the others", flush=True)
 
+        kills: Counter[str] = Counter()
+
         def attempt(mutant: Mutant) -> None:
-            tests = meeting(mutant, known)
+            tests = sorted(meeting(mutant, known), key=lambda test: -kills[test])  # what killed most, then the fastest
             if time.monotonic() > end:
                 return
             worker = free.pop()
@@ -308,6 +311,7 @@ def run(root: Path, paper: str, minutes: float, seed: int = 0) -> list[tuple[Mut
                 seconds = 4 * sum(known[test][0] for test in tests) + SLACK
                 outcome[mutant] = worker.try_out(mutant, tests, seconds) if tests else "alive"
                 memory.keep(mutant, outcome[mutant], tests)
+                kills[worker.killer or ""] += 1
             finally:
                 free.append(worker)
             if len(outcome) % 50 == 0:
