@@ -6,6 +6,8 @@ that was made of the whole one, and which is ended when its time is over. What a
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import os
 import shutil
@@ -14,6 +16,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+FAILS = 10  # exit status of a run whose first test fails
 
 
 # -- in the process: a plugin of pytest ----------------------------------------------------------------------
@@ -25,6 +29,8 @@ class Loop:
 
     def pytest_runtestloop(self, session):
         items = {item.nodeid: item for item in session.items}
+        own()
+        gc.freeze()
         for request in map(json.loads, sys.stdin):
             pid = os.fork()
             if not pid:
@@ -43,7 +49,7 @@ class Loop:
         return True
 
     def child(self, request: dict, items: dict) -> int:
-        """0: all pass. 1: one fails. 2: the broken file cannot be imported."""
+        """0: all pass. FAILS + n: the n-th fails. 2: the broken file cannot be imported."""
         from _pytest.runner import runtestprotocol
 
         if request["file"]:
@@ -55,11 +61,11 @@ class Loop:
         if request["record"]:
             self.reach = Reach({str(Path(file).resolve()): file for file in request["files"]})
             some[0].config.pluginmanager.register(self.reach)
-        for item in some:
+        for number, item in enumerate(some):
             with self.reach.of(item) if self.reach else open(os.devnull):
                 reports = runtestprotocol(item, log=False, nextitem=None)
             if any(report.failed for report in reports):
-                failed = 1
+                failed = FAILS + min(number, 255 - FAILS)
                 if not request["record"]:
                     break
                 print(*(report.longrepr for report in reports if report.failed), sep="\n", file=sys.stderr)
@@ -70,9 +76,8 @@ class Loop:
 
 def put_in_place(path: Path) -> None:
     """The file is executed in the module that was made of it; who took a name out of that module gets the new one."""
-    path = path.resolve()
-    modules = {name: m for name, m in list(sys.modules.items()) if getattr(m, "__file__", None)}
-    module = next((m for m in modules.values() if Path(m.__file__).resolve() == path), None)
+    path, modules = path.resolve(), own()
+    module = next((m for m in modules.values() if m.__file__ == str(path)), None)
     if module is None:
         return  # imported by a test when it runs
     before = dict(vars(module))
@@ -88,6 +93,13 @@ def put_in_place(path: Path) -> None:
     for name, other in modules.items():  # its table of experiments holds functions
         if name == f"{package}.eval":
             exec(compile(Path(other.__file__).read_text(), other.__file__, "exec"), vars(other))
+
+
+@functools.cache
+def own() -> dict:
+    """Modules of the tree that were imported before anything is broken, by name; asked for once, before processes part."""
+    here = str(Path.cwd().resolve())
+    return {name: m for name, m in list(sys.modules.items()) if (getattr(m, "__file__", None) or "").startswith(here)}
 
 
 class Reach:
@@ -129,7 +141,7 @@ class Worker:
     """A copy of the tree, and a process in it that has collected `tests` (files)."""
 
     def __init__(self, root: Path, folder: Path, tests: list[str]):
-        self.folder = folder
+        self.folder, self.killer = folder, None
         for name in _files(root):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, folder / name)
@@ -141,7 +153,7 @@ class Worker:
                                         start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, tests: list[str], seconds: float, file: str = "", record: str = "", files: tuple[str, ...] = ()) -> int | None:
-        """0, 1 or 2 as in `Loop.child`; None where time ran out. Raises RuntimeError where the worker has ended."""
+        """A status of `Loop.child`; None where time ran out. Raises RuntimeError where the worker has ended."""
         request = {"tests": tests, "seconds": seconds, "file": file, "record": record, "files": files}
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
@@ -159,14 +171,17 @@ class Worker:
         return json.loads(record.read_text())
 
     def try_out(self, mutant, tests: list[str], seconds: float) -> str:
-        """"killed", "alive" or "invalid"."""
-        path = self.folder / mutant.file
+        """"killed", "alive" or "invalid". killer: the test that failed, of the last one that was tried."""
+        path, self.killer = self.folder / mutant.file, None
         before = path.read_bytes()
         path.write_bytes(mutant.source(before))
         try:
-            return {0: "alive", 2: "invalid"}.get(self.ask(tests, seconds, str(path)), "killed")
+            status = self.ask(tests, seconds, str(path))
         finally:
             path.write_bytes(before)
+        if status is not None and FAILS <= status < FAILS + len(tests):
+            self.killer = tests[status - FAILS]
+        return {0: "alive", 2: "invalid"}.get(status, "killed")
 
     def end(self) -> None:
         self.process.stdin.close()

@@ -6,6 +6,13 @@ noted which lines each of them reaches. A mutant then meets the tests that reach
 own that is ended when it takes too long, on a copy of the tree. One that fails a test is killed.
 
     make mutants [ONLY=gpe,vica/quantities] [MINUTES=15]    MINUTES: of all together; which mutants fit in is drawn by lot
+                 [PROCESSES=2]                              workers, a core each
+                 [FRESH=1]                                  forgets what earlier runs came to
+
+What a run comes to is remembered in the cache, so that many short ones are a long one: a killed mutant stays killed while the paper's
+code and the tests that it met are as they were, one that is alive while it meets the same tests.
+
+Quantities are arithmetic: what runs experiments (RUNNING) is not asked about them, so that they are tried in milliseconds.
 
 docs/mutants.md gets the counts and every mutant that is alive, with the reason that docs/mutants.yaml gives for it: that it changes
 nothing that anybody could see. Exit status 1 where one is alive without a reason.
@@ -14,6 +21,7 @@ nothing that anybody could see. Exit status 1 where one is alive without a reaso
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import random
@@ -21,6 +29,7 @@ import re
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,7 +42,9 @@ from tests.mutant_runs import Worker
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, REASONS = Path("docs/mutants.md"), Path("docs/mutants.yaml")
 FILES = ("quantities.py", "selection.py", "calibration.py", "experiments/*.py")  # of a paper; quantities come first
-PROCESSES, SLACK = 2, 20.0  # seconds that a mutant may take beyond four times what its tests take
+RUNNING = ("test_harness", "test_experiments", "test_paper_scale", "test_training")  # test files of a paper that run what it computes
+PROCESSES = int(os.environ.get("PROCESSES") or 2)
+SLACK = 20.0  # seconds that a mutant may take beyond four times what its tests take
 SPLITS = {"train": "test", "test": "train", "val": "test", "validation": "test", "calibration": "test", "tune": "test", "recovery": "test"}
 FLIPS = {ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
          ast.NotEq: ("!=", "=="), ast.In: ("in", "not in"), ast.NotIn: ("not in", "in"), ast.Is: ("is", "is not"),
@@ -218,50 +229,101 @@ def targets(root: Path, paper: str) -> list[str]:
 
 
 def tests_of(root: Path, paper: str) -> list[str]:
-    """Test files that name what is broken; quantities have theirs."""
+    """Test files that name what is broken. Quantities are arithmetic on results: what runs experiments is not asked about them."""
     names = {Path(file).stem for file in targets(root, paper)}
     found = sorted((root / "papers" / paper.partition("/")[0] / "tests").glob("test_*.py"))
-    own = [p for p in found if p.name == "test_quantities.py" and "quantities" in names]
-    names -= {"quantities"}
-    return [str(p.relative_to(root)) for p in found if p in own or any(re.search(rf"import .*\b{n}\b", p.read_text()) for n in names)]
+    def of(name: str, path: Path) -> bool:
+        if name == "quantities" and path.stem in RUNNING:
+            return False
+        return bool(re.search(rf"import .*\b{name}\b", path.read_text()))
+
+    return [str(path.relative_to(root)) for path in found if any(of(name, path) for name in names)]
 
 
 def meeting(mutant: Mutant, known: dict) -> list[str]:
     """Tests that reach the mutant's line, the fastest first; of a line that runs at import (a table of arms) all that reach its file."""
     line = [test for test, (_, lines) in known.items() if mutant.line in lines.get(mutant.file, ())]
     some = line or [test for test, (_, lines) in known.items() if lines.get(mutant.file)]
+    if mutant.file.endswith("quantities.py"):
+        some = [test for test in some if Path(test.partition("::")[0]).stem not in RUNNING]
     return sorted(some, key=lambda test: known[test][0])
+
+
+class Memory:
+    """What earlier runs came to, in a file: {mutant: [word, {file: hash} of what it rests on]}. A change of common is not noticed."""
+
+    def __init__(self, root: Path, paper: str):
+        folder, self.root = root / "papers" / paper, root
+        self.path = Path(os.environ.get("NINEFOLD_CACHE") or root / ".cache" / "ninefold") / "mutants" / f"{paper}.json"
+        self.known: dict = json.loads(self.path.read_text()) if self.path.is_file() and not os.environ.get("FRESH") else {}
+        found = sorted(folder.rglob("*.py"))
+        self.tests = {str(p.relative_to(root)): _hash(p.read_bytes()) for p in found if p.name.startswith("test_")}
+        self.rest = {str(p.relative_to(root)): _hash(p.read_bytes()) for p in (*found, *(root / "tests").glob("*.py"))
+                     if not p.name.startswith(("test_", "mutant"))}
+
+    def rests_on(self, tests: list[str]) -> dict[str, str]:
+        files = {test.partition("::")[0] for test in tests}
+        return {name: of for name, of in self.tests.items() if name in files} | {"rest": _hash(json.dumps(self.rest).encode())}
+
+    def word(self, mutant: Mutant, tests: list[str]) -> str | None:
+        word, rested = self.known.get(self.key(mutant), (None, {}))
+        now = self.rests_on(tests)
+        return word if rested == now or word == "killed" and rested.items() <= (self.tests | now).items() else None
+
+    def keep(self, mutant: Mutant, word: str, tests: list[str]) -> None:
+        self.known[self.key(mutant)] = [word, self.rests_on(tests)]
+
+    def key(self, mutant: Mutant) -> str:
+        return f"{mutant.file} {_hash(mutant.source((self.root / mutant.file).read_bytes()))}"
+
+    def write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.known))
+
+
+def _hash(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def run(root: Path, paper: str, minutes: float, seed: int = 0) -> list[tuple[Mutant, str]]:
     """(mutant, "killed", "alive", "invalid" or "not tried"): as many as fit into the minutes, quantities before the rest."""
+    memory = Memory(root, paper.partition("/")[0])
     end, outcome = time.monotonic() + 60 * minutes, {}
     made = [m for file in targets(root, paper) for m in mutants(file, (root / file).read_bytes())]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(PROCESSES) as pool:
         free = list(pool.map(lambda i: Worker(root, Path(folder).resolve() / str(i), tests_of(root, paper)), range(PROCESSES)))
         workers, known = tuple(free), free[0].reached(targets(root, paper))
         order = sorted(random.Random(seed).sample(made, len(made)), key=lambda mutant: not mutant.file.endswith("quantities.py"))
-        began = time.monotonic()
-        print(f"{paper}: {len(known)} tests, {len(order)} mutants; {(end - began) / 60:.1f} minutes are left for them", flush=True)
+        outcome |= {mutant: word for mutant in made if (word := memory.word(mutant, meeting(mutant, known)))}
+        began, remembered = time.monotonic(), len(outcome)
+        order = [mutant for mutant in order if mutant not in outcome]
+        print(f"{paper}: {len(known)} tests, {len(made)} mutants, {remembered} of them remembered; {(end - began) / 60:.1f} minutes are "
+              "left for the others", flush=True)
+
+        kills: Counter[str] = Counter()
 
         def attempt(mutant: Mutant) -> None:
-            tests = meeting(mutant, known)
+            tests = sorted(meeting(mutant, known), key=lambda test: -kills[test])  # what killed most, then the fastest
             if time.monotonic() > end:
                 return
             worker = free.pop()
             try:
                 seconds = 4 * sum(known[test][0] for test in tests) + SLACK
                 outcome[mutant] = worker.try_out(mutant, tests, seconds) if tests else "alive"
+                memory.keep(mutant, outcome[mutant], tests)
+                kills[worker.killer or ""] += 1
             finally:
                 free.append(worker)
             if len(outcome) % 50 == 0:
-                alive, each = sum(word == "alive" for word in list(outcome.values())), (time.monotonic() - began) / len(outcome)
-                left = min(each * (len(order) - len(outcome)), end - time.monotonic()) / 60
-                print(f"  {len(outcome)} of {len(order)}, {alive} alive; about {left:.0f} minutes left", flush=True)
+                tried = len(outcome) - remembered
+                alive, each = sum(word == "alive" for word in list(outcome.values())), (time.monotonic() - began) / max(tried, 1)
+                left = min(each * (len(order) - tried), end - time.monotonic()) / 60
+                print(f"  {len(outcome)} of {len(made)}, {alive} alive; about {left:.0f} minutes left", flush=True)
 
         try:
             list(pool.map(attempt, order))
         finally:
+            memory.write()
             for worker in workers:
                 worker.end()
     return [(m, outcome.get(m, "not tried")) for m in made]

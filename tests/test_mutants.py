@@ -95,6 +95,22 @@ def test_a_known_mutant_is_killed_and_a_known_survivor_reported(toy, capsys):
     assert mutants.write_page(toy, []) == 0 and (toy / "docs" / "mutants.md").read_text() == page, "what was not asked for stays"
 
 
+def test_quantities_meet_no_test_that_runs_experiments(toy):
+    """Of another file all tests that import it, of quantities all but those."""
+    tests = toy / "papers/toy/tests"
+    for name, text in (("test_harness", "from .. import quantities"), ("test_words", "from .. import quantities, other"), ("test_x", "")):
+        (tests / f"{name}.py").write_text(text)
+    (toy / "papers/toy/selection.py").write_text("x = 1\n")
+    (tests / "test_training.py").write_text("from .. import selection\n")
+    names = {asked: [Path(test).stem for test in mutants.tests_of(toy, asked)] for asked in ("toy/quantities", "toy/selection", "toy")}
+    assert names == {"toy/quantities": ["test_quantities", "test_words"], "toy/selection": ["test_training"],
+                     "toy": ["test_quantities", "test_training", "test_words"]}
+    quick, slow = "papers/toy/tests/test_words.py::a", "papers/toy/tests/test_harness.py::b"
+    mutant = mutants.mutants("papers/toy/quantities.py", TOY.encode())[0]
+    known = {slow: (0.1, {mutant.file: [mutant.line]}), quick: (9.0, {mutant.file: [mutant.line]})}
+    assert mutants.meeting(mutant, known) == [quick]
+
+
 def test_time_that_is_over_and_tests_that_fail_anyway_are_named(toy):
     assert {word for _, word in mutants.run(toy, "toy", minutes=0)} == {"not tried"}
     (toy / "papers/toy/quantities.py").write_text(TOY.replace("a - b", "a - b - 1"))

@@ -1,0 +1,500 @@
+"""The jobs in the small, without a training: which items, which arm, which streams, who is asked about what. What is trained and
+streamed is replaced by what notes how it was called; that it runs, too, is test_harness.py's."""
+
+import inspect
+from types import SimpleNamespace as Of
+
+import pytest
+import torch
+from torch import nn
+
+from .. import analytic, baselines, heads, standins
+from ..decoding import Looked
+from ..experiments import arms, exact, multi30k, speech, text
+from ..heads import Probe
+from ..tasks import FEATURES, Task
+
+HOW = arms.How(7, 5, 11, 13, (0.6, 0.8, 0.98), (1, 3), 0.75, (0.7, 0.9), 2.5)
+
+
+def bound(function, args, options):
+    """{parameter: value} of a call."""
+    call = inspect.signature(function).bind(*args, **options)
+    call.apply_defaults()
+    return {name: value for name, value in call.arguments.items() if name != "self"}
+
+
+# -- an arm is what it is called, and starts where all do -------------------------------------------------------
+@pytest.fixture
+def tuned(monkeypatch):
+    """{"module", "data", "steps"} of the trainings that did not run."""
+    seen = []
+    module, generated = arms.ProactiveTraining, arms.Generated
+
+    def training(*args, **options):
+        found = Of(model=nn.Linear(2, 2).train(), encoder=nn.Linear(3, 3).train(), loaded=None, configured=0)
+        found.configure_model = lambda: setattr(found, "configured", found.loaded)
+        seen.append({"module": bound(module, args, options), "made": found})
+        return found
+
+    def data(*args, **options):
+        seen[-1]["data"] = bound(generated, args, options)
+
+    def fit(module, data, steps):
+        assert module is seen[-1]["made"]
+        seen[-1]["steps"] = steps
+        return [float(i) for i in range(20)]
+
+    for name, fake in (("ProactiveTraining", training), ("Generated", data), ("fit", fit)):
+        monkeypatch.setattr(arms, name, fake)
+    return seen
+
+
+LOSSES = {"full": (1, 1, 0.1), "no distillation": (1, 1, 0), "no MSLM": (1, 0, 0.1), "batch only": (1, 0, 0), "MSLM only": (0, 1, 0),
+          "labelled": (0, 1, 0), "wait-1": (0, 1, 0), "wait-3": (0, 1, 0), "wait-5": (0, 1, 0)}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_arm_is_tuned_as_it_is_called_from_the_stand_in_of_its_task(name, tuned, monkeypatch):
+    base, encoder = Of(), nn.Linear(3, 3)
+    asked = []
+    monkeypatch.setattr(arms, "standin", lambda *of: asked.append(of) or (base, encoder))
+    model, ears, loss = arms.trained("words", 4, name, HOW)
+    (found,) = tuned
+    module, data = found["module"], found["data"]
+    assert asked == [("words", 4)] and found["made"].configured is base and found["steps"] == 7 and {*arms.ARMS} == {*LOSSES}
+    assert [module[k] for k in list(module)[1:4]] == list(LOSSES[name])
+    recipe = {"learning_rate": 1e-3, "weight_decay": 0.01, "beta2": 0.98, "warmup_steps": 10, "schedule": "linear", "features": FEATURES,
+              "seed": 4}
+    assert {key: module[key] for key in recipe} == recipe
+    law, k = ("waitk", int(name[5:])) if name.startswith("wait-") else ("multinomial", 1)
+    wanted = {"task": "words", "train_samples": 35, "first": 10**6, "law": law, "k": k, "oracle": name == "labelled", "language": 4,
+              "batch_size": 5, "seed": 5, "bank": "espeak"}  # the number of an item, the task's draws, the order
+    assert {key: data[key] for key in wanted} == wanted
+    assert model is found["made"].model and not model.training and ears is found["made"].encoder and not ears.training
+    assert torch.equal(ears.weight, encoder.weight) and loss == 14.5, "mean of the last ten steps"
+
+
+def test_text_has_no_encoder(tuned, monkeypatch):
+    monkeypatch.setattr(arms, "standin", lambda *of: (Of(), None))
+    assert arms.trained("qa", 0, "full", HOW)[1] is None and tuned[0]["module"]["features"] is None
+
+
+def test_stand_ins_of_other_seeds_are_made_and_say_so(monkeypatch):
+    asked = []
+    monkeypatch.setattr(arms, "standin", lambda *of: asked.append(of))
+    assert arms.made("qa", 0) == {"task": "qa", "seed": 0, "committed": True}
+    assert arms.made("qa", 77) == {"task": "qa", "seed": 77, "committed": False} and asked == [("qa", 0), ("qa", 77)]
+
+
+def test_a_hash_is_of_every_weight_of_every_module():
+    one, two = nn.Linear(2, 2), nn.Linear(2, 2)
+    first = arms.weights_hash(one, two)
+    assert first == arms.weights_hash(one, two) != arms.weights_hash(one, None) == arms.weights_hash(one)
+    with torch.no_grad():
+        two.bias[1] += 1
+    assert arms.weights_hash(one, two) != first
+
+
+# -- streams: thresholds from calibration, scores from test ------------------------------------------------------
+class Stub(arms.Streamer):
+    """A streamer that streams nothing and notes who was asked to stream what."""
+
+    def __init__(self, model=None, encoder=None, task=None, how=HOW):
+        self.model, self.task, self.how, self.join = model, task, how, None
+        self.calibration = [Of(name=f"c{i}", oracle=(i + 1,)) for i in range(2)]
+        self.test = [Of(name=f"t{i}", oracle=(i + 1,)) for i in range(3)]
+        self.asked = []
+
+    def split(self, items):
+        return "calibration" if items is self.calibration else "test" if items is self.test else [item.name for item in items]
+
+    def streams(self, items, policy, **options):
+        self.asked.append(("streams", self.split(items), policy, options))
+        if (record := options.get("record")) is not None:
+            record.append(look())
+        return [Of(tokens=[1, 2], probes=5), Of(tokens=[3], probes=6)] if getattr(policy, "threshold", 0) == float("inf") else [
+            Of(tokens=[1, 2], probes=1), Of(tokens=[4], probes=1)]
+
+    def row(self, items, policy, **options):
+        self.asked.append(("row", self.split(items), policy, options))
+        rco = getattr(policy, "chance", getattr(policy, "threshold", 0.5))
+        return {"quality": 10.0 * rco, "RCO": rco, "of": self.split(items)}
+
+
+def look():
+    """Two streams of three and two units; each row's last real slot has everything read."""
+    draw = torch.Generator().manual_seed(3)
+    real = torch.tensor([[True, True, True], [True, True, False]])
+    probe = Probe(torch.randn(2, 3, 5, generator=draw), torch.tensor([[1, 2, 3]] * 2), torch.zeros(2, 3),
+                  torch.randn(2, 3, 4, generator=draw), torch.rand(2, 3, 2, 2, 3, generator=draw))
+    return Looked(probe, torch.tensor([[7, 9, 9], [4, 4, 8]]), real)
+
+
+def test_probes_are_flat_and_labelled_by_what_is_written_with_all_read():
+    step = look()
+    probe, same = arms.flat([step])
+    assert same.tolist() == [False, True, True, True, True] and probe.read.tolist() == [1, 2, 3, 1, 2]
+    last, labels = arms.flat([step, step], last=True)
+    assert last.read.tolist() == [3, 2, 3, 2] and labels.tolist() == [True] * 4
+    assert torch.equal(last.hidden[0], step.probe.hidden[0, 2]) and torch.equal(last.logits[1], step.probe.logits[1, 1])
+
+
+def test_a_sweep_chooses_on_calibration_streams_and_scores_both(monkeypatch):
+    streamer = Stub()
+    found = arms.swept(streamer, heads.Entropy(), [look()], (0.0, 0.5, 1.0))
+    scores = sorted(heads.Entropy().score(arms.flat([look()], last=True)[0]).tolist())
+    assert found["q"] == [0.0, 0.5, 1.0] and found["threshold"] == pytest.approx([scores[1], sum(scores) / 2, scores[0]])
+    assert [row["of"] for row in found["calibration"]] == ["calibration"] * 3 and [row["of"] for row in found["test"]] == ["test"] * 3
+    assert [row["RCO"] for row in found["test"]] == found["threshold"] and found["chosen"] == arms.operating(found["calibration"], 0.75)
+    monkeypatch.setattr(arms, "operating", lambda rows, most: (rows, most))
+    assert arms.swept(streamer, heads.Entropy(), [look()], (0.5,))["chosen"] == ([{**found["calibration"][1]}], 0.75)
+
+
+def test_lots_have_the_rco_of_the_head_on_calibration_streams_and_others_on_test_streams():
+    streamer = Stub()
+    assert arms.by_lot(streamer, 0.12, 4) == {"quality": pytest.approx(1.0), "RCO": 0.1, "of": "test", "chance": 0.1}
+    tried = [(split, policy.chance, policy.generator.initial_seed()) for _, split, policy, _ in streamer.asked]
+    assert tried == [*(("calibration", p, 4) for p in arms.RANDOM_CHANCES), ("test", 0.1, 5)]
+
+
+def test_calibration_streams_are_looked_at_while_lots_decide():
+    streamer = Stub()
+    assert len(streamer.looked(streamer.test, 3)) == 2
+    assert [(split, p.chance, p.generator.initial_seed(), p.needs) for _, split, p, _ in streamer.asked] == [
+        ("test", 0.15, 3, {"hidden", "attention"}), ("test", 0.7, 3, {"hidden", "attention"})]
+
+
+def test_sufficiency_is_of_first_units_and_of_whether_the_evidence_is_read(monkeypatch):
+    monkeypatch.setattr(arms, "auroc", lambda scores, labels: (scores, labels))
+    streamer = Stub()
+    scores, labels = arms.sufficiency(streamer, streamer.test[:2])
+    assert labels == [True, True, True, False, True], "evidence of the first stream at 1, of the second at 2"
+    step = look()
+    assert scores == heads.Entropy().score(step.probe)[step.real].tolist()
+    (_, split, policy, _), = streamer.asked
+    assert split == ["t0", "t1"] and policy.chance == 0.0
+    assert arms.sufficiency(streamer, streamer.test[:2], heads.MaxProb())[0] == heads.MaxProb().score(step.probe)[step.real].tolist()
+
+
+def test_heads_that_learn_learn_from_calibration_probes_without_timing_and_the_rival_from_the_oracle(monkeypatch):
+    taught = []
+    monkeypatch.setattr(heads.Linear, "fit", lambda self, hidden, labels: taught.append((hidden, labels)))
+    step = look()
+    assert isinstance(arms.head_of("margin", [step]), heads.Margin) and not taught
+    assert isinstance(arms.head_of("linear", [step]), heads.Linear)
+    assert isinstance(arms.labelled_head(Stub(), [step, "later units"]), heads.Linear)
+    (hidden, labels), (first, oracle) = taught
+    assert torch.equal(hidden, step.probe.hidden[step.real]) and torch.equal(first, hidden)
+    assert labels.tolist() == [False, True, True, True, True] and oracle.tolist() == [True, True, True, False, True]
+
+
+@pytest.mark.parametrize("all_heads", [True, False])
+def test_all_that_is_asked_of_a_model(all_heads, monkeypatch):
+    made = []
+    monkeypatch.setattr(arms, "Streamer", lambda *of: made.append(Stub(*of)) or made[-1])
+    monkeypatch.setattr(arms, "scores", lambda task, streams, items: {"right": [1], "quality": len(items), "task": task})
+    monkeypatch.setattr(arms, "sufficiency", lambda streamer, items, head=None: streamer.split(items))
+    monkeypatch.setattr(arms, "swept", lambda streamer, head, record, quantiles: {
+        "head": type(head).__name__, "of": len(record), "q": quantiles, "chosen": 1, "test": [{"RCO": 0.3}, {"RCO": 0.04}]})
+    monkeypatch.setattr(arms, "head_of", lambda name, record: {"linear": heads.Linear(2)}.get(name) or heads.HEADS[name]())
+    monkeypatch.setattr(arms, "by_lot", lambda streamer, rco, seed: (rco, seed))
+    model = nn.Linear(2, 2)
+    found = arms.measured(model, None, "a task", HOW, 4, all_heads, lambda streamer: {"more": streamer is made[0]})
+    (streamer,) = made
+    assert (streamer.model, streamer.task, streamer.how) == (model, "a task", HOW)
+    assert found["batch"] == {"quality": 3, "task": "a task"} and found["auroc"] == "test" and found["more"] is True
+    assert found["entropy"] == {"head": "Entropy", "of": 2, "q": HOW.quantiles, "chosen": 1, "test": [{"RCO": 0.3}, {"RCO": 0.04}]}
+    assert found["wait"] == {str(k): {"quality": 5.0, "RCO": 0.5, "of": "test"} for k in (1, 3)}
+    waits = [policy for what, _, policy, _ in streamer.asked if what == "row"]
+    assert [(policy.k, policy.stride) for policy in waits] == [(1, 2.5), (3, 2.5)]
+    read = streamer.asked[0]
+    assert (read[0], read[1], read[2].writes) == ("streams", "test", False)
+    assert [a[2].generator.initial_seed() for a in streamer.asked[1:3]] == [4, 4] and {a[1] for a in streamer.asked[1:3]} == {"calibration"}
+    assert found["weights"] == [arms.weights_hash(model, None)] * 2
+    if not all_heads:
+        assert {*found} == {"batch", "auroc", "entropy", "wait", "more", "weights"}
+        return
+    assert {name: (of["head"], of["q"]) for name, of in found["heads"].items()} == {
+        "max-prob": ("MaxProb", (0.7, 0.9)), "margin": ("Margin", (0.7, 0.9)), "attention": ("Attention", (0.7, 0.9)),
+        "linear": ("Linear", (0.7, 0.9))}
+    assert found["random"] == (0.04, 4) and found["always read"] == {"differs": 1, "probes": 11}
+    assert streamer.asked[-1][1] == "test" and streamer.asked[-1][2].threshold == float("inf")
+
+
+def test_a_streamer_has_items_of_two_splits_of_its_task(monkeypatch):
+    task = Task("qa", 3)
+    streamer = arms.Streamer("model", None, task, HOW)
+    for split, items, n in (("calibration", streamer.calibration, 11), ("test", streamer.test, 13)):
+        assert [i.oracle for i in items] == [task.item(number, split).oracle for number in range(n)]
+    assert streamer.join is None and arms.Streamer("model", Of(join="frames"), task, HOW).join == "frames"
+    seen = []
+    monkeypatch.setattr(arms, "decode", lambda *of, **options: seen.append((of, options)) or "streams")
+    assert streamer.streams(streamer.test[:1], "policy", record=[]) == "streams"
+    assert seen == [(("model", [streamer.test[0].example], "policy", task.boundary, 4, None), {"record": []})]
+    monkeypatch.setattr(arms, "scores", lambda *of: {"right": [1], "of": of})
+    assert streamer.row(streamer.test[:1], "policy", reencode=True) == {"of": (task, "streams", streamer.test[:1])}
+    assert seen[-1][1] == {"reencode": True}
+
+
+# -- text --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def asked(monkeypatch):
+    """Calls of what trains and measures: (name, arguments)."""
+    seen = []
+    trained, measured = arms.trained, arms.measured
+    monkeypatch.setattr(arms, "trained", lambda *of: seen.append(("trained", bound(trained, of, {}))) or ("model", "encoder", 0.5))
+    monkeypatch.setattr(arms, "measured", lambda *of: seen.append(("measured", bound(measured, of, {}))) or {"measured": True})
+    for module in (text, speech):
+        monkeypatch.setattr(module, "standin", lambda *of: seen.append(("standin", of)) or (Of(model="base", source="source"), "ears"))
+    return seen
+
+
+@pytest.mark.parametrize("task", ["qa", "mt"])
+def test_the_stand_in_is_measured_as_it_is(task, asked):
+    assert text.start(task, 4, "smoke") == {"model": "source", "measured": True}
+    (_, of), (_, how) = asked
+    assert of == (task, 4) and (how["model"], how["encoder"], how["seed"], how["all_heads"]) == ("base", "ears", 4, False)
+    assert (how["task"].name, how["task"].seed) == (task, 4) and how["how"] == text.how_of(task, "smoke")
+    streamer = Stub()
+    more = how["more"](streamer)
+    assert {*more} == ({"reencoded"} if task == "mt" else set())
+    if task == "mt":
+        assert [*more["reencoded"]] == ["1", "3", "5"] and [(s, p.k, o) for _, s, p, o in streamer.asked] == [
+            ("test", k, {"reencode": True}) for k in (1, 3, 5)]
+
+
+@pytest.mark.parametrize("task, arm, all_heads, more", [
+    ("qa", "full", True, set()), ("qa", "no MSLM", False, set()), ("qa", "labelled", False, {"labelled"}), ("mt", "full", True, set()),
+    ("revised", "full", False, {"revisions"})])
+def test_an_arm_is_measured_on_its_task_and_has_what_is_its_own(task, arm, all_heads, more, asked, monkeypatch):
+    assert text.run(task, 4, arm, "smoke") == {"loss": 0.5, "measured": True}
+    (_, training), (_, how) = asked
+    assert training == {"task": task, "seed": 4, "name": arm, "how": text.how_of(task, "smoke")}
+    assert (how["model"], how["encoder"], how["seed"], how["all_heads"], how["how"]) == ("model", "encoder", 4, all_heads, training["how"])
+    assert (how["task"].name, how["task"].seed) == (task, 4)
+    monkeypatch.setattr(arms, "labelled_head", lambda streamer, record: ("rival", len(record)))
+    monkeypatch.setattr(arms, "swept", lambda streamer, head, record, quantiles: (head, len(record), quantiles))
+    monkeypatch.setattr(text, "revisions", lambda streamer, seed: seed)
+    streamer = Stub()
+    own = how["more"](streamer)
+    assert {*own} == more
+    if more == {"labelled"}:
+        assert own["labelled"] == (("rival", 2), 2, text.how_of(task, "smoke").fewer)
+        assert {(split, policy.generator.initial_seed()) for _, split, policy, _ in streamer.asked} == {("calibration", 4)}
+    if more == {"revisions"}:
+        assert own["revisions"] == 4
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_a_model_for_one_k_is_streamed_by_that_k(k, asked, monkeypatch):
+    made = []
+    monkeypatch.setattr(text, "Streamer", lambda *of: made.append(of) or Stub())
+    monkeypatch.setattr(Stub, "row", lambda self, items, policy: (self.split(items), policy.k, policy.stride))
+    assert text.run("mt", 4, f"wait-{k}", "smoke") == {"loss": 0.5, "own": ("test", k, 1.0)}
+    assert made[0][:2] == ("model", "encoder") and (made[0][2].name, made[0][2].seed) == ("mt", 4)
+    assert made[0][3] == text.how_of("mt", "smoke")
+
+
+def test_revisions_are_streamed_loosely_and_strictly_and_told_apart(monkeypatch):
+    monkeypatch.setattr(text, "overturned", lambda item: item.name in ("t0", "t2"))
+    streamer = Stub()
+    found = text.revisions(streamer, 4)
+    assert {kind: rows["loose"]["of"] for kind, rows in found.items()} == {"overturned": ["t0", "t2"], "plain": ["t1"]}
+    scores = heads.Entropy().score(arms.flat([look(), look()], last=True)[0])
+    strict, loose = (heads.threshold(scores, q) for q in (0.6, 0.98))
+    for rows in found.values():
+        assert rows["strict"]["RCO"] == strict > rows["loose"]["RCO"] == loose, "the stricter asks for more"
+    looked = [(split, policy.generator.initial_seed()) for what, split, policy, _ in streamer.asked if what == "streams"]
+    assert looked == [("calibration", 4)] * 2
+    monkeypatch.setattr(text, "overturned", lambda item: True)
+    assert {*text.revisions(Stub(), 4)} == {"overturned"}, "no stream of a kind, no row"
+
+
+def jobs_of(found):
+    return {job.name: (job.function.rpartition(":")[2], job.arguments, job.after) for job in found}
+
+
+def test_jobs_of_text(monkeypatch):
+    monkeypatch.setitem(text.SIZES, "two", text.Size((0, 9), HOW, HOW, 50))
+    found = text.jobs("two")
+    by_name, expected = jobs_of(found), {}
+    for seed in (0, 9):
+        for task, names in (("qa", ("full", "no distillation", "no MSLM", "batch only", "MSLM only", "labelled")), ("revised", ("full",)),
+                            ("mt", ("full", "batch only", "wait-1", "wait-3", "wait-5"))):
+            base = "qa" if task == "revised" else task
+            after = (f"{base}/made/seed9",) if seed else ()
+            if seed and task != "revised":
+                expected[after[0]] = ("made", {"task": base, "seed": 9}, ())
+            if task != "revised":
+                expected[f"{task}/start/seed{seed}"] = ("start", {"task": task, "seed": seed, "size": "two"}, after)
+            expected |= {f"{task}/{name}/seed{seed}": ("run", {"task": task, "seed": seed, "arm": name, "size": "two"}, after)
+                         for name in names}
+    assert by_name == expected and len(found) == len(expected) and max(job.seconds for job in found) == 50
+    assert {job.function.partition(":")[0] for job in found} == {text.__name__}
+
+
+# -- speech ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("task, make", [("words", speech.jobs), ("spoken", speech.question_jobs)])
+def test_jobs_of_speech(task, make, monkeypatch):
+    monkeypatch.setitem(speech.SIZES, "two", speech.Size((0, 9), HOW, HOW, 1e9))
+    found, bank = make("two"), f"speech/{task}/bank"
+    expected = {bank: ("bank", {"task": task, "size": "two"}, ())}
+    for seed in (0, 9):
+        committed = task == "words" and not seed
+        after = (bank,) if committed else (f"speech/{task}/made/seed{seed}",)
+        if not committed:
+            expected[after[0]] = ("made", {"task": task, "seed": seed}, (bank,))
+        expected |= {f"speech/{task}/{arm}/seed{seed}": ("run", {"task": task, "seed": seed, "arm": arm, "size": "two"}, after)
+                     for arm in ("start", "full", "batch only")}
+    assert jobs_of(found) == expected
+
+
+def test_how_much_of_words_and_of_questions():
+    how = speech.SIZES["cpu"]
+    assert speech.how_of("words", "cpu") == how.words != how.spoken == speech.how_of("spoken", "cpu")
+    assert speech.how_of("words", "cpu", 2.5).stride == 2.5 and how.words.stride == 1.0
+    assert text.how_of("mt", "cpu") == text.SIZES["cpu"].mt and text.how_of("revised", "cpu") == text.SIZES["cpu"].qa
+
+
+@pytest.mark.parametrize("arm", ["start", "full", "batch only"])
+def test_speech_is_measured_with_the_stride_of_its_task(arm, asked, monkeypatch):
+    strides = []
+    monkeypatch.setattr(speech, "units_of_a_word", lambda task: strides.append((task.name, task.seed)) or 2.5)
+    found = speech.run("words", 4, arm, "smoke")
+    assert found == {"loss": None if arm == "start" else 0.5, "stride": 2.5, "measured": True} and strides == [("words", 4)]
+    (name, first), (_, how) = asked
+    wanted = speech.how_of("words", "smoke", 2.5)
+    assert name == ("standin" if arm == "start" else "trained")
+    assert first == (("words", 4) if arm == "start" else {"task": "words", "seed": 4, "name": arm, "how": wanted})
+    assert (how["model"], how["encoder"]) == (("base", "ears") if arm == "start" else ("model", "encoder"))
+    assert (how["task"].name, how["task"].seed, how["how"], how["seed"], how["all_heads"]) == ("words", 4, wanted, 4, arm == "full")
+    streamer = Stub()
+    assert [*how["more"](streamer)["plain wait"]] == [f"{k:g}" for k in wanted.ks]
+    assert [(split, policy.k, policy.stride) for _, split, policy, _ in streamer.asked] == [("test", 2 * k, 1.0) for k in wanted.ks]
+
+
+def test_a_stride_is_measured_on_training_items():
+    asked = []
+
+    def items(count, split):
+        asked.append((count, split))
+        return [Of(example=Of(n_units=12), oracle=(0, 0, 0, 0)), Of(example=Of(n_units=10), oracle=(0, 0, 0))]
+
+    assert speech.units_of_a_word(Of(name="words", items=items)) == 4.5 and asked == [(64, "train")]
+    assert speech.units_of_a_word(Of(name="spoken", items=items)) == 1.0
+
+
+def test_the_bank_is_of_training_voices(monkeypatch):
+    monkeypatch.setattr(speech, "bank_of", lambda *of: Of(facts=lambda: of))
+    assert speech.bank("words") == ("espeak", "train")
+
+
+# -- recorded digits, captions: walked in full elsewhere -----------------------------------------------------
+def test_recorded_digits_go_from_batch_training_to_the_full_arm(monkeypatch):
+    from common.training import fit as fitting
+
+    from .. import data, module
+
+    seen, training, generated = [], module.ProactiveTraining, data.Generated
+
+    def new(*args, **options):
+        seen.append({"module": bound(training, args, options)})
+        return Of(model=nn.Linear(1, 1), encoder=nn.Linear(1, 1), number=len(seen))
+
+    monkeypatch.setattr(module, "ProactiveTraining", new)
+    monkeypatch.setattr(data, "Generated", lambda *args, **options: bound(generated, args, options))
+    monkeypatch.setattr(fitting, "fit", lambda of, rows, steps: seen[-1].update(data=rows, steps=steps, made=of))
+    monkeypatch.setattr(arms, "measured", lambda *of: of)
+    monkeypatch.setattr(speech, "units_of_a_word", lambda task: 2.5 if (task.name, task.seed, task.bank) == ("words", 4, "fsdd") else None)
+    found = speech.digits(4, "smoke")
+    how = speech.how_of("words", "smoke", 2.5)
+    base, full = seen
+    named = ("learning_rate", "weight_decay", "beta2", "warmup_steps", "features", "seed")
+    assert [[*of["module"].values()][1:4] for of in seen] == [[1, 0, 0], [1.0, 1.0, 0.1]]
+    assert [[of["module"][k] for k in named] for of in seen] == [[2e-3, 0.01, 0.98, 100, FEATURES, 4], [1e-3, 0.01, 0.98, 10, FEATURES, 4]]
+    assert [of["steps"] for of in seen] == [how.steps, how.steps] and base["module"]["schedule"] == "cosine"
+    wanted = ("task", "bank", "train_samples", "first", "law", "batch_size", "seed")
+    assert [base["data"][k] for k in wanted] == ["words", "fsdd", 32 * how.steps, 0, "batch", how.batch, 4]
+    assert [full["data"][k] for k in wanted] == ["words", "fsdd", how.steps * how.batch, 10**6, "multinomial", how.batch, 4]
+    assert full["made"].model is base["made"].model and full["made"].encoder is base["made"].encoder
+    assert [*found] == ["batch-trained", "full"]
+    for of in found.values():
+        assert of[:2] == (base["made"].model, base["made"].encoder) and of[2].bank == "fsdd" and of[3:] == (how, 4, False)
+    speech.digits(4, "cpu")
+    assert seen[-2]["steps"] == 700 and seen[-2]["data"]["train_samples"] == 32 * 700 and seen[-1]["steps"] == 250
+
+
+def test_every_caption_arm_is_what_it_is_called_and_thresholds_are_of_validation_captions(monkeypatch, tmp_path):
+    trained, streamed = [], []
+    monkeypatch.setattr(multi30k, "pairs", lambda split: [(f"{split} {i}", f"{split} {i} d", "") for i in range(6)])
+    monkeypatch.setattr(multi30k, "tokenizer", lambda texts, pieces: Words(texts, pieces))
+    monkeypatch.setattr(multi30k, "cut", lambda words, asked, rows, most: [source for source, _, _ in rows])
+    monkeypatch.setattr(multi30k, "Template", Of(of=lambda words, text: Of(stop="stop")))
+    monkeypatch.setattr(multi30k, "Boundary", Of(of_tokenizer=lambda words, stop: stop))
+    monkeypatch.setattr(multi30k, "load", lambda spec: Of(model=nn.Linear(1, 1), source="base"))
+    monkeypatch.setattr(nn.Linear, "save_pretrained", lambda self, folder: None, raising=False)
+
+    def training(*args, **options):
+        trained.append({"module": bound(multi30k_training, args, options)})
+        return Of(model=nn.Linear(1, 1), loaded=None)
+
+    def fit(module, data, steps):
+        trained[-1] |= {"start": module.loaded.model, "data": data, "steps": steps, "end": module.model}
+
+    multi30k_training = multi30k.ProactiveTraining
+    monkeypatch.setattr(multi30k, "ProactiveTraining", training)
+    monkeypatch.setattr(multi30k, "fit", fit)
+    monkeypatch.setattr(multi30k.paper, "full_view", lambda model, head, held, boundary: (held, torch.tensor([0.1, 0.9]))[1]
+                        if held == [f"val {i}" for i in range(4)] else None)
+    monkeypatch.setattr(multi30k.paper, "streamed", lambda model, test, policy, boundary: streamed.append((model, test, policy)) or policy)
+    monkeypatch.setattr(multi30k.paper, "scores", lambda policy, test, words, metric: (
+        type(policy).__name__, getattr(policy, "k", None), metric))
+    found = multi30k.translate("smoke", 3)
+    assert [[*of["module"].values()][1:4] for of in trained] == [[1, 0, 0], [1, 1, 0.1], [1, 0, 0], *[[0, 1, 0]] * 4]
+    assert [of["module"]["learning_rate"] for of in trained] == [2e-3] + [1e-3] * 6 and {of["module"]["seed"] for of in trained} == {3}
+    assert [(of["data"].law, of["data"].k) for of in trained] == [("multinomial", 1)] * 3 + [("waitk", k) for k in (1, 3, 5, 7)]
+    assert all(of["data"].pair == ([f"train {i}" for i in range(6)], [f"val {i}" for i in range(4)]) for of in trained)
+    assert {of["data"].seed for of in trained} == {4} and {of["data"].batch_size for of in trained} == {6}
+    start = trained[0]["end"]
+    assert all(torch.equal(of["start"].weight, start.weight) and of["start"] is not start for of in trained[1:])
+    assert {tuple(test) for _, test, _ in streamed} == {tuple(f"test_2016_flickr {i}" for i in range(4))}
+    ways = {"batch": ("Always", None, "bleu"), **{f"wait-{k}": ("WaitK", k, "bleu") for k in (1, 3, 5, 7)},
+            "entropy, 0.9": ("Decide", None, "bleu"), "attention, 0.9": ("Decide", None, "bleu")}
+    assert found["batch-trained"] == found["full"] == found["batch only"] == ways
+    assert {k: found[f"trained for wait-{k}"] for k in (1, 3, 5, 7)} == {k: {"own": ("WaitK", k, "bleu")} for k in (1, 3, 5, 7)}
+    assert {streamed[0][2].writes, found["lambda"], found["test captions"], found["parameters"]} == {False, 0.1, 4, 2}
+    assert [of["steps"] for of in trained] == [multi30k.SIZES["smoke"].base] + [multi30k.SIZES["smoke"].tune] * 6
+    by_model = [model for model, _, policy in streamed if type(policy).__name__ == "Always"]
+    assert by_model == [of["end"] for of in trained[:3]]
+
+
+class Words:
+    """Of a tokenizer what is asked: learnt from training captions of both languages."""
+
+    def __init__(self, texts, pieces):
+        assert pieces == 400 and sorted(texts) == sorted(t for i in range(6) for t in (f"train {i}", f"train {i} d"))
+
+    def __len__(self):
+        return 400
+
+    def save_pretrained(self, folder):
+        pass
+
+
+# -- what needs no model -----------------------------------------------------------------------------------
+def test_exact_figures_are_gathered_from_where_they_are_worked_out():
+    found = exact.figures()
+    assert found["lags"] == {"implied": analytic.implied_lag(), "wait-9": analytic.wait_9(2 * 8.71 - 1)}
+    assert found["kept"] == analytic.kept() and found["unseen"] == {"multinomial": 0.0, "slack": pytest.approx(1 / 3)}
+    for name, row in found["saved"].items():
+        assert row == {"paper-style": analytic.saving(name), "with probes": analytic.saving(name, probes=1),
+                       "a probe every 8": analytic.saving(name, probes=8)} and len({*row.values()}) == 3
+    assert {*found["spreads"]} == {"16, 16", "116, 3"}
+    assert found["spreads"]["116, 3"] == {law: analytic.spread_ratio(law, 116, 3) for law in ("naive", "sorted", "dirichlet", "multipath")}
+    assert found["spreads"]["16, 16"]["naive"] == analytic.spread_ratio("naive", 16, 16)
+
+
+def test_stand_ins_and_tuning_never_see_the_same_items():
+    """Stand-ins read the training items from 0 on; arms from a million on."""
+    assert max(standins.STEPS.values()) * 32 < 10**6 and isinstance(baselines.Random(0.5, 3), baselines.Random)
