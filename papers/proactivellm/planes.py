@@ -1,7 +1,7 @@
 """ProactiveLLM's points on the streaming family's plane: wait-k, GPE, its own heads and re-encoding on one translator.
 
 The translator starts from one committed model a seed; every arm continues from it for the same steps. An arm is a curve: over the k
-of wait-k, or over the quantiles that a head's threshold is calibrated at.
+of wait-k, or over the thresholds of a head.
 """
 
 from __future__ import annotations
@@ -104,13 +104,15 @@ def _settings(of: Document, start: str, *fields: str) -> list[str]:
 
 
 def _swept(of: Document, start: str, fields: tuple[str, ...], latency: str) -> list[tuple]:
-    """(setting, x, y) of each threshold of a head: the i-th of every seed's is calibrated at the same quantile."""
+    """(setting, x, y) of each threshold of a head: the i-th of every seed's is the same, but for the last, which each seed's own
+    scores give (the .9 quantile)."""
     try:
-        quantiles = of.at(f"{start}/seed{of.seeds(start)[0]}", *fields, "q")
+        thresholds = of.at(f"{start}/seed{of.seeds(start)[0]}", *fields, "threshold")
     except NotRecorded:
-        quantiles = [0]
+        thresholds = [0]
 
     def mean(place: int, what: str) -> dict:
         return summarize([float(of.at(f"{start}/seed{seed}", *fields, "test")[place][what]) for seed in of.seeds(start)])
 
-    return [(f"quantile {q:g}", partial(mean, place, latency), partial(mean, place, "quality")) for place, q in enumerate(quantiles)]
+    names = [f"threshold {threshold:g}" for threshold in thresholds[:-1]] + [".9 quantile"]
+    return [(name, partial(mean, place, latency), partial(mean, place, "quality")) for place, name in enumerate(names)]
