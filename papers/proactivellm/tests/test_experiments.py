@@ -14,7 +14,7 @@ from ..experiments import arms, exact, multi30k, speech, text
 from ..heads import Probe
 from ..tasks import FEATURES, Task
 
-HOW = arms.How(7, 5, 11, 13, (0.6, 0.8, 0.98), (1, 3), 0.75, (0.7, 0.9), 2.5)
+HOW = arms.How(7, 5, 11, 13, (0.6, 0.8, 0.98), (1, 3), 0.75, (0.7, 0.9), 2.5, "slack")
 
 
 def bound(function, args, options):
@@ -50,7 +50,8 @@ def tuned(monkeypatch):
     return seen
 
 
-LOSSES = {"full": (1, 1, 0.1), "no distillation": (1, 1, 0), "no MSLM": (1, 0, 0.1), "batch only": (1, 0, 0), "MSLM only": (0, 1, 0),
+LOSSES = {"full": (1, 1, 0.1), "plain law": (1, 1, 0.1),
+          "no distillation": (1, 1, 0), "no MSLM": (1, 0, 0.1), "batch only": (1, 0, 0), "MSLM only": (0, 1, 0),
           "labelled": (0, 1, 0), "wait-1": (0, 1, 0), "wait-3": (0, 1, 0), "wait-5": (0, 1, 0)}
 
 
@@ -67,7 +68,7 @@ def test_an_arm_is_tuned_as_it_is_called_from_the_stand_in_of_its_task(name, tun
     recipe = {"learning_rate": 1e-3, "weight_decay": 0.01, "beta2": 0.98, "warmup_steps": 10, "schedule": "linear", "features": FEATURES,
               "seed": 4}
     assert {key: module[key] for key in recipe} == recipe
-    law, k = ("waitk", int(name[5:])) if name.startswith("wait-") else ("multinomial", 1)
+    law, k = ("waitk", int(name[5:])) if name.startswith("wait-") else ("multinomial" if name == "plain law" else "slack", 1)
     wanted = {"task": "words", "train_samples": 35, "first": 10**6, "law": law, "k": k, "oracle": name == "labelled", "language": 4,
               "batch_size": 5, "seed": 5, "bank": "espeak"}  # the number of an item, the task's draws, the order
     assert {key: data[key] for key in wanted} == wanted
@@ -105,6 +106,7 @@ class Stub(arms.Streamer):
         self.calibration = [Of(name=f"c{i}", oracle=(i + 1,)) for i in range(2)]
         self.test = [Of(name=f"t{i}", oracle=(i + 1,)) for i in range(3)]
         self.asked = []
+        self.__dict__["whole"] = (["answer 0", "answer 1"], arms.flat([look()]))  # of calibration streams
 
     def split(self, items):
         return "calibration" if items is self.calibration else "test" if items is self.test else [item.name for item in items]
@@ -131,24 +133,24 @@ def look():
     return Looked(probe, torch.tensor([[7, 9, 9], [4, 4, 8]]), real)
 
 
-def test_probes_are_flat_and_labelled_by_what_is_written_with_all_read():
+def test_probes_are_flat_and_of_the_last_slot_where_asked():
     step = look()
-    probe, same = arms.flat([step])
-    assert same.tolist() == [False, True, True, True, True] and probe.read.tolist() == [1, 2, 3, 1, 2]
-    last, labels = arms.flat([step, step], last=True)
-    assert last.read.tolist() == [3, 2, 3, 2] and labels.tolist() == [True] * 4
+    assert arms.flat([step]).read.tolist() == [1, 2, 3, 1, 2]
+    last = arms.flat([step, step], last=True)
+    assert last.read.tolist() == [3, 2, 3, 2]
     assert torch.equal(last.hidden[0], step.probe.hidden[0, 2]) and torch.equal(last.logits[1], step.probe.logits[1, 1])
 
 
 def test_a_sweep_chooses_on_calibration_streams_and_scores_both(monkeypatch):
     streamer = Stub()
-    found = arms.swept(streamer, heads.Entropy(), [look()], (0.0, 0.5, 1.0))
-    scores = sorted(heads.Entropy().score(arms.flat([look()], last=True)[0]).tolist())
-    assert found["q"] == [0.0, 0.5, 1.0] and found["threshold"] == pytest.approx([scores[1], sum(scores) / 2, scores[0]])
+    found = arms.swept(streamer, heads.Entropy(), (0.0, 0.5))
+    scores = sorted(heads.Entropy().score(arms.flat([look()])).tolist())
+    # the last: nine tenths of the five answers' decisions score at least as much (here between the two least)
+    assert found["threshold"][:2] == [0.0, 0.5] and found["threshold"][2] == pytest.approx(0.6 * scores[0] + 0.4 * scores[1])
     assert [row["of"] for row in found["calibration"]] == ["calibration"] * 3 and [row["of"] for row in found["test"]] == ["test"] * 3
     assert [row["RCO"] for row in found["test"]] == found["threshold"] and found["chosen"] == arms.operating(found["calibration"], 0.75)
     monkeypatch.setattr(arms, "operating", lambda rows, most: (rows, most))
-    assert arms.swept(streamer, heads.Entropy(), [look()], (0.5,))["chosen"] == ([{**found["calibration"][1]}], 0.75)
+    assert arms.swept(streamer, heads.Entropy(), (0.0, 0.5))["chosen"] == (found["calibration"], 0.75)
 
 
 def test_lots_have_the_rco_of_the_head_on_calibration_streams_and_others_on_test_streams():
@@ -158,11 +160,14 @@ def test_lots_have_the_rco_of_the_head_on_calibration_streams_and_others_on_test
     assert tried == [*(("calibration", p, 4) for p in arms.RANDOM_CHANCES), ("test", 0.1, 5)]
 
 
-def test_calibration_streams_are_looked_at_while_lots_decide():
+def test_quantiles_are_of_calibration_streams_that_were_answered_with_everything_read():
     streamer = Stub()
-    assert len(streamer.looked(streamer.test, 3)) == 2
-    assert [(split, p.chance, p.generator.initial_seed(), p.needs) for _, split, p, _ in streamer.asked] == [
-        ("test", 0.15, 3, {"hidden", "attention"}), ("test", 0.7, 3, {"hidden", "attention"})]
+    del streamer.__dict__["whole"]
+    streams, probe = streamer.whole
+    ((_, split, policy, _),) = streamer.asked
+    assert split == "calibration" and policy.writes is False and policy.needs == {"hidden", "attention"}
+    assert [out.tokens for out in streams] == [[1, 2], [4]] and probe.read.tolist() == [1, 2, 3, 1, 2]
+    assert streamer.whole[1] is probe, "once"
 
 
 def test_sufficiency_is_of_first_units_and_of_whether_the_evidence_is_read(monkeypatch):
@@ -177,16 +182,20 @@ def test_sufficiency_is_of_first_units_and_of_whether_the_evidence_is_read(monke
     assert arms.sufficiency(streamer, streamer.test[:2], heads.MaxProb())[0] == heads.MaxProb().score(step.probe)[step.real].tolist()
 
 
-def test_heads_that_learn_learn_from_calibration_probes_without_timing_and_the_rival_from_the_oracle(monkeypatch):
-    taught = []
+def test_heads_that_learn_learn_from_calibration_prefixes_without_timing_and_the_rival_from_the_oracle(monkeypatch):
+    taught, asked = [], []
+    found = arms.Prefixes(torch.randn(5, 4), torch.tensor([True, False, True, True, False]), torch.tensor([1, 2, 2, 1, 2]),
+                          torch.tensor([0, 1, 2, 0, 5]), torch.tensor([0, 0, 0, 1, 1]))
     monkeypatch.setattr(heads.Linear, "fit", lambda self, hidden, labels: taught.append((hidden, labels)))
-    step = look()
-    assert isinstance(arms.head_of("margin", [step]), heads.Margin) and not taught
-    assert isinstance(arms.head_of("linear", [step]), heads.Linear)
-    assert isinstance(arms.labelled_head(Stub(), [step, "later units"]), heads.Linear)
+    monkeypatch.setattr(arms, "prefixes", lambda *of: asked.append(of) or found)
+    streamer = Stub()
+    streamer.calibration = [Of(oracle=(1, 3)), Of(oracle=(2,))]  # units beyond the last ask for as much as it
+    assert isinstance(arms.head_of("margin", streamer, 4), heads.Margin) and not taught and not asked
+    assert isinstance(arms.head_of("linear", streamer, 4), heads.Linear)
+    assert isinstance(arms.labelled_head(streamer, 4), heads.Linear) and asked == [(streamer, 4)] * 2
     (hidden, labels), (first, oracle) = taught
-    assert torch.equal(hidden, step.probe.hidden[step.real]) and torch.equal(first, hidden)
-    assert labels.tolist() == [False, True, True, True, True] and oracle.tolist() == [True, True, True, False, True]
+    assert hidden is found.hidden is first and labels is found.same
+    assert oracle.tolist() == [True, False, False, False, True]
 
 
 @pytest.mark.parametrize("all_heads", [True, False])
@@ -195,27 +204,26 @@ def test_all_that_is_asked_of_a_model(all_heads, monkeypatch):
     monkeypatch.setattr(arms, "Streamer", lambda *of: made.append(Stub(*of)) or made[-1])
     monkeypatch.setattr(arms, "scores", lambda task, streams, items: {"right": [1], "quality": len(items), "task": task})
     monkeypatch.setattr(arms, "sufficiency", lambda streamer, items, head=None: streamer.split(items))
-    monkeypatch.setattr(arms, "swept", lambda streamer, head, record, quantiles: {
-        "head": type(head).__name__, "of": len(record), "q": quantiles, "chosen": 1, "test": [{"RCO": 0.3}, {"RCO": 0.04}]})
-    monkeypatch.setattr(arms, "head_of", lambda name, record: {"linear": heads.Linear(2)}.get(name) or heads.HEADS[name]())
+    monkeypatch.setattr(arms, "swept", lambda streamer, head, thresholds: {
+        "head": type(head).__name__, "of": thresholds, "chosen": 1, "test": [{"RCO": 0.3}, {"RCO": 0.04}]})
+    monkeypatch.setattr(arms, "head_of", lambda name, streamer, seed: {"linear": heads.Linear(2)}.get(name) or heads.HEADS[name]())
     monkeypatch.setattr(arms, "by_lot", lambda streamer, rco, seed: (rco, seed))
     model = nn.Linear(2, 2)
     found = arms.measured(model, None, "a task", HOW, 4, all_heads, lambda streamer: {"more": streamer is made[0]})
     (streamer,) = made
     assert (streamer.model, streamer.task, streamer.how) == (model, "a task", HOW)
     assert found["batch"] == {"quality": 3, "task": "a task"} and found["auroc"] == "test" and found["more"] is True
-    assert found["entropy"] == {"head": "Entropy", "of": 2, "q": HOW.quantiles, "chosen": 1, "test": [{"RCO": 0.3}, {"RCO": 0.04}]}
+    assert found["entropy"] == {"head": "Entropy", "of": HOW.thresholds, "chosen": 1, "test": [{"RCO": 0.3}, {"RCO": 0.04}]}
     assert found["wait"] == {str(k): {"quality": 5.0, "RCO": 0.5, "of": "test"} for k in (1, 3)}
     waits = [policy for what, _, policy, _ in streamer.asked if what == "row"]
     assert [(policy.k, policy.stride) for policy in waits] == [(1, 2.5), (3, 2.5)]
     read = streamer.asked[0]
     assert (read[0], read[1], read[2].writes) == ("streams", "test", False)
-    assert [a[2].generator.initial_seed() for a in streamer.asked[1:3]] == [4, 4] and {a[1] for a in streamer.asked[1:3]} == {"calibration"}
     assert found["weights"] == [arms.weights_hash(model, None)] * 2
     if not all_heads:
         assert {*found} == {"batch", "auroc", "entropy", "wait", "more", "weights"}
         return
-    assert {name: (of["head"], of["q"]) for name, of in found["heads"].items()} == {
+    assert {name: (of["head"], of["of"]) for name, of in found["heads"].items()} == {
         "max-prob": ("MaxProb", (0.7, 0.9)), "margin": ("Margin", (0.7, 0.9)), "attention": ("Attention", (0.7, 0.9)),
         "linear": ("Linear", (0.7, 0.9))}
     assert found["random"] == (0.04, 4) and found["always read"] == {"differs": 1, "probes": 11}
@@ -273,17 +281,16 @@ def test_an_arm_is_measured_on_its_task_and_has_what_is_its_own(task, arm, all_h
     assert training == {"task": task, "seed": 4, "name": arm, "how": text.how_of(task, "smoke")}
     assert (how["model"], how["encoder"], how["seed"], how["all_heads"], how["how"]) == ("model", "encoder", 4, all_heads, training["how"])
     assert (how["task"].name, how["task"].seed) == (task, 4)
-    monkeypatch.setattr(arms, "labelled_head", lambda streamer, record: ("rival", len(record)))
-    monkeypatch.setattr(arms, "swept", lambda streamer, head, record, quantiles: (head, len(record), quantiles))
-    monkeypatch.setattr(text, "revisions", lambda streamer, seed: seed)
+    monkeypatch.setattr(arms, "labelled_head", lambda streamer, seed: ("rival", seed))
+    monkeypatch.setattr(arms, "swept", lambda streamer, head, thresholds: (head, thresholds))
+    monkeypatch.setattr(text, "revisions", lambda streamer: streamer)
     streamer = Stub()
     own = how["more"](streamer)
     assert {*own} == more
     if more == {"labelled"}:
-        assert own["labelled"] == (("rival", 2), 2, text.how_of(task, "smoke").fewer)
-        assert {(split, policy.generator.initial_seed()) for _, split, policy, _ in streamer.asked} == {("calibration", 4)}
+        assert own["labelled"] == (("rival", 4), text.how_of(task, "smoke").fewer)
     if more == {"revisions"}:
-        assert own["revisions"] == 4
+        assert own["revisions"] is streamer
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
@@ -299,16 +306,13 @@ def test_a_model_for_one_k_is_streamed_by_that_k(k, asked, monkeypatch):
 def test_revisions_are_streamed_loosely_and_strictly_and_told_apart(monkeypatch):
     monkeypatch.setattr(text, "overturned", lambda item: item.name in ("t0", "t2"))
     streamer = Stub()
-    found = text.revisions(streamer, 4)
+    found = text.revisions(streamer)
     assert {kind: rows["loose"]["of"] for kind, rows in found.items()} == {"overturned": ["t0", "t2"], "plain": ["t1"]}
-    scores = heads.Entropy().score(arms.flat([look(), look()], last=True)[0])
-    strict, loose = (heads.threshold(scores, q) for q in (0.6, 0.98))
     for rows in found.values():
-        assert rows["strict"]["RCO"] == strict > rows["loose"]["RCO"] == loose, "the stricter asks for more"
-    looked = [(split, policy.generator.initial_seed()) for what, split, policy, _ in streamer.asked if what == "streams"]
-    assert looked == [("calibration", 4)] * 2
+        assert rows["strict"]["RCO"] == 0.98 and rows["loose"]["RCO"] == 0.6, "the stricter asks for more"
+    assert not [of for of in streamer.asked if of[1] == "calibration"]
     monkeypatch.setattr(text, "overturned", lambda item: True)
-    assert {*text.revisions(Stub(), 4)} == {"overturned"}, "no stream of a kind, no row"
+    assert {*text.revisions(Stub())} == {"overturned"}, "no stream of a kind, no row"
 
 
 def jobs_of(found):
@@ -320,7 +324,8 @@ def test_jobs_of_text(monkeypatch):
     found = text.jobs("two")
     by_name, expected = jobs_of(found), {}
     for seed in (0, 9):
-        for task, names in (("qa", ("full", "no distillation", "no MSLM", "batch only", "MSLM only", "labelled")), ("revised", ("full",)),
+        for task, names in (("qa", ("full", "plain law", "no distillation", "no MSLM", "batch only", "MSLM only", "labelled")),
+                            ("revised", ("full",)),
                             ("mt", ("full", "batch only", "wait-1", "wait-3", "wait-5"))):
             base = "qa" if task == "revised" else task
             after = (f"{base}/made/seed9",) if seed else ()
