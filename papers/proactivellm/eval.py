@@ -31,7 +31,7 @@ EXPERIMENTS = (
                draws=("fronts.svg", "plane.svg"), facts=text_facts),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.of_speed, alone=True, document="cpu-small", minutes=1),
     Experiment("speech", "cpu", quantities.words, speech.jobs, tables=tables.of_words, pictures=pictures.of_words, asked=True,
-               claims=("C11s",), document="speech", minutes=12, draws=("words.svg",), facts=speech_facts),
+               claims=("C11s", "C11t"), document="speech", minutes=12, draws=("words.svg",), facts=speech_facts),
     Experiment("questions", "cpu", quantities.spoken, speech.question_jobs, tables=tables.of_spoken, pictures=pictures.of_spoken,
                asked=True, walked=False, claims=("C10s", "C10t"), document="questions", minutes=40, draws=("spoken.svg",),
                facts=speech_facts),

@@ -135,6 +135,8 @@ class Streamer:
     def row(self, items: Sequence[Item], policy: heads.Policy, **options) -> dict[str, Any]:
         found = scores(self.task, self.streams(items, policy, **options), items)
         del found["right"]
+        if self.task.spoken:
+            found.setdefault("AIL s", 0.0)  # where no stream had an answer, as AIL itself
         return found
 
     @functools.cached_property

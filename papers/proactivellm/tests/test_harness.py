@@ -13,6 +13,7 @@ from common.runs.experiment import every_job
 from .. import baselines, heads, pictures, quantities, standins, tables
 from .. import eval as harness
 from ..data import batch_of
+from ..decoding import Streamed
 from ..experiments import arms, exact, speech, text
 from ..method import Law, forward, read_path
 from ..scoring import auroc, operating
@@ -211,6 +212,18 @@ def test_short_answers_learn_their_end_before_the_source_has_ended():
 
     assert {*ends("multinomial")} == {25} and min(ends(text.how_of("qa", "cpu").law)) < 22
     assert text.how_of("mt", "cpu").law == "multinomial" and speech.how_of("spoken", "cpu").law == "slack"
+
+
+def test_speech_without_any_answer_still_has_a_latency(monkeypatch):
+    """A model that ends every answer at once: a row that a picture and a claim can read, 0 as in units."""
+    (loaded, _), how = standins.standin("qa", 0), text.how_of("qa", "smoke")
+    streamer = arms.Streamer(loaded.model, None, Task("qa"), how)
+    monkeypatch.setattr(streamer, "streams", lambda items, policy: [Streamed(ended_at=1) for _ in items])
+    assert "AIL s" not in streamer.row(streamer.test, baselines.WaitK(1))
+    monkeypatch.setattr(Task, "spoken", property(lambda task: True))
+    monkeypatch.setattr(Task, "_words", lambda task: [str(i) for i in range(task.vocabulary)])
+    row = streamer.row(streamer.test, baselines.WaitK(1))
+    assert row["AIL s"] == row["AIL"] == row["quality"] == 0 and row["no output"] == len(streamer.test)
 
 
 # -- scoring -----------------------------------------------------------------------------------------------
