@@ -60,7 +60,7 @@ def row(*path, **more):
     names = ("RCO", "exact", "CW", "premature", "excess", "bleu")
     return {name: at(name) for name in names} | {name: at(name, low=1.0, high=30.0) for name in ("AIL", "AIL s", "AL")} | {
         "quality": at("quality", low=5.0, high=95.0), "pairs": at("pairs", low=1e4, high=9e4), "wasted": at("wasted", low=1e3, high=9e3),
-        "n": int(at("n", low=50, high=300))} | more
+        "n": int(at("n", low=50, high=300)), "truncated": int(at("truncated", low=0, high=40))} | more
 
 
 def swept(*path):
@@ -129,7 +129,13 @@ def test_questions():
     entropy = each(at(), "full")
     same(measured["C16s"], minus(each(at("attention"), "full"), entropy), placebo=minus(each(lots, "full"), entropy), resolution=one)
     same(measured["C20a"], minus(entropy, each(lots, "full")), placebo=minus(each(at(), "batch only"), each(lots, "full")), resolution=one)
-    assert len(measured) == 21
+
+    def unended(arm):
+        return each(lambda r: 100 * at(what="truncated")(r) / at(what="n")(r), arm)
+
+    same(measured["C7s"], minus(unended("plain law"), unended("full")), placebo=minus(unended("no distillation"), unended("full")),
+         resolution=3 * one, shown={"plain law": unended("plain law"), "full": unended("full")})
+    assert len(measured) == 22
 
 
 def test_pairs_that_are_saved():
@@ -244,13 +250,18 @@ def test_speech():
 
 def test_recognition_by_hand():
     def of(points, waits):
-        full = {"batch": {"n": 10}, "entropy": {"test": [{"quality": q, "AIL s": s} for q, s in points]},
+        rows = [{"quality": q, "AIL s": s, "RCO": s} for q, s in points]
+        full = {"batch": {"n": 10, "quality": 60.0, "AIL s": 9.0, "RCO": 1.0}, "entropy": {"calibration": rows, "test": rows},
                 "wait": {str(i): {"quality": q, "AIL s": s} for i, (q, s) in enumerate(waits)}}
-        return quantities.words({f"speech/words/{arm}/seed0": full for arm in ("full", "batch only")})["C11s"]["value"]
+        measured = quantities.words({f"speech/words/{arm}/seed0": full for arm in ("full", "batch only")})
+        late.append(measured["C11t"]["value"])
+        return measured["C11s"]["value"]
 
+    late = []
     assert of([(60.0, 2.0), (80.0, 3.0)], [(50.0, 1.0), (55.0, 2.0), (70.0, 5.0)]) == 5.0  # margins -50, 5, 10
     assert of([(60.0, 2.0)], [(55.0, 2.0)]) == 5.0, "a single point"
     assert of([(60.0, 2.0)], [(55.0, 2.0), (50.0, 1.0)]) == -50.0, "before the first threshold all is lost"
+    assert late == pytest.approx([2 / 5, 2 / 9, 2 / 9]), "wait-k at 70 after 5 s is as right; else reading all after 9 s"
 
 
 # -- time --------------------------------------------------------------------------------------------------
@@ -297,4 +308,4 @@ def test_every_claim_is_called_by_its_own_name_where_it_has_no_number(monkeypatc
     monkeypatch.setattr(quantities, "claim", lambda seeds, name, *rest: name)
     speech = {f"speech/{task}/full/seed0": result(task) for task in ("words", "spoken")}
     named = quantities.text(FOUND) | quantities.words(speech) | quantities.spoken(speech)
-    assert len(named) == 24 and all(name == called for name, called in named.items())
+    assert len(named) == 26 and all(name == called for name, called in named.items())

@@ -48,7 +48,7 @@ def test_the_base_is_asked_unseen_stories_in_batch_and_in_streaming(written, mon
 
 
 WAYS = {"batch": ("batch", None), "batch spe": ("batch", 0), "streaming": ("streaming", 0), "streaming far": ("streaming", 256),
-        "interleaved": ("interleaved", 0)}
+        "interleaved": ("interleaved", 0), "batch own": ("batch", None)}
 
 
 @pytest.mark.parametrize("arm", WAYS)
@@ -147,7 +147,7 @@ def test_jobs_are_of_seeds_whose_base_is_there_and_name_what_they_compute_from(m
     monkeypatch.setattr(base_of, "FOLDER", tmp_path)
     monkeypatch.setattr(standins, "FOLDER", tmp_path / "arms")
     monkeypatch.setattr(standins, "committed", lambda: (0, 1))
-    monkeypatch.setitem(arms.SIZES, "cpu", arms.Size((0, 1, 2), 5, 10))
+    monkeypatch.setitem(arms.SIZES, "cpu", arms.Size((0, 1), 5, 10))
     for path in ("seed0", "seed1", "arms/seed0/batch-spe", "arms/seed0/streaming"):
         (tmp_path / path).mkdir(parents=True)
         (tmp_path / path / "model.safetensors").write_text("")

@@ -93,9 +93,12 @@ def entry(arm, what):
 
 def test_arms():
     measured, one = quantities.arms(FOUND), 100 / FOUND["start/seed0"]["start"]["items"]
-    right = {arm: entry(arm, "D2") for arm in ("start", "untuned", "batch", "batch spe", "streaming", "streaming far", "interleaved")}
+    right = {arm: entry(arm, "D2") for arm in ("start", "untuned", "batch", "batch spe", "streaming", "streaming far", "interleaved",
+                                             "batch own")}
     untuned = minus(right["untuned"], right["batch"])
     same(measured["C1s"], minus(right["streaming"], right["batch"]), placebo=untuned, resolution=one, shown=right)
+    same(measured["C1r"], minus(right["streaming"], right["batch own"]), placebo=minus(right["untuned"], right["batch own"]),
+         resolution=one, shown=right)
     same(measured["C1d"], minus(right["streaming far"], right["batch"]), placebo=untuned, resolution=one, shown=right)
     same(measured["C5s"], minus(right["batch spe"], right["batch"]), sensitivity=untuned, resolution=one)
     same(measured["C7s"], minus(right["streaming"], right["interleaved"]), placebo=minus(right["untuned"], right["interleaved"]),
@@ -118,7 +121,7 @@ def test_arms():
          shown={arm: entry(arm, "D2") for arm in ("start", "untuned", "untuned rope", "streaming")})
     same(measured["C16s"], [x - 10 for x in entry("streaming", "other units")], placebo=[x - 10 for x in right["streaming"]],
          resolution=one)
-    assert len(measured) == 12 and quantities.Arms(FOUND).units(4, "batch") == 100 * FOUND["batch/seed4"]["unit"]
+    assert len(measured) == 13 and quantities.Arms(FOUND).units(4, "batch") == 100 * FOUND["batch/seed4"]["unit"]
 
 
 def test_early_and_late_sentences():

@@ -34,7 +34,7 @@ class Size:
     test: int
 
 
-SIZES = {"smoke": Size((0,), 1), "cpu": Size(SEEDS, 30)}
+SIZES = {"smoke": Size((0,), 2), "cpu": Size(SEEDS, 30)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:
