@@ -90,7 +90,8 @@ def test_a_known_mutant_is_killed_and_a_known_survivor_reported(toy, capsys):
         "- {file: papers/toy/quantities.py, line: return n + 1, reason: nobody calls it}\n")
     assert mutants.write_page(toy, tried) == 1, "one alive without a reason"
     page = (toy / "docs" / "mutants.md").read_text()
-    assert "| toy | 7 | 3 | 4 | 0 | 0 |" in page and "| 10 | `return max(n, 0)` | `0 is 1` |  |" in page
+    assert "| toy | 7 | 3 | 4 | 0 | 0 |" in page and "| all | 7 | 3 | 4 | 0 | 0 |" in page
+    assert "| 10 | `return max(n, 0)` | `0 is 1` |  |" in page
     assert page.count("nobody calls it") == 2 and (toy / "papers/toy/quantities.py").read_text() == TOY
     assert mutants.write_page(toy, []) == 0 and (toy / "docs" / "mutants.md").read_text() == page, "what was not asked for stays"
 
