@@ -359,15 +359,20 @@ def write_page(root: Path, tried: list[tuple[Mutant, str]]) -> int:
     parts = {part.split("\n", 1)[0]: "## " + part.rstrip() + "\n" for part in old}
     for file in dict.fromkeys(m.file for m, _ in tried):
         parts[file] = section(file, [(m, word) for m, word in tried if m.file == file], known)
-    papers: dict[str, list[int]] = {}
+    papers: dict[str, list[int]] = {path.parent.name: [0] * 5 for path in sorted((root / "papers").glob("*/quantities.py"))}
     for file, part in parts.items():
-        counts = map(int, re.search(r"(\d+) mutants: (\d+) killed, (\d+) alive, (\d+) invalid, (\d+) not", part).groups())
+        counts = map(int, re.search(r"\d+ mutants: (\d+) killed, (\d+) alive, (\d+) invalid", part).groups())
         paper = file.split("/")[1]
-        papers[paper] = [a + b for a, b in zip(papers.get(paper, [0] * 5), counts)]
+        papers[paper] = [0, *(a + b for a, b in zip(papers[paper][1:], counts)), 0]
+    for paper, counts in papers.items():  # of all its files as they are now, what the last runs left out too
+        counts[0] = sum(len(mutants(file, (root / file).read_bytes())) for file in targets(root, paper))
+        counts[4] = max(counts[0] - sum(counts[1:4]), 0)
+    papers["all"] = [sum(counts) for counts in zip(*papers.values())]
     head = ["# Mutants", "", "Written by `make mutants` (tests/mutants.py): places in which experiments, quantities and selections were",
-            "broken, and what the tests of their paper noticed. Reasons are those of docs/mutants.yaml.", "",
+            "broken, and what the tests of their paper noticed. Reasons are those of docs/mutants.yaml. A part is as the last run of its",
+            "file left it; \"mutants\" and \"not tried\" of the table are counted on all files as they are now.", "",
             "| paper | mutants | killed | alive | invalid | not tried |", "|---|---|---|---|---|---|",
-            *(f"| {paper} | {' | '.join(map(str, counts))} |" for paper, counts in sorted(papers.items())), ""]
+            *(f"| {paper} | {' | '.join(map(str, counts))} |" for paper, counts in papers.items()), ""]
     page.write_text("\n".join([*head, *(parts[file] for file in sorted(parts))]).rstrip() + "\n")
     return sum(word == "alive" and not reason_of(m, known) for m, word in tried)
 

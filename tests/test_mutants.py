@@ -67,8 +67,10 @@ def test_words_for_people_are_left_alone():
 
 
 @pytest.fixture
-def toy(tmp_path):
-    """A tree with one paper, and the tool beside it."""
+def toy(tmp_path, monkeypatch):
+    """A tree with one paper, and the tool beside it; what runs come to is remembered in it alone."""
+    monkeypatch.setenv("NINEFOLD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FRESH", raising=False)
     for name, text in {"papers/toy/quantities.py": TOY, "papers/toy/tests/test_quantities.py": TESTS, "papers/toy/__init__.py": "",
                        "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\naddopts = ["--import-mode=importlib"]\n'
                        "consider_namespace_packages = true\n"}.items():
@@ -90,7 +92,8 @@ def test_a_known_mutant_is_killed_and_a_known_survivor_reported(toy, capsys):
         "- {file: papers/toy/quantities.py, line: return n + 1, reason: nobody calls it}\n")
     assert mutants.write_page(toy, tried) == 1, "one alive without a reason"
     page = (toy / "docs" / "mutants.md").read_text()
-    assert "| toy | 7 | 3 | 4 | 0 | 0 |" in page and "| 10 | `return max(n, 0)` | `0 is 1` |  |" in page
+    assert "| toy | 7 | 3 | 4 | 0 | 0 |" in page and "| all | 7 | 3 | 4 | 0 | 0 |" in page
+    assert "| 10 | `return max(n, 0)` | `0 is 1` |  |" in page
     assert page.count("nobody calls it") == 2 and (toy / "papers/toy/quantities.py").read_text() == TOY
     assert mutants.write_page(toy, []) == 0 and (toy / "docs" / "mutants.md").read_text() == page, "what was not asked for stays"
 
@@ -109,6 +112,33 @@ def test_quantities_meet_no_test_that_runs_experiments(toy):
     mutant = mutants.mutants("papers/toy/quantities.py", TOY.encode())[0]
     known = {slow: (0.1, {mutant.file: [mutant.line]}), quick: (9.0, {mutant.file: [mutant.line]})}
     assert mutants.meeting(mutant, known) == [quick]
+
+
+def test_what_a_run_came_to_is_remembered_until_what_it_rests_on_changes(toy, monkeypatch):
+    """Killed stays killed beside new tests; alive is asked again; other code of the paper, and FRESH=1, forget everything."""
+    made = mutants.mutants("papers/toy/quantities.py", TOY.encode())
+    quick, tests = "papers/toy/tests/test_quantities.py", ["papers/toy/tests/test_quantities.py::test_margin"]
+
+    def words(tests=tests):
+        memory = mutants.Memory(toy, "toy")
+        return [memory.word(mutant, tests) for mutant in made[:3]]
+
+    memory = mutants.Memory(toy, "toy")
+    memory.keep(made[0], "killed", tests)
+    memory.keep(made[1], "alive", tests)
+    memory.write()
+    assert words() == ["killed", "alive", None]
+    (toy / "papers/toy/tests/test_more.py").write_text("")
+    assert words([*tests, "papers/toy/tests/test_more.py::test_a"]) == ["killed", None, None]
+    monkeypatch.setenv("FRESH", "1")
+    assert words() == [None] * 3
+    monkeypatch.delenv("FRESH")
+    (toy / "papers/toy/analytic.py").write_text("")
+    assert words() == [None] * 3
+    (toy / "papers/toy/analytic.py").unlink()
+    assert words() == ["killed", "alive", None]
+    (toy / quick).write_text(TESTS + "\n")
+    assert words() == [None] * 3
 
 
 def test_time_that_is_over_and_tests_that_fail_anyway_are_named(toy):
