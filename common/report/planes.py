@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median, stdev
 from typing import Any
 
-from ..claims.intervals import refuse_unusable, summarize
+from ..claims.intervals import point, refuse_unusable, summarize
 from ..claims.machine import ROOT
 from ..errors import RecordError
 from ..seeds import seeds_of
@@ -286,13 +286,30 @@ def _refuse_twins(bench: Bench) -> None:
         raise RecordError(f"plane {bench.family}, bench {bench.key}: stated twice: {', '.join(twins)}")
 
 
-# -- benches that several papers share ---------------------------------------------------------------------
-def prefill_bench() -> Bench:
-    """Prefills around a picture, by papers that time theirs at the same dimensions, each against the dense one of its own rounds."""
-    return Bench("vision", "prefill", "Time of a prefill at SmolLM2-135M's dimensions around a picture of 576 tokens",
-                 "The decoder is that of SmolLM2-135M with random weights, in fp32 on two threads; 35 text tokens stand before the picture "
-                 "and 27 behind. Each share is of the dense prefill in the same interleaved rounds, so that shares of several runs can be "
-                 "compared. What leaves is decided beforehand (the papers' averages), for random weights decide nothing: this says "
-                 "what of a counted saving arrives as time, and nothing of accuracy. Below the dotted line, time falls by more "
-                 "than the count.",
-                 Axis("executed FLOPs of the prefill, % of dense", "less"), Axis("time of the prefill, % of dense", "less"))
+# -- a bench that several papers share ---------------------------------------------------------------------
+def prefill_bench(of: Document, timed: Mapping[str, tuple[str, str]], shares: Callable[[Any, str], Sequence[float]],
+                  flops: Callable[[Any, str], float]) -> Bench:
+    """Prefills around a picture, by papers that time theirs at the same dimensions, each against the dense one of its own rounds.
+
+    timed: {name shown: (way, the family's method that it is)}. shares: (a process's result, way) -> time in % of dense, round by round, or
+    nothing where that process did not time it; flops: executed FLOPs in % of dense, which the first process has of all."""
+    bench = Bench("vision", "prefill", "Time of a prefill at SmolLM2-135M's dimensions around a picture of 576 tokens",
+                  "The decoder is that of SmolLM2-135M with random weights, in fp32 on two threads; 35 text tokens stand before"
+                  " the picture and 27 behind. Each share is of the dense prefill in the same interleaved rounds, so that "
+                  "shares of several runs can be compared. What leaves is decided beforehand (the papers' averages), for random"
+                  " weights decide nothing: this says what of a counted saving arrives as time, and nothing of accuracy. Below "
+                  "the dotted line, time falls by more than the count.",
+                  Axis("executed FLOPs of the prefill, % of dense", "less"), Axis("time of the prefill, % of dense", "less"))
+
+    def processes() -> list[Any]:
+        return [of.at(name) for name in sorted(of.results or {}) if name.startswith("speed/process")] or [of.at("speed/process0")]
+
+    for name, (way, method) in timed.items():
+        bench.add(of, name, lambda way=way: point(flops(processes()[0], way)),
+                  lambda way=way: over_processes([rounds for each in processes() if (rounds := shares(each, way))]), stands_for=method)
+    return bench
+
+
+def share_by_round(ours: Sequence[float], dense: Sequence[float]) -> list[float]:
+    """In %."""
+    return [100 * a / b for a, b in zip(ours, dense, strict=True)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from common.claims.intervals import point, summarize
-from common.report.planes import Axis, Bench, Document, Recorded, over_processes, prefill_bench
+from common.report.planes import Axis, Bench, Document, Recorded, prefill_bench
 
 from .quantities import KINDS, SETS
 
@@ -26,21 +26,8 @@ def planes(recorded: Recorded) -> Iterator[Bench]:
 
 def prefill(of: Document) -> Bench:
     """Its dense prefill is that of one layer's features, projector included."""
-    bench = prefill_bench()
-
-    def found() -> list[dict]:
-        names = sorted(name for name in of.results or {} if name.startswith("speed/process")) or ["speed/process0"]
-        return [of.at(name) for name in names]
-
-    def time(way: str) -> dict:
-        return over_processes([[100 * ratio for ratio in each["ratios"][way]["ratios"]] for each in found()])
-
-    def flops(way: str) -> dict:
-        return point(100 * found()[0]["ratios"][way]["bound"])
-
-    for name, (way, method) in TIMED.items():
-        bench.add(of, name, partial(flops, way), partial(time, way), stands_for=method)
-    return bench
+    return prefill_bench(of, TIMED, lambda run, way: [100 * ratio for ratio in run["ratios"][way]["ratios"]],
+                         lambda run, way: 100 * run["ratios"][way]["bound"])
 
 
 def trained(of: Document) -> Bench:

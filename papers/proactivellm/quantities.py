@@ -119,20 +119,26 @@ class Translation(Runs):
         """Test scores at the least context at which calibration streams keep KEPT of batch quality; of LOTS and READ_ALL as `at`."""
         if arm in (LOTS, READ_ALL):
             return self.at(seed, arm)
-        swept, whole = self.run(seed, arm)["entropy"], self.whole(seed, arm)["quality"]
-        able = [i for i, row in enumerate(swept["calibration"]) if row["quality"] >= KEPT * whole]
+        swept = self.run(seed, arm)["entropy"]
+        able = self.keeping(seed, arm)
         chosen = min(able, key=lambda i: swept["calibration"][i]["RCO"]) if able else max(
             range(len(swept["test"])), key=lambda i: swept["calibration"][i]["quality"])
         return swept["test"][chosen]
+
+    def keeping(self, seed: int, arm: str) -> list[int]:
+        """Places of the thresholds at which calibration streams keep KEPT of batch quality."""
+        whole = self.whole(seed, arm)["quality"]
+        return [i for i, row in enumerate(self.run(seed, arm)["entropy"]["calibration"]) if row["quality"] >= KEPT * whole]
 
     def early_kept(self, seed: int, arm: str) -> float:
         return 100 * self.early(seed, arm)["quality"] / self.whole(seed, "full")["quality"]
 
     def lag_ratio(self, seed: int, arm: str) -> float:
-        """AIL over that of the earliest wait-k of the full arm that keeps KEPT."""
+        """AIL over that of the earliest wait-k of the full arm that keeps KEPT. Where no threshold of the arm does, it has to read all."""
         whole = self.whole(seed, "full")
         lags = [row["AIL"] for row in self.run(seed, "full")["wait"].values() if row["quality"] >= KEPT * whole["quality"]]
-        return self.early(seed, arm)["AIL"] / min([*lags, whole["AIL"]])
+        able = arm in (LOTS, READ_ALL) or self.keeping(seed, arm)
+        return (self.early(seed, arm) if able else self.whole(seed, arm))["AIL"] / min([*lags, whole["AIL"]])
 
     def lag_at_its_quality(self, seed: int, arm: str) -> float:
         """AIL in seconds over that of the earliest wait-k of the full arm that is as right on the same test streams, or reading all."""

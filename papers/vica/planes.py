@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from statistics import fmean
 
 from common.claims.intervals import point, summarize
-from common.report.planes import Axis, Bench, Document, Recorded, over_processes, prefill_bench
+from common.report.planes import Axis, Bench, Document, Recorded, prefill_bench, share_by_round
 
 from .analytic import Shape, visual_flops, visual_ratio
 
@@ -92,27 +92,15 @@ def dropped(of: Document) -> Bench:
 
 
 def prefill(of: Document) -> Bench:
-    bench = prefill_bench()
-    first = "speed/process0"
+    """A batch of one; of the ways that only one process times, that process."""
+    def variants(run: dict) -> dict:
+        return next(iter(run["cases"].values()))["variants"]
 
-    def cases() -> list[dict]:
-        found = [of.at(name, "cases") for name in sorted(of.results or {}) if name.startswith("speed/process")] or [of.at(first)]
-        return [next(iter(each.values()))["variants"] for each in found]
+    def shares(run: dict, way: str) -> list[float]:
+        timed = variants(run)
+        return share_by_round(timed[way]["times"], timed["dense"]["times"]) if way in timed else []
 
-    def time(variant: str) -> dict:
-        return over_processes([shares(each[variant]["times"], each["dense"]["times"]) for each in cases() if variant in each])
-
-    def flops(variant: str) -> dict:
-        here = cases()[0]
-        return point(100 * here[variant]["flops"] / here["dense"]["flops"])
-
-    for name, (variant, method) in TIMED.items():
-        bench.add(of, name, partial(flops, variant), partial(time, variant), stands_for=method)
+    bench = prefill_bench(of, TIMED, shares, lambda run, way: 100 * variants(run)[way]["flops"] / variants(run)["dense"]["flops"])
     bench.lacks("accuracy against measured time", "no experiment times the trained model whose accuracy it measures",
                 "the small LLaVAs as a case of the timings of all three papers, minutes")
     return bench
-
-
-def shares(ours: Sequence[float], dense: Sequence[float]) -> list[float]:
-    """Round by round, in %."""
-    return [100 * a / b for a, b in zip(ours, dense, strict=True)]

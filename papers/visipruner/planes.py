@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 from common.claims.intervals import point, summarize
 from common.errors import RecordError
-from common.report.planes import Axis, Bench, Document, Recorded, over_processes, prefill_bench
+from common.report.planes import Axis, Bench, Document, Recorded, prefill_bench, share_by_round
 
 from .quantities import apart
 
@@ -74,24 +74,5 @@ def swept(of: Document) -> Bench:
 
 
 def prefill(of: Document) -> Bench:
-    bench = prefill_bench()
-
-    def found() -> list[dict]:
-        names = sorted(name for name in of.results or {} if name.startswith("speed/process")) or ["speed/process0"]
-        return [of.at(name) for name in names]
-
-    def time(way: str) -> dict:
-        return over_processes([shares(each["times"][way], each["times"]["dense"]) for each in found()])
-
-    def flops(way: str) -> dict:
-        of_way = found()[0]["flops"]
-        return point(100 * of_way[way] / of_way["dense"])
-
-    for name, (way, method) in TIMED.items():
-        bench.add(of, name, partial(flops, way), partial(time, way), stands_for=method)
-    return bench
-
-
-def shares(ours: Sequence[float], dense: Sequence[float]) -> list[float]:
-    """Round by round, in %."""
-    return [100 * a / b for a, b in zip(ours, dense, strict=True)]
+    return prefill_bench(of, TIMED, lambda run, way: share_by_round(run["times"][way], run["times"]["dense"]),
+                         lambda run, way: 100 * run["flops"][way] / run["flops"]["dense"])
