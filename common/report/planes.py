@@ -17,6 +17,7 @@ import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median, stdev
 from typing import Any
@@ -304,9 +305,14 @@ def prefill_bench(of: Document, timed: Mapping[str, tuple[str, str]], shares: Ca
     def processes() -> list[Any]:
         return [of.at(name) for name in sorted(of.results or {}) if name.startswith("speed/process")] or [of.at("speed/process0")]
 
+    def executed(way: str) -> dict:
+        return point(flops(processes()[0], way))
+
+    def time(way: str) -> dict:
+        return over_processes([rounds for each in processes() if (rounds := shares(each, way))])
+
     for name, (way, method) in timed.items():
-        bench.add(of, name, lambda way=way: point(flops(processes()[0], way)),
-                  lambda way=way: over_processes([rounds for each in processes() if (rounds := shares(each, way))]), stands_for=method)
+        bench.add(of, name, partial(executed, way), partial(time, way), stands_for=method)
     return bench
 
 
