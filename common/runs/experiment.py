@@ -88,6 +88,8 @@ def chosen(experiments: Sequence[Experiment], rung: str, only: str | None) -> li
 def measure(paper: str, experiments: Sequence[Experiment], only: str | None, rung: str, log: Log) -> Outcome:
     """Runs the chosen experiments' jobs, then asks their functions. For `reproduce.run`."""
     some, folder = chosen(experiments, rung, only), work_folder(paper, rung)
+    if rung in ("gpu", "paper") and all(e.rung == "analytic" for e in some):
+        log(f"{paper} has no experiment at rung {rung}: nothing runs there, arithmetic alone is checked")
     for experiment in some:
         _find(experiment)
     results = _results(some, rung, folder, log)

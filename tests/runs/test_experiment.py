@@ -76,6 +76,14 @@ def test_an_experiment_that_is_none_is_named_with_those_that_are():
         chosen(ALL, "cpu", "text,sppech")
 
 
+def test_a_rung_without_an_experiment_is_named(here):
+    lines = []
+    experiment.measure("demo", [e for e in ALL if e.rung != "gpu"], None, "gpu", lines.append)
+    assert lines[0] == "demo has no experiment at rung gpu: nothing runs there, arithmetic alone is checked"
+    experiment.measure("demo", ALL, None, "cpu", lines.append)
+    assert not any("has no experiment" in line for line in lines[1:])
+
+
 def test_results_go_to_the_functions_that_ask_for_them(here):
     out = experiment.measure("demo", ALL, None, "cpu", lambda text: None)
     assert set(out.measured) == {"C1", "C2"} and out.timings == {"C2": {"rounds": 3}} and "timing" not in out.measured["C2"]
