@@ -61,6 +61,11 @@ class Shape:
         """Keys and values of so many tokens in all layers; bytes_each: of a number, 2 in bfloat16."""
         return tokens * 2 * self.L * self.dk * bytes_each
 
+    def visual_flops(self, visual: int, text: int) -> int:
+        """FLOPs that so many visual tokens cost in one layer: their projections, the MLP, attention among them and of `text` tokens to
+        them. Two per multiply-add; no causal half is taken off (the way ViCA's paper counts, supplementary C)."""
+        return 2 * visual * self.linear + 4 * visual * (visual + text) * self.dq
+
     def config(self, **entries: Any) -> dict[str, Any]:
         """A config with "model_type" for `ModelSpec("random", ...)`: of Llama, of Qwen2 with its biases, of Qwen3 with norms over
         the heads. entries: more of it. Raises ValueError for a shape that none of them has."""

@@ -115,6 +115,20 @@ def test_every_known_model_has_its_row_above():
     assert {row[0] for row in rows} == set(KNOWN) and len({id(shape) for shape in KNOWN.values()}) == len(KNOWN)
 
 
+# -- visual tokens -----------------------------------------------------------------------------------------
+def test_what_visual_tokens_cost_a_layer_by_hand():
+    """d 4, f 6, two query heads and one key head of 3: linear 2*4*6 + 2*4*3 + 3*4*6 = 144 multiply-adds a token. Two visual tokens:
+    2 * 2 * 144 = 576; attention, scores and values, 4 * 6 a pair: 4 pairs among them, 2 * 5 of five text tokens to them."""
+    shape = Shape(d=4, f=6, L=3, H=2, KV=1, dh=3, V=10)
+    assert (shape.visual_flops(2, 5), shape.visual_flops(0, 5)) == (576 + 24 * 14, 0)
+
+
+def test_it_is_how_vica_counts():
+    from papers.vica.analytic import visual_flops
+
+    assert shapes.QWEN25_7B.L * shapes.QWEN25_7B.visual_flops(576, 62) == visual_flops(shapes.QWEN25_7B, 576, 62).total
+
+
 # -- there and back ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("shape", [shapes.LLAMA31_8B, shapes.SMOLLM2_135M, shapes.QWEN25_3B, shapes.QWEN3_0_6B, shapes.R1_1P5B,
                                    Shape(32, 64, 2, 4, 2, 8, 96), Shape(24, 64, 2, 4, 2, 8, 96)], ids=lambda s: s.name or f"d = {s.d}")

@@ -183,16 +183,23 @@ def _results(some: Sequence[Experiment], rung: str, folder: Path, log: Log) -> R
         return [job for e in together if e.then for job in e.then(rung, results)]
 
     results: Results = {}
-    if first := [job for e in together if e.jobs for job in e.jobs(rung)]:
+    if first := _once(job for e in together if e.jobs for job in e.jobs(rung)):
         later = [job for e in together if e.then for job in e.then(rung, e.example)]
         results |= run_jobs(first, folder, workers=WORKERS, threads=1, log=log, then=follow, expected=later)
     for experiment in alone:
         log(f"{experiment.name}: alone on the machine")
-        results |= run_jobs(_jobs_of(experiment, rung, {}), folder, workers=1, threads=os.cpu_count() or 1, log=log)
+        results |= run_jobs(experiment.jobs(rung) if experiment.jobs else [], folder, workers=1, threads=os.cpu_count() or 1, log=log,
+                            then=functools.partial(experiment.then, rung) if experiment.then else None,
+                            expected=experiment.then(rung, experiment.example) if experiment.then else [])
     for experiment in some:
         if experiment.run:
             results[experiment.name] = experiment.run(folder / experiment.name, log)
     return results
+
+
+def _once(jobs: Iterable[Job]) -> list[Job]:
+    """Each name once: an experiment may begin with jobs of another one."""
+    return list({job.name: job for job in jobs}.values())
 
 
 def _jobs_of(experiment: Experiment, size: str, results: Results) -> list[Job]:

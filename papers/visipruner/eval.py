@@ -11,7 +11,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import further, pictures, quantities, tables
-from .experiments import equal, guideline, llava, oracle, paper, precision, qwen3, speed
+from .experiments import clock, equal, guideline, llava, oracle, paper, precision, qwen3, speed
 
 HERE = Path(__file__).parent
 
@@ -24,6 +24,7 @@ EXPERIMENTS = (
                                         "n": len(set(results["features/test"]["test"]["pictures"]))}])),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
                document="cpu-small", minutes=1, draws=("time.svg",)),
+    Experiment("clock", "cpu", None, clock.jobs, clock.then, alone=True, example=clock.EXAMPLE, document="cpu-small", minutes=1),
     Experiment("guideline", "cpu", quantities.guideline, guideline.jobs, tables=tables.guideline, asked=True, walked=False,
                claims=("C23a", "C23b"), document="guideline", minutes=150),
     Experiment("qwen3", "cpu", further.qwen3, qwen3.jobs, tables=tables.qwen3, asked=True, walked=False,

@@ -1,4 +1,4 @@
-"""VisiPruner's points on the vision family's plane: open questions against the picture's attention pairs, and the time of a prefill."""
+"""VisiPruner's points on the vision family's plane: open questions against attention pairs, visual FLOPs and the clock; prefill times."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from functools import partial
 
 from common.claims.intervals import point, summarize
 from common.errors import RecordError
-from common.report.planes import Axis, Bench, Document, Recorded, prefill_bench, share_by_round
+from common.report.planes import Axis, Bench, Document, Recorded, over_processes, prefill_bench, share_by_round
 
 from .quantities import apart
 
 PAIRS = Axis("attention pairs of the picture that are left, %", "less", possible=(0.0, 100.0))
+FLOPS = Axis("visual FLOPs, % of dense", "less", possible=(0.0, 100.0))
 ACCURACY = Axis("open questions answered right, %", "more", possible=(0.0, 100.0))
 TESTED = {"dense": "dense", "VisiPruner": "VisiPruner", "FastV": "FastV", "PyramidDrop": "PyramidDrop", "attention at its K": "",
           "lot at its K": "random", "no boundary": "", "paper's shallow stage": ""}
@@ -25,8 +26,17 @@ TIMED = {"VisiPruner, tokens leave": ("pruned", "VisiPruner"), "VisiPruner by ma
 def planes(recorded: Recorded) -> Iterator[Bench]:
     llava = recorded["llava"]
     yield tested(llava)
+    yield by_flops(llava)
+    yield by_clock(llava)
     yield swept(llava)
     yield prefill(recorded["speed"])
+
+
+def right(of: Document, arm: str) -> dict:
+    seeds = of.seeds("pruned")
+    pictures = of.at("features/test", "test", "pictures")
+    answers = [100.0 * int(bit) for seed in seeds for bit in bits(of, f"pruned/seed{seed}", arm, len(pictures))]
+    return apart(answers, [0.0] * len(answers), pictures * len(seeds))
 
 
 def tested(of: Document) -> Bench:
@@ -35,19 +45,39 @@ def tested(of: Document) -> Bench:
                   "method's setting is chosen on validation pictures, its rivals' at VisiPruner's own number of pairs. Accuracies "
                   "are clustered by picture; the interval of pairs is over the three models. The test items are not those of "
                   "ViCA.", PAIRS, ACCURACY)
-
-    def right(arm: str) -> dict:
-        seeds = of.seeds("pruned")
-        pictures = of.at("features/test", "test", "pictures")
-        answers = [100.0 * int(bit) for seed in seeds for bit in bits(of, f"pruned/seed{seed}", arm, len(pictures))]
-        return apart(answers, [0.0] * len(answers), pictures * len(seeds))
-
     for arm, method in TESTED.items():
         pairs = (lambda: point(100.0)) if arm == "dense" else partial(of.over, "pruned", "pairs", arm, scale=100)
-        bench.add(of, SHOWN.get(arm, arm), pairs, partial(right, arm), stands_for=method)
+        bench.add(of, SHOWN.get(arm, arm), pairs, partial(right, of, arm), stands_for=method)
+    return bench
+
+
+def by_flops(of: Document) -> Bench:
+    bench = Bench("vision", "visipruner-flops", "The same prunings by visual FLOPs",
+                  "Models, questions and settings of the bench by attention pairs; counted are the projections, the MLP and the attention "
+                  "of every visual token that a layer had, at the model's dimensions (Shape.visual_flops). What a method computes to "
+                  "decide is not in it.", FLOPS, ACCURACY)
+    for arm, method in TESTED.items():
+        flops = (lambda: point(100.0)) if arm == "dense" else partial(of.over, "pruned", "flops", arm, scale=100)
+        bench.add(of, SHOWN.get(arm, arm), flops, partial(right, of, arm), stands_for=method)
+    return bench
+
+
+def by_clock(of: Document) -> Bench:
+    bench = Bench("vision", "visipruner-clock", "The same prunings by the clock",
+                  "Models and settings of the bench by attention pairs, and its accuracies; timed are the prefills of the questions "
+                  "about ten of the pictures, as they were asked (64 rows at once, two threads), each in % of the stock decoder's in the "
+                  "same interleaved round, a process a model. A prefill of these eight narrow layers is short: deciding what leaves "
+                  "weighs more here than in the bench at SmolLM2-135M's dimensions.",
+                  Axis("time of the prefill, % of dense", "less"), ACCURACY)
+
+    def time(way: str) -> dict:
+        return over_processes([share_by_round(timed[way], timed["dense"]) for seed in of.seeds("clock")
+                               if (timed := of.at(f"clock/seed{seed}", "times"))])
+
+    bench.add(of, "dense, as it is", lambda: point(100.0), partial(right, of, "dense"), stands_for="dense")
+    bench.add(of, "dense, timed again", partial(time, "dense again"), partial(right, of, "dense"))
     for name in SWEPT:
-        bench.lacks(f"{name} by visual FLOPs", "the run records the picture's attention pairs, and not which tokens each layer had",
-                    "tokens by layer in the results, then 7 minutes on two cores", name)
+        bench.add(of, name, partial(time, name), partial(right, of, name), stands_for=name)
     return bench
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from common.runs.jobs import Job
 from common.seeds import asked as seeds_asked
 from common.seeds import seed_of
+from common.shapes import Shape
 from common.standins.llava import SEEDS, stand_in
 from common.vision.llava import N_VISUAL
 from common.vision.parts import Parts
@@ -107,6 +108,13 @@ class Set:
         left = sum(analytic.pairs(k, t) for layers, t in zip(run.visual, text) for k in layers)
         whole = sum(analytic.pairs(max(layers), t) * len(layers) for layers, t in zip(run.visual, text))
         return left / whole
+
+    def flops(self, run: Run) -> float:
+        """FLOPs that the picture's tokens cost in the decoder, of those of all tokens in every layer (Shape.visual_flops)."""
+        shape = Shape.of(self.parts.decoder.config)
+        text = [len(self.parts.prefix) + len(q.text.split()) for q in self.asked]
+        left = sum(shape.visual_flops(k, t) for layers, t in zip(run.visual, text) for k in layers)
+        return left / sum(shape.visual_flops(max(layers), t) * len(layers) for layers, t in zip(run.visual, text))
 
     def planned(self, layers: list[int]) -> float:
         """`pairs` where every question has so many visual tokens, layer by layer."""
@@ -221,7 +229,7 @@ def lens(of: Set) -> dict:
 
 # -- pruned ------------------------------------------------------------------------------------------------
 def pruned(seed: int, size: str = "cpu") -> dict:
-    """{"config", "tried": calibration and rivals' sweeps on validation; "test": {arm: bits}; "pairs": {arm: share left};
+    """{"config", "tried": calibration and rivals' sweeps on validation; "test": {arm: bits}; "pairs", "flops": {arm: share left};
     "saved": percent of pairs question by question; "filter", "kept", "exit": means; "curve": {method: [[pairs, share right]]}}.
 
     All that is chosen is chosen on validation pictures: VisiPruner's numbers without labels, its rivals' by right answers."""
@@ -260,6 +268,7 @@ def pruned(seed: int, size: str = "cpu") -> dict:
             "tried": {"VisiPruner": tried, "pairs": budgets,
                       **{k: [[[round(p, 4), round(a, 4), _plain(s)] for p, a, s in sweep] for sweep in v] for k, v in swept.items()}},
             "test": {name: bits(run.right) for name, run in runs.items()}, "pairs": {name: test.pairs(run) for name, run in runs.items()},
+            "flops": {name: test.flops(run) for name, run in runs.items()},
             "saved": [round(saved(v, t), 1) for v, t in zip(runs["VisiPruner"].visual, text)],
             "filtered": sum(f is not None for f, _ in whens) / len(whens), "filter": _mean(f for f, _ in whens),
             "kept": _mean(k for _, k in whens), "curve": curve,

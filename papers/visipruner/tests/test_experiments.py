@@ -11,7 +11,7 @@ from common.standins.llava import stand_in
 
 from .. import analysis, scoring
 from ..baselines import RIVALS, settings
-from ..experiments import llava, speed
+from ..experiments import clock, llava, speed
 from ..method import neutral, paper
 from ..pruners import VisiPruner
 from ..session import View
@@ -75,6 +75,34 @@ def test_pairs_are_those_of_tokens_that_were_there():
     whole = 2 * (16 + 4 * 8) + 2 * (16 + 4 * 9)
     assert of.pairs(run) == pytest.approx((48 + 4 + 16 + 52) / whole) and of.share(run) == 0.5
     assert llava.saved([4, 2], 8) == pytest.approx(100 * (1 - (48 + 20) / 96))
+
+
+def test_visual_flops_are_those_of_tokens_that_were_there(parts):
+    """Width 96, four heads of 24, MLP 256: 4 * 96 * 96 + 3 * 96 * 256 = 110,592 multiply-adds a token and layer. 8 and 9 text tokens."""
+    asked = (scoring.Asked(0, "color", "a b ?", "x"), scoring.Asked(1, "color", "a b c ?", "x"))
+    of = llava.Set(types.SimpleNamespace(prefix=[0] * 5, decoder=parts.decoder), asked, torch.zeros(0))
+
+    def layer(k, text):
+        return 2 * 110_592 * k + 4 * 96 * k * (k + text)
+
+    run = scoring.Run([True, False], [[4, 2], [4, 0]], [0, 0])
+    assert of.flops(run) == pytest.approx((layer(4, 8) + layer(2, 8) + layer(4, 9)) / (2 * layer(4, 8) + 2 * layer(4, 9)), rel=1e-12)
+
+
+def test_the_clock_times_what_the_settings_say(parts, few, monkeypatch):
+    """The prunings of `pruned` are run again, tokens and all; the stock decoder stands outside of any session."""
+    monkeypatch.setitem(clock.SIZES, "small", clock.Size(pictures=2, repeats=2, seconds=0.01))
+    settings = {"boundary": 2, "threshold": 0.05, "FastV": [1, 0.5], "PyramidDrop": [[1, 3, 5], 0.5]}
+    (job,) = clock.then("small", {"pruned/seed0": {"config": settings}, "looked/seed0": {}})
+    assert (job.name, job.arguments["seed"], job.arguments["settings"]) == ("clock/seed0", 0, settings)
+    ways = clock.pruners(settings)
+    assert list(ways) == ["dense", "dense again", "VisiPruner", "FastV", "PyramidDrop"] and ways["dense"] is ways["dense again"] is None
+    assert ways["VisiPruner"].config == paper(shallow=None).with_(boundary=2, relative=True, tokens_threshold=0.05)
+    for name, plan in (("FastV", [64, 64, *[32] * 6]), ("PyramidDrop", [64, 64, 32, 32, 16, 16, 8, 8])):
+        assert few.run(ways[name]).visual[0] == plan
+    found = clock.measure(0, settings, "small", log=lambda line: None)
+    assert found["questions"] == len(few.asked) and set(found["times"]) == set(ways) and found["rounds"] == len(found["times"]["dense"])
+    assert found["flops"]["dense"] == found["flops"]["dense again"] > found["flops"]["FastV"] > found["flops"]["PyramidDrop"]
 
 
 def test_another_score_gets_the_layer_and_the_number_of_each_question():
