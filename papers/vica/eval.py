@@ -12,7 +12,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, tables
-from .experiments import draws, llava, paper, patches, scratch, smollm2, speed
+from .experiments import clock, draws, llava, paper, patches, scratch, smollm2, speed
 
 HERE = Path(__file__).parent
 
@@ -25,6 +25,7 @@ EXPERIMENTS = (
                                       [{"name": "generated scenes and easy-VQA", "split": "test", "n": results["features/test"]}])),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
                document="cpu-small", minutes=1, draws=("time.svg",)),
+    Experiment("clock", "cpu", None, clock.jobs, clock.then, alone=True, example=llava.EXAMPLE, document="cpu-small", minutes=1),
     Experiment("scratch", "cpu", quantities.scratch, scratch.jobs, tables=tables.scratch, asked=True, walked=False,
                claims=("C1q", "C1r", "C9f"), document="scratch", minutes=150),
     Experiment("draws", "cpu", quantities.draws, draws.jobs, tables=tables.draws, asked=True, walked=False, claims=("C9g",),

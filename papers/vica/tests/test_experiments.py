@@ -14,7 +14,7 @@ from common.standins.llava import stand_in
 from common.vision.llava import LAYERS
 
 from .. import baselines, method, pruning, scoring, selection
-from ..experiments import llava, patches, scratch
+from ..experiments import clock, llava, patches, scratch
 
 SMALL = llava.Size(seeds=(0,), steps=12, rows=2, trained_on=8, test=6, validation=4, easy=2, job_seconds=1.0)
 
@@ -314,6 +314,22 @@ def test_equal_tokens_are_what_two_layers_cost():
 
 
 # -- the longer runs ---------------------------------------------------------------------------------------
+def test_the_clock_times_the_layers_that_were_chosen(monkeypatch):
+    (job,) = clock.then("smoke", {"all layers/seed0": llava.EXAMPLE["all layers/seed0"], "dense/seed0": {}})
+    assert (job.name, job.arguments) == ("clock/seed0", {"seed": 0, "layers": [0, 3], "size": "smoke"})
+    parts = stand_in(0)
+    pictures, asked = torch.randn(2, 64, 3 * 384, generator=torch.Generator().manual_seed(0)), scoring.questions("test", 2, 0)
+    monkeypatch.setattr(clock, "test_set", lambda split, count, easy: (pictures, asked))
+    found = clock.measure(0, [0, 3], "smoke", log=lambda line: None)
+    flops = found["flops"]
+    assert flops["dense"] == flops["dense again"] > flops["all layers"] > flops["greedy"] > flops["text"] and flops["dense"] > flops["few"]
+    assert {len(times) for times in found["times"].values()} == {found["rounds"]} and set(found["times"]) == set(flops)
+    run = {name: fn() for name, fn in clock.ways(parts, (0, 3), pictures, asked).items()}
+    same = {name: fn() for name, fn in clock.ways(parts, (0, 3), pictures.flip(0), asked).items()}
+    assert torch.equal(run["dense"], run["dense again"]) and torch.equal(run["text"], same["text"])
+    assert not any(torch.equal(run[name], same[name]) for name in ("dense", "few", "all layers", "greedy")), "they look at the picture"
+
+
 @pytest.mark.parametrize("arm", patches.ARMS)
 def test_patches_are_raw_or_mixed_in_training_and_test_alike(arm, monkeypatch):
     asked, of = Asked(), (LAYERS if "mixed" in arm else (0,))
