@@ -85,7 +85,8 @@ def counts_table(papers: Iterable[Paper]) -> str:
         cells = [", ".join(f"{n} {word}" for word, n in sorted(counted.get(kind, {}).items(), key=lambda item: -item[1])) or "·"
                  for kind in KINDS]
         second_hand = _second_hand(paper)
-        read = f"no: {second_hand} value{'' if second_hand == 1 else 's'} second-hand" if second_hand else "yes" if paper.about else "-"
+        read = f"no: {second_hand} value{'' if second_hand == 1 else 's'} second-hand" if second_hand else (
+            paper.about.get("read", "yes") if paper.about else "-")
         lines.append(f"| {paper.key} | {' | '.join(cells)} | {read} | `make reproduce-{paper.key}` |")
     return "\n".join(lines)
 
