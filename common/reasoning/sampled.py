@@ -37,7 +37,7 @@ from .probe import check_model
 from .rollouts import Rollout, full, refresh, sample, whole_copy
 
 if TYPE_CHECKING:
-    from .rollouts import VllmSampler
+    from .engine import VllmSampler
 
 
 class StepConfig(Protocol):
@@ -139,10 +139,11 @@ class SampledTraining(OneRun):
 
     def on_fit_start(self) -> None:
         if self.engine is not None and self.sampler is None:
-            from .rollouts import VllmSampler
+            from .engine import VllmSampler
 
             try:
-                self.sampler = VllmSampler(self.spec.name, **self.engine)
+                pinned = {"revision": self.spec.revision} if self.spec.revision else {}
+                self.sampler = VllmSampler(self.spec.name, **pinned | self.engine)
             except ImportError as error:
                 raise SetupError(f"model.engine: {error}") from error
 

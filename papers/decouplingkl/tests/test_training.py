@@ -15,7 +15,7 @@ from .. import baselines, module
 from ..heads import Head, check_pair
 from ..method import DistillConfig
 from ..scoring import divergences, entropies
-from ..trajectories import TrajectoryCache, truncate
+from ..trajectories import TrajectoryCache
 from .exact import truly_double
 from .runs import Coin, difference, fit, fit_in_processes, model, training, weights
 
@@ -144,14 +144,33 @@ def test_students_prefixes_are_sampled_anew_from_the_weights_that_are_updated(tm
     assert len(seen) == 3 and len({weight for weight, *_ in seen}) == 1
 
 
-def test_another_law_is_off_policy_and_is_the_law_that_it_says():
+class Engine:
+    """What VllmSampler is to a training: it takes the weights, and samples by the law that it is told."""
+
+    def load(self, model):
+        self.model = model
+
+    def sample(self, prompts, n, limit, **how):
+        self.told = {name: how[name] for name in ("temperature", "top_p", "top_k")}
+        return sample(self.model, prompts, n, limit, **how)
+
+
+@pytest.mark.parametrize("prefix", ["student", "teacher"])
+def test_another_law_is_off_policy_and_is_what_every_engine_samples(prefix, monkeypatch):
+    law, whole = {"temperature": 0.7, "top_p": 0.9, "top_k": 3}, {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
     for options in ({"top_p": 0.95}, {"top_k": 20}, {"temperature": 0.7}):
         with pytest.warns(UserWarning, match="off-policy"):
             training(config=options)
-    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
-    kept = [truncate(logits, 1.0, p, k).isfinite().sum().item() for p, k in ((0.5, 0), (0.6, 0), (0.76, 0), (1.0, 2), (0.7, 2), (1.0, 0))]
-    assert kept == [1, 2, 3, 2, 2, 4]
-    assert truncate(logits, 0.1, 0.9).isfinite().sum() == 1  # of the tempered law
+    seen = []
+    monkeypatch.setattr(module, "sample", lambda *a, **how: seen.append({name: how[name] for name in law}) or sample(*a, **how))
+    drawn = {}
+    for name, config in (("law", law), ("whole", {})):
+        found, problems = ready(training(config=config | {"prefix": prefix}))
+        drawn[name] = found.rollouts(problems[:4], 0)
+        found.sampler = Engine()
+        assert found.rollouts(problems[:4], 0) == drawn[name]
+        assert prefix == "teacher" or found.sampler.told == (law if config else whole)
+    assert drawn["law"] != drawn["whole"] and seen == ([law, whole] if prefix == "student" else [law, law, whole, whole])
 
 
 def test_trajectories_are_the_teachers_are_kept_and_are_cut_when_read(tmp_path):
