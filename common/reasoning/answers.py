@@ -36,7 +36,9 @@ from .numerals import number, spelt
 # (gold, answer, what is found, what is right): pairs that a test holds.
 REMAINING: list[tuple[str, str, bool, bool]] = [
     (r"\log 2", "0.301029995664", True, False),  # a decimal for a logarithm, which it does not know to be irrational
-    ("(2,3)", "2,3", True, False),  # two answers for a point
+    (r"[2,\infty)", r"[2,\infty]", True, False),  # an end that is none
+    ("2,3", "(2,3)", True, False),  # a point for two answers
+    ("(1,000, 2)", "(1000, 2)", False, True),  # thousands within a list
     ("5,7", r"5\text{ cm}, 7\text{ cm}", False, True),  # units within a list
     (r"1\text{ hour }30\text{ minutes}", "90 minutes", False, True),  # two units in one quantity
     ("2.5", r"\text{two point five}", False, True),  # decimals in words
@@ -75,7 +77,7 @@ def plain(text: str, commas: bool = True) -> str:
     text = _ends(text)
     text = _joined(text, commas)
     text = re.sub(SPACES, " ", text)
-    text = _turned(_repeating(text))
+    text = re.sub(r"(?<=\d) to (?=\d)", ":", _turned(_repeating(text)))
     return _ends(re.sub(r"\s+", " ", text))
 
 
@@ -199,14 +201,30 @@ def decide(answer: str, gold: str) -> bool | tuple[str, str]:
     answer, gold = plain(answer, not _is_list(theirs)), plain(gold, not _is_list(ours))
     if answer == gold:
         return bool(answer)
-    for compare in (_numbers, of.same_time, of.same_in_base, _empty, _reals, of.same_share, of.same_measure, _interval, _choices):
+    for compare in (_numbers, of.same_time, of.same_in_base, _empty, _reals, of.same_share, of.same_measure, _interval,
+                    _enclosed, _choices):
         found = compare(answer, gold)
         if isinstance(found, tuple):
             exact = _numbers(*found)
             return found if exact is None else exact
         if found is not None:
             return found
-    return of.without_membership(answer), of.without_membership(gold)
+    return _unmixed(of.without_membership(answer)), _unmixed(of.without_membership(gold))
+
+
+def _unmixed(text: str) -> str:
+    r"""Mixed numbers as fractions, which math-verify does not know: 1\frac{1}{2}\pi."""
+    def one(found: re.Match) -> str:
+        value = number(found.group())
+        return found.group() if value is None else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+    return re.sub(r"(?<![\d.^_}a-zA-Z])\d+(?: \d+/\d+(?!\d)| ?\\frac(?:\{\d+\}\{\d+\}|\d\d))", one, text)
+
+
+def _enclosed(answer: str, gold: str) -> bool | None:
+    """A point is no set, and two answers are no point."""
+    ours, theirs = of.enclosed(answer), of.enclosed(gold)
+    return False if {ours, theirs} == {"point", "set"} or (ours, theirs) == ("", "point") else None
 
 
 def _numbers(answer: str, gold: str) -> bool | None:

@@ -39,6 +39,8 @@ _units("yen", {"¥ yen": 1})
 _units("rupees", {"₹ rupee": 1})
 _units("angle", {"° degree deg circ": 1})
 _units("radians", {"radian rad": 1})
+_units("celsius", {"celsius": 1})
+_units("fahrenheit", {"fahrenheit": 1})
 _units("speed", {"mph": F("1609.344") / 3600, "kph": F(1000, 3600)})
 _units("energy", {"J joule": 1, "kJ kilojoule": 1000})
 _units("power", {"W watt": 1, "kW kilowatt": 1000})
@@ -50,6 +52,8 @@ POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 def unit(text: str) -> tuple[str, str, Fraction] | None:
     """(the number's text, what is measured with its power, factor to its base unit) of "5\\text{ km}"; None without a known unit."""
     words = re.sub(r"\^\s*\{?\s*\\circ\s*\}?", " degree ", worded(text)).strip()
+    words = re.sub(r"\bdegrees? +(?:(C)|F)(?:elsius|ahrenheit)?$", lambda m: "celsius" if m.group(1) else "fahrenheit", words)
+    words = re.sub(r"(\d +[a-zA-Z]+) (?:\\cdot )?([a-zA-Z]+) ?\^ ?\{?-1\}?$", r"\1/\2", words)  # m s^{-1}
     if before := re.fullmatch(r"(\\?\$|[€£¥₹])\s*(.+)", words):
         words = f"{before.group(2)} {before.group(1) if before.group(1) in '€£¥₹' else 'dollar'}"
     words = re.sub(r"\\cdot|\*", " ", words) if re.search(r"\d\s*(?:\\cdot|\*)\s*[a-zA-Z]+$", words) else words
@@ -87,28 +91,34 @@ def _measure(text: str) -> tuple[str, Fraction] | None:
         return "length3", factor
     if kind == "area" and power == 1:
         return "length2", factor
-    if kind in ("speed", "money", "euros", "pounds sterling", "yen", "rupees", "angle", "radians") and power == 1:
+    if kind in ("speed", "money", "euros", "pounds sterling", "yen", "rupees", "angle", "radians", "celsius",
+                "fahrenheit") and power == 1:
         return kind, factor
     return f"{kind}{power}", factor**power
 
 
 def same_measure(answer: str, gold: str) -> bool | tuple[str, str] | None:
     """Of two with units: False where they measure different things; else the texts to compare in one unit. Where one has none, it is
-    dropped from the other. None where neither has one that is known."""
+    dropped from the other, but for a letter right behind a digit: 3t is a term. None where neither has one that is known."""
     ours, theirs = unit(answer), unit(gold)
     if ours is None and theirs is None:
         return None
     if ours is None or theirs is None:
-        bare = answer if ours is None else gold
+        bare, named = (answer, gold) if ours is None else (gold, answer)
+        if re.search(r"\d[a-zA-Z](?: ?\^ ?\{?\d\}?)?$", worded(named)):
+            return None
         if percent(bare) is not None or re.search(r"[a-zA-Z]{2,}", re.sub(r"\\[a-zA-Z]+", "", worded(bare))) and spelt(bare) is None:
             return None  # another, unknown unit
         return answer if ours is None else ours[0], gold if theirs is None else theirs[0]
     if {ours[1], theirs[1]} == {"angle", "radians"}:
         degrees = [text if kind == "angle" else rf"\frac{{180}}{{\pi}} \cdot ({text})" for text, kind, _ in (ours, theirs)]
         return degrees[0], degrees[1]
+    values = [number(text) if number(text) is not None else spelt(text) for text in (ours[0], theirs[0])]
+    if {ours[1], theirs[1]} == {"celsius", "fahrenheit"}:
+        degrees = {kind: value for (_, kind, _), value in zip((ours, theirs), values)}
+        return None not in values and degrees["fahrenheit"] == F(9, 5) * degrees["celsius"] + 32
     if ours[1] != theirs[1]:
         return False
-    values = [number(text) if number(text) is not None else spelt(text) for text in (ours[0], theirs[0])]
     if values[0] is not None and values[1] is not None:
         return values[0] * ours[2] == values[1] * theirs[2]
     if ours[2] == theirs[2]:
@@ -136,15 +146,18 @@ def same_share(answer: str, gold: str) -> bool | tuple[str, str] | None:
         return None
     if v == p / 100 and (abs(v) <= 1 or v.denominator > 1):
         return True
-    return v == p and (theirs is not None or abs(v) >= 1)
+    return v == p and (theirs is not None or abs(v) > 1)
 
 
 # -- bases -------------------------------------------------------------------------------------------------
+DIGITS = r"-?[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?"
+
+
 def in_base(text: str) -> tuple[str, int] | None:
     r"""("4210", 6) of 4210_6, 4210_{6}, 4210_{\text{six}}, 4210_{(6)}, 0b101; the digits, behind a sign, are those that the base has."""
     if short := re.fullmatch(r"(-?)0([bBoOxX])([0-9A-Fa-f]+)", worded(text)):
         text = f"{short.group(1)}{short.group(3)}_{ {'b': 2, 'o': 8, 'x': 16}[short.group(2).lower()] }"
-    found = re.fullmatch(r"\(?(-?[0-9A-Za-z]+)\)?\s*_\s*(?:\{\s*(.+?)\s*\}|(\d+|[a-z]+))", worded(text.replace(r"\_", "_")))
+    found = re.fullmatch(rf"\(?({DIGITS})\)?\s*_\s*(?:\{{\s*(.+?)\s*\}}|(\d+|[a-z]+))", worded(text.replace(r"\_", "_")))
     if not found:
         found = re.fullmatch(r"(-?[0-9A-Fa-f]+)\s+\(?(?:in\s+)?base[\s-]+([\w-]+)\)?", worded(text))
     if not found:
@@ -156,10 +169,16 @@ def in_base(text: str) -> tuple[str, int] | None:
         return None
     digits = re.sub(r"^(-?)0+(?=.)", r"\1", found.group(1)).upper()
     try:
-        int(digits, int(base))
+        value_in(digits, int(base))
     except ValueError:
         return None
     return digits, int(base)
+
+
+def value_in(digits: str, base: int) -> Fraction:
+    """ValueError for a digit that the base does not have."""
+    whole, _, part = digits.partition(".")
+    return F(int(whole + part, base), base ** len(part))
 
 
 def same_in_base(answer: str, gold: str) -> bool | None:
@@ -169,9 +188,9 @@ def same_in_base(answer: str, gold: str) -> bool | None:
         return None
     if ours is None or theirs is None:
         digits, bare = (ours or theirs or ("", 0))[0], answer if ours is None else gold
-        alone = re.fullmatch(r"(-?)0*([0-9A-Za-z]+)", worded(bare))
+        alone = re.fullmatch(r"(-?)0*([0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)", worded(bare))
         return None if "_" in bare else alone is not None and (alone.group(1) + alone.group(2)).upper() == digits
-    return int(*ours) == int(*theirs)
+    return value_in(*ours) == value_in(*theirs)
 
 
 # -- the clock ---------------------------------------------------------------------------------------------
@@ -290,9 +309,18 @@ def is_all_reals(text: str) -> bool:
 
 
 def choice(text: str) -> str | None:
-    """A letter of a multiple choice, in brackets or not."""
-    found = re.fullmatch(r"\(?\s*([A-Z])\s*\)?\.?", worded(text))
-    return found.group(1) if found else None
+    """A letter of a multiple choice, in brackets or not; in brackets also with what it stands for."""
+    found = re.fullmatch(r"\(?\s*([A-Z])\s*\)?\.?|\(([A-Z])\)\s+[^,]+", worded(text))
+    return found and (found.group(1) or found.group(2))
+
+
+def enclosed(text: str) -> str | None:
+    """What a list of two or more stands in: "point", "set", or "" where it stands alone."""
+    inside = re.sub(r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])", "", text).strip()
+    for kind, opened, closed in (("point", r"\(", r"\)"), ("set", r"\\\{", r"\\\}")):
+        if re.fullmatch(rf"{opened}[^(){{}}\[\]=]*,[^(){{}}\[\]=]*{closed}", inside):
+            return kind
+    return "" if re.fullmatch(r"[^(){}\[\]=]*,[^(){}\[\]=]*", inside) else None
 
 
 def words(text: str) -> str | None:

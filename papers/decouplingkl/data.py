@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data import chains
+from common.data.text import lines
 from common.errors import SetupError
 from common.reasoning import problems
 from common.reasoning.problems import Problem, Problems  # noqa: F401  (what a config's class is one of)
@@ -33,8 +34,8 @@ class SolvedMaths(problems.Maths):
     """
 
     def __init__(self, train: str, validation: str | None = None, held_out: int = 64, max_prompt_tokens: int = 1024,
-                 suffix: str = "", seconds: float = 5.0, thinking: bool = False, seed: int = 1):
-        super().__init__(train, validation, held_out, max_prompt_tokens, suffix, seconds, seed)
+                 suffix: str = "", seconds: float = 5.0, thinking: bool = False, require_think_end: bool | None = None, seed: int = 1):
+        super().__init__(train, validation, held_out, max_prompt_tokens, suffix, seconds, require_think_end, seed)
         self.thinking = thinking
         self._solutions: dict[tuple[int, ...], str] = {}
 
@@ -54,7 +55,7 @@ class SolvedMaths(problems.Maths):
     def solution(self, problem: Problem) -> tuple[int, ...]:
         """The text that the file gives, or else the answer (as the authors' preparation does); and the end token."""
         if not self._solutions:
-            for line in Path(self.train).expanduser().read_text(encoding="utf-8").splitlines():
+            for _, line in lines(Path(self.train).expanduser()):
                 entry = json.loads(line) if line.strip() else {}
                 if text := str(entry.get("solution") or entry.get("answer") or ""):
                     self._solutions[str(entry.get("problem", "")) + self.suffix] = text

@@ -153,6 +153,7 @@ class Distilling(Sampling):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.teacher.to(self.device)
+        self.check_lengths(self.teacher)
         self.find_ends(self.model, self.teacher)
         if self.trajectories is not None:
             self.cache = TrajectoryCache(self.trajectories, self.trajectory_facts())

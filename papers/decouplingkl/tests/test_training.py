@@ -10,14 +10,16 @@ from common.errors import ModelError, SetupError
 from common.models import ModelSpec, load, tiny
 from common.reasoning.rollouts import Rollout, sample
 from tests.numerics import close, far
+from tests.small_tokenizers import byte_words
 
 from .. import baselines, module
+from ..data import SolvedMaths
 from ..heads import Head, check_pair
 from ..method import DistillConfig
 from ..scoring import divergences, entropies
 from ..trajectories import TrajectoryCache
 from .exact import truly_double
-from .runs import Coin, difference, fit, fit_in_processes, model, training, weights
+from .runs import SMALL, Coin, difference, fit, fit_in_processes, model, training, weights
 
 CELLS = {"TF": ("teacher", 0.0), "TR": ("teacher", 1.0), "SF": ("student", 0.0), "SR": ("student", 1.0)}
 
@@ -457,3 +459,42 @@ def test_entropies_and_divergences_are_sums_over_response_tokens_alone():
     tokens = sum(len(r.ids) for r in ROWS)
     assert divergences(student, teacher, prompts, ROWS, 2) == pytest.approx(
         {"forward": sum(k[0] for k in kls) / tokens, "reverse": sum(k[1] for k in kls) / tokens}, rel=1e-9)
+
+
+# -- mathematics from files --------------------------------------------------------------------------------
+def test_mathematics_is_asked_graded_and_solved_as_the_file_says(tmp_path):
+    """A response without </think> is an answer where no thought was opened, whatever the seed; solutions may hold any line mark."""
+    path, words = tmp_path / "train.jsonl", byte_words()
+    words.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}:{{ '' if enable_thinking else '<think></think>' }}"
+    rows = [{"problem": "1+1", "answer": "2", "solution": "one and\u2028one \\boxed{2}"}, {"problem": "1+2", "answer": 3},
+            {"problem": "2+2", "answer": "4"}]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    graded = {}
+    for name, options in (("as asked", {"seed": 7}), ("strictly", {"require_think_end": True})):
+        data = SolvedMaths(str(path), held_out=1, **options)
+        data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(
+            tokenizer=words, config=SimpleNamespace(prompts_per_step=1), model=SimpleNamespace(
+                generation_config=SimpleNamespace(eos_token_id=None))))
+        problems = data.sequences()[0].problems
+        texts = [(0, r"so \boxed{2}"), (0, r"<think>\boxed{2}"), (1, r"<think>or</think>\boxed{3}"), (1, r"\boxed{2}")]
+        rollouts = [Rollout(i, tuple(words(text, add_special_tokens=False)["input_ids"]), True) for i, text in texts]
+        graded[name] = data.grade(problems, rollouts)
+    assert graded == {"as asked": [True, False, True, False], "strictly": [False, False, True, False]}
+    assert (data.seed, SolvedMaths(str(path), seed=7).seed, SolvedMaths(str(path)).require_think_end) == (1, 7, None)
+    assert [words.decode(p.prompt) for p in problems] == ["1+1:<think></think>", "1+2:<think></think>"]
+    assert [words.decode(data.solution(p)[:-1]) for p in problems] == ["one and\u2028one \\boxed{2}", "3"]
+
+
+def test_a_problem_that_leaves_no_room_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "sample", lambda *_, **__: pytest.fail("sampled before it was refused"))
+    data = Coin(count=16, held_out=4, seed=5)
+    longest = max(len(p.prompt) for p in data.rows(0).problems)
+    for who in ("given", "given_teacher"):  # a teacher reads what the student wrote
+        found = training()
+        getattr(found, who)[0].config.max_position_embeddings = longest + SMALL["max_new_tokens"] - 1
+        with pytest.raises(ModelError, match=f"a prompt of {longest} tokens and 6 to come"):
+            fit(found, tmp_path, data=data)
+    with pytest.raises(ModelError, match="tokens and 600 to come"):  # of a validation that is to come
+        found = training()
+        found.cap = 600
+        fit(found, tmp_path, data=data, limit_val_batches=1.0)
