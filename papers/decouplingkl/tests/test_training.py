@@ -10,7 +10,7 @@ from common.errors import ModelError, SetupError
 from common.models import ModelSpec, load, tiny
 from common.reasoning.rollouts import Rollout, sample
 from tests.numerics import close, far
-from tests.small_tokenizers import byte_words
+from tests.small_tokenizers import byte_words, tokenizer
 
 from .. import baselines, module
 from ..data import SolvedMaths
@@ -481,8 +481,27 @@ def test_mathematics_is_asked_graded_and_solved_as_the_file_says(tmp_path):
         graded[name] = data.grade(problems, rollouts)
     assert graded == {"as asked": [True, False, True, False], "strictly": [False, False, True, False]}
     assert (data.seed, SolvedMaths(str(path), seed=7).seed, SolvedMaths(str(path)).require_think_end) == (1, 7, None)
+    path.write_text(path.read_text() + json.dumps({"problem": "3+3", "answer": 6, "solution": ["6"]}) + "\n")
+    with pytest.raises(SetupError, match='train.jsonl, line 4: "solution" must be text'):
+        data.sequences()
     assert [words.decode(p.prompt) for p in problems] == ["1+1:<think></think>", "1+2:<think></think>"]
     assert [words.decode(data.solution(p)[:-1]) for p in problems] == ["one and\u2028one \\boxed{2}", "3"]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "phi3"])
+def test_a_written_solution_is_tokenised_behind_its_prompt(family, tmp_path):
+    """phi3's tokenizer marks the beginning of a text, which a response is not."""
+    path, words = tmp_path / "train.jsonl", tokenizer(family)
+    path.write_text("".join(json.dumps({"problem": f"the {animal}", "answer": "a cat is small"}) + "\n" for animal in ("dog", "cat")))
+    data = SolvedMaths(str(path), held_out=1)
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(tokenizer=words, config=SimpleNamespace(prompts_per_step=1),
+                                                                    model=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))))
+    (problem,) = data.sequences()[0].problems
+    text = words.apply_chat_template(list(problem.turns), tokenize=False, add_generation_prompt=True)
+    assert [*problem.prompt, *data.solution(problem)] == [*words(text + "a cat is small", add_special_tokens=False)["input_ids"],
+                                                          words.eos_token_id]
+    apart = words("a cat is small", add_special_tokens=False)["input_ids"]
+    assert (list(data.solution(problem)[:-1]) == apart) is (family == "qwen2")
 
 
 def test_a_problem_that_leaves_no_room_is_refused_before_the_first_step(tmp_path, monkeypatch):
