@@ -212,25 +212,27 @@ def clock(text: str) -> tuple[int, bool] | None:
 
 def _half_of_day(words: str) -> str:
     """Clock words as digits: "half past six in the evening" is "6:30 pm"."""
-    words = re.sub(r",? (?:in the morning|before noon)$", " am", words)
-    words = re.sub(r",? (?:in the (?:afternoon|evening)|after noon)$", " pm", words)
+    words = re.sub(r",? in the morning$", " am", words)
+    words = re.sub(r",? in the (?:afternoon|evening)$", " pm", words)
     part = {"half past": 30, "quarter past": 15, "a quarter past": 15, "quarter to": -15, "a quarter to": -15}
-    found = re.fullmatch(rf"(?:({'|'.join(part)}) )?([a-z]+|\d{{1,2}})(:\d\d)?( o'clock)?( [ap]\.?m\.?)?", words)
+    found = re.fullmatch(rf"(?:({'|'.join(part)}) )?([a-z]+|\d{{1,2}})( o'clock)?( [ap]\.?m\.?| at night)?", words)
     hour = None if found is None else number(found.group(2)) or spelt(found.group(2))
-    if found is None or hour is None or not (found.group(1) or found.group(4)) or hour.denominator > 1 or not 1 <= hour <= 12:
+    if found is None or hour is None or hour.denominator > 1 or not 1 <= hour <= 12 or not any(found.group(1, 3, 4)):
         return words
-    minutes = (60 * int(hour) + part.get(found.group(1), 0)) % 720 if found.group(1) else 60 * int(hour)
-    return f"{minutes // 60 or 12}:{minutes % 60:02d}{found.group(5) or ''}" if not found.group(3) else found.group(2) + found.group(3) + (
-        found.group(5) or "")
+    half = found.group(4) or ""
+    if half == " at night":
+        half = " pm" if 6 <= hour < 12 else " am"
+    minutes = (60 * int(hour) + part.get(found.group(1), 0)) % 720
+    return f"{minutes // 60 or 12}:{minutes % 60:02d}{half}"
+
+
+HALVES = r"[ap]\.?\s?m|noon|midnight|morning|evening|at night|o'clock|half past|quarter (?:past|to)"
 
 
 def same_time(answer: str, gold: str) -> bool | None:
-    """Where at least one names its half of the day: minutes, of half a day if the other does not. A bare hour is one o'clock."""
+    """Where one of them is told as a time of day: minutes, of half a day unless both name theirs. A bare hour is one o'clock."""
     ours, theirs = clock(answer), clock(gold)
-    named = [t for t in (ours, theirs) if t is not None and t[1]]
-    if ours is not None and theirs is not None and any("o'clock" in x or " past " in x or "quarter to" in x for x in (answer, gold)):
-        return ours[0] % 720 == theirs[0] % 720 if len(named) < 2 else ours[0] == theirs[0]
-    if not named or not any(re.search(r"[ap]\.?\s?m|noon|midnight|morning|evening", worded(x).lower()) for x in (answer, gold)):
+    if (ours is None and theirs is None) or not any(re.search(HALVES, worded(x).lower()) for x in (answer, gold)):
         return None
     if ours is None or theirs is None:
         bare, time = (gold, ours) if ours is not None else (answer, theirs)

@@ -75,6 +75,7 @@ TABLE = [
     ("6:30 PM", ["6.30 p.m.", "half past six", "half past six in the evening", "18:30", "6:30 in the evening"],
      ["half past six in the morning", "6.30 a.m.", "quarter past six", "half past five"]),
     ("7 AM", ["7 in the morning", "seven o'clock in the morning", "7 o'clock"], ["7 o'clock in the evening", "7 in the evening", "19:00"]),
+    ("10 PM", ["10 at night", "ten o'clock at night"], ["10 in the morning", "2 at night"]),
     ("11:45", ["quarter to twelve", "a quarter to 12"], ["quarter past twelve", "quarter to eleven"]),
     ("(1,2)", ["]1,2[", "1 < x < 2"], ["]1,2]", "[1,2[", r"\{1,2\}", "1,2"]),
     ("[1,2)", ["[1,2["], ["]1,2]", "]1,2["]),
