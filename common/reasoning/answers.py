@@ -130,6 +130,7 @@ def _closing(text: str) -> int | None:
 def _without_fonts(text: str) -> str:
     r"""\boldsymbol{27} and \textcolor{red}{27}: 27; of nested ones the innermost content."""
     text = re.sub(r"\\(?:color|textcolor|colorbox)\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}", r"\\ensuremath", text)
+    text = re.sub(rf"(?<=[\d}})])(?=\\(?:{FONTS})\s*\{{\s*[a-zA-Z])", " ", text)  # 5\mathrm{m} is no 5m
     text = re.sub(rf"\\(?:{FONTS})\s+(?=[A-Za-z0-9])", "", text)
     for _ in range(8):
         found = re.search(rf"\\(?:{FONTS})\s*\{{", text)
@@ -167,7 +168,7 @@ def _joined(text: str, commas: bool = True) -> str:
     text = re.sub(rf"(?<![\d.,])\d{{1,3}}(?:{gap}\d{{3}})+(?![\d])", lambda m: re.sub(rf"{gap}|[^\d]", "", m.group()), text)
     text = re.sub(rf"(?<=\.)\d{{3}}(?:{gap}\d{{3}})*{gap}\d{{1,3}}(?!\d)", lambda m: re.sub(r"[^\d]", "", m.group()), text)
     whole = r"^([-+]?(?:\\\$)?)(\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d\d)+,\d{3})(?=(?:\.\d+)?(?:\s|\\|%|[a-zA-Z]|$))"
-    return text if not commas else re.sub(whole, lambda m: m.group(1) + m.group(2).replace(",", ""), text)
+    return re.sub(whole, lambda m: m.group(1) + m.group(2).replace(",", "" if commas else ", "), text)
 
 
 def _repeating(text: str) -> str:
@@ -209,7 +210,9 @@ def decide(answer: str, gold: str) -> bool | tuple[str, str]:
             return found if exact is None else exact
         if found is not None:
             return found
-    return _unmixed(of.without_membership(answer)), _unmixed(of.without_membership(gold))
+    texts = [_unmixed(of.without_membership(text)) for text in (answer, gold)]
+    texts = [re.sub(r"(?<=[\d})])([mgtshlLJWVNdwy])(?=(?: ?\^ ?(?:\d|\{\d\}))?$)", r"{\1}", text) for text in texts]
+    return texts[0], texts[1]  # 3t is a term, of which math-verify would take the letter for a unit
 
 
 def _unmixed(text: str) -> str:

@@ -97,16 +97,18 @@ def _measure(text: str) -> tuple[str, Fraction] | None:
     return f"{kind}{power}", factor**power
 
 
+TERM = re.compile(r"[\d})][a-zA-Z](?: ?\^ ?(?:\d|\{\d\}))?$")  # a letter right behind a number, which is no unit beside one without
+
+
 def same_measure(answer: str, gold: str) -> bool | tuple[str, str] | None:
     """Of two with units: False where they measure different things; else the texts to compare in one unit. Where one has none, it is
-    dropped from the other, but for a letter right behind a digit: 3t is a term. None where neither has one that is known."""
-    ours, theirs = unit(answer), unit(gold)
+    dropped from the other, but for a letter right behind a number: 3t is a term. None where neither has one that is known."""
+    ours, theirs = (None if TERM.search(text) and (TERM.search(other) or unit(other) is None) else unit(text)
+                    for text, other in ((answer, gold), (gold, answer)))
     if ours is None and theirs is None:
         return None
     if ours is None or theirs is None:
-        bare, named = (answer, gold) if ours is None else (gold, answer)
-        if re.search(r"\d[a-zA-Z](?: ?\^ ?\{?\d\}?)?$", worded(named)):
-            return None
+        bare = answer if ours is None else gold
         if percent(bare) is not None or re.search(r"[a-zA-Z]{2,}", re.sub(r"\\[a-zA-Z]+", "", worded(bare))) and spelt(bare) is None:
             return None  # another, unknown unit
         return answer if ours is None else ours[0], gold if theirs is None else theirs[0]

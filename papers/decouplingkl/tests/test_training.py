@@ -490,8 +490,9 @@ def test_mathematics_is_asked_graded_and_solved_as_the_file_says(tmp_path):
 
 @pytest.mark.parametrize("family", ["qwen2", "phi3"])
 def test_a_written_solution_is_tokenised_behind_its_prompt(family, tmp_path):
-    """phi3's tokenizer marks the beginning of a text, which a response is not."""
+    """phi3's tokenizer marks the beginning of a text, which a response is not where roles are lines."""
     path, words = tmp_path / "train.jsonl", tokenizer(family)
+    words.chat_template = "{% for m in messages %}user\n{{ m['content'] }}\n{% endfor %}assistant\n"
     path.write_text("".join(json.dumps({"problem": f"the {animal}", "answer": "a cat is small"}) + "\n" for animal in ("dog", "cat")))
     data = SolvedMaths(str(path), held_out=1)
     data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(tokenizer=words, config=SimpleNamespace(prompts_per_step=1),
