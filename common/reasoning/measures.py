@@ -117,8 +117,8 @@ def same_measure(answer: str, gold: str) -> bool | tuple[str, str] | None:
         return degrees[0], degrees[1]
     values = [number(text) if number(text) is not None else spelt(text) for text in (ours[0], theirs[0])]
     if {ours[1], theirs[1]} == {"celsius", "fahrenheit"}:
-        degrees = {kind: value for (_, kind, _), value in zip((ours, theirs), values)}
-        return None not in values and degrees["fahrenheit"] == F(9, 5) * degrees["celsius"] + 32
+        celsius, fahrenheit = values if ours[1] == "celsius" else values[::-1]
+        return celsius is not None and fahrenheit is not None and fahrenheit == F(9, 5) * celsius + 32
     if ours[1] != theirs[1]:
         return False
     if values[0] is not None and values[1] is not None:
