@@ -1,7 +1,8 @@
 """Responses sampled from a model, and the log-probabilities of those responses under it.
 
-`sample` draws from softmax(logits / temperature) and from nothing else: the model's own generation_config (many ship
-temperature 0.6, top-p 0.95) is never read, for a truncated distribution is another policy than the one that is trained.
+The law that is sampled from is what the caller says, `temperature`, `top_p`, `top_k`, and nothing else: the model's own
+generation_config (many ship temperature 0.6, top-p 0.95) is never read. By default it is softmax(logits) as it is, for a truncated
+distribution is another policy than the one that is trained. Whoever samples, here or an engine, does this or refuses.
 The parts, each of which a loop around `model.generate` would pay for more dearly:
 
     prompts   left-padded, read once each; every row starts from a copy of its prompt's key-value cache
@@ -11,7 +12,7 @@ The parts, each of which a loop around `model.generate` would pay for more dearl
 
 `response_log_probs` reads prompt and response at once, padded on the right *without* an attention mask: pads lie behind
 every token that counts, so a causal model cannot see them, and SDPA keeps its fast path.
-`VllmSampler` is the same `sample` by vLLM, for models and lengths at which an engine pays.
+`engine.VllmSampler` is the same `sample` by vLLM, for models and lengths at which an engine pays.
 
     python -m common.reasoning.rollouts --against-generate        # tokens per second beside model.generate, same work
 """
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -48,40 +48,39 @@ class Rollout:
 
 # -- sampling ----------------------------------------------------------------------------------------------
 def sample(model, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int, *, end: int | Collection[int],
-           temperature: float = 1.0, generator: torch.Generator | None = None, rows: int = 256,
-           compact: float = 0.75) -> list[Rollout]:
+           temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, generator: torch.Generator | None = None,
+           rows: int = 256, compact: float = 0.75) -> list[Rollout]:
     """n responses to each prompt, in the order prompt 0 x n, prompt 1 x n, ...
 
     prompts: token ids. end: the token(s) that end a response; none, (), lets all run to max_new_tokens.
-    temperature: 0 is greedy. generator: on any device; None takes torch's own. It is asked once, for a seed a rollout.
+    temperature: 0 is greedy. top_p, top_k: as `truncate` has them; 1 and 0 leave the distribution whole. generator: on any device; None
+    takes torch's own. It is asked once, for a seed a rollout.
     rows: sampled at a time. compact: share of unfinished rows below which finished ones are dropped (0 never, 1 at once).
     The model runs in eval mode and without a graph, and each of its parts is put back to its mode, after an error too.
     Raises ValueError for an empty prompt, a token that the model does not have, n, rows or max_new_tokens < 1,
-    temperature < 0, compact outside 0 .. 1; ModelError for a model whose cache cannot drop rows, or a prompt that leaves no room for
-    its response in the model's positions; FloatingPointError for logits that are not numbers.
+    temperature < 0, top_p that is no share above 0, top_k < 0, compact outside 0 .. 1; ModelError for a model whose cache cannot drop
+    rows, or a prompt that leaves no room for its response in the model's positions; FloatingPointError for logits that are not numbers.
     """
-    ends = _check(prompts, n, max_new_tokens, end, temperature)
+    ends = checked(prompts, n, max_new_tokens, end, temperature, top_p, top_k)
     if rows < 1 or not 0 <= compact <= 1:
         raise ValueError(f"sample: rows = {rows}, compact = {compact}; at least one row, and a share from 0 to 1")
-    top, vocabulary = max(map(max, prompts), default=0), model.get_input_embeddings().weight.shape[0]
-    if min(map(min, prompts), default=0) < 0 or max(top, *ends, 0) >= vocabulary:
-        raise ValueError(f"sample: prompts and end tokens {ends} must lie in the model's vocabulary, 0 .. {vocabulary - 1}")
+    check_vocabulary(prompts, ends, model.get_input_embeddings().weight.shape[0])
     check_positions(model, max(map(len, prompts), default=0), max_new_tokens)
     device, takes = next(model.parameters()).device, forward_names(model)
-    seeds, found = _seeds(len(prompts) * n, generator).to(device), []
+    seeds, found = random_seeds(len(prompts) * n, generator).to(device), []
     with eval_mode(model), torch.inference_mode():
         for first in range(0, len(seeds), rows):
             which = range(first, min(first + rows, len(seeds)))
             owners = torch.tensor([i // n - first // n for i in which], device=device)
             read = prompts[which[0] // n : which[-1] // n + 1]
             responses = _sample_rows(model, takes, read, owners, seeds[which[0] : which[-1] + 1], max_new_tokens,
-                                     torch.tensor(ends, dtype=torch.int64, device=device), temperature, compact)
+                                     torch.tensor(ends, dtype=torch.int64, device=device), (temperature, top_p, top_k), compact)
             found += [Rollout(i // n, ids, finished) for i, (ids, finished) in zip(which, responses)]
     return found
 
 
-def _sample_rows(model, takes: set, prompts, owners: Tensor, seeds: Tensor, limit: int, ends: Tensor, temperature: float,
-                 compact: float) -> list[tuple[tuple[int, ...], bool]]:
+def _sample_rows(model, takes: set, prompts, owners: Tensor, seeds: Tensor, limit: int, ends: Tensor,
+                 law: tuple[float, float, int], compact: float) -> list[tuple[tuple[int, ...], bool]]:
     """(ids, finished) of each row; row r answers prompts[owners[r]] with the random stream of seeds[r]."""
     cache, logits, mask = _read(model, takes, prompts, limit, owners.device)
     cache.batch_select_indices(owners)  # from a row a prompt to a row a response: copies, so nothing is rounded
@@ -92,7 +91,7 @@ def _sample_rows(model, takes: set, prompts, owners: Tensor, seeds: Tensor, limi
     lengths, finished = torch.zeros_like(owners), torch.zeros_like(owners, dtype=torch.bool)
     place, alive = torch.arange(len(owners), device=owners.device), torch.ones_like(finished)  # of the rows still here
     for t in range(limit):
-        token, wrong = choose(logits, temperature, uniforms(seeds, t))
+        token, wrong = choose(logits, law[0], uniforms(seeds, t), *law[1:])
         tokens[place, t] = token  # behind its end a row writes on, and `lengths` says how far it counts
         lengths[place] += alive
         ended = torch.isin(token, ends) & alive
@@ -148,9 +147,15 @@ def positions(model) -> int | None:
 def check_positions(model, longest: int, more: int) -> None:
     """ModelError where a prompt of `longest` tokens and `more` to come have no room."""
     room = positions(model)
-    if room is not None and longest + more > room:
+    if room is not None:
+        check_room(longest, more, room, f"{type(model).__name__} (config.max_position_embeddings)")
+
+
+def check_room(longest: int, more: int, room: int, whose: str) -> None:
+    """ModelError where they are more than `room`."""
+    if longest + more > room:
         raise ModelError(f"too few positions: a prompt of {longest} tokens and {more} to come are more than the {room} of "
-                         f"{type(model).__name__} (config.max_position_embeddings); leave longer prompts out (data.max_prompt_tokens), "
+                         f"{whose}; leave longer prompts out (data.max_prompt_tokens), "
                          "or ask for shorter responses (max_new_tokens, cap)")
 
 
@@ -175,7 +180,21 @@ def _cache(model, takes: set) -> DynamicCache:
     return cache
 
 
-def choose(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tensor]:
+def truncate(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> Tensor:
+    """Logits (..., V) with -inf but on the top k tokens and, of these, on the fewest whose mass at this temperature reaches top_p of
+    the k's: the order in which transformers and vLLM cut."""
+    if top_k:
+        least = logits.topk(min(top_k, logits.shape[-1]), -1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    if top_p < 1:
+        ranked, order = logits.sort(-1, descending=True)
+        mass = (ranked.float() / temperature).softmax(-1)
+        drop = mass.cumsum(-1) - mass >= top_p  # the likeliest stays: before it there is no mass
+        logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), float("-inf"))
+    return logits
+
+
+def choose(logits: Tensor, temperature: float, u: Tensor, top_p: float = 1.0, top_k: int = 0) -> tuple[Tensor, Tensor]:
     """A token for each row (B,), and where the logits (B, V) were no numbers (B,). u (B,): uniform in [0, 1), float64.
 
     The inverse of the cumulative softmax(logits / temperature), float32, summed in float64: with 150,000 tokens a
@@ -185,6 +204,7 @@ def choose(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tenso
     if temperature == 0:
         largest, token = logits.max(-1)
         return token, ~largest.isfinite()
+    logits = truncate(logits, temperature, top_p, top_k)
     edges = torch.softmax(logits / temperature, -1).cumsum(-1, dtype=torch.float64)
     total = edges[:, -1:]
     token = torch.searchsorted(edges, u[:, None] * total, right=True)[:, 0]  # right: no token of probability 0
@@ -217,12 +237,13 @@ def _shifted(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & (2 ** (64 - bits) - 1)  # without the sign's copies
 
 
-def _seeds(count: int, generator: torch.Generator | None) -> Tensor:
+def random_seeds(count: int, generator: torch.Generator | None) -> Tensor:
     device = "cpu" if generator is None else generator.device
     return torch.randint(-(2**63), 2**63 - 1, (count,), generator=generator, device=device)
 
 
-def _check(prompts, n: int, max_new_tokens: int, end, temperature: float) -> list[int]:
+# -- what is asked for -------------------------------------------------------------------------------------
+def checked(prompts, n: int, max_new_tokens: int, end, temperature: float, top_p: float, top_k: int) -> list[int]:
     """The end tokens as a list. ValueError for what no sampler can do."""
     for i, prompt in enumerate(prompts):
         if not len(prompt):
@@ -231,56 +252,18 @@ def _check(prompts, n: int, max_new_tokens: int, end, temperature: float) -> lis
         raise ValueError(f"sample: n = {n}, max_new_tokens = {max_new_tokens}; both must be 1 or more")
     if not temperature >= 0:
         raise ValueError(f"sample: temperature {temperature}; 1 samples from the model, 0 is greedy, below 0 is nothing")
+    if not 0 < top_p <= 1 or top_k < 0:
+        raise ValueError(f"sample: top_p {top_p}, top_k {top_k}; a share above 0 of the mass, 1 for all, and a number of tokens, 0 for all")
     ends = [end] if isinstance(end, int) else sorted(end)
     if any(e < 0 for e in ends):
         raise ValueError(f"sample: end tokens {ends}; an id is not negative")
     return ends
 
 
-# -- the same by vLLM --------------------------------------------------------------------------------------
-class VllmSampler:
-    """`sample` by vLLM, in this process: VllmSampler(folder).sample(prompts, n, ...) gives what sample(model, ...) gives.
-
-    name: hub id or folder. options: vllm.LLM's (gpu_memory_utilization, max_model_len, dtype, ...). vLLM's kernels round
-    otherwise than transformers', so the same seed gives other tokens, and log-probabilities must come from the model
-    that is trained (`response_log_probs`). Raises ImportError where vllm is not installed.
-    """
-
-    def __init__(self, name: str, **options):
-        # One process, so that `load` can hand weights over as they are. Read when vllm starts its engine.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        try:
-            from vllm import LLM, SamplingParams
-        except ImportError as error:
-            raise ImportError("VllmSampler needs vllm, which is not installed here: install it on the GPU machine, or sample "
-                              "with transformers (common.reasoning.rollouts.sample)") from error
-        self.engine = LLM(model=str(name), **{"generation_config": "vllm"} | options)  # not the checkpoint's top-p
-        self._params = SamplingParams
-
-    def sample(self, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int, *, end: int | Collection[int],
-               temperature: float = 1.0, seed: int | None = None,
-               generator: torch.Generator | None = None) -> list[Rollout]:
-        """As `sample`. seed: of prompt 0, the others follow from it; None draws them from the generator."""
-        ends = _check(prompts, n, max_new_tokens, end, temperature)
-        if seed is None:
-            seeds = (_seeds(len(prompts), generator) & (2**31 - 1)).tolist()
-        else:  # a seed a prompt: with one for all, equal prompts would get equal responses
-            seeds = [seed + i * n for i in range(len(prompts))]
-        # All that truncates or reshapes is said, and the only ends are ours.
-        params = [self._params(n=n, temperature=temperature, top_p=1.0, top_k=-1, min_p=0.0, repetition_penalty=1.0,
-                               presence_penalty=0.0, frequency_penalty=0.0, max_tokens=max_new_tokens, seed=s,
-                               stop_token_ids=ends, ignore_eos=True, detokenize=False) for s in seeds]
-        asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        answers = self.engine.generate(asked, params, use_tqdm=False)
-        found = [(i, tuple(out.token_ids)) for i, answer in enumerate(answers)
-                 for out in sorted(answer.outputs, key=lambda out: out.index)]
-        return [Rollout(i, ids, bool(ids) and ids[-1] in ends) for i, ids in found]
-
-    def load(self, model) -> None:
-        """Takes the model's weights, after an update; forgets the prompts that were read with the old ones."""
-        weights = ((name, full(p.detach())) for name, p in model.named_parameters())  # one at a time: shards are gathered
-        self.engine.apply_model(lambda inner: len(inner.load_weights(weights) or ()))
-        self.engine.reset_prefix_cache()
+def check_vocabulary(prompts, ends: list[int], vocabulary: int) -> None:
+    """ValueError for a token that the model does not have."""
+    if min(map(min, prompts), default=0) < 0 or max(max(map(max, prompts), default=0), *ends, 0) >= vocabulary:
+        raise ValueError(f"sample: prompts and end tokens {ends} must lie in the model's vocabulary, 0 .. {vocabulary - 1}")
 
 
 # -- a copy that samples -----------------------------------------------------------------------------------

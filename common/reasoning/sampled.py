@@ -34,10 +34,10 @@ from ..models import ModelSpec, load
 from ..seeds import seed_of
 from ..training.module import OneRun
 from .probe import check_model
-from .rollouts import Rollout, full, refresh, sample, whole_copy
+from .rollouts import Rollout, check_positions, full, refresh, sample, whole_copy
 
 if TYPE_CHECKING:
-    from .rollouts import VllmSampler
+    from .engine import VllmSampler
 
 
 class StepConfig(Protocol):
@@ -138,13 +138,23 @@ class SampledTraining(OneRun):
         return refresh(self._copy[0], self.model)
 
     def on_fit_start(self) -> None:
+        self.check_lengths(self.model)
         if self.engine is not None and self.sampler is None:
-            from .rollouts import VllmSampler
+            from .engine import VllmSampler
 
             try:
-                self.sampler = VllmSampler(self.spec.name, **self.engine)
+                pinned = {"revision": self.spec.revision} if self.spec.revision else {}
+                self.sampler = VllmSampler(self.spec.name, **pinned | self.engine)
             except ImportError as error:
                 raise SetupError(f"model.engine: {error}") from error
+
+    def check_lengths(self, model: nn.Module) -> None:
+        """ModelError before the first step where a problem leaves no room for its response, and not when its turn comes. model: one that
+        samples or reads."""
+        data = self.trainer.datamodule
+        asked = [(0, self.config.max_new_tokens)] + ([(1, self.cap)] if self.trainer.limit_val_batches and model is self.model else [])
+        for which, tokens in asked:
+            check_positions(model, max((len(p.prompt) for p in data.rows(which).problems), default=0), tokens)
 
     # -- a step ----------------------------------------------------------------------------------
     def training_step(self, batch: dict, batch_idx: int) -> None:

@@ -77,21 +77,25 @@ def response_text(tokenizer, ids: Sequence[int], end: Collection[int]) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    """Content of the last \\boxed{...} (of nested ones the outer), None if there is none or if it is never closed.
+    """Content of the last \\boxed{...} or \\fbox{...} (of nested ones the outer), None if there is none or if it is never closed. Of
+    \\boxed 5, which TeX has for one token, the number or letter that follows.
 
     One pass: a model that loops writes thousands of boxes.
     """
     opened: list[tuple[int, bool]] = []  # (where the content starts, is it a box) of every brace not closed yet
     found = None
-    for mark in re.finditer(r"\\boxed\s*\{|\\.|[{}]", text, re.DOTALL):
-        if mark.group() == "}":
+    for mark in re.finditer(r"\\(?:boxed|fbox)\s*(?:\{|(-?\d[\d.,]*(?<![.,])|[A-Za-z]\b))|\\.|[{}]", text, re.DOTALL):
+        if mark.group(1):
+            if not any(box for _, box in opened):
+                found = mark.span(1)
+        elif mark.group() == "}":
             if opened and (start := opened.pop())[1]:
                 found = (start[0], mark.start())
         elif mark.group().endswith("{") and mark.group() != "\\{":
             opened.append((mark.end(), mark.group() != "{"))
     if found is None or any(box and start > found[1] for start, box in opened):
         return None
-    return text[slice(*found)].replace("\\boxed", "").strip()
+    return re.sub(r"\\(?:boxed|fbox)(?![a-zA-Z])", "", text[slice(*found)]).strip()
 
 
 def plain_gold(gold: str) -> str:

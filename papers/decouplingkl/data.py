@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data import chains
+from common.data.text import is_text, lines
 from common.errors import SetupError
 from common.reasoning import problems
 from common.reasoning.problems import Problem, Problems  # noqa: F401  (what a config's class is one of)
@@ -33,16 +34,27 @@ class SolvedMaths(problems.Maths):
     """
 
     def __init__(self, train: str, validation: str | None = None, held_out: int = 64, max_prompt_tokens: int = 1024,
-                 suffix: str = "", seconds: float = 5.0, thinking: bool = False, seed: int = 1):
-        super().__init__(train, validation, held_out, max_prompt_tokens, suffix, seconds, seed)
+                 suffix: str = "", seconds: float = 5.0, thinking: bool = False, require_think_end: bool | None = None, seed: int = 1):
+        super().__init__(train, validation, held_out, max_prompt_tokens, suffix, seconds, require_think_end, seed)
         self.thinking = thinking
-        self._solutions: dict[tuple[int, ...], str] = {}
+        self._solutions: dict[str, str] = {}
+
+    def sequences(self):
+        """As Maths; SetupError with the line for a solution that is no text."""
+        found, path = super().sequences(), Path(self.train).expanduser()
+        for number, line in lines(path):
+            entry = json.loads(line) if line.strip() else {"problem": "", "answer": ""}
+            text = entry.get("solution")
+            if text is not None and not is_text(text):
+                raise SetupError(f"{path.name}, line {number}: \"solution\" must be text, or be left out where the answer alone is one")
+            self._solutions[entry["problem"] + self.suffix] = text or str(entry["answer"])
+        return found
 
     def _encoded(self, words, entries: list[dict]) -> list[Problem]:
         found = []
         for entry in entries:
             turns = [{"role": "user", "content": entry["problem"] + self.suffix}]
-            ids = words.apply_chat_template(turns, add_generation_prompt=True, return_dict=False, enable_thinking=self.thinking)
+            ids = words.apply_chat_template(turns, **self._asked())
             if len(ids) <= self.max_prompt_tokens:
                 found.append(Problem(tuple(ids), entry["answer"], "maths", tuple(turns)))
         if len(found) < len(entries):
@@ -51,13 +63,16 @@ class SolvedMaths(problems.Maths):
             raise SetupError(f"data.max_prompt_tokens {self.max_prompt_tokens}: no problem is that short")
         return found
 
+    def _asked(self) -> dict:
+        """Of the chat template."""
+        return {"add_generation_prompt": True, "return_dict": False, "enable_thinking": self.thinking}
+
     def solution(self, problem: Problem) -> tuple[int, ...]:
-        """The text that the file gives, or else the answer (as the authors' preparation does); and the end token."""
-        if not self._solutions:
-            for line in Path(self.train).expanduser().read_text(encoding="utf-8").splitlines():
-                entry = json.loads(line) if line.strip() else {}
-                if text := str(entry.get("solution") or entry.get("answer") or ""):
-                    self._solutions[str(entry.get("problem", "")) + self.suffix] = text
-        words = self.tokenizer()
-        text = self._solutions[problem.turns[0]["content"]] if problem.turns else problem.gold
-        return (*words(text, add_special_tokens=False)["input_ids"], words.eos_token_id)
+        """The text that the file gives, or else the answer (as the authors' preparation does); and the end token. Tokens are those behind
+        the prompt, where a tokenizer that marks the beginning of a text puts no mark."""
+        words, turns = self.tokenizer(), list(problem.turns or ())
+        text = self._solutions[turns[0]["content"]]
+        asked = words.apply_chat_template(turns, tokenize=False, **self._asked())
+        whole, apart = (tuple(words(t, add_special_tokens=False)["input_ids"]) for t in (asked + text, text))
+        count = len(problem.prompt)  # where the first token would reach into the prompt, the model cannot write it so
+        return (*(whole[count:] if whole[:count] == problem.prompt else apart), words.eos_token_id)

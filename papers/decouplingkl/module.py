@@ -31,7 +31,7 @@ from . import method
 from .heads import Head, check_pair, response_hidden
 from .method import DistillConfig
 from .scoring import evaluate, measure
-from .trajectories import TrajectoryCache, explained, shortened, truncated
+from .trajectories import TrajectoryCache, explained, shortened
 
 BLANK = ((0,),), [Rollout(0, (0,), False)]  # a row that counts nowhere
 
@@ -63,9 +63,6 @@ class Sampling(SampledTraining):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if self.engine is not None and (self.config.top_p < 1 or self.config.top_k):
-            raise SetupError("model.engine samples from the whole distribution: set model.config.top_p to 1 and top_k to 0, or engine to "
-                             "null")
         self.find_ends(self.model)
 
     def drawn(self, model: nn.Module, problems: list, first: int, length: int, purpose: str) -> list[Rollout]:
@@ -73,12 +70,13 @@ class Sampling(SampledTraining):
         config, generator = self.config, torch.Generator().manual_seed(seed_of(purpose, self.seed, self.done))
         if first:  # the random numbers of the problems before, which are other ranks'
             torch.randint(-(2**63), 2**63 - 1, (first * config.rollouts_per_prompt,), generator=generator)
-        how: dict[str, Any] = dict(end=self.ends or (), temperature=config.temperature, generator=generator)
+        how: dict[str, Any] = dict(end=self.ends or (), temperature=config.temperature, top_p=config.top_p, top_k=config.top_k,
+                                   generator=generator)
         prompts = [p.prompt for p in problems]
         if self.sampler is not None and model is self.model:
             self.sampler.load(model)
             return self.sampler.sample(prompts, config.rollouts_per_prompt, length, **how)
-        with explained(), truncated(model, config.temperature, config.top_p, config.top_k):
+        with explained():
             return sample(model, prompts, config.rollouts_per_prompt, length, **how)
 
     def rollouts(self, problems: list, first: int) -> list[Rollout]:
@@ -155,6 +153,7 @@ class Distilling(Sampling):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.teacher.to(self.device)
+        self.check_lengths(self.teacher)
         self.find_ends(self.model, self.teacher)
         if self.trajectories is not None:
             self.cache = TrajectoryCache(self.trajectories, self.trajectory_facts())

@@ -19,9 +19,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
-
 from common.errors import ModelError, SetupError
 from common.reasoning.rollouts import Rollout
 
@@ -37,46 +34,11 @@ def shortened(rollouts: Sequence[Rollout], length: int) -> list[Rollout]:
     return [Rollout(r.prompt, *cut(r.ids, r.finished, length)) for r in rollouts]
 
 
-# -- truncated sampling ------------------------------------------------------------------------------------
-def truncate(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> Tensor:
-    """Logits (..., V) with -inf but on the top k tokens and, of these, on the fewest whose mass reaches top_p of the k's."""
-    if top_k:
-        least = logits.topk(min(top_k, logits.shape[-1]), -1).values[..., -1:]
-        logits = logits.masked_fill(logits < least, float("-inf"))
-    if top_p < 1:
-        ranked, order = logits.sort(-1, descending=True)
-        mass = (ranked.float() / temperature).softmax(-1)
-        drop = mass.cumsum(-1) - mass >= top_p  # the likeliest stays: before it there is no mass
-        logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), float("-inf"))
-    return logits
-
-
-@contextlib.contextmanager
-def truncated(model: nn.Module, temperature: float, top_p: float, top_k: int) -> Iterator[None]:
-    """Within, the model gives truncated logits: the law that the authors' runs sampled from, which is not the model's."""
-    if top_p >= 1 and not top_k:
-        yield
-        return
-
-    def narrow(module, inputs, output):
-        output.logits = truncate(output.logits, temperature, top_p, top_k)
-        return output
-
-    handle = model.register_forward_hook(narrow)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """What common's sampler cannot do with a model is something that its user can mend: ModelError in its words."""
+    """Logits that are no numbers are something that the model's user can mend: ModelError in the sampler's words."""
     try:
         yield
-    except TypeError as error:
-        raise ModelError("Responses are sampled with a key-value cache whose rows can be chosen, and "
-                         f"{str(error).removeprefix('sample: ')}; take prefixes from the data or from a file of trajectories.") from error
     except FloatingPointError as error:
         raise ModelError("Responses are sampled from finite logits, and this model's are not; they are of prompts padded on the left "
                          f"({str(error).removeprefix('sample: ')}).") from error

@@ -38,7 +38,7 @@ def sampling(model: PreTrainedModel, ids: Tensor) -> None:
     free = rollouts.sample(model, prompts, EACH, LIMIT, end=(), generator=torch.Generator().manual_seed(5))
     ends = sorted({free[0].ids[2], free[EACH].ids[3]})  # two tokens that this model writes
     found = rollouts.sample(model, prompts, EACH, LIMIT, end=ends, generator=torch.Generator().manual_seed(5), compact=1.0)
-    seeds = rollouts._seeds(len(found), torch.Generator().manual_seed(5)).to(ids.device)
+    seeds = rollouts.random_seeds(len(found), torch.Generator().manual_seed(5)).to(ids.device)
     for rollout, seed in zip(found, seeds):
         logits = _alone(model, prompts[rollout.prompt], rollout.ids)
         for t, token in enumerate(rollout.ids):

@@ -5,7 +5,7 @@ import torch
 
 from common.models import load, tiny
 from common.reasoning import rollouts
-from common.reasoning.rollouts import Rollout, VllmSampler, response_log_probs, sample
+from common.reasoning.rollouts import Rollout, response_log_probs, sample, truncate
 from tests.numerics import close, float64
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
@@ -67,6 +67,32 @@ def test_frequencies_are_softmax_of_the_logits_and_the_models_own_settings_are_i
         assert ((seen - 6000 * p) ** 2 / (6000 * p)).sum() < 31.3, "11 degrees of freedom, 0.1 %"
 
 
+@pytest.mark.parametrize("top_p, top_k", [(0.7, 0), (1.0, 4), (0.8, 6)])
+def test_a_truncated_law_is_the_one_that_transformers_has(top_p, top_k):
+    from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    model = load(tiny(vocab_size=12, initializer_range=0.3)).model
+    with torch.no_grad():
+        logits = model(torch.tensor([[5, 6]])).logits[:, -1]
+    expected = TemperatureLogitsWarper(1.7)(None, logits)
+    expected = TopKLogitsWarper(top_k)(None, expected) if top_k else expected
+    p = TopPLogitsWarper(top_p)(None, expected)[0].double().softmax(-1)
+    found = sample(model, [[5, 6]], 6000, 1, end=(), temperature=1.7, top_p=top_p, top_k=top_k, generator=seeded(), rows=2000)
+    seen = torch.bincount(torch.tensor([r.ids[0] for r in found]), minlength=12).double()
+    allowed = p > 0
+    assert 1 < allowed.sum() < 12 and not seen[~allowed].any()
+    assert ((seen - 6000 * p) ** 2 / (6000 * p))[allowed].sum() < 31.3
+    greedy = sample(model, [[5, 6]], 1, 3, end=(), temperature=0, top_p=top_p, top_k=top_k)
+    assert greedy == sample(model, [[5, 6]], 1, 3, end=(), temperature=0)
+
+
+def test_truncation_by_hand():
+    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+    kept = [truncate(logits, 1.0, p, k).isfinite().sum().item() for p, k in ((0.5, 0), (0.6, 0), (0.76, 0), (1.0, 2), (0.7, 2), (1.0, 0))]
+    assert kept == [1, 2, 3, 2, 2, 4]
+    assert truncate(logits, 0.1, 0.9).isfinite().sum() == 1  # of the tempered law
+
+
 def test_modes_and_gradients_are_left_as_they_were():
     model = load(tiny(attention_dropout=0.5)).model.train()
     model.model.layers[0].eval()
@@ -103,17 +129,12 @@ def test_bad_input(arguments, says):
         sample(model, *arguments, end=2)
     with pytest.raises(ValueError, match="temperature -1"):
         sample(model, [[5]], 1, 3, end=2, temperature=-1)
+    for law in ({"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}):
+        with pytest.raises(ValueError, match="top_p .*, top_k"):
+            sample(model, [[5]], 1, 3, end=2, **law)
     with pytest.raises(ValueError, match="compact = 2"):
         sample(model, [[5]], 1, 3, end=2, compact=2)
     with pytest.raises(ValueError, match="no rollouts"):
         rollouts.packed_batch([[5]], [])
     with pytest.raises(ValueError, match="rollout 0"):
         rollouts.packed_batch([[5]], [Rollout(1, (3,), True)])
-
-
-def test_without_vllm_the_engine_says_so():
-    try:
-        import vllm  # noqa: F401
-    except ImportError:
-        with pytest.raises(ImportError, match="needs vllm"):
-            VllmSampler("somewhere")

@@ -30,6 +30,13 @@ def test_the_last_box_with_all_its_braces():
     assert last_boxed("no box") is None and last_boxed("") is None and last_boxed(r"\boxed{}") == ""
     assert last_boxed(r"\boxed{3}, that is \boxed{4") is None  # the last one counts, and it was cut
     assert last_boxed(r"\boxed{" * 50_000) is None  # in one pass
+    assert last_boxed(r"\fbox{5}") == "5" and last_boxed(r"\boxed{5} km, \boxed{6} in all") == "6"  # what is behind it is not read
+
+
+def test_a_box_without_braces_is_one_number_or_letter():
+    assert [last_boxed(t) for t in (r"\boxed 6", r"is \boxed27.", r"$\boxed -3.5$", r"\boxed A", r"\boxed{5}, or rather \boxed 6")] == [
+        "6", "27", "-3.5", "A", "6"]
+    assert last_boxed(r"in \boxed form") is None and last_boxed(r"\boxed{1, \boxed 2}") == "1,  2"
 
 
 def test_what_stands_before_the_end_of_thinking_is_no_answer():

@@ -10,14 +10,16 @@ from common.errors import ModelError, SetupError
 from common.models import ModelSpec, load, tiny
 from common.reasoning.rollouts import Rollout, sample
 from tests.numerics import close, far
+from tests.small_tokenizers import byte_words, tokenizer
 
 from .. import baselines, module
+from ..data import SolvedMaths
 from ..heads import Head, check_pair
 from ..method import DistillConfig
 from ..scoring import divergences, entropies
-from ..trajectories import TrajectoryCache, truncate
+from ..trajectories import TrajectoryCache
 from .exact import truly_double
-from .runs import Coin, difference, fit, fit_in_processes, model, training, weights
+from .runs import SMALL, Coin, difference, fit, fit_in_processes, model, training, weights
 
 CELLS = {"TF": ("teacher", 0.0), "TR": ("teacher", 1.0), "SF": ("student", 0.0), "SR": ("student", 1.0)}
 
@@ -144,14 +146,33 @@ def test_students_prefixes_are_sampled_anew_from_the_weights_that_are_updated(tm
     assert len(seen) == 3 and len({weight for weight, *_ in seen}) == 1
 
 
-def test_another_law_is_off_policy_and_is_the_law_that_it_says():
+class Engine:
+    """What VllmSampler is to a training: it takes the weights, and samples by the law that it is told."""
+
+    def load(self, model):
+        self.model = model
+
+    def sample(self, prompts, n, limit, **how):
+        self.told = {name: how[name] for name in ("temperature", "top_p", "top_k")}
+        return sample(self.model, prompts, n, limit, **how)
+
+
+@pytest.mark.parametrize("prefix", ["student", "teacher"])
+def test_another_law_is_off_policy_and_is_what_every_engine_samples(prefix, monkeypatch):
+    law, whole = {"temperature": 0.7, "top_p": 0.9, "top_k": 3}, {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
     for options in ({"top_p": 0.95}, {"top_k": 20}, {"temperature": 0.7}):
         with pytest.warns(UserWarning, match="off-policy"):
             training(config=options)
-    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
-    kept = [truncate(logits, 1.0, p, k).isfinite().sum().item() for p, k in ((0.5, 0), (0.6, 0), (0.76, 0), (1.0, 2), (0.7, 2), (1.0, 0))]
-    assert kept == [1, 2, 3, 2, 2, 4]
-    assert truncate(logits, 0.1, 0.9).isfinite().sum() == 1  # of the tempered law
+    seen = []
+    monkeypatch.setattr(module, "sample", lambda *a, **how: seen.append({name: how[name] for name in law}) or sample(*a, **how))
+    drawn = {}
+    for name, config in (("law", law), ("whole", {})):
+        found, problems = ready(training(config=config | {"prefix": prefix}))
+        drawn[name] = found.rollouts(problems[:4], 0)
+        found.sampler = Engine()
+        assert found.rollouts(problems[:4], 0) == drawn[name]
+        assert prefix == "teacher" or found.sampler.told == (law if config else whole)
+    assert drawn["law"] != drawn["whole"] and seen == ([law, whole] if prefix == "student" else [law, law, whole, whole])
 
 
 def test_trajectories_are_the_teachers_are_kept_and_are_cut_when_read(tmp_path):
@@ -438,3 +459,62 @@ def test_entropies_and_divergences_are_sums_over_response_tokens_alone():
     tokens = sum(len(r.ids) for r in ROWS)
     assert divergences(student, teacher, prompts, ROWS, 2) == pytest.approx(
         {"forward": sum(k[0] for k in kls) / tokens, "reverse": sum(k[1] for k in kls) / tokens}, rel=1e-9)
+
+
+# -- mathematics from files --------------------------------------------------------------------------------
+def test_mathematics_is_asked_graded_and_solved_as_the_file_says(tmp_path):
+    """A response without </think> is an answer where no thought was opened, whatever the seed; solutions may hold any line mark."""
+    path, words = tmp_path / "train.jsonl", byte_words()
+    words.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}:{{ '' if enable_thinking else '<think></think>' }}"
+    rows = [{"problem": "1+1", "answer": "2", "solution": "one and\u2028one \\boxed{2}"}, {"problem": "1+2", "answer": 3},
+            {"problem": "2+2", "answer": "4"}]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    graded = {}
+    for name, options in (("as asked", {"seed": 7}), ("strictly", {"require_think_end": True})):
+        data = SolvedMaths(str(path), held_out=1, **options)
+        data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(
+            tokenizer=words, config=SimpleNamespace(prompts_per_step=1), model=SimpleNamespace(
+                generation_config=SimpleNamespace(eos_token_id=None))))
+        problems = data.sequences()[0].problems
+        texts = [(0, r"so \boxed{2}"), (0, r"<think>\boxed{2}"), (1, r"<think>or</think>\boxed{3}"), (1, r"\boxed{2}")]
+        rollouts = [Rollout(i, tuple(words(text, add_special_tokens=False)["input_ids"]), True) for i, text in texts]
+        graded[name] = data.grade(problems, rollouts)
+    assert graded == {"as asked": [True, False, True, False], "strictly": [False, False, True, False]}
+    assert (data.seed, SolvedMaths(str(path), seed=7).seed, SolvedMaths(str(path)).require_think_end) == (1, 7, None)
+    path.write_text(path.read_text() + json.dumps({"problem": "3+3", "answer": 6, "solution": ["6"]}) + "\n")
+    with pytest.raises(SetupError, match='train.jsonl, line 4: "solution" must be text'):
+        data.sequences()
+    assert [words.decode(p.prompt) for p in problems] == ["1+1:<think></think>", "1+2:<think></think>"]
+    assert [words.decode(data.solution(p)[:-1]) for p in problems] == ["one and\u2028one \\boxed{2}", "3"]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "phi3"])
+def test_a_written_solution_is_tokenised_behind_its_prompt(family, tmp_path):
+    """phi3's tokenizer marks the beginning of a text, which a response is not where roles are lines."""
+    path, words = tmp_path / "train.jsonl", tokenizer(family)
+    words.chat_template = "{% for m in messages %}user\n{{ m['content'] }}\n{% endfor %}assistant\n"
+    path.write_text("".join(json.dumps({"problem": f"the {animal}", "answer": "a cat is small"}) + "\n" for animal in ("dog", "cat")))
+    data = SolvedMaths(str(path), held_out=1)
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(tokenizer=words, config=SimpleNamespace(prompts_per_step=1),
+                                                                    model=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))))
+    (problem,) = data.sequences()[0].problems
+    text = words.apply_chat_template(list(problem.turns), tokenize=False, add_generation_prompt=True)
+    assert [*problem.prompt, *data.solution(problem)] == [*words(text + "a cat is small", add_special_tokens=False)["input_ids"],
+                                                          words.eos_token_id]
+    apart = words("a cat is small", add_special_tokens=False)["input_ids"]
+    assert (list(data.solution(problem)[:-1]) == apart) is (family == "qwen2")
+
+
+def test_a_problem_that_leaves_no_room_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "sample", lambda *_, **__: pytest.fail("sampled before it was refused"))
+    data = Coin(count=16, held_out=4, seed=5)
+    longest = max(len(p.prompt) for p in data.rows(0).problems)
+    for who in ("given", "given_teacher"):  # a teacher reads what the student wrote
+        found = training()
+        getattr(found, who)[0].config.max_position_embeddings = longest + SMALL["max_new_tokens"] - 1
+        with pytest.raises(ModelError, match=f"a prompt of {longest} tokens and 6 to come"):
+            fit(found, tmp_path, data=data)
+    with pytest.raises(ModelError, match="tokens and 600 to come"):  # of a validation that is to come
+        found = training()
+        found.cap = 600
+        fit(found, tmp_path, data=data, limit_val_batches=1.0)

@@ -35,7 +35,7 @@ def test_a_sampler_that_reads_the_models_own_config_is_wrong(monkeypatch):
 
 
 def _warmer(choose, model, prompts, n, limit, *, end, generator, **how):
-    seeds = rollouts._seeds(len(prompts) * n, generator)
+    seeds = rollouts.random_seeds(len(prompts) * n, generator)
     found = []
     for i, seed in enumerate(seeds):
         ids = []
