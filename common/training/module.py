@@ -165,8 +165,8 @@ class StepTraining(OneRun):
         self.log_dict({f"train/{n}": v for n, v in zip(names, losses)}, batch_size=1)
         self._sums, self._finite = {}, True
         if broken:  # on every rank, which all leave together
-            said = ", ".join(f"{name} {float(value):.4g}" for name, value in zip(names, losses))
-            raise SetupError(f"Optimiser step {self.global_step + 1}: its loss or a gradient is NaN or infinite ({said}); the weights are "
+            shown = ", ".join(f"{name} {float(value):.4g}" for name, value in zip(names, losses))
+            raise SetupError(f"Optimiser step {self.global_step + 1}: its loss or a gradient is NaN or infinite ({shown}); the weights are "
                              "still those of the step before. Lower the learning rate or clip gradients (trainer.gradient_clip_val), "
                              "look at the step's rows, or use another precision; --ckpt_path last goes on from the last checkpoint.")
 
