@@ -365,7 +365,7 @@ BROKEN = {
     "a number that is none": (entries(rms_norm_eps=float("nan")), "config.json is not JSON .an entry is NaN"),
     "padding outside of the vocabulary": (entries(pad_token_id=5000), "its config makes no decoder .*Padding_idx"),
     "unknown dtype": (entries(dtype="nosuch"), "config.json is not one that transformers .* reads .*nosuch"),
-    "a pointer of Git LFS": (content("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+    "a pointer of Git LFS": (content("model.safetensors", "version https://git-lfs example\noid sha256:0\nsize 9\n"),
                              "model.safetensors is a pointer of Git LFS.*git lfs pull"),
     "an index of nothing": (content("model.safetensors.index.json", '{"weight_map": {}}'), "index.json must name a "),
     "an index beside one file": (content("model.safetensors.index.json", '{"weight_map": {"a": "model-1.safetensors"}}'),

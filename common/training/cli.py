@@ -7,14 +7,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
-import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from jsonargparse import ArgumentError
@@ -22,7 +18,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..errors import SetupError, UserError
 from .checkpoints import Finishing, WholeCheckpoints, check_shards, read_checkpoint
@@ -73,31 +68,7 @@ class Commands(LightningCLI):
                 for path in map(Path, callback._find_last_checkpoints(self.trainer)):
                     if path.is_dir():
                         check_shards(path)
-        with self._alone() if subcommand == "fit" else contextlib.nullcontext():
-            super()._run_subcommand(subcommand)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other training writes checkpoints and a product into the same folder meanwhile. Raises SetupError if one does.
-
-        The folder itself is locked, and the system drops the lock when the run ends in any way.
-        """
-        folder = Path(self.trainer.default_root_dir)
-        if not self.trainer.checkpoint_callbacks or rank_zero_only.rank != 0 or "://" in str(self.trainer.default_root_dir):
-            yield
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # a file system without locks: as if nobody were there
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise SetupError(f"another training writes into {folder}: wait for its end, or name another "
-                                     "trainer.default_root_dir") from error
-            yield
-        finally:
-            os.close(handle)
+        super()._run_subcommand(subcommand)
 
 
 def check_checkpoint(path: Path) -> None:

@@ -278,28 +278,6 @@ def test_a_loss_or_gradient_that_is_none_ends_the_training_before_a_weight_moves
     assert len(module.seen) == 3 * accumulate
 
 
-def test_two_trainings_do_not_write_into_one_folder(tmp_path):
-    """The second is refused while the first one runs, and not afterwards; one that writes nothing is a trial and may run."""
-    from types import SimpleNamespace
-
-    from common.training.cli import Commands
-
-    def command(folder, checkpoints=(1,)):
-        made = object.__new__(Commands)
-        made.trainer = SimpleNamespace(default_root_dir=str(folder), checkpoint_callbacks=checkpoints)
-        return made
-
-    with command(tmp_path / "run")._alone():
-        with pytest.raises(SetupError, match="another training writes into .*run: wait for its end, or name another "):
-            with command(tmp_path / "run")._alone():
-                raise AssertionError("it was let in")
-        with command(tmp_path / "other")._alone(), command(tmp_path / "run", ())._alone():
-            pass
-    with command(tmp_path / "run")._alone():
-        pass
-    assert list((tmp_path / "run").iterdir()) == [], "and no lock is left behind"
-
-
 def test_validation_is_a_mean_over_targets_and_not_over_batches(tmp_path):
     module = Line(learning_rate=0.0)
     trainer = fit(module, tmp_path, steps=1, limit_val_batches=1.0, num_sanity_val_steps=0, val_check_interval=1,
