@@ -4,6 +4,9 @@ A command prints the message of a `UserError` in one line and ends with status 2
 the code, and its traceback is shown. The kinds say which part of a user's input it was, for those who catch only one.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(RuntimeError):
     """Any of these."""
@@ -31,3 +34,12 @@ class TaskError(UserError):
 
 class RecordError(UserError, ValueError):
     """A claim, record or result that is wrong: which file and field, and what to do."""
+
+
+@contextlib.contextmanager
+def needed(package: str, use: str) -> Iterator[None]:
+    """Around the import of a package that a machine may lack. Raises SetupError that names it, what needs it, and the way out."""
+    try:
+        yield
+    except ImportError as error:
+        raise SetupError(f"{use} needs the package {package}, which cannot be imported here ({error}): pip install {package}") from error

@@ -18,14 +18,18 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from .errors import FileError, ModelError
-from .files import file_sha256, replacing, write_json
+from .errors import FileError, ModelError, needed
+from .files import advice, file_sha256, replacing, write_json
 from .models import Loaded, ModelSpec, load
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of a Llama-like block
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 MOST = 4_000_000  # bytes: what a file of weights in the repository may have
 PREFIX = "base_model.model."  # peft's, before the name that a parameter has in the model
+
+
+class TargetError(ModelError, TypeError):
+    """A model without a layer that an adapter is to be put on."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,15 @@ def add_lora(model: nn.Module, spec: LoraSpec) -> nn.Module:
     """The model as a PeftModel; its other parameters are frozen. The model itself has the adapters, too: who needs the plain
     class goes on with it and ignores what is returned.
 
-    A is drawn from torch's generator. Raises TypeError for a target that no module is called, naming the linear layers there are.
+    A is drawn from torch's generator. Raises TargetError for a target that no module is called, naming the linear layers there are.
     """
-    from peft import get_peft_model
+    with needed("peft", "LoRA"):
+        from peft import get_peft_model
 
     names = [name for name, _ in model.named_modules()]
     if absent := [t for t in spec.targets if not any(f".{name}".endswith(f".{t}") for name in names)]:
-        raise TypeError(f"{type(model).__name__} has no {', '.join(absent)} for LoRA to adapt; its linear layers are "
-                        f"{', '.join(linear_layers(model))}: name some of these as targets")
+        raise TargetError(f"{type(model).__name__} has no {', '.join(absent)} for LoRA to adapt; its linear layers are "
+                          f"{', '.join(linear_layers(model))}: name some of these as targets")
     return get_peft_model(model, spec.config())
 
 
@@ -73,7 +78,9 @@ def save(model: nn.Module, folder: str | Path, base: str | None = None, dtype: t
 
     model: what `add_lora` returned, or the model that it was given. base: what the file says the adapter belongs to (a hub id,
     a package), never a place of this machine. dtype: of the file, None: as trained. most: bytes that it may have, None: any
-    number. Raises FileError, and writes nothing, for a larger one.
+    number. Raises FileError, and writes nothing, for a larger one. An adapter that was there gives up its config as the new weights
+    take its weights' place: a kill between the two files leaves a folder that is refused, never one adapter's weights under the
+    other one's alpha.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save as as_bytes
@@ -85,8 +92,13 @@ def save(model: nn.Module, folder: str | Path, base: str | None = None, dtype: t
     if most is not None and len(data) > most:
         raise FileError(f"{folder.name}/{WEIGHTS} would have {len(data):,} bytes, and may have {most:,}: use a smaller rank than "
                         f"{config['r']}, or fewer targets. Nothing was written.")
-    with replacing(folder / WEIGHTS) as file:
-        file.write(data)
+    try:
+        with replacing(folder / WEIGHTS) as file:
+            file.write(data)
+            file.flush()  # a full disk shows here, while all of the adapter before is there
+            (folder / CONFIG).unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"{folder.name}/{WEIGHTS}: cannot be written: {advice(error, folder / WEIGHTS)}.") from error
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     write_json(folder / CONFIG, settings | {"base_model_name_or_path": base, "inference_mode": True})
     return folder
@@ -105,18 +117,22 @@ def adapter_folder(folder: str | Path) -> Path:
 def merge(model: nn.Module, folder: str | Path) -> nn.Module:
     """The model, with the adapter in the folder added to its weights, in place; nothing of it trains.
 
-    Raises ModelError for a folder without an adapter in safetensors, and for another model's adapter.
+    Raises ModelError for a folder without an adapter in safetensors, for another model's adapter, and for weights that are none.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    with needed("peft", "LoRA"):
+        from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
     folder = adapter_folder(folder)
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
             there = set(file.keys())
+            wrong = next((name for name in sorted(there) if not file.get_tensor(name).isfinite().all()), None)
         adapted = PeftModel.from_pretrained(model, str(folder))
     except (SafetensorError, RuntimeError, ValueError, TypeError, json.JSONDecodeError) as error:
         raise ModelError(f"{folder.name} is no adapter of {type(model).__name__}: {str(error).strip().splitlines()[0][:200]}") from error
+    if wrong:
+        raise ModelError(f"{folder.name}/{WEIGHTS}: {wrong} holds NaN or infinity: a training that diverged, or a damaged file")
     if wrong := there ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False)):
         raise ModelError(f"{folder.name} is an adapter of another model: {min(wrong)} is in one of the two alone")
     return adapted.merge_and_unload()

@@ -16,6 +16,7 @@ bfloat16). `source` goes into result records, so it holds no path of the machine
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import importlib.util
 import json
@@ -96,6 +97,7 @@ def load(spec: ModelSpec | str) -> Loaded:
         raise ModelError(
             f"Model {spec.name!r}: 'config' belongs to the name 'random', and only to it."
         )
+    _check_device(spec)
     if spec.name == "random":
         return _random(spec)
     if spec.name.startswith("package:"):
@@ -156,7 +158,7 @@ def _random(spec: ModelSpec) -> Loaded:
     entries = dict(spec.config or {})
     try:
         config = AutoConfig.for_model(**entries)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # strict configs have errors of their own, on no common base
         raise ModelError(
             f"Config of the random model ({entries.get('model_type')!r}): {_line(error)}"
         ) from error
@@ -164,9 +166,12 @@ def _random(spec: ModelSpec) -> Loaded:
     # Built on the device in the dtype: 7B in bfloat16 costs 14 GB there and nothing on the host.
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         torch.manual_seed(spec.seed)
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=DTYPES[spec.dtype], attn_implementation=spec.attn_implementation
-        )
+        try:
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=DTYPES[spec.dtype], attn_implementation=spec.attn_implementation
+            )
+        except Exception as error:
+            raise _not_built(error, config, spec, f"random:{entries['model_type']}") from error
     recipe = {"config": spec.config, "seed": spec.seed, "dtype": spec.dtype, "device": device.type}
     source = {
         "name": f"random:{entries['model_type']}",
@@ -186,7 +191,15 @@ def _open_folder(folder: Path, facts: dict, spec: ModelSpec) -> Loaded:
     name = facts["name"]
     weights = _weight_files(folder, name)
     _refuse_foreign(_json(folder / "config.json", name), name)
+    for file in ("generation_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / file).is_file():  # an unreadable generation_config would be left out, and with it the end tokens
+            _json(folder / file, name)
     safe = dict(trust_remote_code=False, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(folder, **safe)
+    except Exception as error:  # a config can be wrong in as many ways as there are config classes
+        raise ModelError(f"Model {name!r}: config.json is not one that transformers {transformers.__version__} reads "
+                         f"({_line(error)}). Use the config.json that belongs to these weights.") from error
     try:
         with _bar_only_for_large(weights):
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -198,14 +211,18 @@ def _open_folder(folder: Path, facts: dict, spec: ModelSpec) -> Loaded:
                 **safe,
             )
     except SafetensorError as error:
+        if _pointer(weights):
+            raise ModelError(f"Model {name!r}: {_pointer(weights)} is a pointer of Git LFS, not the weights: run `git lfs pull` in its "
+                             "clone.") from error
         raise ModelError(
             f"Model {name!r}: weights damaged or cut short ({_line(error)}). Copy them again."
         ) from error
-    except RuntimeError as error:  # transformers prints which, and raises without
-        if "ignore_mismatched_sizes" not in str(error):
-            raise
-        raise ModelError(f"Model {name!r}: {_other_shape(folder, weights)}. Use the config.json that belongs to these weights.") from error
-    _check_weights(model, weights, name)
+    except Exception as error:
+        if "ignore_mismatched_sizes" in str(error):  # transformers prints which, and raises without
+            raise ModelError(f"Model {name!r}: {_other_shape(config, weights)}. Use the config.json that belongs to these "
+                             "weights.") from error
+        raise _not_built(error, config, spec, name) from error
+    _check_weights(model, weights, name, set(map(str, info["unexpected_keys"])))
     wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if wrong:  # transformers would fill these with random numbers and go on
         raise ModelError(
@@ -215,7 +232,13 @@ def _open_folder(folder: Path, facts: dict, spec: ModelSpec) -> Loaded:
     tokenizer = None
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
     if any((folder / file).exists() for file in files):
-        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+            if tokenizer.chat_template:
+                _compiled(tokenizer)
+        except Exception as error:  # Rust's, Jinja's, JSON's and transformers' own
+            raise ModelError(f"Model {name!r}: its tokenizer cannot be opened ({type(error).__name__}: {_line(error)}). Copy "
+                             "tokenizer.json and tokenizer_config.json again, or the files that this tokenizer class asks for.") from error
     source = facts | {"weights_sha256": _files_sha256(weights)}
     return Loaded(model.to(spec.device).eval(), tokenizer, source | _held(model, spec))
 
@@ -232,6 +255,65 @@ def _refuse_foreign(config: dict, name: str) -> None:
                              "plain ones. Dequantise it once (model.dequantize(), save_pretrained) and use that folder.")
 
 
+def _check_device(spec: ModelSpec) -> None:
+    try:
+        torch.empty(0, device=spec.device)
+    except (RuntimeError, AssertionError) as error:  # no such kind; none of it here
+        raise ModelError(f"Model {spec.name!r}: device {spec.device!r} cannot be used here ({_line(error)}); cpu always can.") from error
+
+
+def _not_built(error: Exception, config, spec: ModelSpec, name: str) -> Exception:
+    """What kept transformers from making a model of the config: a ModelError that names it, or the error itself where the config
+    is not to blame (memory, say)."""
+    kind = config.model_type
+    if (spec.attn_implementation or "").startswith(("flash", "paged|flash")) and isinstance(error, ImportError):
+        return ModelError(f"Model {name!r}: attn_implementation {spec.attn_implementation!r} needs a package that is not installed "
+                          f"({_line(error)}); use sdpa.")
+    if works := [other for other in ("sdpa", "eager") if other != spec.attn_implementation and _builds(config, other)]:
+        if not _builds(config, spec.attn_implementation):
+            return ModelError(f"Model {name!r}: a {kind} of transformers {transformers.__version__} has no attention "
+                              f"{spec.attn_implementation!r} ({_line(error)}); set attn_implementation to {' or '.join(works)}.")
+        if isinstance(error, RuntimeError | MemoryError):
+            return error
+        return ModelError(f"Model {name!r} cannot be opened ({type(error).__name__}: {_line(error)}): a file beside its weights is wrong.")
+    if isinstance(error, OSError | MemoryError):
+        return error
+    return ModelError(f"Model {name!r}: its config makes no decoder ({kind}; {type(error).__name__}: {_line(error)}). AutoModelForCausalLM "
+                      "opens decoders of text alone, with the config.json that belongs to the weights.")
+
+
+def _builds(config, attention: str | None) -> bool:
+    """Whether the config makes a model, without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation=attention)
+    except Exception:
+        return False
+    return True
+
+
+def _pointer(weights: list[Path]) -> str | None:
+    """The first of the files that Git LFS has left as a pointer."""
+    for path in weights:
+        with open(path, "rb") as file:
+            if file.read(40).startswith(b"version https://git-lfs"):
+                return path.name
+    return None
+
+
+def _compiled(tokenizer) -> None:
+    """Raises Jinja's TemplateSyntaxError for a chat template that is none, here and not at the first chat; a template may
+    refuse this very chat for reasons of its own."""
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    except TemplateSyntaxError:
+        raise
+    except Exception:
+        pass
+
+
 def _tensors(weights: list[Path]) -> Iterator[tuple[str, str, list[int], str]]:
     """(file, tensor, shape, dtype) of everything in the files, from their headers alone."""
     from safetensors import safe_open
@@ -243,10 +325,10 @@ def _tensors(weights: list[Path]) -> Iterator[tuple[str, str, list[int], str]]:
                 yield path.name, tensor, part.get_shape(), part.get_dtype()
 
 
-def _other_shape(folder: Path, weights: list[Path]) -> str:
+def _other_shape(config, weights: list[Path]) -> str:
     """The first tensor whose shape is not the config's."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model = AutoModelForCausalLM.from_config(config)
     shapes = {tensor: list(value.shape) for tensor, value in model.state_dict().items()}
     for file, tensor, shape, _ in _tensors(weights):
         if shapes.get(tensor, shape) != shape:
@@ -254,10 +336,20 @@ def _other_shape(folder: Path, weights: list[Path]) -> str:
     return "a weight has another shape than its config says"
 
 
-def _check_weights(model: nn.Module, weights: list[Path], name: str) -> None:
-    """Raises ModelError naming file and tensor: weights are floating-point numbers, and finite."""
+def _check_weights(model: nn.Module, weights: list[Path], name: str, unused: set[str]) -> None:
+    """Raises ModelError naming file and tensor: weights are floating-point numbers, finite, and none of a layer that the config lacks.
+
+    unused: tensors of the files that transformers has no place for. Masks that old checkpoints carry are of no type of weights and
+    are passed over by the model's own list.
+    """
+    masks = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    if unused:
+        file = next((file for file, other, *_ in _tensors(weights) if other in unused), weights[0].name)
+        raise ModelError(f"Model {name!r}: {file} holds {len(unused)} tensors that its config has no place for "
+                         f"({', '.join(sorted(unused)[:3])}): fewer layers, or another architecture, than the weights. Use the "
+                         "config.json that belongs to them.")
     for file, tensor, _, dtype in _tensors(weights):
-        if dtype not in ("F64", "F32", "F16", "BF16"):
+        if dtype not in ("F64", "F32", "F16", "BF16") and not any(mask.search(tensor) for mask in masks):
             raise ModelError(f"Model {name!r}: {tensor} in {file} is {dtype}, none of F64, F32, F16, BF16: quantised, or not a weight.")
     for tensor, value in model.named_parameters():
         if not value.isfinite().all():
@@ -299,11 +391,14 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     names = ["model.safetensors"]
     if index.is_file():
         places = _json(index, name).get("weight_map")
-        if not isinstance(places, dict) or not all(isinstance(p, str) and SHARD.fullmatch(p) for p in places.values()):
+        if not isinstance(places, dict) or not places or not all(isinstance(p, str) and SHARD.fullmatch(p) for p in places.values()):
             raise ModelError(
                 f"Model {name!r}: {index.name} must name a *.safetensors file of this very folder for each weight."
             )
         names = sorted(set(places.values()))
+        if names != ["model.safetensors"] and (folder / "model.safetensors").is_file():  # which transformers would open
+            raise ModelError(f"Model {name!r} has both model.safetensors and an index of {len(names)} other files, and nothing says "
+                             "which are its weights: remove the ones that are older.")
     absent = [file for file in names if not (folder / file).is_file()]
     if absent and any(path.suffix in PICKLES for path in folder.iterdir()):
         raise ModelError(
@@ -320,12 +415,18 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
 
 def _json(path: Path, name: str) -> dict:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_nan)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"Model {name!r}: {path.name} is not JSON ({_line(error)}): copy it again.") from error
     if not isinstance(found, dict):
         raise ModelError(f"Model {name!r}: {path.name} holds a {type(found).__name__}, not the entries of a config.")
     return found
+
+
+def _refuse_nan(text: str) -> float:
+    if text == "NaN":
+        raise ValueError("an entry is NaN")
+    return float(text)  # infinity is what some state-space models have for no limit
 
 
 def _download(spec: ModelSpec) -> tuple[Path, str]:
@@ -448,4 +549,6 @@ def _json_sha256(value) -> str:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
+    """Strict configs name the field in one line and what is wrong with it in the next."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(map(str.strip, lines[:2] if lines[0].endswith(":") else lines[:1]))[:200]

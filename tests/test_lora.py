@@ -1,5 +1,8 @@
 """Adapters: W + (alpha / rank) B A by hand, files in peft's format that are whole or not there, and what is refused."""
 
+import contextlib
+import errno
+import io
 import json
 
 import pytest
@@ -177,3 +180,54 @@ def test_another_models_adapter_is_refused(base, tmp_path):
     save(adapted(), tmp_path / "mine")
     with pytest.raises(ModelError, match="^mine is (no adapter of|an adapter of another model)"):
         merged(base, tmp_path / "mine")
+
+
+# -- a write that is cut, and weights that are none ------------------------------------------------------------
+def test_a_kill_between_the_two_files_leaves_no_mixture(tmp_path, monkeypatch):
+    """Weights of the new adapter under the old one's alpha would merge without an error, three times too strong."""
+    folder = save(adapted(), tmp_path / "adapter")
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lora, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(adapted(LoraSpec(rank=2, alpha=2, dropout=0.0), seed=1), folder)
+    with pytest.raises(ModelError, match="adapter is no adapter: it has no adapter_config.json"):
+        merge(load(tiny()).model, folder)
+    save(adapted(), folder)
+    merge(load(tiny()).model, folder)
+
+
+def test_a_full_disk_leaves_the_adapter_that_was_there(tmp_path, monkeypatch):
+    folder = save(adapted(), tmp_path / "adapter")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    class Full(io.BytesIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, "full")
+
+    @contextlib.contextmanager
+    def full(path):
+        yield Full()
+
+    monkeypatch.setattr(lora, "replacing", full)
+    with pytest.raises(FileError, match="adapter_model.safetensors: cannot be written: the disk is full"):
+        save(adapted(seed=1), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_adapter_of_a_training_that_diverged_is_not_merged(tmp_path):
+    folder = save(adapted(), tmp_path)
+    tensors = load_file(folder / lora.WEIGHTS)
+    name = sorted(tensors)[5]
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, folder / lora.WEIGHTS, {"format": "pt"})
+    with pytest.raises(ModelError, match=f"{name} holds NaN or infinity"):
+        merge(load(tiny()).model, folder)
+
+
+def test_a_target_that_is_nowhere_is_what_a_user_can_mend():
+    with pytest.raises(ModelError, match="has no query for LoRA"):
+        add_lora(load(tiny()).model, LoraSpec(targets=("query",)))

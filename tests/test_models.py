@@ -1,7 +1,9 @@
 """common/models.py: a folder is as good as a hub id, and what must not be opened is refused."""
 
 import copy
+import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -334,3 +336,108 @@ def test_a_config_that_fetches_code_or_is_quantised_is_refused_by_the_property(t
 def test_a_kernel_of_the_hub_is_refused_where_a_run_asks_for_it():
     with pytest.raises(ModelError, match="attn_implementation 'org/kernel' is a kernel of the hub"):
         load(tiny(attn_implementation="org/kernel"))
+
+
+# --- folders that are broken in other ways ----------------------------------------------------------
+
+
+def entries(file="config.json", **changes):
+    """A change of a JSON file of the folder; ... removes an entry."""
+    def act(folder):
+        told = json.loads((folder / file).read_text()) | changes
+        (folder / file).write_text(json.dumps({name: value for name, value in told.items() if value is not ...}))
+    return act
+
+
+def content(file, text):
+    return lambda folder: (folder / file).write_text(text)
+
+
+BROKEN = {
+    "no model type": (entries(model_type=...), "config.json is not one that transformers .* reads"),
+    "unknown model type": (entries(model_type="nosuch"), "config.json is not one that transformers .* reads .*nosuch"),
+    "an encoder beside the decoder": (entries(model_type="t5"), "its config makes no decoder .t5"),
+    "reads pictures": (entries(model_type="llava"), "its config makes no decoder .llava"),
+    "a number as text": (entries(hidden_size="32"), "field 'hidden_size'.*expected int, got str"),
+    "no heads": (entries(num_key_value_heads=0), "its config makes no decoder .*ZeroDivisionError"),
+    "unknown activation": (entries(hidden_act="nosuch"), "its config makes no decoder .*KeyError: 'nosuch'"),
+    "unknown rotary positions": (entries(rope_parameters={"rope_type": "nosuch", "rope_theta": 1e4}), "its config makes no decoder"),
+    "a number that is none": (entries(rms_norm_eps=float("nan")), "config.json is not JSON .an entry is NaN"),
+    "padding outside of the vocabulary": (entries(pad_token_id=5000), "its config makes no decoder .*Padding_idx"),
+    "unknown dtype": (entries(dtype="nosuch"), "config.json is not one that transformers .* reads .*nosuch"),
+    "a pointer of Git LFS": (content("model.safetensors", "version https://git-lfs example\noid sha256:0\nsize 9\n"),
+                             "model.safetensors is a pointer of Git LFS.*git lfs pull"),
+    "an index of nothing": (content("model.safetensors.index.json", '{"weight_map": {}}'), "index.json must name a "),
+    "an index beside one file": (content("model.safetensors.index.json", '{"weight_map": {"a": "model-1.safetensors"}}'),
+                                 "both model.safetensors and an index of 1 other files"),
+    "generation settings cut short": (content("generation_config.json", "{"), "generation_config.json is not JSON"),
+    "generation settings of another type": (content("generation_config.json", '{"max_new_tokens": "many"}'), "a file beside its weights"),
+    "tokenizer empty": (content("tokenizer.json", ""), "its tokenizer cannot be opened .JSONDecodeError"),
+    "tokenizer of nothing": (content("tokenizer.json", "{}"), "its tokenizer cannot be opened"),
+    "special tokens cut short": (content("special_tokens_map.json", "{"), "special_tokens_map.json is not JSON"),
+    "chat template cut short": (content("chat_template.jinja", "{% for"), "its tokenizer cannot be opened .TemplateSyntaxError"),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    from common.data.chains import tokenizer
+
+    folder = tmp_path_factory.mktemp("whole")
+    load(tiny("qwen3")).model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_folder_is_refused_and_told_what_is_broken(name, whole, tmp_path):
+    (change, says), folder = BROKEN[name], tmp_path / "mine"
+    shutil.copytree(whole, folder)
+    assert name != "a pointer of Git LFS" or load(str(folder)).tokenizer is not None  # whole it is opened
+    change(folder)
+    with pytest.raises(ModelError, match=says):
+        load(str(folder))
+
+
+def test_weights_of_more_layers_than_the_config_are_no_smaller_model(tmp_path):
+    """transformers opens the first layers and leaves out the others without a word."""
+    with pytest.raises(ModelError, match=r"9 tensors that its config has no place for \(model.layers.2.*fewer layers"):
+        load(changed_folder(tmp_path, num_hidden_layers=2))
+
+
+def test_masks_that_old_checkpoints_carry_are_no_quantised_weights(tmp_path):
+    """Pythia's files hold a boolean mask and an infinitely low number for each layer."""
+    from safetensors.torch import load_file, save_file
+
+    spec = ModelSpec("random", config=dict(model_type="gpt_neox", hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                                           intermediate_size=64, vocab_size=96))
+    load(spec).model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    layer = "gpt_neox.layers.0.attention."
+    more = {layer + "bias": torch.ones(1, 1, 8, 8).bool(), layer + "masked_bias": torch.tensor(-1e9),
+            layer + "rotary_emb.inv_freq": torch.ones(4)}
+    save_file(tensors | more, tmp_path / "model.safetensors", {"format": "pt"})
+    assert load(str(tmp_path)).source["parameters"] == load(spec).source["parameters"]
+
+
+@pytest.mark.parametrize("where", ["random", "folder"])
+def test_a_model_without_the_attention_asked_for_is_refused_with_what_it_has(where, tmp_path):
+    config = dict(model_type="mamba", hidden_size=32, num_hidden_layers=2, vocab_size=96, state_size=4)
+    eager = ModelSpec("random", config=config, attn_implementation="eager")
+    load(eager).model.save_pretrained(tmp_path)
+    spec = dataclasses.replace(eager, attn_implementation="sdpa") if where == "random" else ModelSpec(str(tmp_path))
+    with pytest.raises(ModelError, match="a mamba of transformers .* has no attention 'sdpa' .*set attn_implementation to eager"):
+        load(spec)
+    assert load(ModelSpec(str(tmp_path), attn_implementation="eager")).source["model_type"] == "mamba"
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"attn_implementation": "sdpax"}, "a llama of transformers .* has no attention 'sdpax'.* set attn_implementation to sdpa or eager"),
+    ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+    ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+    ({"hidden_size": "32"}, "field 'hidden_size'"),
+    ({"num_attention_heads": 0, "head_dim": None}, "random"),
+])  # fmt: skip
+def test_a_spec_that_makes_no_model_here_is_refused(changes, says):
+    with pytest.raises(ModelError, match=says):
+        load(tiny(**changes))

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 
 from ..data.text import CLOZE, items_file
-from ..errors import TaskError
+from ..errors import TaskError, needed
 from ..files import file_sha256
 from .perplexity import eval_mode
 
@@ -79,6 +79,8 @@ def evaluate(
     item]}), data, prompts_cut (requests longer than the model's positions, which were read without
     their beginning; a warning says so). DataError if a file is missing, TaskError if the hub is or shots cannot be given.
     """
+    if limit is not None and limit < 1:
+        raise TaskError(f"limit {limit}: a score needs one item or more; None takes all.")
     asked = {name: (shots or {}).get(name, _task(name).shots) for name in tasks}
     if unknown := set(shots or {}) - set(tasks):
         raise TaskError(f"shots for {sorted(unknown)}, which are not among the tasks {list(tasks)}.")
@@ -138,7 +140,8 @@ def _task_manager(local: bool, data: str | None):
 
 
 def _harness_model(model, tokenizer, batch_size: int):
-    from lm_eval.models.huggingface import HFLM
+    with needed("lm-eval", "benchmarks.language"):
+        from lm_eval.models.huggingface import HFLM
 
     class MaskedHFLM(HFLM):
         """HFLM pads on the right with zeros and gives no mask, which a causal model's scores do not notice, but anything that counts

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.text import is_text, lines
-from ..errors import DataError, TaskError
+from ..errors import DataError, TaskError, needed
 from ..reasoning.answers import REMAINING
 from ..reasoning.verifiers import MathVerifier, Verifier, after_thinking, opens_thought
 from .sampled import Response
@@ -110,7 +110,8 @@ def _lines(path: Path):
 
 
 def _parquet(path: Path):
-    import pyarrow.parquet
+    with needed("pyarrow", f"{path.name}, a parquet file,"):
+        import pyarrow.parquet
 
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
@@ -184,7 +185,8 @@ def evaluate(
     which `lm` cuts the prompt, for it leaves no room for `max_tokens`; also said on the screen), known_errors (of the grader).
     None on all but the first process. TaskError for an unknown name, or a model that can count no tokens.
     """
-    from lm_eval import simple_evaluate
+    with needed("lm-eval", "benchmarks.maths"):
+        from lm_eval import simple_evaluate
 
     if unknown := set(names) - set(BENCHMARKS):
         raise TaskError(f"{sorted(unknown)} are none of the mathematics benchmarks {', '.join(BENCHMARKS)}.")

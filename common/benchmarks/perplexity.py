@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.text import Text, read_text
+from ..errors import DataError, ModelError, TaskError
 
 __all__ = ["Text", "eval_mode", "read_text", "text_perplexity", "token_perplexity"]
 
@@ -29,22 +30,33 @@ def token_perplexity(model, ids: Tensor, window: int, batch_size: int = 1, n_wor
     """ids (n,) of one text, or (N, window) cut before -> perplexity, and nats of each window.
 
     n_words: words of the text that ids encode, for word_ppl. The model is run in eval mode and put
-    back; the attention mask is always given. ValueError for fewer than two tokens or a NaN.
+    back; the attention mask is always given. TaskError for fewer than two tokens, or windows that are longer than the model's
+    positions (where there are learnt ones it would crash, and with others read what it was never trained for); ModelError for a
+    loss that is not finite.
     """
-    if window < 2 or ids.numel() < 2:
-        raise ValueError(f"{ids.numel()} tokens in windows of {window}: nothing has a context.")
+    if window < 2 or batch_size < 1 or ids.numel() < 2:
+        raise TaskError(f"{ids.numel()} tokens in windows of {window}, {batch_size} at a time: nothing has a context.")
     rows = list(ids) if ids.dim() == 2 else list(ids.split(window))
     rows = [row for row in rows if len(row) > 1]
+    room, longest = positions(model), max(map(len, rows), default=0)
+    if room is not None and longest > room:
+        raise TaskError(f"windows of {longest} tokens are longer than the {room} positions of {type(model).__name__} "
+                        f"(config.max_position_embeddings): take a window of {room} or less.")
+    if not rows:
+        raise TaskError(f"{ids.numel()} tokens in rows of one: nothing has a context.")
+    if n_words is not None and n_words < 1:
+        raise DataError("the text has no words, so that there is no perplexity of a word.")
     device = next(model.parameters()).device
     nll: list[float] = []
     with eval_mode(model):
         for start in range(0, len(rows), batch_size):
             nll += _windows_nll(model, rows[start : start + batch_size], device)
     tokens = [len(row) - 1 for row in rows]
-    total = math.fsum(nll)
-    if math.isnan(total):
-        bad = next(i for i, value in enumerate(nll) if math.isnan(value))
-        raise ValueError(f"The loss of window {bad} is NaN (dtype {next(model.parameters()).dtype}).")
+    total = math.fsum(nll) if all(map(math.isfinite, nll)) else math.nan
+    if not math.isfinite(total):
+        bad = next(i for i, value in enumerate(nll) if not math.isfinite(value))
+        raise ModelError(f"The loss of window {bad} is {nll[bad]} (dtype {next(model.parameters()).dtype}): in float16 a number that grew "
+                         "too large, else weights that are none. Load it in float32 or bfloat16, or look at the training it is from.")
     result = {
         "ppl": _exp(total / sum(tokens)),
         "nll_sum": total,
@@ -68,6 +80,13 @@ def text_perplexity(model, tokenizer, text: Text, window: int, batch_size: int =
     ids = tokenizer(text.text, return_tensors="pt")["input_ids"][0]
     result = token_perplexity(model, ids, window, batch_size, n_words=text.n_words)
     return result | {"text": text.definition}
+
+
+def positions(model) -> int | None:
+    """How many positions the model has; None where nothing bounds them (a recurrent state, ALiBi)."""
+    config = getattr(model, "config", None)
+    bound = getattr(config.get_text_config() if hasattr(config, "get_text_config") else config, "max_position_embeddings", None)
+    return bound if isinstance(bound, int) and bound > 0 else None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Mapping
 
-from ..errors import TaskError
+from ..errors import TaskError, needed
 from ..progress import progress
 
 
@@ -34,7 +34,8 @@ def sampling_lm(model, tokenizer, *, rows: int = 64, generator=None):
     for its response; TaskError for what `common.reasoning.rollouts.sample` does not do (top-p, top-k,
     stop strings, likelihoods).
     """
-    from lm_eval.api.model import LM
+    with needed("lm-eval", "benchmarks.sampled"):
+        from lm_eval.api.model import LM
 
     from ..reasoning.probe import check_model
     from ..reasoning.rollouts import check_positions, sample

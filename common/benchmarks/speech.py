@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import needed
 from .translation import difference, refuse_unpaired, resampled
 
 
@@ -33,7 +34,8 @@ def wer(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
     they are divided by the references' words. An empty hypothesis deletes every word. Raises ValueError for sides
     that are not equally many strings and for a reference without words.
     """
-    import jiwer
+    with needed("jiwer", "benchmarks.speech"):
+        import jiwer
 
     refuse_unpaired(hypotheses, references)
     errors, words = [], []

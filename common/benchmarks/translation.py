@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import needed
+
 METRICS = ("AL", "LAAL", "AP", "DAL")
 LENGTHS = ("reference", "hypothesis")
 
@@ -191,13 +193,15 @@ def _script(letter: str) -> str:
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
     """Corpus chrF (chrF2: 6-grams of characters, no words) by sacrebleu: {"score", "signature", "n"}."""
-    from sacrebleu.metrics import CHRF
+    with needed("sacrebleu", "benchmarks.translation"):
+        from sacrebleu.metrics import CHRF
 
     return _corpus_score(CHRF(), hypotheses, references)
 
 
 def _bleu_metric(tokenize: str):
-    from sacrebleu.metrics import BLEU
+    with needed("sacrebleu", "benchmarks.translation"):
+        from sacrebleu.metrics import BLEU
 
     if tokenize not in BLEU.TOKENIZERS:
         raise ValueError(f"no tokenizer {tokenize!r}; sacrebleu has {', '.join(BLEU.TOKENIZERS)}")

@@ -129,7 +129,7 @@ def share(hits: int, n: int, scale: float = 1.0) -> dict:
         raise RecordError(f"share: {hits} of {n} items")
     z, p = 1.959964, hits / n
     middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    low, high = (0.0 if hits == 0 else middle - half), (1.0 if hits == n else middle + half)  # exactly; rounding leaves a hair
     return {"value": scale * p, "stderr": scale * (high - low) / (2 * z), "stderr_kind": "binomial", "n_runs": 1, "n_items": n,
             "ci95": [scale * low, scale * high]}
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, needed
 from ..files import cache_dir, data_file, file_sha256, replacing
 from .prose import text_hash, topics
 
@@ -148,7 +148,8 @@ def read_text(name: str, origin: str = "local", split: str = "test", data=None) 
 
 
 def _from_hub(path: str, column: str, split: str, name=None, rev=None) -> tuple[str, dict]:
-    from datasets import load_dataset
+    with needed("datasets", f"{path} from the hub"):
+        from datasets import load_dataset
 
     try:
         lines = load_dataset(path, name, split=split, revision=rev)[column]

@@ -11,8 +11,10 @@ Projector and decoder learn in both stages, for this decoder is not pretrained. 
 row (vision/layout.py), so that 64 visual tokens are paid once for twelve answers. Checkpoints every 250 steps: a killed run
 goes on. The card, training.json, holds the curve, accuracies by kind, and what the best blind answers would get.
 
-The three that are committed were trained with bf16 autocast; now the recipe computes in fp32, which does not depend on what units
-a processor has. `folder_of` gives the stand-in of any seed: one that is not committed is trained when it is first asked for.
+Another family of decoders is another
+`Recipe` (llava_qwen3.py). The three that are committed were trained with bf16 autocast; now the recipe computes in fp32, which does
+not depend on what units a processor has. `folder_of` gives the stand-in of any seed: one that is not committed is trained when it is
+first asked for.
 """
 
 from __future__ import annotations
@@ -20,12 +22,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import time
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -188,10 +195,62 @@ def checkpoints(seed: int, name: str, stage_1: int, stage_2: int, learning_rate:
     return cache_dir() / "standins-llava" / f"{name}-seed{seed}-{key}"
 
 
-def train(seed: int, name: str = "dense", training: type[LlavaTraining] = LlavaTraining, stage_1: int = STAGE_1,
-          stage_2: int = STAGE_2, learning_rate: float = 2e-3, progress: bool = True,
-          sources: tuple[str, ...] = (), stop: int | None = None) -> tuple[Llava, list[float]]:
-    """(the model of a seed, losses) by the recipe above; a killed one goes on from its checkpoints.
+@dataclass(frozen=True)
+class Recipe:
+    """One family of small LLaVAs: what is trained by the recipe above, and where it is kept.
+
+    name: of its checkpoints. build(seed, features): an untrained model. opened(folder): what `save` wrote. every: steps between
+    checkpoints. sources: files that define the family, beside this one.
+    """
+
+    name: str
+    build: Callable[[int, Tensor], Llava]
+    opened: Callable[[Path], Llava]
+    folder: Path
+    seeds: tuple[int, ...]
+    stage_1: int = STAGE_1
+    stage_2: int = STAGE_2
+    learning_rate: float = 2e-3
+    every: int = 250
+    sources: tuple[str, ...] = ()
+
+
+LLAMA = Recipe("dense", build, load_llava, FOLDER, SEEDS)
+
+
+class Clock(Callback):
+    """CPU-seconds of a training, over all its parts: kept in the checkpoints. stop: ends the run at that step, as a kill would."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.before, self.began, self.stop = 0.0, time.process_time(), stop
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.process_time() - self.began
+
+    def on_train_start(self, trainer, module) -> None:
+        self.began = time.process_time()
+
+    def on_train_batch_end(self, trainer, *rest) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.stop
+
+    def state_dict(self) -> dict:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.before = state["seconds"]
+
+
+class Trained(NamedTuple):
+    model: Llava
+    losses: list[float]  # by step
+    seconds: float  # of a CPU
+
+
+def trained(recipe: Recipe, seed: int, stage_1: int, stage_2: int, learning_rate: float, name: str | None = None,
+            training: type[LlavaTraining] = LlavaTraining, progress: bool = True, sources: tuple[str, ...] = (),
+            stop: int | None = None) -> Trained:
+    """A model of the family, trained; a killed run goes on from its checkpoints.
 
     name, sources: of another `training`, and the files that define it: checkpoints of other ones are never taken up.
     stop: as if killed after that many steps.
@@ -201,29 +260,38 @@ def train(seed: int, name: str = "dense", training: type[LlavaTraining] = LlavaT
     for logger in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    pictures, steps = Pictures(), stage_1 + stage_2
-    model = build(seed, pictures.scene_features[:500])
+    pictures, steps, clock = Pictures(), stage_1 + stage_2, Clock(stop)
+    model = recipe.build(seed, pictures.scene_features[:500])
     module = training(model, learning_rate)
-    work = checkpoints(seed, name, stage_1, stage_2, learning_rate, sources)
+    work = checkpoints(seed, name or recipe.name, stage_1, stage_2, learning_rate, recipe.sources + sources)
     last, done = resume_from(work)
     rows = Rows(pictures, model.tokenizer, model.prefix, stage_1, steps, seed)
     loader = DataLoader(FromStep(rows, done, steps), batch_size=None)
-    trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=stop or steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,
+    trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,
                         precision="32-true", enable_model_summary=False, enable_progress_bar=progress,
                         plugins=[WholeCheckpoints()],
-                        callbacks=[keeper(work, min(250, stop or steps)), *([TQDMProgressBar(50)] if progress else [])])
+                        callbacks=[clock, keeper(work, min(recipe.every, stop or steps)), *([TQDMProgressBar(50)] if progress else [])])
     trainer.fit(module, loader, ckpt_path=last)
     model.llava.eval()
-    return model, module.losses
+    return Trained(model, module.losses, clock.seconds)
 
 
-def train_llava(seed: int, folder: Path, stage_1: int = STAGE_1, stage_2: int = STAGE_2, learning_rate: float = 2e-3) -> dict:
-    """Trains a stand-in, writes folder and its card, and returns the card."""
-    model, losses = train(seed, stage_1=stage_1, stage_2=stage_2, learning_rate=learning_rate)
+def train(seed: int, name: str = "dense", training: type[LlavaTraining] = LlavaTraining, stage_1: int = STAGE_1,
+          stage_2: int = STAGE_2, learning_rate: float = 2e-3, progress: bool = True,
+          sources: tuple[str, ...] = (), stop: int | None = None) -> tuple[Llava, list[float]]:
+    """(the Llama of a seed, losses by step), as `trained`."""
+    return trained(LLAMA, seed, stage_1, stage_2, learning_rate, name, training, progress, sources, stop)[:2]
+
+
+def train_llava(seed: int, folder: Path, stage_1: int | None = None, stage_2: int | None = None, learning_rate: float | None = None,
+                recipe: Recipe = LLAMA) -> dict:
+    """Trains a stand-in, writes folder and its card, and returns the card. Steps and rate: default the recipe's."""
+    stages = [recipe.stage_1 if stage_1 is None else stage_1, recipe.stage_2 if stage_2 is None else stage_2]
+    rate = recipe.learning_rate if learning_rate is None else learning_rate
+    model, losses, seconds = trained(recipe, seed, *stages, rate)
     save(model, folder)
-    result = {"seed": seed, "steps": [stage_1, stage_2], "rows": ROWS, "learning_rate": learning_rate,
-              "accuracy": report(load_llava(folder)),
-              "curve": [[s, losses[s]] for s in range(0, len(losses), 50)]}
+    result = {"seed": seed, "steps": stages, "rows": ROWS, "learning_rate": rate, "cpu_seconds": round(seconds),
+              "accuracy": report(recipe.opened(folder)), "curve": [[s, losses[s]] for s in range(0, len(losses), 50)]}
     write_json(folder / "training.json", result)
     return result
 
@@ -243,16 +311,16 @@ def made(seed: int) -> str:
     return folder_of(seed).name
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the committed small LLaVAs again, half an hour of one core each.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--stage-1", type=int, default=STAGE_1)
-    parser.add_argument("--stage-2", type=int, default=STAGE_2)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    options = parser.parse_args()
+def main(recipe: Recipe = LLAMA, args: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=f"Train the small LLaVAs of {recipe.folder.name} again, an hour of one core each.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(recipe.seeds))
+    parser.add_argument("--folder", type=Path, default=recipe.folder)
+    parser.add_argument("--stage-1", type=int, default=recipe.stage_1)
+    parser.add_argument("--stage-2", type=int, default=recipe.stage_2)
+    parser.add_argument("--learning-rate", type=float, default=recipe.learning_rate)
+    options = parser.parse_args(args)
     for seed in options.seeds:
-        result = train_llava(seed, options.folder / f"seed{seed}", options.stage_1, options.stage_2, options.learning_rate)
+        result = train_llava(seed, options.folder / f"seed{seed}", options.stage_1, options.stage_2, options.learning_rate, recipe)
         print(json.dumps(result["accuracy"], indent=1), flush=True)
 
 

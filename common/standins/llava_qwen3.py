@@ -9,28 +9,16 @@ goes on.
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from ..errors import ModelError
-from ..files import write_json
-from ..training.checkpoints import WholeCheckpoints, keeper, resume_from
-from ..training.steps import FromStep
 from ..vision import llava as vision
 from ..vision import tower
-from ..vision.features import Pictures
-from ..vision.llava import Llava, load_llava, save, whiten
+from ..vision.llava import Llava, load_llava, whiten
 from ..vision.parts import Parts, parts_of
 from . import llava as standins
 
@@ -91,76 +79,8 @@ def stand_in(seed: int) -> Parts:
     return parts_of(opened(folder), tower=False)
 
 
-# -- training ----------------------------------------------------------------------------------------------
-class Clock(Callback):
-    """CPU-seconds of a training, over all its parts: kept in the checkpoints. stop: ends the run at that step, as a kill would."""
-
-    def __init__(self, stop: int | None = None) -> None:
-        self.before, self.began, self.stop = 0.0, time.process_time(), stop
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.process_time() - self.began
-
-    def on_train_start(self, trainer, module) -> None:
-        self.began = time.process_time()
-
-    def on_train_batch_end(self, trainer, *rest) -> None:
-        trainer.should_stop = trainer.should_stop or trainer.global_step == self.stop
-
-    def state_dict(self) -> dict:
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.before = state["seconds"]
-
-
-def train(seed: int, stage_1: int = STAGE_1, stage_2: int = STAGE_2, learning_rate: float = LEARNING_RATE, progress: bool = True,
-          stop: int | None = None) -> tuple[Qwen3Llava, list[float], float]:
-    """(the model of a seed, losses by step, CPU-seconds); a killed one goes on from its checkpoints. stop: see Clock."""
-    from lightning.pytorch.callbacks import TQDMProgressBar
-
-    for logger in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    pictures, steps, clock = Pictures(), stage_1 + stage_2, Clock(stop)
-    model = build(seed, pictures.scene_features[:500])
-    module = standins.LlavaTraining(model, learning_rate)
-    work = standins.checkpoints(seed, "qwen3", stage_1, stage_2, learning_rate, (__file__,))
-    last, done = resume_from(work)
-    rows = standins.Rows(pictures, model.tokenizer, model.prefix, stage_1, steps, seed)
-    loader = DataLoader(FromStep(rows, done, steps), batch_size=None)
-    trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,
-                        precision="32-true", enable_model_summary=False, enable_progress_bar=progress, plugins=[WholeCheckpoints()],
-                        callbacks=[clock, keeper(work, min(50, stop or steps)), *([TQDMProgressBar(50)] if progress else [])])
-    trainer.fit(module, loader, ckpt_path=last)
-    model.llava.eval()
-    return model, module.losses, clock.seconds
-
-
-def train_llava(seed: int, folder: Path, stage_1: int = STAGE_1, stage_2: int = STAGE_2, learning_rate: float = LEARNING_RATE) -> dict:
-    """Trains a stand-in, writes folder and its card, and returns the card."""
-    model, losses, seconds = train(seed, stage_1, stage_2, learning_rate)
-    save(model, folder)
-    card = {"seed": seed, "steps": [stage_1, stage_2], "rows": standins.ROWS, "learning_rate": learning_rate,
-            "cpu_seconds": round(seconds), "accuracy": standins.report(opened(folder)),
-            "curve": [[s, losses[s]] for s in range(0, len(losses), 50)]}
-    write_json(folder / "training.json", card)
-    return card
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the committed small LLaVA with a Qwen3 decoder again.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--stage-1", type=int, default=STAGE_1)
-    parser.add_argument("--stage-2", type=int, default=STAGE_2)
-    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
-    options = parser.parse_args()
-    for seed in options.seeds:
-        card = train_llava(seed, options.folder / f"seed{seed}", options.stage_1, options.stage_2, options.learning_rate)
-        print(json.dumps(card["accuracy"], indent=1), flush=True)
+RECIPE = standins.Recipe("qwen3", build, opened, FOLDER, SEEDS, STAGE_1, STAGE_2, LEARNING_RATE, every=50, sources=(__file__,))
 
 
 if __name__ == "__main__":
-    main()
+    standins.main(RECIPE)

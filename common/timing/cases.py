@@ -95,14 +95,14 @@ def finished(out: Path | None, settings: Document, cases: Sequence[Any], log: Ca
     try:
         document = json.loads(out.read_text())
         same, old = document["settings"] == settings, document["cases"]
-    except (ValueError, KeyError, TypeError):
+        wanted = {case.name: json.loads(json.dumps(asdict(case))) for case in cases}
+        old = {name: result for name, result in old.items() if name in wanted and wanted[name].items() <= result.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
         log(f"  {out.name} is damaged; measuring everything anew")
         return {}
     if not same:
         log(f"  {out.name} is of other settings or other code; measuring everything anew")
         return {}
-    wanted = {case.name: json.loads(json.dumps(asdict(case))) for case in cases}
-    old = {name: result for name, result in old.items() if name in wanted and wanted[name].items() <= result.items()}
     log(f"  {len(old)} of {len(cases)} cases are in {out.name} already")
     return old
 

@@ -103,6 +103,7 @@ class StepTraining(OneRun):
     """Losses of an optimiser step, whatever the micro-batches and processes that it is cut into.
 
     A step of which no token is scored (every answer was cut away, say) moves nothing and is counted in `skipped_steps`, and logged.
+    One whose loss or gradient is NaN or infinite ends the training with a SetupError before any weight moves.
     warmup_steps: a number of steps, or a share of all if below 1. schedule: constant, cosine or linear, after the warm-up.
     one_group: whether the optimiser keeps one group of parameters; a paper with several rates overrides `rate_of`.
     """
@@ -115,6 +116,7 @@ class StepTraining(OneRun):
         self.source = {}
         self._sums: dict[str, Tensor] = {}
         self._nothing, self.skipped_steps = True, 0  # of this step: no token is scored so far; steps of which none was
+        self._finite: Tensor | bool = True  # of this step: its loss so far
 
     # -- what a paper says -----------------------------------------------------------------------
     def losses(self, batch: dict) -> dict[str, Tensor]:
@@ -141,8 +143,10 @@ class StepTraining(OneRun):
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach()
         self._nothing = self._nothing and bool(nothing) and not any(v.detach().any() for v in parts.values() if v.requires_grad)
+        loss = sum(v for v in parts.values() if v.requires_grad)
+        self._finite = self._finite & torch.as_tensor(loss).detach().isfinite().all()
         # Lightning divides by the accumulation, DDP by the world; the parts are shares of a sum.
-        return sum(v for v in parts.values() if v.requires_grad) * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
     def on_before_optimizer_step(self, optimizer) -> None:
         for grad in self.whole_gradients():
@@ -155,9 +159,25 @@ class StepTraining(OneRun):
                 parameter.grad = None
             self.log("train/skipped_steps", float(self.skipped_steps), batch_size=1)
         self._nothing = True
-        sums = torch.stack([torch.as_tensor(self._sums[name], device=self.device).double() for name in names])
-        self.log_dict({f"train/{n}": v for n, v in zip(names, self.trainer.strategy.reduce(sums, reduce_op="sum"))}, batch_size=1)
-        self._sums = {}
+        own = [*(self._sums[name] for name in names), self.not_finite()]
+        sums = torch.stack([torch.as_tensor(value, device=self.device).double() for value in own])
+        *losses, broken = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        self.log_dict({f"train/{n}": v for n, v in zip(names, losses)}, batch_size=1)
+        self._sums, self._finite = {}, True
+        if broken:  # on every rank, which all leave together
+            shown = ", ".join(f"{name} {float(value):.4g}" for name, value in zip(names, losses))
+            raise SetupError(f"Optimiser step {self.global_step + 1}: its loss or a gradient is NaN or infinite ({shown}); the weights are "
+                             "still those of the step before. Lower the learning rate or clip gradients (trainer.gradient_clip_val), "
+                             "look at the step's rows, or use another precision; --ckpt_path last goes on from the last checkpoint.")
+
+    def not_finite(self) -> Tensor:
+        """Whether this rank's loss or gradients of the step hold NaN or infinity, as a number; with fp16's loss scaling gradients
+        may, and its scaler skips the step."""
+        scaled = self.trainer.precision == "16-mixed"
+        grads = [] if scaled else [p.grad.to_local() if sharded(p.grad) else p.grad for p in self.parameters() if p.grad is not None]
+        wide = [torch.promote_types(grad.dtype, torch.float32) for grad in grads]
+        fine = [grad.sum(dtype=dtype).isfinite() for grad, dtype in zip(grads, wide)] + [torch.as_tensor(self._finite, device=self.device)]
+        return ~torch.stack([each.to(self.device) for each in fine]).all()
 
     def _no_rank(self, nothing: bool) -> bool:
         """Whether `nothing` holds on every rank."""
@@ -202,7 +222,7 @@ class StepTraining(OneRun):
         factor = (gradient_clip_val / (norm + 1e-6)).clamp(max=1.0)
         for grad in grads:
             local = grad.to_local() if sharded(grad) else grad
-            local.mul_(factor.to(local.dtype))
+            local.mul_(factor.to(local.dtype).squeeze())  # of no dimension, as a scalar's gradient is
         return None
 
     # -- validation ------------------------------------------------------------------------------
@@ -215,7 +235,10 @@ class StepTraining(OneRun):
 
     def on_validation_epoch_end(self) -> None:
         loss, count = self.trainer.strategy.reduce(self._held_out.clone(), reduce_op="sum")
-        self.log("val/loss", (loss / count.clamp(min=1)).float(), prog_bar=True, batch_size=1)
+        if not count:  # 0 / 0 is no loss of 0, which would be the best one
+            warnings.warn("val/loss: no token of the validation rows is scored, so that it is nan: look at data's held-out rows and cuts",
+                          stacklevel=2)
+        self.log("val/loss", (loss / count).float(), prog_bar=True, batch_size=1)
 
 
 def gather_whole(model: nn.Module) -> None:

@@ -132,11 +132,17 @@ class StepData(L.LightningDataModule):
     def rows(self, which: int):
         if self._sequences is None:
             self._sequences = self.sequences()
-        return self._sequences[which]
+        rows = self._sequences[which]
+        if not n_rows(rows):
+            raise SetupError(f"{type(self).__name__}: no row is left to {('train', 'validate')[which]} on: the data are empty, too few to "
+                             "be split, or all cut away.")
+        return rows
 
     def micro_batch(self) -> int:
         """Samples per device and micro-batch. SetupError if a step does not divide evenly."""
         accumulate, devices = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        if self.batch_size < 1:
+            raise SetupError(f"data.batch_size {self.batch_size}: an optimiser step has one sample or more.")
         if self.batch_size % (accumulate * devices):
             raise SetupError(f"data.batch_size {self.batch_size} is not a multiple of {accumulate} x {devices} "
                              "(trainer.accumulate_grad_batches x devices).")

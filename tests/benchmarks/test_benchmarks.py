@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
-from common.benchmarks import language
+from common.benchmarks import language, maths, speech, translation
 from common.benchmarks.language import evaluate, retain
 from common.benchmarks.perplexity import text_perplexity, token_perplexity
+from common.benchmarks.sampled import sampling_lm
 from common.data.text import CLOZE, Text
-from common.errors import DataError, TaskError
-from common.models import SMOLLM2, load, tiny
+from common.errors import DataError, ModelError, SetupError, TaskError
+from common.lora import LoraSpec, add_lora
+from common.models import SMOLLM2, ModelSpec, load, tiny
 from tests.numerics import float64
 
 # Made up; only the shape is that of the benchmarks.
@@ -116,15 +119,56 @@ def test_a_last_window_of_one_token_is_dropped_and_two_are_the_least():
     model = Fixed(torch.zeros(4, 4))
     assert token_perplexity(model, torch.tensor([0, 1, 2]), window=2)["n_tokens"] == 1
     for ids, window in ((torch.tensor([0]), 2), (torch.tensor([0, 1]), 1)):
-        with pytest.raises(ValueError, match="nothing has a context"):
+        with pytest.raises(TaskError, match="nothing has a context"):
             token_perplexity(model, ids, window)
 
 
 def test_a_nan_is_an_error_and_an_overflow_is_none():
-    with pytest.raises(ValueError, match="window 0 is NaN"):
-        token_perplexity(Fixed(torch.full((4, 4), math.nan)), torch.tensor([0, 1]), window=2)
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(ModelError, match=r"loss of window 0 is nan \(dtype torch.float32\)"):
+            token_perplexity(Fixed(torch.full((4, 4), wrong)), torch.tensor([0, 1]), window=2)
+    never = torch.tensor([[0.0, -math.inf], [0.0, -math.inf]])  # 1 is impossible, and comes
+    with pytest.raises(ModelError, match="loss of window 1 is inf"):
+        token_perplexity(Fixed(never), torch.tensor([0, 0, 0, 1]), window=2)
     certain = torch.tensor([[1e4, 0.0], [1e4, 0.0]])  # always 0
     assert token_perplexity(Fixed(certain), torch.tensor([0, 1]), window=2)["ppl"] is None
+
+
+@pytest.mark.parametrize("family", [
+    dict(model_type="gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=16),  # learnt positions: torch would fail inside
+    dict(model_type="llama", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=16),
+])  # fmt: skip
+def test_a_window_longer_than_the_positions_is_refused_before_any_work(family):
+    model = load(ModelSpec("random", config=family | {"vocab_size": 96})).model
+    ids = torch.arange(40) % 96
+    assert token_perplexity(model, ids, 16)["n_windows"] == 3
+    for given in (ids, ids[:34].view(2, 17)):
+        with pytest.raises(TaskError, match=f"windows of 17 tokens are longer than the 16 positions of {type(model).__name__}.* 16 or"):
+            token_perplexity(model, given, 17)
+    assert token_perplexity(model, ids[:10], 17)["n_tokens"] == 9, "a text that fits is no long window"
+
+
+def test_a_text_without_words_has_no_perplexity_of_a_word():
+    with pytest.raises(DataError, match="no words"):
+        token_perplexity(Fixed(torch.zeros(4, 4)), torch.tensor([0, 1]), 2, n_words=0)
+
+
+@pytest.mark.parametrize(("package", "call"), [
+    ("lm-eval", lambda model, tokenizer: evaluate(model, tokenizer, ["pydoc_cloze"])),
+    ("lm-eval", lambda model, tokenizer: sampling_lm(model, tokenizer)),
+    ("lm-eval", lambda model, tokenizer: maths.evaluate(None, ["aime24"])),
+    ("sacrebleu", lambda model, tokenizer: translation.chrf(["a"], ["a"])),
+    ("sacrebleu", lambda model, tokenizer: translation.sentence_statistics(["a"], ["a"])),
+    ("jiwer", lambda model, tokenizer: speech.wer(["a"], ["a"])),
+    ("peft", lambda model, tokenizer: add_lora(model, LoraSpec())),
+])  # fmt: skip
+def test_a_package_that_is_missing_is_named_with_the_way_out(package, call, model, tokenizer, monkeypatch):
+    name = package.replace("-", "_")
+    for loaded in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SetupError, match=f"needs the package {package}, which cannot be imported here .*pip install {package}"):
+        call(model, tokenizer)
 
 
 @pytest.mark.numerics

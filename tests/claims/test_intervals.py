@@ -111,6 +111,13 @@ def test_a_share_has_wilsons_interval_even_at_its_ends(hits, n, low, high):
     assert got["stderr"] > 0 and got["n_items"] == n
 
 
+@pytest.mark.parametrize("n", range(1, 60))
+def test_a_share_of_none_and_of_all_ends_at_the_end_itself(n):
+    """Rounding left 0.9999999999999999 and 2e-17 there, and a bound inside 0 and 100 %."""
+    assert (share(0, n)["ci95"][0], share(n, n)["ci95"][1], share(n, n, 100)["ci95"][1]) == (0.0, 1.0, 100.0)
+    assert 0 < share(0, n)["ci95"][1] < 1 and 0 < share(n, n)["ci95"][0] < 1
+
+
 @pytest.mark.parametrize(("hits", "n"), [(11, 10), (-1, 10), (0, 0)])
 def test_what_is_no_share_is_refused(hits, n):
     with pytest.raises(RecordError, match="items"):

@@ -129,6 +129,10 @@ def test_saved_after_each_case_and_gone_on_with(runner, tmp_path, monkeypatch):
     out.write_text('{"settings"')
     measure(out=out, settings={"threads": 2})
     assert len(ran) == 4, "damaged: everything anew"
+    for held in ([], {"S=8": [1]}):
+        out.write_text(json.dumps({"settings": {"threads": 2}, "cases": held}))
+        measure(out=out, settings={"threads": 2})
+        assert len(ran) == 4, "JSON, and no results: everything anew"
 
 
 # -- over processes ----------------------------------------------------------------------------------------

@@ -239,6 +239,45 @@ def test_clipping_takes_shards_and_whole_gradients_together(monkeypatch, shards)
     close(parameters[1].grad.as_subclass(torch.Tensor), torch.tensor([0.8], dtype=torch.float64), rel=1e-6)  # below the limit nothing moves
 
 
+def test_clipping_takes_a_gradient_of_no_dimension(monkeypatch):
+    """FSDP2 leaves a scalar whole: it is scaled as the others are, and the factor has one dimension more."""
+    module = Line()
+    module.scale = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+    module.scale.grad, module.trained.bias.grad = torch.tensor(3.0, dtype=torch.float64), torch.tensor([4.0], dtype=torch.float64)
+    module.trainer = L.Trainer(max_steps=4, accelerator="cpu", logger=False, enable_checkpointing=False)
+    monkeypatch.setattr(type(module), "device_mesh", property(lambda self: "a mesh"), raising=False)
+    module.configure_gradient_clipping(None, 1.0)
+    assert module.scale.grad.shape == ()
+    close(torch.cat([module.scale.grad[None], module.trained.bias.grad]), torch.tensor([0.6, 0.8], dtype=torch.float64), rel=1e-6)
+
+
+class Broken(Line):
+    """Its loss, or only its gradient (an infinite slope at zero), is none in the third step."""
+
+    def __init__(self, how):
+        super().__init__(schedule="constant")
+        self.how, self.seen = how, []
+
+    def losses(self, batch):
+        self.seen.append(weights(self).clone())
+        parts = super().losses(batch)
+        if self.global_step == 2:
+            bias = self.trained.bias.sum()
+            parts["loss"] = parts["loss"] * float(self.how) if self.how != "slope" else parts["loss"] + (bias - bias.detach()).abs().sqrt()
+        return parts
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("how", ["nan", "inf", "slope"])
+def test_a_loss_or_gradient_that_is_none_ends_the_training_before_a_weight_moves(tmp_path, how, accumulate):
+    module, good = Broken(how), Line(schedule="constant")
+    with pytest.raises(SetupError, match=r"Optimiser step 3: its loss or a gradient is NaN or infinite \(loss .*--ckpt_path last"):
+        fit(module, tmp_path, steps=4, accumulate_grad_batches=accumulate)
+    fit(good, tmp_path, steps=2)
+    close(weights(module), weights(good), rel=1e-12)
+    assert len(module.seen) == 3 * accumulate
+
+
 def test_validation_is_a_mean_over_targets_and_not_over_batches(tmp_path):
     module = Line(learning_rate=0.0)
     trainer = fit(module, tmp_path, steps=1, limit_val_batches=1.0, num_sanity_val_steps=0, val_check_interval=1,
@@ -248,6 +287,34 @@ def test_validation_is_a_mean_over_targets_and_not_over_batches(tmp_path):
     with torch.no_grad():
         expected = module.error(batch).sum() / batch["weight"].sum()
     close(trainer.callback_metrics["val/loss"].double(), expected.double(), rel=1e-6)  # logged in single precision
+
+
+def test_a_validation_of_which_nothing_is_scored_has_no_loss(tmp_path):
+    class Blank(Points):
+        def sequences(self):
+            train, held = super().sequences()
+            held.counts["step_targets"][:] = 0
+            return train, held
+
+    trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+                        precision="64-true", default_root_dir=tmp_path, enable_checkpointing=False)
+    with pytest.warns(UserWarning, match="no token of the validation rows is scored"):
+        (found,) = trainer.validate(Line(), Blank(), verbose=False)
+    assert found["val/loss"] != found["val/loss"], "nan, and not the best loss there is"
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_data_without_a_row_are_refused(tmp_path, which):
+    class Empty(Points):
+        def sequences(self):
+            return tuple(Rows(1, 0 if i == which else 8) for i in range(2))
+
+    trainer = L.Trainer(accelerator="cpu", devices=1, max_steps=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+                        precision="64-true", default_root_dir=tmp_path, enable_checkpointing=False)
+    with pytest.raises(SetupError, match=f"Empty: no row is left to {('train', 'validate')[which]} on"):
+        trainer.fit(Line(), Empty())
+    with pytest.raises(SetupError, match="data.batch_size 0: an optimiser step has one sample or more"):
+        trainer.fit(Line(), Points(batch_size=0))
 
 
 def test_a_run_without_a_folder_for_checkpoints_keeps_no_product(tmp_path):
