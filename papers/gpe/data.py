@@ -10,7 +10,8 @@ stream): the same whatever the batch, the devices, or a restart. What comes of i
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from common.streaming.units import Example
 from common.training.steps import StepData
 
 from .segments import Batch
-from .toy import SOURCE, SOURCE_END, TARGET, TARGET_END, Language, spell
+from .toy import SOURCE, SOURCE_END, TARGET, TARGET_END, Language, spell, unseen
 
 
 class Pairs:
@@ -87,6 +88,12 @@ class StreamData(StepData):
 
 
 # -- generated ---------------------------------------------------------------------------------------------
+# Numbers of the sentences (and of the utterances) that models learn from, and where those begin that judge them: TEST_FROM of an
+# experiment, HELD_FROM of a training. Whoever is scored on the test asks that its sentences be none of LEARNT, as texts (`unseen`).
+TUNE_FROM, TEST_FROM, HELD_FROM = 10**6, 2 * 10**6, 10**9
+LEARNT = (range(32_000), range(TUNE_FROM, TUNE_FROM + 19_200), range(HELD_FROM, HELD_FROM + 512))
+
+
 def toy_example(language: Language, ids: dict[str, int], number: int) -> Example:
     """Sentence `number` of the language. ids: its vocabulary."""
     source, target = language.sentence(number)
@@ -95,15 +102,15 @@ def toy_example(language: Language, ids: dict[str, int], number: int) -> Example
                             text=spell(source), reference=spell(target))
 
 
-def toy_examples(language: Language, count: int, first: int = 0) -> list[Example]:
+def toy_examples(language: Language, numbers: Iterable[int]) -> list[Example]:
     ids = {piece: i for i, piece in enumerate(language.pieces())}
-    return [toy_example(language, ids, first + i) for i in range(count)]
+    return [toy_example(language, ids, number) for number in numbers]
 
 
 class ToyPairs(StreamData):
     """Sentences of the language `language` (default: that of the seed).
 
-    first: number of the first training sentence; validation sentences start at 10^9.
+    first: number of the first training sentence; validation sentences, none of which is trained on, start at 10^9.
     """
 
     def __init__(self, ks: list[int | None] = (1, 3, 5, 7), train_samples: int = 32_000, val_samples: int = 256,
@@ -113,8 +120,8 @@ class ToyPairs(StreamData):
 
     def examples(self) -> tuple[list[Example], list[Example]]:
         language = Language.draw(self.seed if self.language is None else self.language)
-        return (toy_examples(language, self.train_samples, self.first),
-                toy_examples(language, self.val_samples, 10**9))
+        learnt = range(self.first, self.first + self.train_samples)
+        return toy_examples(language, learnt), toy_examples(language, language.unseen(self.val_samples, HELD_FROM, learnt))
 
 
 # -- real text ---------------------------------------------------------------------------------------------
@@ -224,11 +231,24 @@ class TextPairs(StreamData):
 SPECIAL = (SOURCE, SOURCE_END, TARGET, TARGET_END)  # ids 0 .. 3; words follow in alphabetical order
 
 
+def words_of(bank, seed: int) -> Callable[[int], str]:
+    """Number -> the words of common.data.speech.utterance(bank, number, seed), by the same draws, without their sound."""
+    known = {speaker: sorted(word for who, word in bank.takes if who == speaker) for speaker in bank.speakers}
+
+    def words(number: int) -> str:
+        rng = random.Random(f"utterance {seed} {number}")
+        mine = known[rng.choice(list(known))]
+        return " ".join([rng.choice(mine) for _ in range(rng.randint(3, 7))])
+
+    return words
+
+
 class SpokenWords(StreamData):
     """Strings of spoken words (common/data/speech.py). bank: "espeak", synthesised, or "fsdd", recorded digits.
 
     stack: 20 ms frames a source token; chunk_tokens: tokens a unit, so that k counts chunks of 20 x stack x chunk_tokens ms.
-    first: number of the first training utterance; validation starts at 10^9, from the test recordings where there are any.
+    first: number of the first training utterance; validation starts at 10^9, from the test recordings where there are any. Where there
+    are none its words are, as a string, those of no utterance that is trained on.
     """
 
     def __init__(self, ks: list[int | None] = (1, 3, 5), bank: str = "espeak", train_samples: int = 6400,
@@ -249,16 +269,24 @@ class SpokenWords(StreamData):
         except DataError as error:
             raise SetupError(f"data.bank {self.bank}: {error}") from error
 
-    def cut(self, bank, count: int, first: int) -> list[Example]:
-        """Utterances `first` and on, as examples: the words that are spoken are the target, each a unit of one id."""
+    def unseen(self, banks: tuple, count: int, first: int, learnt: Iterable[int]) -> list[int]:
+        """Numbers from `first` on of `count` utterances to judge by: of other strings of words than those numbered `learnt`, where
+        both are put together from the same recordings; where recordings are apart, any: ten digits leave few strings of three."""
+        train, test = banks
+        if train is not test:
+            return list(range(first, first + count))
+        return unseen(words_of(test, self.seed), count, first, learnt)
+
+    def cut(self, bank, numbers: Iterable[int]) -> list[Example]:
+        """These utterances as examples: the words that are spoken are the target, each a unit of one id."""
         from common.streaming.audio import spoken_examples
 
         ids = {word: len(SPECIAL) + i for i, word in enumerate(bank.words)}
         source, source_end, target, target_end = range(len(SPECIAL))
-        return spoken_examples(bank, range(first, first + count), [source], [source_end],
+        return spoken_examples(bank, numbers, [source], [source_end],
                                lambda spoken: [[target], *([ids[word]] for word in spoken.words), [target_end]],
                                self.seed, self.stack, self.chunk_tokens)
 
     def examples(self) -> tuple[list[Example], list[Example]]:
-        train, test = self.banks()
-        return self.cut(train, self.train_samples, self.first), self.cut(test, self.val_samples, 10**9)
+        banks, learnt = self.banks(), range(self.first, self.first + self.train_samples)
+        return self.cut(banks[0], learnt), self.cut(banks[1], self.unseen(banks, self.val_samples, HELD_FROM, learnt))

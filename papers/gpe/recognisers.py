@@ -8,6 +8,7 @@ Apart from common/streaming/audio.py, which trainings on text import, too: they 
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from common.streaming.words import Boundary
 from common.training.fit import fit
 
 from . import method
-from .data import SPECIAL, SpokenWords
+from .data import LEARNT, SPECIAL, TEST_FROM, SpokenWords
 from .decoding import stream
 from .module import StreamingTraining
 from .toy import CONFIG, TARGET_END, Recipe
@@ -63,10 +64,10 @@ def recogniser(seed: int, folder: Path | None = None):
 
 @functools.lru_cache(maxsize=2)
 def test_utterances(seed: int, bank: str, count: int) -> tuple[list[Example], list[str]]:
-    """Unseen utterances, and the words in the order of their ids."""
+    """Unseen utterances, and the words in the order of their ids. Of synthesised words no string of them was trained on."""
     source = SpokenWords(bank=bank, seed=seed)
-    recordings = source.banks()[1]
-    return source.cut(recordings, count, 10**9), recordings.words
+    banks = source.banks()
+    return source.cut(banks[1], source.unseen(banks, count, TEST_FROM, itertools.chain(*LEARNT))), banks[1].words
 
 
 def speech_scores(model: nn.Module, encoder: CausalEncoder, arm: method.Arm, seed: int, bank: str, count: int, ks) -> dict[str, dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 from torch import nn
 
@@ -11,11 +12,9 @@ from common.streaming.units import Example
 from common.streaming.words import Boundary
 
 from . import method
-from .data import toy_examples
+from .data import LEARNT, TEST_FROM, toy_examples
 from .decoding import stream
 from .toy import TARGET_END, Language
-
-TEST_FROM = 2 * 10**6  # number of the first test sentence: no training sentence is tested
 
 
 def scores(hypotheses: list[str], delays: list[list[int]], examples: list[Example], truncated: int = 0,
@@ -34,10 +33,16 @@ def scores(hypotheses: list[str], delays: list[list[int]], examples: list[Exampl
     }
 
 
+@functools.cache
+def test_numbers(seed: int, count: int) -> tuple[int, ...]:
+    """Numbers of the test sentences: each is another sentence, and none of those that a model of this seed learns from. A second."""
+    return tuple(Language.draw(seed).unseen(count, TEST_FROM, itertools.chain(*LEARNT)))
+
+
 @functools.lru_cache(maxsize=4)
 def test_sentences(seed: int, count: int) -> tuple[list[Example], Boundary]:
     language = Language.draw(seed)
-    return toy_examples(language, count, TEST_FROM), Boundary("ends", language.word_ends(), language.pieces().index(TARGET_END))
+    return toy_examples(language, test_numbers(seed, count)), Boundary("ends", language.word_ends(), language.pieces().index(TARGET_END))
 
 
 def text_scores(model: nn.Module, arm: method.Arm, seed: int, count: int, ks) -> dict[str, dict]:

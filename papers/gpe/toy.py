@@ -15,6 +15,7 @@ inside a word), in an ordinary tokenizer of the hub's format.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +122,13 @@ class Language:
             phrase()
         return [self.source[w] for w in source], [self.target[w] for w in target]
 
+    def unseen(self, count: int, first: int, learnt: Iterable[int]) -> list[int]:
+        """Numbers from `first` on of `count` sentences that are none of those numbered `learnt`, and each another one.
+
+        Other numbers are not yet other sentences: one of two clauses is hardly ever drawn twice, but a short one is.
+        """
+        return unseen(lambda number: spell(self.sentence(number)[0]), count, first, learnt)
+
     def tokenizer(self):
         """A transformers tokenizer of these pieces; save_pretrained writes it in the hub's format."""
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -133,6 +141,17 @@ class Language:
         return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=PAD, unk_token=UNKNOWN, bos_token=SOURCE,
                                        eos_token=TARGET_END, chat_template=CHAT,
                                        additional_special_tokens=[SOURCE_END, TARGET])
+
+
+def unseen(text: Callable[[int], str], count: int, first: int, learnt: Iterable[int]) -> list[int]:
+    """The first `count` numbers from `first` on whose text is that of no number in `learnt`, and of none before them here."""
+    seen, found, number = {text(n) for n in learnt}, [], first
+    while len(found) < count:
+        if (new := text(number)) not in seen:
+            seen.add(new)
+            found.append(number)
+        number += 1
+    return found
 
 
 def spell(words: list[tuple[str, ...]]) -> str:

@@ -11,7 +11,7 @@ from common.pictures import draw_all
 from common.seeds import seeds_of
 
 from .experiments import smollm2 as smollm2_experiment
-from .experiments.smollm2 import TARGETS
+from .experiments.smollm2 import CLAIMED, TARGETS
 from .router_files import ROUTERS, committed
 
 ATTENTION, MLP, GREY = "#1f6f8b", "#c8553d", "#777777"
@@ -101,16 +101,14 @@ def router_map(plt, results):
 
 def position(plt, results, width: int = 100):
     """Execution rate along the sequence, moving average of 100 tokens as in the paper, less in short windows (claim C12)."""
-    figure, axes = plt.subplots(1, len(TARGETS), figsize=(7.2, 3.0), sharey=True)
-    for axis, target in zip(axes, TARGETS):
-        curve = results[f"tier_b/positions at {target:.2f}"]["position"]
-        for name, color in (("attn", ATTENTION), ("mlp", MLP)):
-            values = curve[name][1:]
-            smooth = [fmean(values[i : i + width]) for i in range(len(values) - width + 1)]
-            axis.plot([i + width / 2 for i in range(len(smooth))], smooth, color=color, label={"attn": "attention", "mlp": "MLP"}[name])
-        axis.set(xlabel="position", title=f"SmolLM2, T = {target:.0%}")
-    axes[0].set_ylabel("execution rate")
-    axes[0].legend(frameon=False)
+    figure, axis = plt.subplots(figsize=(5.4, 3.0))
+    curve = results[f"tier_b/positions at {CLAIMED:.2f}"]["position"]
+    for name, color in (("attn", ATTENTION), ("mlp", MLP)):
+        values = curve[name][1:]
+        smooth = [fmean(values[i : i + width]) for i in range(len(values) - width + 1)]
+        axis.plot([i + width / 2 for i in range(len(smooth))], smooth, color=color, label={"attn": "attention", "mlp": "MLP"}[name])
+    axis.set(xlabel="position", ylabel="execution rate", title=f"SmolLM2, T = {CLAIMED:.0%}")
+    axis.legend(frameon=False)
     return figure
 
 

@@ -91,7 +91,8 @@ def rivals(of: Of) -> dict[str, dict]:
     """What else could be done at the same budget. Placebo: routing at random, at the router's rates, in the router's place."""
     ours, random = of("routers at 0.40", "held", "ce"), of("routers at 0.40", "held random", "matched", "ce")
     static, dynamic = of("static"), of("MoD-D", "ce")
-    fair = sorted(name for name in static[0] if name != "dense" and static[0][name]["sparsity"] <= BUDGET + 1e-6)
+    # Records have five places, and 5/12 of the modules is 0.41667 in them.
+    fair = sorted(name for name in static[0] if name != "dense" and static[0][name]["sparsity"] <= BUDGET + 5e-6)
     best = [min(row[name]["ce"] for name in fair) for row in static]
     blind, coupled = of("token-blind", "held", "ce"), of("coupled", "held", "ce")
     return {

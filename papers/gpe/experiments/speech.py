@@ -21,7 +21,7 @@ from common.seeds import asked
 from common.training.fit import fit
 
 from .. import method
-from ..data import SpokenWords
+from ..data import TUNE_FROM, SpokenWords
 from ..module import StreamingTraining
 from ..recognisers import COMMITTED, FEATURES, recogniser, recogniser_folder, speech_scores, train_recogniser
 
@@ -95,7 +95,7 @@ def tune(seed: int, phi: float, arm: str = "group", size: str = "cpu", bank: str
     module.loaded, encoder = recogniser(seed, Path(folder) if folder else None)
     module.configure_model()
     module.projector.load_state_dict(encoder.state_dict())
-    losses = fit(module, data(seed, bank, KS, steps, s.batch, first=10**6), steps)
+    losses = fit(module, data(seed, bank, KS, steps, s.batch, first=TUNE_FROM), steps)
     return {"model": module.loaded.source, "data": SpokenWords(bank=bank, seed=seed).banks()[1].facts(),
             "loss": sum(losses[-10:]) / len(losses[-10:]),
             "stream": speech_scores(module.model, module.projector, own, seed, bank, s.test, KS),

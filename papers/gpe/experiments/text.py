@@ -24,7 +24,7 @@ from common.training.fit import fit
 
 from .. import method
 from ..baselines import ABLATIONS, FACTORS, LADDER, of_other_sentences
-from ..data import ToyPairs
+from ..data import TUNE_FROM, ToyPairs
 from ..module import StreamingTraining
 from ..scoring import test_sentences, text_scores
 from ..segments import Batch
@@ -32,7 +32,6 @@ from ..translators import COMMITTED, translator, translator_folder
 
 KS = (1, 3, 5, 7)
 PHIS = (0, 0.5, 16, 256)
-TUNE_FROM = 10**6  # number of the first sentence of tuning: none that the batch training saw, none of the test
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def sentences(language):
     ids = {piece: i for i, piece in enumerate(language.pieces())}
     word = next(w for w in language.source.values() if len(w) == 2), next(w for w in language.target.values() if len(w) == 1)
     one = Example.of_units([[1], [ids[p] for p in word[0]], [2]], [[3], [ids[p] for p in word[1]], [4]])
-    return [*toy_examples(language, 3), one]
+    return [*toy_examples(language, range(3)), one]
 
 
 @pytest.fixture(scope="session")

@@ -209,7 +209,7 @@ def test_the_committed_translators_translate_and_the_batch_model_fails_in_stream
 
 
 def test_references_of_other_sentences_keep_none_in_place():
-    references = [e.reference for e in toy_examples(Language.draw(1), 50)]
+    references = [e.reference for e in toy_examples(Language.draw(1), range(50))]
     other = baselines.of_other_sentences(references, 3)
     assert sorted(other) == sorted(references) and all(a is not b for a, b in zip(other, references))
     with pytest.raises(ValueError, match="two sentences"):

@@ -26,7 +26,7 @@ from ..toy import TARGET_END, Language
 from .double import Double
 
 LANGUAGE = Language.draw(0)
-EXAMPLES = toy_examples(LANGUAGE, 5)
+EXAMPLES = toy_examples(LANGUAGE, range(5))
 STOP = LANGUAGE.pieces().index(TARGET_END)
 ENDS = Boundary("ends", LANGUAGE.word_ends(), STOP)
 OPENS = Boundary("opens", torch.tensor([not piece.startswith("##") for piece in LANGUAGE.pieces()]), STOP)

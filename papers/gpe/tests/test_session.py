@@ -29,7 +29,7 @@ from .double import Double
 ROOT = Path(__file__).resolve().parents[3]
 STANDIN = Path(__file__).resolve().parents[1] / "standins" / "seed0"
 LANGUAGE = Language.draw(0)
-EXAMPLES = toy_examples(LANGUAGE, 4)
+EXAMPLES = toy_examples(LANGUAGE, range(4))
 STOP = LANGUAGE.pieces().index(TARGET_END)
 BOUNDARIES = {
     "ends": Boundary("ends", LANGUAGE.word_ends(), STOP),
@@ -182,8 +182,8 @@ def test_units_of_a_live_source_are_those_of_the_whole_text():
     for number in range(20):
         source, target = (spell(side) for side in LANGUAGE.sentence(number))
         example = template.example(source, target)
-        assert torch.equal(example.source, toy_examples(LANGUAGE, 1, number)[0].source)
-        assert example.source_units == toy_examples(LANGUAGE, 1, number)[0].source_units
+        assert torch.equal(example.source, toy_examples(LANGUAGE, [number])[0].source)
+        assert example.source_units == toy_examples(LANGUAGE, [number])[0].source_units
         assert [t for unit in template.units(source.split()) for t in unit] == example.source[:-1].tolist()
 
 

@@ -86,7 +86,7 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(analytic.SMOLLM2_135M, Plan(time_limit=36.0), calibration=1.0, job_seconds=25.0),
+    "cpu": Size(analytic.SMOLLM2_135M, Plan(time_limit=36.0), calibration=0.3, job_seconds=25.0),
     "smoke": Size(Shape(72, 192, 2, 9, 3, 8, 512, tied=True), Plan(batches=(1, 2), prompt_lengths=(8, 16), contexts=(16,), repeats=2,
                                                                    time_limit=10.0), calibration=0.05, job_seconds=1.5),
 }

@@ -8,10 +8,12 @@ from collections import Counter
 import pytest
 import torch
 
-from .. import baselines, difficulty
+from common.models import load, tiny
+
+from .. import baselines, difficulty, method
 from ..difficulty import KINDS, base_model, sequences, token_difficulty
 from ..experiments import rates, scratch, smollm2
-from ..method import SkipGPTConfig, apply_skipgpt
+from ..method import SkipGPTConfig, apply_skipgpt, remove_skipgpt
 
 TINY = dataclasses.replace(scratch.SIZES["smoke"], batch=4, tune_steps=2, lora_steps=2, test_sequences=6, calibration_sequences=4,
                            sweep_sequences=3)
@@ -302,3 +304,41 @@ def test_random_policies_of_two_seeds_are_two_and_far_from_the_routers():
     assert all(0.3 < gate.mean() < 0.7 for gate in drawn.values())
     uniform = baselines.random_uniform(0.5, 0)(0, "attn", valid, valid)
     assert 0.3 < uniform.mean() < 0.7 and not torch.equal(uniform, baselines.random_uniform(0.5, 1)(0, "attn", valid, valid))
+
+
+@pytest.fixture
+def tiny_smollm2(monkeypatch):
+    """A routed model of two layers in the real one's place, and its windows."""
+    model = load(tiny(vocab_size=64, num_hidden_layers=2, attn_implementation="sdpa")).model
+    made = []
+
+    def routed(target, seed=0, size="cpu"):
+        torch.manual_seed(1)
+        made.append(apply_skipgpt(model, SkipGPTConfig(target_sparsity=target)))
+        return model.eval(), made[-1]
+
+    monkeypatch.setattr(smollm2, "_routed", routed)
+    monkeypatch.setattr(smollm2, "windows_of", lambda size: torch.arange(40).view(2, 20))
+    monkeypatch.setattr(smollm2, "held_out", lambda length, count, size: (torch.arange(3 * length).view(3, length) % 64, [0, 1, 2]))
+    monkeypatch.setattr(smollm2, "smollm2", lambda size: types.SimpleNamespace(tokenizer=smollm2.Letters()))
+    return made
+
+
+def test_sampled_gates_of_the_real_model_are_drawn_and_stand_in_no_default_job(tiny_smollm2):
+    """Drawn: another result than argmax, the same at every call. No claim reads it: it is only run when it is asked for."""
+    assert not any("sampled" in job.name for job in smollm2.jobs("smoke"))
+    assert {job.name for job in smollm2.extra_jobs("smoke")} == {"tier_b/sampled at 0.25", "tier_b/sampled at 0.40"}
+    found, again = smollm2.sampled(0.25, "smoke"), smollm2.sampled(0.25, "smoke")
+    model, state = smollm2._routed(0.25)
+    decided = smollm2.window_losses(model, state.set_mode("skip"), smollm2.windows_of("smoke"))
+    remove_skipgpt(model)
+    assert found == again and found["per_layer"] != decided["per_layer"] and tiny_smollm2[0].config.eval_sampling
+
+
+def test_positions_are_looked_at_in_the_mode_that_skips_with_the_gates_of_the_one_that_computes_everything(tiny_smollm2, monkeypatch):
+    found = smollm2.positions_and_tokens(smollm2.CLAIMED, "smoke")
+    assert tiny_smollm2[0].mode == "skip"
+    monkeypatch.setattr(method.RoutingState, "set_mode", lambda self, mode: self)
+    masked = smollm2.positions_and_tokens(smollm2.CLAIMED, "smoke")
+    assert tiny_smollm2[1].mode == "mask" and masked == found and 0 < found["position"]["attn"][3] < 1
+    assert [job.name for job in smollm2.jobs("smoke") if "positions" in job.name] == ["tier_b/positions at 0.25"]

@@ -31,7 +31,7 @@ def found():
         def rows(*path, s=seed):
             return {name: row(*path, name, s) for name in ("matched", "uniform")}
 
-        plans = {f"plan {i}": row("plan", i, seed, sparsity=sparsity) for i, sparsity in enumerate((0.4, BUDGET, BUDGET + 1e-7, 0.3))}
+        plans = {f"plan {i}": row("plan", i, seed, sparsity=sparsity) for i, sparsity in enumerate((0.4, BUDGET, round(BUDGET, 5), 0.3))}
         plans["too much"] = row("too much", seed, ce=0.001, sparsity=BUDGET + 1e-4)
         sweep = [{"asked": asked, **{name: drawn("sweep", asked, seed, name) for name in ("sparsity", "ce", "matched", "uniform")}}
                  for asked in (0.2, 0.5, 0.6, 0.8)]
@@ -169,7 +169,7 @@ def pretrained():
     for target, some in {"0.25": SEEDS, "0.40": (0, 2)}.items():
         for seed in some:
             made[f"tier_b/routers at {target}/seed{seed}"] = {
-                name: windows(target, seed, name) for name in ("skip", "sampled", "matched", "matched again", "uniform")}
+                name: windows(target, seed, name) for name in ("skip", "matched", "matched again", "uniform")}
         made[f"tier_b/static at {target}"] = {f"plan {i}": windows(target, "plan", i) for i in range(3)}
         made[f"tier_b/positions at {target}"] = {"documents": list(WINDOWS)} | {
             part: [[drawn(target, part, column, i) for i in WINDOWS] for column in range(2)]
