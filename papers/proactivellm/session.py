@@ -30,6 +30,7 @@ from common.streaming.words import Boundary
 from .decoding import shown
 from .heads import Policy, Probe
 from .method import check_model
+from .probe import within
 
 
 class LastRow:
@@ -87,8 +88,9 @@ class Session:
     def read(self, unit: Sequence[int] | Tensor) -> None:
         """Encodes the instruction, the next unit, or the end of the source: ids (n,), or embeddings (n, width).
 
-        What was probed before it is taken back. Raises ValueError for a unit without tokens.
+        What was probed before it is taken back. Raises ValueError for a unit without tokens, ModelError beyond the model's positions.
         """
+        within(self.model, self.streams.source_length + len(unit), 0)
         if self._held is not None:
             self._take_back()
         self.streams.read(unit)
@@ -145,6 +147,7 @@ class Session:
         """The likeliest next token with what is read, and all that heads see of it. `pending` is fed."""
         fed, pairs = self.counts.fed, self.counts.pairs
         attention = None
+        within(self.model, self.streams.source_length, self.streams.target_length + len(self.pending))
         with shown(self.model, self.policy.needs - {"attention"}) as seen:
             if "attention" in self.policy.needs:
                 watcher = LastRow(len(self.pending))
