@@ -145,12 +145,19 @@ def scores(streams: dict[int, Streamed], items: Sequence[Item], tokenizer, metri
     written = [(s, i) for s, i in zip(found, items) if s.delays]
     late = interaction([s.delays for s, _ in written], [i.example.n_units for _, i in written]) if written else {"AIL": 0.0, "RCO": 0.0}
     value = {"bleu": lambda: bleu(texts, references)["score"], "f1": lambda: 100 * fmean(map(f1, texts, references)),
-             "accuracy": lambda: 100 * fmean(normalised(t)[:1] == normalised(r)[:1] for t, r in zip(texts, references)),
+             "accuracy": lambda: 100 * fmean(chosen(t) is not None and chosen(t) == chosen(r) for t, r in zip(texts, references)),
              "rouge": lambda: 100 * fmean(map(rouge_l, texts, references))}[metric]()
     return {metric: value, "AIL": late["AIL"], "RCO": late["RCO"], "n": len(items)}
 
 
-# -- SQuAD's official score, and ROUGE-L -------------------------------------------------------------------
+# -- the letter of a choice, SQuAD's official score, and ROUGE-L -------------------------------------------------------------------
+def chosen(text: str) -> str | None:
+    """The first word of an answer to a multiple choice, None where there is none. Not SQuAD's form, in which the choice A is an article
+    and so nothing, which every answer without a word would be equal to."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    return words[0] if words else None
+
+
 def normalised(text: str) -> list[str]:
     """SQuAD v1.1's: lower case, no punctuation, no articles."""
     text = "".join(sign for sign in text.lower() if sign not in string.punctuation)
@@ -162,7 +169,7 @@ def f1(text: str, reference: str) -> float:
     ours, theirs = normalised(text), normalised(reference)
     common = sum((Counter(ours) & Counter(theirs)).values())
     if not common:
-        return float(ours == theirs)
+        return 0.0
     return 2 * common / (len(ours) + len(theirs))
 
 
@@ -175,4 +182,4 @@ def rouge_l(text: str, reference: str) -> float:
         for j, other in enumerate(theirs, 1):
             row.append(best[j - 1] + 1 if word == other else max(best[j], row[-1]))
         best = row
-    return 2 * best[-1] / (len(ours) + len(theirs)) if ours and theirs else float(ours == theirs)
+    return 2 * best[-1] / (len(ours) + len(theirs)) if ours and theirs else 0.0

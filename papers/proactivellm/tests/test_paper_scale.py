@@ -1,6 +1,7 @@
 """The paper rung in the small: products of trainings are found, opened, calibrated on one split and scored on another."""
 
 import json
+from types import SimpleNamespace as Of
 
 import pytest
 import torch
@@ -77,6 +78,16 @@ def test_real_captions_are_walked_from_text_to_bleu(tmp_path, monkeypatch):
     assert {"batch-trained", "full", "batch only", *(f"trained for wait-{k}" for k in (1, 7))} <= set(found)
     assert {"batch", "wait-1", "entropy, 0.9", "attention, 0.9"} <= set(found["full"]) and found["full"]["batch"]["RCO"] == pytest.approx(1)
     assert "trained for wait-7: own" in "\n".join(tables.multi30k({"multi30k/en-de": found}))
+
+
+def test_a_choice_is_its_letter_and_no_answer_is_none():
+    """A is an article in SQuAD's form: with it, an empty answer would be right wherever A is."""
+    rows = [("A", "A"), ("a. a dog", "A"), ("", "A"), ("the", "A"), ("B", "A"), ("B", "B"), ("", "B"), ("...", "C")]
+    items = [Of(example=Of(reference=gold, n_units=3)) for _, gold in rows]
+    streams = {id(item): Of(tokens=text, delays=[]) for item, (text, _) in zip(items, rows)}
+    found = paper.scores(streams, items, Of(decode=lambda text, skip_special_tokens: text), "accuracy")
+    assert found["accuracy"] == 100 * 3 / 8
+    assert paper.f1("", "A") == paper.f1("the", "An") == paper.rouge_l("", "the") == 0, "nothing in common is nothing"
 
 
 def test_squads_score_and_rouge_by_hand():

@@ -145,6 +145,11 @@ def test_grading_by_hand():
     assert questions.grade("text", ["\\boxed{\\text{The  Beatles!}}", "\\boxed{beatle}"], ["Beatles"] * 2) == [True, False]
     assert questions.grade("label", ["<think> \\boxed{yes}"], ["yes"]) == [False]  # a thought that never ended
     assert questions.normal("self_contradiction") == "self contradiction"
+    assert questions.grade("text", ["\\boxed{US}", "\\boxed{OBrien}", "\\boxed{The}", "\\boxed{}"], ["U.S.", "O'Brien", "A", "The"]) == [
+        True, True, False, False], "as SQuAD drops punctuation; and an article is no empty answer"
+    for kind, answer in (("hotpotqa", "..."), ("gsm_symbolic", " ")):
+        with pytest.raises(DataError, match="here: ValueError the answer"):
+            questions._item("here", lambda answer=answer: ("Who?", "A b. C d.", answer), questions.TASKS[kind])
     assert questions.process_results({"kind": "label", "answer": "no"}, ["\\boxed{no}"]) == {"right": 1.0}
 
 
