@@ -176,6 +176,10 @@ def test_text_is_cut_into_words_with_its_question_before_it(tmp_path):
         read_rows(file)
     with pytest.raises(SetupError, match="data.validation: name a file"):
         Answered().prepare_data()
+    file.write_text('{"source": "a b", "target": "c"}\n')
+    for same in (dict(train=str(file), validation=f"{tmp_path}/./rows.jsonl"), dict(path="squad", splits=("train", "train"))):
+        with pytest.raises(SetupError, match="to be trained on and to be validated on"):
+            Answered(**same).prepare_data()
 
 
 def test_text_files_train_a_model_with_its_own_tokenizer(tmp_path):
