@@ -75,7 +75,7 @@ ARMS = {
 class How:
     """How much is done on a task: steps of tuning, of `batch` items; calibration and test streams; thresholds; wait-k of the full model,
     and in other_ks of the others, None: the same; most: the largest RCO of an operating point; fewer: thresholds of the heads beside
-    entropy that the full model is streamed by; law: of the paths.
+    entropy that the full model is streamed by, and `heads` which; law: of the paths.
 
     Of a short answer whose end comes before the source's, the end has to be learnt on prefixes, too, which the paper's multinomial law
     never does (phi(L) = M: `analytic.vacuous`): there it is slack."""
@@ -91,6 +91,7 @@ class How:
     stride: float = 1.0
     law: str = "multinomial"
     other_ks: tuple[float, ...] | None = None
+    heads: tuple[str, ...] = HEADS
 
 
 # -- training ----------------------------------------------------------------------------------------------
@@ -327,7 +328,7 @@ def measured(model: nn.Module, encoder: nn.Module | None, task: Task, how: How, 
     for k in how.ks if all_heads or how.other_ks is None else how.other_ks:
         found.setdefault("wait", {})[f"{k:g}"] = streamer.row(streamer.test, WaitK(k, how.stride))
     if all_heads:
-        found["heads"] = {name: swept(streamer, head_of(name, streamer, seed), how.fewer) for name in HEADS if name != "entropy"}
+        found["heads"] = {name: swept(streamer, head_of(name, streamer, seed), how.fewer) for name in how.heads if name != "entropy"}
         found |= lots_of(found, Lots(streamer, seed))
         always = streamer.streams(streamer.test, Decide(heads.Entropy(), float("inf")))
         found["always read"] = {"differs": sum(a.tokens != b.tokens for a, b in zip(always, read_all)),

@@ -236,6 +236,16 @@ def test_all_that_is_asked_of_a_model(all_heads, others, monkeypatch):
     assert streamer.asked[-1][1] == "test" and streamer.asked[-1][2].threshold == float("inf")
 
 
+def test_a_task_says_which_heads_it_is_streamed_by(monkeypatch):
+    monkeypatch.setattr(arms, "Streamer", Stub)
+    monkeypatch.setattr(arms, "scores", lambda task, streams, items: {"right": [1]})
+    monkeypatch.setattr(arms, "sufficiency", lambda streamer, items: 0.5)
+    monkeypatch.setattr(arms, "swept", lambda streamer, head, thresholds: type(head).__name__)
+    monkeypatch.setattr(arms, "lots_of", lambda found, lots: {})
+    found = arms.measured(nn.Linear(2, 2), None, "a task", replace(HOW, heads=("entropy", "attention")), 4, True)
+    assert (found["entropy"], found["heads"]) == ("Entropy", {"attention": "Attention"})
+
+
 def test_a_streamer_has_items_of_two_splits_of_its_task(monkeypatch):
     task = Task("qa", 3)
     streamer = arms.Streamer("model", None, task, HOW)
