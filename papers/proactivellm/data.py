@@ -180,7 +180,12 @@ class Answered(Streams):
         return [FORMS[self.form](row, self.languages) for row in found]
 
     def prepare_data(self) -> None:
-        """Before any model is loaded: a missing file should not cost ten minutes of loading."""
+        """Before any model is loaded: a missing file should not cost ten minutes of loading. Raises SetupError, too, where validation would
+        be training."""
+        sides = self.splits if self.path else [name and Path(name).expanduser().resolve() for name in (self.train, self.validation)]
+        if sides[0] == sides[1] and sides[0] is not None:
+            raise SetupError(f"data: {Path(sides[0]).name} is to be trained on and to be validated on: a loss on what was trained on tells "
+                             "nothing; name two that share no row")
         if self.path is None:
             self.rows_of(1)
 

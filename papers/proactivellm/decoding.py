@@ -23,7 +23,7 @@ from common.streaming.units import Example
 from common.streaming.words import Boundary
 
 from .heads import Policy, Probe
-from .method import as_attention_reads
+from .method import as_attention_reads, check_model
 from .probe import within
 
 
@@ -91,12 +91,13 @@ def decode(model: nn.Module, examples: Sequence[Example], policy: Policy, bounda
     every step looked at, chosen or not.
 
     Greedy. A unit begins after a token that ends one (boundary "ends") or with a token that begins one ("opens"); within a unit there is
-    no decision, and what is written after more has been read begins one. Raises ValueError for headers of different length, ModelError
-    beyond a sliding window.
+    no decision, and what is written after more has been read begins one. Raises ValueError for no example or headers of different length,
+    ModelError for a model that cannot stream (`method.check_model`), beyond a sliding window, and beyond the model's positions.
     """
-    if len({example.target_units[0] for example in examples}) > 1:
-        raise ValueError("decode: headers of different length in one batch")
-    within(model, max(len(e.source) + e.target_units[0] for e in examples) + max_target)
+    if len({example.target_units[0] for example in examples}) != 1:
+        raise ValueError(f"decode: {len(examples)} examples, whose headers have to be of one length")
+    check_model(model)
+    within(model, max(len(e.source) for e in examples), examples[0].target_units[0] + max_target)
     with shown(model, policy.needs) as seen:
         return _Streams(model, examples, policy, boundary, join, reencode, seen, record).run(max_target)
 

@@ -186,12 +186,12 @@ def logits_of(model: nn.Module, source: Tensor, target: Tensor, mask: Tensor | N
 def forward(model: nn.Module, batch: Batch) -> Tensor:
     """Logits (B, T, V) of the target rows under `batch.visible`; row t predicts target token t + 1.
 
-    Raises ModelError for more columns than the model's sliding layers see: the mask would lift their window.
+    Raises ModelError for more columns than the model's sliding layers see (the mask would lift their window), or than it has positions.
     """
     from .probe import within
 
     n = batch.source.shape[1]
-    within(model, n + batch.target.shape[1])
+    within(model, n, batch.target.shape[1])
     mask = streaming_mask(batch.visible, n, batch.source_lengths, batch.target_lengths)
     return logits_of(model, batch.source, batch.target, as_attention_reads(model, mask),
                      group_positions(n, batch.target.shape[1], batch.target.device))

@@ -104,8 +104,8 @@ def _settings(of: Document, start: str, *fields: str) -> list[str]:
 
 
 def _swept(of: Document, start: str, fields: tuple[str, ...], latency: str) -> list[tuple]:
-    """(setting, x, y) of each threshold of a head: the i-th of every seed's is the same, but for the last, which each seed's own
-    scores give (the .9 quantile)."""
+    """(setting, x, y) of each threshold of a head: the i-th of every seed's is the same, but for the last two, which each seed's
+    own scores give (the latest that is allowed, and the .9 quantile)."""
     try:
         thresholds = of.at(f"{start}/seed{of.seeds(start)[0]}", *fields, "threshold")
     except NotRecorded:
@@ -114,5 +114,5 @@ def _swept(of: Document, start: str, fields: tuple[str, ...], latency: str) -> l
     def mean(place: int, what: str) -> dict:
         return summarize([float(of.at(f"{start}/seed{seed}", *fields, "test")[place][what]) for seed in of.seeds(start)])
 
-    names = [f"threshold {threshold:g}" for threshold in thresholds[:-1]] + [".9 quantile"]
+    names = [f"threshold {threshold:g}" for threshold in thresholds[:-2]] + ["latest allowed", ".9 quantile"][-len(thresholds):]
     return [(name, partial(mean, place, latency), partial(mean, place, "quality")) for place, name in enumerate(names)]

@@ -49,8 +49,13 @@ def check(model: nn.Module, paper: Pass) -> None:
     once(model, "proactivellm", lambda subject: _measure(subject, paper, kind))
 
 
-def within(model: nn.Module, columns: int) -> None:
-    """Raises ModelError for more columns than sliding layers see: a mask that is handed over whole lifts their window, silently."""
+def within(model: nn.Module, source: int, target: int) -> None:
+    """Raises ModelError for more tokens than sliding layers see together (a mask that is handed over whole lifts their window, silently),
+    or for one of the two longer than the model has positions: a table of them ends, and rotary ones go on where nothing was learnt."""
+    columns, room = source + target, positions(model)
+    if room is not None and max(source, target) > room:
+        raise ModelError(f"a source of {source} tokens and a target of {target}, each of which counts its own positions, and this model "
+                         f"has {room} (config.max_position_embeddings): shorten the stream, or the answer")
     try:
         window = attention_window(model.config)
     except LayersError as error:
@@ -58,6 +63,12 @@ def within(model: nn.Module, columns: int) -> None:
     if window is not None and columns > window:
         raise ModelError(f"source and target have {columns} tokens together; this model's sliding layers see {window} columns "
                          "(config.sliding_window): shorten the stream")
+
+
+def positions(model: nn.Module) -> int | None:
+    """Positions that a stream can have; None where the config names no end."""
+    room = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return room if isinstance(room, int) and room > 0 else None
 
 
 def _measure(model: nn.Module, paper: Pass, kind: str) -> None:

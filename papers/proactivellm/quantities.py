@@ -17,8 +17,8 @@ from common.seeds import seeds_of
 
 from . import analytic, reported
 from .method import Law
+from .scoring import KEPT
 
-KEPT = 0.99  # of batch quality: where translation's latency is compared (spec 8, G2)
 KS = (1, 3, 5)
 LOTS, READ_ALL = "lots", "read all"  # in an arm's place
 
@@ -61,9 +61,9 @@ class Runs:
         return self.run(seed, arm)["batch"]
 
     def at(self, seed: int, arm: str, head: str = "entropy") -> dict:
-        """Test scores at the operating point of a head. In an arm's place: LOTS, at the full arm's RCO; READ_ALL."""
+        """Test scores at the operating point of a head. In an arm's place: LOTS, at the RCO of that point of the full arm; READ_ALL."""
         if arm == LOTS:
-            return self.run(seed, "full")["random"]
+            return self.run(seed, "full")["random"] if head == "entropy" else self.run(seed, "full")["lots"][head]
         if arm == READ_ALL:
             return self.whole(seed, "full")
         run = self.run(seed, arm)
@@ -98,9 +98,8 @@ class Runs:
         return ours["quality"] - max(able)
 
     def worst_head(self, seed: int, arm: str) -> float:
-        if arm == LOTS:
-            return self.kept(seed, LOTS)
-        return min(self.kept(seed, arm, head) for head in ("entropy", *self.run(seed, arm)["heads"]))
+        """Of the full arm, or of LOTS in each head's place, at its RCO."""
+        return min(self.kept(seed, arm, head) for head in ("entropy", *self.run(seed, "full")["heads"]))
 
     def saved(self, seed: int, arm: str, probes: bool) -> float:
         """% of the pairs of reading everything first; of the full arm with the entropy head, or READ_ALL."""
@@ -116,19 +115,14 @@ class Translation(Runs):
     """A task whose answer follows its source: translation, recognition."""
 
     def early(self, seed: int, arm: str) -> dict:
-        """Test scores at the least context at which calibration streams keep KEPT of batch quality; of LOTS and READ_ALL as `at`."""
-        if arm in (LOTS, READ_ALL):
+        """Test scores at the least context at which calibration streams keep KEPT of their batch quality, where none does at the best of
+        them; of LOTS: at the RCO of that point."""
+        if arm == LOTS:
+            return self.run(seed, "full")["lots"]["early"]
+        if arm == READ_ALL:
             return self.at(seed, arm)
         swept = self.run(seed, arm)["entropy"]
-        able = self.keeping(seed, arm)
-        chosen = min(able, key=lambda i: swept["calibration"][i]["RCO"]) if able else max(
-            range(len(swept["test"])), key=lambda i: swept["calibration"][i]["quality"])
-        return swept["test"][chosen]
-
-    def keeping(self, seed: int, arm: str) -> list[int]:
-        """Places of the thresholds at which calibration streams keep KEPT of batch quality."""
-        whole = self.whole(seed, arm)["quality"]
-        return [i for i, row in enumerate(self.run(seed, arm)["entropy"]["calibration"]) if row["quality"] >= KEPT * whole]
+        return swept["test"][swept["early"]]
 
     def early_kept(self, seed: int, arm: str) -> float:
         return 100 * self.early(seed, arm)["quality"] / self.whole(seed, "full")["quality"]
@@ -137,7 +131,7 @@ class Translation(Runs):
         """AIL over that of the earliest wait-k of the full arm that keeps KEPT. Where no threshold of the arm does, it has to read all."""
         whole = self.whole(seed, "full")
         lags = [row["AIL"] for row in self.run(seed, "full")["wait"].values() if row["quality"] >= KEPT * whole["quality"]]
-        able = arm in (LOTS, READ_ALL) or self.keeping(seed, arm)
+        able = arm in (LOTS, READ_ALL) or self.run(seed, arm)["entropy"]["keeps"]
         return (self.early(seed, arm) if able else self.whole(seed, arm))["AIL"] / min([*lags, whole["AIL"]])
 
     def lag_at_its_quality(self, seed: int, arm: str) -> float:
@@ -187,7 +181,7 @@ def text(results: dict, size: str = "cpu") -> dict[str, dict]:
         """head: that in the place of the one that the claim holds to be better."""
         def ahead(seed: int, head: str) -> float:
             better, other = ("attention", "entropy") if sign > 0 else ("entropy", "attention")
-            ours = runs.quality(seed, LOTS) if head == LOTS else runs.quality(seed, "full", better)
+            ours = runs.quality(seed, LOTS if head == LOTS else "full", better)
             return ours - runs.quality(seed, "full", other)
         return ahead
 

@@ -13,15 +13,23 @@ from common.benchmarks.translation import average_lagging, bleu, length_adaptive
 from .decoding import Streamed
 from .tasks import Item, Task
 
+KEPT = 0.99  # of the quality with everything read: where latency is compared (spec 8, G2)
+
 
 def quality(task: Task, streams: Sequence[Streamed], items: Sequence[Item]) -> dict[str, Any]:
-    """{"quality": 100 - token error rate in % (of answers as long as the reference: the share of right tokens), "exact": answers that
-    are right as a whole, in %, "right": of each stream}. Below 0 where more is written than there is to write."""
+    """{"quality": 100 - token error rate in %, 0 at least (of answers as long as the reference: the share of right tokens), "error rate":
+    in %, "exact": answers that are right as a whole, in %, "right": of each stream}.
+
+    An error rate has no upper bound: every token beyond the reference is an insertion, so an answer that never ends has several hundred
+    per cent. It is given as the field gives it (WER, and HTK's accuracy, which falls below 0). A share of quality that is kept, and points
+    between two qualities, need one that ends somewhere: what is wrong altogether has 0, and how far its answer runs on adds nothing to
+    the margin of what is compared with it.
+    """
     hypotheses, references = ([task.text([int(t) for t in text.split()]) for text in texts] if task.spoken else list(texts) for texts in (
         [" ".join(map(str, s.tokens)) for s in streams], [" ".join(map(str, _tokens(i))) for i in items]))
     found = wer(hypotheses, references)
     right = [int(h == r) for h, r in zip(hypotheses, references)]
-    return {"quality": 100 - found["wer"], "exact": 100 * fmean(right), "right": right}
+    return {"quality": max(100 - found["wer"], 0.0), "error rate": found["wer"], "exact": 100 * fmean(right), "right": right}
 
 
 def _tokens(item: Item) -> list[int]:
@@ -61,6 +69,14 @@ def operating(rows: Sequence[dict[str, Any]], most: float) -> int:
     if not able:
         return min(range(len(rows)), key=lambda i: rows[i]["RCO"])
     return max(able, key=lambda i: (rows[i]["quality"], -rows[i]["RCO"]))
+
+
+def earliest(rows: Sequence[dict[str, Any]], whole: float) -> tuple[int, bool]:
+    """Of rows over thresholds: the place of the lowest RCO among those that keep KEPT of `whole`, the quality of the same streams with
+    everything read, and True; where none does the place of the best quality, and False."""
+    able = [i for i, row in enumerate(rows) if row["quality"] >= KEPT * whole]
+    place = min(able, key=lambda i: rows[i]["RCO"]) if able else max(range(len(rows)), key=lambda i: rows[i]["quality"])
+    return place, bool(able)
 
 
 def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:

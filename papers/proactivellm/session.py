@@ -30,6 +30,7 @@ from common.streaming.words import Boundary
 from .decoding import shown
 from .heads import Policy, Probe
 from .method import check_model
+from .probe import positions, within
 
 
 class LastRow:
@@ -60,7 +61,8 @@ class Wasted:
 class Session:
     """A stream in progress. header: ids of the assistant's header, one at least. max_unit: tokens of a unit at most, a guard.
 
-    every: after a probe that says READ, so many units are read before the next probe. ended: nothing more will come.
+    every: after a probe that says READ, so many units are read before the next probe. ended: nothing more will come. truncated: the answer
+    was cut, at max_unit or at the model's last position.
     Raises ModelError as `method.check_model`, ValueError for no header.
     """
 
@@ -87,8 +89,9 @@ class Session:
     def read(self, unit: Sequence[int] | Tensor) -> None:
         """Encodes the instruction, the next unit, or the end of the source: ids (n,), or embeddings (n, width).
 
-        What was probed before it is taken back. Raises ValueError for a unit without tokens.
+        What was probed before it is taken back. Raises ValueError for a unit without tokens, ModelError beyond the model's positions.
         """
+        within(self.model, self.streams.source_length + len(unit), 0)
         if self._held is not None:
             self._take_back()
         self.streams.read(unit)
@@ -112,6 +115,9 @@ class Session:
             return None
         unit: list[int] = []
         while True:
+            if self._held is None and self._full():
+                self.ended = self.truncated = True
+                return unit
             self._held = self._held or self._probe()
             token, probe = self._held
             if unit and self.boundary.kind == "opens" and self._begins(token):
@@ -133,6 +139,11 @@ class Session:
             if len(unit) >= self.max_unit:
                 self.ended = self.truncated = True
                 return unit
+
+    def _full(self) -> bool:
+        """Whether the answer has come to the model's last position, where it is cut."""
+        room = positions(self.model)
+        return room is not None and self.streams.target_length + len(self.pending) > room
 
     def _begins(self, token: int) -> bool:
         return token == self.boundary.stop or bool(self.boundary.table[token])

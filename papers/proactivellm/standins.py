@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from common.errors import ModelError
 from common.files import building, cache_dir, write_json
 from common.models import Loaded, ModelSpec, load
 from common.runs.jobs import Job
@@ -48,7 +49,7 @@ def folder_of(task: str, seed: int) -> Path:
 
 
 def standin(task: str, seed: int) -> tuple[Loaded, CausalEncoder | None]:
-    """(model, encoder or None) that a task starts from."""
+    """(model, encoder or None) that a task starts from. Raises ModelError where the one of a new seed has not learnt its task."""
     from safetensors.torch import load_file
 
     task = TASK_OF.get(task, task)
@@ -56,14 +57,22 @@ def standin(task: str, seed: int) -> tuple[Loaded, CausalEncoder | None]:
     if not folder.is_dir():
         if seed in COMMITTED[task]:
             raise FileNotFoundError(f"standins/{task}/{folder.name} is missing: restore it or run `make standins-proactivellm`")
-        with building(folder) as made:
-            train(task, seed, made)
+        with building(folder) as made:  # one that has not learnt its task leaves nothing
+            learnt(task, seed, train(task, seed, made))
     loaded, encoder = load(ModelSpec(str(folder))), None
     if (folder / "encoder.safetensors").is_file():
         encoder = CausalEncoder(FEATURES, loaded.model.config.hidden_size)
         encoder.load_state_dict({name: t.float() for name, t in load_file(folder / "encoder.safetensors").items()})
         encoder.eval()
     return loaded, encoder
+
+
+def learnt(task: str, seed: int, result: dict) -> None:
+    """Raises ModelError for a stand-in below its bar: what was tuned from it would show how badly it answers, and not when."""
+    if result["quality"] < LEAST[task]:
+        raise ModelError(f"the stand-in of {task}, seed {seed}, answers {result['quality']:.1f} of 100 right with everything read, and "
+                         f"needs {LEAST[task]:g}: it did not learn its task in {STEPS[task]} steps; run other seeds, or train it longer "
+                         "(standins.STEPS)")
 
 
 def train(task: str, seed: int, folder: Path | None = None, steps: int | None = None, test: int = 128) -> dict:
@@ -103,8 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         for seed in options.seeds:
             result = train(task, seed)
             print(json.dumps({key: result[key] for key in ("task", "seed", "steps", "quality")}), flush=True)
-            if result["quality"] < LEAST[task]:
-                raise SystemExit(f"{task}, seed {seed} did not learn its task: {result['quality']:.1f} of 100")
+            learnt(task, seed, result)
 
 
 if __name__ == "__main__":

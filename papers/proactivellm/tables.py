@@ -76,8 +76,8 @@ def _of_speech(runs: Runs, what: str) -> Iterator[str]:
 def cells(runs: Runs, names: Iterable[str]) -> Iterator[str]:
     """A line an arm: means over seeds, and the spread."""
     n = runs.whole(runs.seeds[0], "full")["n"]
-    yield (f"Mean of {len(runs.seeds)} seeds (spread), {n} unseen streams; quality: 100 - token error rate; entropy head at the operating "
-           "point; premature: units begun before their evidence")
+    yield (f"Mean of {len(runs.seeds)} seeds (spread), {n} unseen streams; quality: 100 - token error rate, 0 at least; entropy head at "
+           "the operating point; premature: units begun before their evidence")
     yield (f"{'':<{WIDTH}s}{'read all':>14s}{'AUROC':>14s}{'quality':>14s}{'RCO':>14s}{'AIL':>13s}{'CW':>12s}{'premature':>13s}"
            f"{'probes':>8s}")
     for name in names:
@@ -99,8 +99,8 @@ def heads(runs: Runs) -> Iterator[str]:
         yield from _line(f"full, wait-{k}", [runs.run(seed, "full")["wait"][k] for seed in runs.seeds])
     rows = [runs.run(seed, "full")["entropy"] for seed in runs.seeds]
     for i, threshold in enumerate(rows[0]["threshold"]):
-        last = i == len(rows[0]["threshold"]) - 1
-        yield from _line("full, entropy at the .9 quantile" if last else f"full, entropy at threshold {threshold:g}",
+        own = {2: "full, entropy at the latest allowed", 1: "full, entropy at the .9 quantile"}.get(len(rows[0]["threshold"]) - i)
+        yield from _line(own or f"full, entropy at threshold {threshold:g}",
                          [row["test"][i] for row in rows])
 
 

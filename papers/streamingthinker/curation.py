@@ -87,9 +87,9 @@ def granularity(trace: Trace) -> float:
 
 @dataclass(frozen=True)
 class Scores:
-    """granularity; diagonal: mean similarity of a unit with its own sentence; first: share of units likest to it; quoted: share that is
-    its sentence, word for word; skipped: share of units. The means are over units that do not skip; NaN where units and sentences do
-    not pair."""
+    """granularity; diagonal: mean similarity of a unit with its own sentence; first: share of units that are like it, and like no other
+    more (what is like nothing, of words that the encoder does not know, is in no place); quoted: share that is its sentence, word for word;
+    skipped: share of units. The means are over units that do not skip; NaN where units and sentences do not pair."""
 
     granularity: float
     diagonal: float
@@ -112,7 +112,7 @@ def scores(trace: Trace, encode: Encoder) -> Scores:
     like = a @ b.T
     own = like[np.arange(len(kept)), kept]
     quoted = [_plain(trace.units[i]) == _plain(trace.sentences[i]) for i in kept]
-    return Scores(1.0, float(own.mean()), float((own >= like.max(1) - 1e-9).mean()), float(np.mean(quoted)), skipped)
+    return Scores(1.0, float(own.mean()), float(((own >= like.max(1) - 1e-9) & (own > 0)).mean()), float(np.mean(quoted)), skipped)
 
 
 def _plain(text: str) -> str:

@@ -136,6 +136,10 @@ class JsonTraces(Traces):
         self.cues, self.max_tokens, self.refused, self.context_first = cues, max_tokens, refused, context_first
 
     def samples(self):
+        one, other = (Path(name).expanduser().resolve() for name in (self.train, self.validation))
+        if one == other:
+            raise SetupError(f"data.train and data.validation are both {one.name}: a loss on what was trained on tells nothing; name two "
+                             "files that share no row")
         module = self.trainer.lightning_module
         chat = worded.Chat.of(self.tokenizer(), module.model.get_input_embeddings().weight.shape[0], self.instruction, self.cues)
         return self._file(self.train, chat), self._file(self.validation, chat)

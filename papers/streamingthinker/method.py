@@ -184,11 +184,12 @@ def _interleaved(samples: Sequence[Segments], pad: int) -> Batch:
 
 
 # -- the model ---------------------------------------------------------------------------------------------
-def check_model(model: nn.Module, columns: int = 0) -> None:
-    """Raises ModelError naming the property for which `model` cannot keep a source and a target of so many columns apart: what its config
-    tells, and a measurement on four tokens, once (probe.py)."""
-    from .probe import check
+def check_model(model: nn.Module, columns: int = 0, last: int = 0) -> None:
+    """Raises ModelError naming the property for which `model` cannot keep a source and a target of so many columns apart, or has no
+    position `last`: what its config tells, and a measurement on four tokens, once (probe.py)."""
+    from .probe import check, check_positions
 
+    check_positions(model, last)
     check(model, columns, for_attention)
 
 
@@ -203,7 +204,7 @@ def forward(model: nn.Module, batch: Batch) -> Tensor:
     """Logits (B, N, V) of the stock model under the batch's own mask and positions. Raises ModelError, ValueError without a mask."""
     if batch.mask is None or batch.mask.dim() != 4:
         raise ValueError("no 4-D mask: with restarting positions transformers would take source and target for two packed texts")
-    check_model(model, batch.ids.shape[1])
+    check_model(model, batch.ids.shape[1], int(batch.positions.max()))
     mask = for_attention(batch.mask, model.config.get_text_config(decoder=True)._attn_implementation, next(model.parameters()).dtype)
     return model(input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False).logits
 

@@ -20,6 +20,15 @@ _PROBED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model: what 
 _LIVE: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # the same of the probe with two caches
 
 
+def check_positions(model: nn.Module, last: int) -> None:
+    """Raises NotThisModel where the model has no position `last` (from 0): a table of them ends, and rotary ones go on where nothing was
+    learnt, without a word."""
+    room = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if isinstance(room, int) and 0 < room <= last:
+        raise NotThisModel(f"a token stands at position {last} and the model has {room} (config.max_position_embeddings): shorten the "
+                           "input, or the thoughts (unit_cap, rest_cap), or begin the target earlier (start)")
+
+
 def check(model: nn.Module, columns: int, for_attention: Callable[..., Tensor]) -> None:
     """Raises NotThisModel for attention that takes no dense mask, layers that do not attend fully within `columns`, or a model that,
     probed once on four tokens, sees what the mask hides or does not care where its tokens stand. for_attention: method.py's."""

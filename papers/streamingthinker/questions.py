@@ -116,6 +116,8 @@ def _item(where: str, read: Callable[[], tuple], task: Task) -> Item:
         question, context, answer = read()
         if not isinstance(answer, str):
             raise TypeError(f"the answer is {answer!r} and no text")
+        if not (answer.strip() if task.kind == "number" else normal(answer)):
+            raise ValueError(f"the answer {answer!r} has no word to be compared: every empty box would be right")
         return {"question": " ".join(f"{question} {task.ask}".split()), "context": sentences(context), "answer": answer}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{where}: {type(error).__name__} {error}; question, context and answer are expected, all text") from error
@@ -165,10 +167,11 @@ def grade(kind: str, texts: Sequence[str], golds: Sequence[str]) -> list[bool]:
 
 
 def normal(answer: str) -> str:
-    """SQuAD's: lower case, without punctuation and articles, single blanks; \\text{} of a box is taken off."""
+    """SQuAD's: lower case, without punctuation and articles, single blanks; \\text{} of a box is taken off, and _ is a blank. As there,
+    punctuation is dropped and parts nothing ("U.S." is "US"); of an answer that is an article and nothing else, that is what remains."""
     plain = re.sub(r"\\text\{(.*?)\}", r"\1", answer).lower().replace("_", " ")
-    plain = "".join(" " if sign in string.punctuation else sign for sign in plain)
-    return " ".join(word for word in plain.split() if word not in ("a", "an", "the"))
+    words = "".join(sign for sign in plain if sign not in string.punctuation).split()
+    return " ".join([word for word in words if word not in ("a", "an", "the")] or words)
 
 
 def process_results(doc: Mapping, results: Sequence) -> dict[str, float]:

@@ -29,7 +29,7 @@ from common.errors import UserError
 from common.streaming.two_streams import TwoStreams
 
 from . import method
-from .probe import check_live
+from .probe import check_live, check_positions
 
 
 class BadInput(UserError, ValueError):
@@ -211,7 +211,7 @@ class Reasoner:
         two, thought, began = TwoStreams(self.model, self.start), Thought(), self.clock()
         reads = [len(self.tokens.instruction)]  # tokens of the source behind segment k
         coming = iter(segments)
-        two.read(self.tokens.instruction)
+        self._read(two, self.tokens.instruction)
 
         def note(kind: str, number: int, tokens: Sequence[int] = ()) -> None:
             event = Event(kind, number, self.clock() - began, tuple(tokens))
@@ -223,7 +223,7 @@ class Reasoner:
             if segment is None:
                 return False
             self.tokens.check(segment, len(thought.source))
-            two.read(segment)
+            self._read(two, segment)
             reads.append(reads[-1] + len(segment))
             thought.source.append(len(segment))
             note("read", len(thought.source) - 1)
@@ -239,23 +239,31 @@ class Reasoner:
         """Source tokens that unit number `unit` sees: what was there when it became due, and nothing that came since."""
         return reads[unit + 1]
 
+    def _read(self, two: TwoStreams, tokens: Sequence[int]) -> None:
+        check_positions(self.model, two.source_length + len(tokens) - 1)
+        two.read(tokens)
+
+    def _feed(self, two: TwoStreams, tokens: Sequence[int], visible: int) -> torch.Tensor:
+        check_positions(self.model, self.start + two.target_length + len(tokens) - 1)
+        return two.feed(tokens, visible)
+
     def _write(self, two: TwoStreams, thought: Thought, reads: list[int], schedule, depth: int, note: Callable) -> None:
         tokens, header = self.tokens, list(self.tokens.header)
         if not schedule.wait(1 << 30 if self.whole else 1):
             raise BadInput("the input has no segment")
         closing = tokens.closing
         if self.whole and closing:
-            two.read(closing)
+            self._read(two, closing)
             reads[-1] += len(closing)
             closing = ()
         if header[:-1]:
-            two.feed(header[:-1], reads[-1 if self.whole else 0])
+            self._feed(two, header[:-1], reads[-1 if self.whole else 0])
         current, unit = header[-1], 0
         while schedule.wait(unit + 1) > unit:  # a unit for each segment that comes
             written: list[int] = []
             while True:
                 schedule.step()
-                chosen = self.choose(two.feed([current], self.sight(reads, unit))[-1])
+                chosen = self.choose(self._feed(two, [current], self.sight(reads, unit))[-1])
                 if len(written) + 1 >= self.caps[0] and chosen not in tokens.ends:
                     chosen, thought.truncated = tokens.boundary, True
                 written.append(chosen)
@@ -266,14 +274,14 @@ class Reasoner:
             note("unit", unit, written)
             unit += 1
         if closing:
-            two.read(closing)
+            self._read(two, closing)
         everything, answered = reads[-1] + len(closing), False
         for forced in tokens.cues[depth]:
-            two.feed([current], everything)
+            self._feed(two, [current], everything)
             current = forced
         thought.m = len(tokens.cues[depth])
         while len(thought.rest) < self.caps[1]:
-            chosen = self.choose(two.feed([current], everything)[-1])
+            chosen = self.choose(self._feed(two, [current], everything)[-1])
             thought.rest.append(chosen)
             if not answered:
                 thought.m += 1

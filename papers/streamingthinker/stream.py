@@ -38,7 +38,9 @@ def structure(model, tokenizer, about: dict) -> tuple[Tokens, Callable[[str, int
         return worded.of_stories(), told
     cues = {int(depth): text for depth, text in about["cues"].items()} if "cues" in about else None
     chat = worded.Chat.of(tokenizer, model.get_input_embeddings().weight.shape[0], about.get("instruction", worded.INSTRUCTION), cues)
-    return chat.tokens(), lambda text, number: chat.segment(text, text.rstrip().endswith("?"))
+    if about.get("context_first"):  # which sentence is the question shows in its mark alone
+        return chat.tokens(), lambda text, number: chat.segment(text, text.rstrip().endswith("?"))
+    return chat.tokens(), lambda text, number: chat.segment(text, number == 0)  # as in training, whatever its mark: "Find x."
 
 
 def converse(reasoner: Reasoner, encode: Callable[[str, int], list[int]], tokenizer, texts: Iterator[Iterator[str]], depth: int,

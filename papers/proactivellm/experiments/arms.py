@@ -5,8 +5,8 @@
     made(task, seed)          the stand-in of a seed that is not committed
 
 An arm is which losses it has and which paths it sees. All are measured alike: with everything read; by wait-k; by heads, whose
-thresholds come from calibration streams and whose scores on test streams are then what they are; by a head that draws lots at the same
-RCO; and by reading always. All are jobs: arguments in, JSON out (common/runs/jobs.py).
+thresholds come from calibration streams and whose scores on test streams are then what they are; by lots at the RCO of each point that
+is judged; and by reading always. All are jobs: arguments in, JSON out (common/runs/jobs.py).
 
 Calibration looks at answers as batch processing writes them, and at nothing that was written too soon: behind words that were guessed a
 model is unsure whatever it reads, and a quantile of such scores would let it write anywhere.
@@ -36,13 +36,14 @@ from ..decoding import Looked, Streamed, decode, shown
 from ..heads import Decide, Probe
 from ..method import Law, forward, read_path
 from ..module import ProactiveTraining
-from ..scoring import auroc, operating, scores
+from ..scoring import auroc, earliest, operating, quality, scores
 from ..standins import folder_of, standin
 from ..tasks import FEATURES, Item, Task
 
 RATE, LAM = 1e-3, 0.1
 HEADS = ("entropy", "max-prob", "margin", "attention", "linear")
-RANDOM_CHANCES = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
+LEAST_CHANCE, NEAR, LOTS_TRIED = 0.005, 0.003, 9  # of lots: the smallest; how near an RCO is near enough; how many are tried for one
+HALVINGS = 4  # between two thresholds, towards the latest operating point that is allowed
 QUANTILE = 0.9  # of the paper's threshold
 PATHS = 8  # of every calibration answer, whose prefixes a linear head learns from
 
@@ -72,10 +73,12 @@ ARMS = {
 
 @dataclass(frozen=True)
 class How:
-    """How much is done on a task: steps of tuning, of `batch` items; calibration and test streams; thresholds; wait-k; most: the largest
-    RCO of an operating point; fewer: thresholds of the heads beside entropy that the full model is streamed by; law:
-    of the paths. Of a short answer whose end comes before the source's, the end has to be learnt on prefixes, too, which the paper's
-    multinomial law never does (phi(L) = M: `analytic.vacuous`): there it is slack."""
+    """How much is done on a task: steps of tuning, of `batch` items; calibration and test streams; thresholds; wait-k of the full model,
+    and in other_ks of the others, None: the same; most: the largest RCO of an operating point; fewer: thresholds of the heads beside
+    entropy that the full model is streamed by, and `heads` which; law: of the paths.
+
+    Of a short answer whose end comes before the source's, the end has to be learnt on prefixes, too, which the paper's multinomial law
+    never does (phi(L) = M: `analytic.vacuous`): there it is slack."""
 
     steps: int
     batch: int
@@ -87,6 +90,8 @@ class How:
     fewer: tuple[float, ...] = (0.3, 0.5, 0.7, 0.9)
     stride: float = 1.0
     law: str = "multinomial"
+    other_ks: tuple[float, ...] | None = None
+    heads: tuple[str, ...] = HEADS
 
 
 # -- training ----------------------------------------------------------------------------------------------
@@ -231,22 +236,63 @@ def labelled_head(streamer: Streamer, seed: int) -> heads.Head:
 
 
 def swept(streamer: Streamer, head: heads.Head, thresholds: Sequence[float]) -> dict[str, Any]:
-    """{"threshold", "calibration": rows, "test": rows, "chosen": place of the operating point, chosen on calibration streams}.
+    """{"threshold", "calibration": rows, "test": rows, "chosen": place of the operating point, "early": of the least context that keeps
+    KEPT of the quality with everything read, "keeps": whether any does}; all by calibration streams.
 
-    The last threshold is the one at QUANTILE of the scores of all decisions of batch processing, the paper's main setting; the others
-    are its sweep of 0 .. 1 (README, D4)."""
-    found: dict[str, Any] = {"threshold": [*thresholds, heads.threshold(head.score(streamer.whole[1]), QUANTILE)]}
-    for name, items in (("calibration", streamer.calibration), ("test", streamer.test)):
-        found[name] = [streamer.row(items, Decide(head, threshold)) for threshold in found["threshold"]]
-    found["chosen"] = operating(found["calibration"], streamer.how.most)
-    return found
+    The thresholds are a sweep of 0 .. 1; the head's own `latest`, for scores of two heads are no common scale, and the same few numbers
+    may leave one of them far from all the context that it is allowed; and last the one at QUANTILE of the scores of all decisions of batch
+    processing, the paper's main setting (README, D4)."""
+    calibration: dict[float, dict[str, Any]] = {}
+
+    def tried(threshold: float) -> dict[str, Any]:
+        if threshold not in calibration:
+            calibration[threshold] = streamer.row(streamer.calibration, Decide(head, threshold))
+        return calibration[threshold]
+
+    quantile = heads.threshold(head.score(streamer.whole[1]), QUANTILE)
+    own = latest(tried, [*thresholds, quantile], streamer.how.most)
+    found: dict[str, Any] = {"threshold": [*thresholds, own, quantile]}
+    found["calibration"] = [tried(threshold) for threshold in found["threshold"]]
+    found["test"] = [streamer.row(streamer.test, Decide(head, threshold)) for threshold in found["threshold"]]
+    whole = quality(streamer.task, streamer.whole[0], streamer.calibration)["quality"]
+    early, keeps = earliest(found["calibration"], whole)
+    return found | {"chosen": operating(found["calibration"], streamer.how.most), "early": early, "keeps": keeps}
 
 
-def by_lot(streamer: Streamer, rco: float, seed: int) -> dict[str, Any]:
-    """Test scores of lots whose RCO on calibration streams is nearest to the given one."""
-    rows = [(abs(streamer.row(streamer.calibration, baselines.Random(p, seed))["RCO"] - rco), p) for p in RANDOM_CHANCES]
-    chance = min(rows)[1]
-    return streamer.row(streamer.test, baselines.Random(chance, seed + 1)) | {"chance": chance}
+def latest(tried: Callable[[float], dict[str, Any]], thresholds: Sequence[float], most: float) -> float:
+    """The strictest threshold at which calibration streams (`tried`) have an RCO of at most `most`: between those that are given, by
+    HALVINGS. 0 where even that is later."""
+    low = max((t for t in thresholds if tried(t)["RCO"] <= most), default=0.0)
+    high = min((t for t in thresholds if t > low), default=1.0)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if tried(middle)["RCO"] <= most else (low, middle)
+    return low
+
+
+class Lots:
+    """A policy that looks at nothing, at the RCO of any point: {chance: its RCO on calibration streams}, as far as it was asked for."""
+
+    def __init__(self, streamer: Streamer, seed: int):
+        self.streamer, self.seed, self.tried = streamer, seed, dict[float, float]()
+
+    def rco(self, chance: float) -> float:
+        if chance not in self.tried:
+            self.tried[chance] = self.streamer.row(self.streamer.calibration, baselines.Random(chance, self.seed))["RCO"]
+        return self.tried[chance]
+
+    def at(self, rco: float) -> dict[str, Any]:
+        """Test scores of lots that read as much of the calibration streams as a point there, within NEAR or as near as LOTS_TRIED halvings
+        of the chance's logarithm come: {..., "chance", "calibration RCO": theirs, "matched to": rco}."""
+        low, high, near = LEAST_CHANCE, 1.0, list[float]()
+        for _ in range(LOTS_TRIED):
+            near.append(chance := (low * high) ** 0.5)
+            if abs(self.rco(chance) - rco) <= NEAR:
+                break
+            low, high = (chance, high) if self.rco(chance) > rco else (low, chance)
+        chance = min(near, key=lambda p: abs(self.rco(p) - rco))
+        return self.streamer.row(self.streamer.test, baselines.Random(chance, self.seed + 1)) | {
+            "chance": chance, "calibration RCO": self.rco(chance), "matched to": rco}
 
 
 def sufficiency(streamer: Streamer, items: Sequence[Item], head: heads.Head | None = None) -> float:
@@ -260,6 +306,16 @@ def sufficiency(streamer: Streamer, items: Sequence[Item], head: heads.Head | No
     return auroc(score[first.real].tolist(), (first.probe.read >= oracle)[first.real].tolist())
 
 
+def lots_of(found: dict[str, Any], lots: Lots) -> dict[str, Any]:
+    """{"random": lots at the entropy head's operating point, "lots": {another head: at its own, "early": at entropy's `early`}}, each with
+    the RCO that its point has on calibration streams."""
+    def at(sweep: dict[str, Any], point: str) -> dict[str, Any]:
+        return lots.at(sweep["calibration"][sweep[point]]["RCO"])
+
+    return {"random": at(found["entropy"], "chosen"),
+            "lots": {name: at(sweep, "chosen") for name, sweep in found["heads"].items()} | {"early": at(found["entropy"], "early")}}
+
+
 # -- a job -------------------------------------------------------------------------------------------------
 def measured(model: nn.Module, encoder: nn.Module | None, task: Task, how: How, seed: int, all_heads: bool,
              more: Callable[[Streamer], dict] = lambda streamer: {}) -> dict[str, Any]:
@@ -269,12 +325,11 @@ def measured(model: nn.Module, encoder: nn.Module | None, task: Task, how: How, 
     found: dict[str, Any] = {"batch": {k: v for k, v in scores(task, read_all, streamer.test).items() if k != "right"},
                              "auroc": sufficiency(streamer, streamer.test),
                              "entropy": swept(streamer, heads.Entropy(), how.thresholds)}
-    for k in how.ks:
+    for k in how.ks if all_heads or how.other_ks is None else how.other_ks:
         found.setdefault("wait", {})[f"{k:g}"] = streamer.row(streamer.test, WaitK(k, how.stride))
     if all_heads:
-        found["heads"] = {name: swept(streamer, head_of(name, streamer, seed), how.fewer) for name in HEADS if name != "entropy"}
-        chosen = found["entropy"]["test"][found["entropy"]["chosen"]]
-        found["random"] = by_lot(streamer, chosen["RCO"], seed)
+        found["heads"] = {name: swept(streamer, head_of(name, streamer, seed), how.fewer) for name in how.heads if name != "entropy"}
+        found |= lots_of(found, Lots(streamer, seed))
         always = streamer.streams(streamer.test, Decide(heads.Entropy(), float("inf")))
         found["always read"] = {"differs": sum(a.tokens != b.tokens for a, b in zip(always, read_all)),
                                 "probes": sum(s.probes for s in always)}

@@ -5,7 +5,8 @@
 looks in `lightning_logs/proactivellm/` (another folder: PROACTIVE_RUNS) for the products that the cuda configs leave,
 `<run>/model`; a run is called as its config, which says what table's row it is (NAMES). Each is streamed over the whole test split
 with everything read, by wait-9, and by the entropy and the attention head at the .9 quantile, whose threshold comes from the validation
-split. Quality is BLEU, SQuAD's F1 or accuracy; latency in words. Claims whose runs are missing stay "not run".
+split; of SQuAD, whose hub set has no test split, thresholds come from its first validation rows and the others are scored. Quality is
+BLEU, SQuAD's F1 or accuracy; latency in words. Claims whose runs are missing stay "not run".
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from .arms import flat
 NAMES = {"qwen25-3b_en-de": "en-de", "qwen25-3b_squad": "short qa", "qwen25-3b_mctest": "choice qa", "qwen3-4b_en-fr": "en-fr",
          "qwen3-4b_squad": "short qa, qwen3", "qwen2-audio-7b_spoken-squad": "spoken-squad"}
 BATCH, LONGEST, QUANTILE, CALIBRATION = 16, 96, 0.9, 256
+WITHOUT_TEST = ("squad", "spoken-squad")  # forms of data whose test rows are not public
 
 
 def runs_folder() -> Path:
@@ -83,6 +85,16 @@ def hub_rows(about: dict[str, Any], split: str) -> list[tuple[str, str, str]]:
     return [FORMS[about["data.form"]](row, about.get("data.languages")) for row in found]
 
 
+def held_and_test(about: dict[str, Any], limit: int | None, rows: Callable) -> tuple[list, list]:
+    """(rows that set thresholds, rows that are scored), none of them in both. Raises UserError where none is left to be scored."""
+    most, held = limit or CALIBRATION, rows(about, about["data.splits"][1])
+    test = held[most:] if about["data.form"] in WITHOUT_TEST else rows(about, "test")
+    if not test:
+        raise UserError(f"{about.get('data.path')}: {len(held)} rows of {about['data.splits'][1]}, and {most} of them set the thresholds: "
+                        "none is left to be scored; ask for fewer (limit)")
+    return held[:most], test[:limit]
+
+
 def opened(folder: Path, about: dict[str, Any], device: str) -> Loaded:
     """The model as it was trained: the base in its very revision, in bfloat16 on a GPU, the adapter merged in."""
     how = dict(dtype="bfloat16" if device == "cuda" else "float32", device=device, attn_implementation=about["attn_implementation"])
@@ -95,8 +107,7 @@ def measure_run(folder: Path, about: dict[str, Any], device: str, limit: int | N
     """One trained model on its test split, see `measure_paper`."""
     loaded = opened(folder, about, device)
     tokenizer = loaded.tokenizer
-    held, test = (cut(tokenizer, about["data.instruction"], rows(about, split)[:most], 1 << 15)
-                  for split, most in ((about["data.splits"][1], limit or CALIBRATION), ("test", limit)))
+    held, test = (cut(tokenizer, about["data.instruction"], found, 1 << 15) for found in held_and_test(about, limit, rows))
     template = Template.of(tokenizer, about["data.instruction"])
     boundary = Boundary.of_tokenizer(tokenizer, template.stop)
     policies: dict[str, heads.Policy] = {"batch": baselines.Always(False), "wait-9": baselines.WaitK(9)}
@@ -145,12 +156,19 @@ def scores(streams: dict[int, Streamed], items: Sequence[Item], tokenizer, metri
     written = [(s, i) for s, i in zip(found, items) if s.delays]
     late = interaction([s.delays for s, _ in written], [i.example.n_units for _, i in written]) if written else {"AIL": 0.0, "RCO": 0.0}
     value = {"bleu": lambda: bleu(texts, references)["score"], "f1": lambda: 100 * fmean(map(f1, texts, references)),
-             "accuracy": lambda: 100 * fmean(normalised(t)[:1] == normalised(r)[:1] for t, r in zip(texts, references)),
+             "accuracy": lambda: 100 * fmean(chosen(t) is not None and chosen(t) == chosen(r) for t, r in zip(texts, references)),
              "rouge": lambda: 100 * fmean(map(rouge_l, texts, references))}[metric]()
     return {metric: value, "AIL": late["AIL"], "RCO": late["RCO"], "n": len(items)}
 
 
-# -- SQuAD's official score, and ROUGE-L -------------------------------------------------------------------
+# -- the letter of a choice, SQuAD's official score, and ROUGE-L -------------------------------------------------------------------
+def chosen(text: str) -> str | None:
+    """The first word of an answer to a multiple choice, None where there is none. Not SQuAD's form, in which the choice A is an article
+    and so nothing, which every answer without a word would be equal to."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    return words[0] if words else None
+
+
 def normalised(text: str) -> list[str]:
     """SQuAD v1.1's: lower case, no punctuation, no articles."""
     text = "".join(sign for sign in text.lower() if sign not in string.punctuation)
@@ -162,7 +180,7 @@ def f1(text: str, reference: str) -> float:
     ours, theirs = normalised(text), normalised(reference)
     common = sum((Counter(ours) & Counter(theirs)).values())
     if not common:
-        return float(ours == theirs)
+        return 0.0
     return 2 * common / (len(ours) + len(theirs))
 
 
@@ -175,4 +193,4 @@ def rouge_l(text: str, reference: str) -> float:
         for j, other in enumerate(theirs, 1):
             row.append(best[j - 1] + 1 if word == other else max(best[j], row[-1]))
         best = row
-    return 2 * best[-1] / (len(ours) + len(theirs)) if ours and theirs else float(ours == theirs)
+    return 2 * best[-1] / (len(ours) + len(theirs)) if ours and theirs else 0.0

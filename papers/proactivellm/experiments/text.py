@@ -24,6 +24,9 @@ MT = ("full", "batch only", "wait-1", "wait-3", "wait-5")
 REENCODED = (1, 3, 5)  # wait-k of the stand-in with the whole answer encoded again at every step
 
 
+QA_KS = (1, 3, 5, 9, 12, 13, 14, 15, 16, 17, 18, 20)  # every k about an RCO of .75 of 24 units: the best that reads no more is among them
+
+
 @dataclass(frozen=True)
 class Size:
     seeds: tuple[int, ...]
@@ -35,8 +38,10 @@ class Size:
 SIZES = {
     "smoke": Size((0,), qa=How(1, 4, 4, 4, (0.5,), (9,), 0.78, (0.9,), law="slack"),
                   mt=How(1, 4, 3, 3, (0.9,), (1, 3, 5), 0.78, ()), job_seconds=1),
-    "cpu": Size(asked(), qa=How(150, 32, 96, 128, (0.5, 0.7, 0.8, 0.9, 0.95, 0.98), (1, 3, 5, 9, 12, 16, 20), 0.75, law="slack"),
-                mt=How(150, 32, 32, 48, (0.5, 0.7, 0.9, 0.98), (1, 2, 3, 5, 7), 0.75, (0.3, 0.6, 0.9)), job_seconds=60),
+    "cpu": Size(asked(), qa=How(150, 32, 96, 128, (0.5, 0.7, 0.8, 0.9, 0.95, 0.98), QA_KS, 0.75, law="slack", other_ks=()),
+                mt=How(150, 32, 32, 48, (0.5, 0.7, 0.9, 0.98), (1, 2, 3, 4, 5, 6, 7, 8), 0.75, (0.3, 0.6, 0.9), other_ks=(1, 3, 5),
+                       heads=("entropy", "attention")),
+                job_seconds=60),
 }
 
 

@@ -22,7 +22,7 @@ def row(quality, rco, ail, seed=0, number=0, **more):
 def swept(points, seed, number=0):
     rows = [row(*point, seed, number) for point in points]
     return {"threshold": [0.5 + 0.1 * i for i in range(len(rows))], "calibration": copy.deepcopy(rows),
-            "test": rows, "chosen": 0}
+            "test": rows, "chosen": 0, "early": 0, "keeps": True}
 
 
 WAIT = {"qa": {"1": (20, .1, -5), "9": (45, .4, 3), "16": (70, .7, 10), "20": (85, .9, 15)},
@@ -59,6 +59,7 @@ def result(task, arm, seed, points=None, heads=None):
             shift = {"mt": -3 if name == "attention" else 0, "qa": 0}.get(task, -8)
             found["heads"][name] = swept([(value + shift, rco, ail)], seed, number + i)
         found["random"] = row(lots, rco, ail, seed, number) | {"chance": 0.1}
+        found["lots"] = {name: row(lots, rco, ail, seed, number) for name in (*HEADS, "early")}
         found["always read"] = {"differs": 0, "probes": 9000}
     if arm == "plain law":
         for point in found["entropy"]["test"]:

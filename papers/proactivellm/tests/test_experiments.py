@@ -1,13 +1,16 @@
 """Arms, thresholds and scores in the small, without a training: from which weights, on which items and paths, chosen where, scored
 where. That it runs, too, is test_harness.py's; the jobs are test_jobs.py's."""
 
+from dataclasses import replace
 from types import SimpleNamespace as Of
 
 import pytest
 import torch
 from torch import nn
 
-from .. import heads
+from common.errors import ModelError
+
+from .. import heads, standins
 from ..experiments import arms
 from ..tasks import FEATURES, Task
 from .spies import HOW, Stub, bound, look
@@ -77,6 +80,15 @@ def test_stand_ins_of_other_seeds_are_made_and_say_so(monkeypatch):
     assert arms.made("qa", 77) == {"task": "qa", "seed": 77, "committed": False} and asked == [("qa", 0), ("qa", 77)]
 
 
+def test_a_stand_in_of_a_new_seed_that_did_not_learn_its_task_is_an_error_and_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(standins, "folder_of", lambda task, seed: tmp_path / "made")
+    monkeypatch.setattr(standins, "train", lambda task, seed, folder: {"quality": 96.9})
+    with pytest.raises(ModelError, match="mt, seed 77, answers 96.9 of 100 right"):
+        standins.standin("mt", 77)
+    assert not (tmp_path / "made").exists()
+    standins.learnt("mt", 77, {"quality": 97.0})
+
+
 def test_a_hash_is_of_every_weight_of_every_module():
     one, two = nn.Linear(2, 2), nn.Linear(2, 2)
     first = arms.weights_hash(one, two)
@@ -97,21 +109,58 @@ def test_probes_are_flat_and_of_the_last_slot_where_asked():
 
 def test_a_sweep_chooses_on_calibration_streams_and_scores_both(monkeypatch):
     streamer = Stub()
+    monkeypatch.setattr(arms, "quality", lambda task, streams, items: {"quality": 7.0 if (streams, items) == (
+        streamer.whole[0], streamer.calibration) else None})
     found = arms.swept(streamer, heads.Entropy(), (0.0, 0.5))
     scores = sorted(heads.Entropy().score(arms.flat([look()])).tolist())
     # the last: nine tenths of the five answers' decisions score at least as much (here between the two least)
-    assert found["threshold"][:2] == [0.0, 0.5] and found["threshold"][2] == pytest.approx(0.6 * scores[0] + 0.4 * scores[1])
-    assert [row["of"] for row in found["calibration"]] == ["calibration"] * 3 and [row["of"] for row in found["test"]] == ["test"] * 3
-    assert [row["RCO"] for row in found["test"]] == found["threshold"] and found["chosen"] == arms.operating(found["calibration"], 0.75)
+    quantile = 0.6 * scores[0] + 0.4 * scores[1]
+    # the stub's RCO is its threshold, so that the latest is .75: four halvings between the largest that is earlier and 1
+    low, high = max(0.5, quantile if quantile <= 0.75 else 0), 1.0
+    for _ in range(4):
+        low, high = ((low + high) / 2, high) if (low + high) / 2 <= 0.75 else (low, (low + high) / 2)
+    assert found["threshold"] == pytest.approx([0.0, 0.5, low, quantile]) and 0.7 < low <= 0.75
+    assert [row["of"] for row in found["calibration"]] == ["calibration"] * 4 and [row["of"] for row in found["test"]] == ["test"] * 4
+    assert [row["RCO"] for row in found["test"]] == found["threshold"] and found["chosen"] == 2, "the best of those that may be"
+    assert (found["early"], found["keeps"]) == (2, True), "of 10 times the threshold it takes 6.93"
+    assert len({p.threshold for _, split, p, _ in streamer.asked if split == "calibration"}) == sum(
+        split == "calibration" for _, split, _, _ in streamer.asked), "no row twice"
     monkeypatch.setattr(arms, "operating", lambda rows, most: (rows, most))
-    assert arms.swept(streamer, heads.Entropy(), (0.0, 0.5))["chosen"] == (found["calibration"], 0.75)
+    monkeypatch.setattr(arms, "earliest", lambda rows, whole: ((rows, whole), False))
+    again = arms.swept(streamer, heads.Entropy(), (0.0, 0.5))
+    assert again["chosen"] == (found["calibration"], 0.75) and again["early"] == (found["calibration"], 7.0) and again["keeps"] is False
 
 
-def test_lots_have_the_rco_of_the_head_on_calibration_streams_and_others_on_test_streams():
+def test_a_heads_latest_threshold_is_its_own():
+    """Of a head all of whose scores lie at .97 and more the sweep would leave the operating point at .01 of the context."""
+    rco = lambda t: {"RCO": 0.01 if t < 0.97 else (t - 0.97) / 0.03}  # noqa: E731
+    assert arms.latest(rco, (0.5, 0.9, 0.98), 0.75) == pytest.approx(0.98 + 0.02 * 10 / 16)  # .683; one step of .0417 more is too late
+    assert arms.latest(lambda t: {"RCO": 0.9}, (0.5,), 0.75) == 0.0, "too late everywhere"
+    assert arms.latest(lambda t: {"RCO": 0.2}, (0.5,), 0.75) == pytest.approx(1 - 0.5 / 16), "as strict as it gets"
+
+
+def test_lots_have_the_rco_of_a_point_on_calibration_streams_and_others_on_test_streams(monkeypatch):
     streamer = Stub()
-    assert arms.by_lot(streamer, 0.12, 4) == {"quality": pytest.approx(1.0), "RCO": 0.1, "of": "test", "chance": 0.1}
-    tried = [(split, policy.chance, policy.generator.initial_seed()) for _, split, policy, _ in streamer.asked]
-    assert tried == [*(("calibration", p, 4) for p in arms.RANDOM_CHANCES), ("test", 0.1, 5)]
+    rco = {"calibration": lambda p: 1 - p, "test": lambda p: 2 * p}
+    monkeypatch.setattr(Stub, "row", lambda self, items, policy: self.asked.append(
+        (self.split(items), policy.chance, policy.generator.initial_seed())) or {"RCO": rco[self.split(items)](policy.chance)})
+    lots = arms.Lots(streamer, 4)
+    found = lots.at(0.8)
+    assert abs(found["calibration RCO"] - 0.8) <= 0.003 and found["chance"] == pytest.approx(0.2, abs=0.003)
+    assert found["RCO"] == 2 * found["chance"] and found["matched to"] == 0.8
+    assert {(split, seed) for split, _, seed in streamer.asked[:-1]} == {("calibration", 4)}
+    assert streamer.asked[-1] == ("test", found["chance"], 5), "other lots, on test streams, once"
+    tried = len(streamer.asked)
+    assert lots.at(0.8) == found and len(streamer.asked) == tried + 1, "what was tried is known"
+    assert 0.9 < lots.at(2.0)["calibration RCO"] < 1 and len(lots.tried) < 20, "as near as it comes, and it ends"
+
+
+def test_lots_stand_for_the_points_that_are_judged():
+    def sweep(number):
+        return {"calibration": [{"RCO": number + i / 10} for i in range(4)], "test": [{"RCO": -1}] * 4, "chosen": 1, "early": 3}
+
+    found = arms.lots_of({"entropy": sweep(0), "heads": {"margin": sweep(1), "linear": sweep(2)}}, Of(at=lambda rco: rco))
+    assert found == {"random": 0.1, "lots": {"margin": 1.1, "linear": 2.1, "early": 0.3}}
 
 
 def test_quantiles_are_of_calibration_streams_that_were_answered_with_everything_read():
@@ -152,36 +201,49 @@ def test_heads_that_learn_learn_from_calibration_prefixes_without_timing_and_the
     assert oracle.tolist() == [True, False, False, False, True]
 
 
-@pytest.mark.parametrize("all_heads", [True, False])
-def test_all_that_is_asked_of_a_model(all_heads, monkeypatch):
-    made = []
+@pytest.mark.parametrize("all_heads, others", [(True, ()), (False, None), (False, (3,)), (False, ())])
+def test_all_that_is_asked_of_a_model(all_heads, others, monkeypatch):
+    made, how = [], replace(HOW, other_ks=others)
     monkeypatch.setattr(arms, "Streamer", lambda *of: made.append(Stub(*of)) or made[-1])
     monkeypatch.setattr(arms, "scores", lambda task, streams, items: {"right": [1], "quality": len(items), "task": task})
     monkeypatch.setattr(arms, "sufficiency", lambda streamer, items, head=None: streamer.split(items))
     monkeypatch.setattr(arms, "swept", lambda streamer, head, thresholds: {
         "head": type(head).__name__, "of": thresholds, "chosen": 1, "test": [{"RCO": 0.3}, {"RCO": 0.04}]})
     monkeypatch.setattr(arms, "head_of", lambda name, streamer, seed: {"linear": heads.Linear(2)}.get(name) or heads.HEADS[name]())
-    monkeypatch.setattr(arms, "by_lot", lambda streamer, rco, seed: (rco, seed))
+    monkeypatch.setattr(arms, "Lots", lambda streamer, seed: (streamer is made[0], seed))
+    monkeypatch.setattr(arms, "lots_of", lambda found, lots: {"random": ([*found["heads"]], found["entropy"]["chosen"], lots)})
     model = nn.Linear(2, 2)
-    found = arms.measured(model, None, "a task", HOW, 4, all_heads, lambda streamer: {"more": streamer is made[0]})
+    found = arms.measured(model, None, "a task", how, 4, all_heads, lambda streamer: {"more": streamer is made[0]})
     (streamer,) = made
-    assert (streamer.model, streamer.task, streamer.how) == (model, "a task", HOW)
+    assert (streamer.model, streamer.task, streamer.how) == (model, "a task", how)
     assert found["batch"] == {"quality": 3, "task": "a task"} and found["auroc"] == "test" and found["more"] is True
     assert found["entropy"] == {"head": "Entropy", "of": HOW.thresholds, "chosen": 1, "test": [{"RCO": 0.3}, {"RCO": 0.04}]}
-    assert found["wait"] == {str(k): {"quality": 5.0, "RCO": 0.5, "of": "test"} for k in (1, 3)}
+    ks = (1, 3) if all_heads or others is None else others
+    assert found.get("wait", {}) == {str(k): {"quality": 5.0, "RCO": 0.5, "of": "test"} for k in ks}
     waits = [policy for what, _, policy, _ in streamer.asked if what == "row"]
-    assert [(policy.k, policy.stride) for policy in waits] == [(1, 2.5), (3, 2.5)]
+    assert [(policy.k, policy.stride) for policy in waits] == [(k, 2.5) for k in ks]
     read = streamer.asked[0]
     assert (read[0], read[1], read[2].writes) == ("streams", "test", False)
     assert found["weights"] == [arms.weights_hash(model, None)] * 2
     if not all_heads:
-        assert {*found} == {"batch", "auroc", "entropy", "wait", "more", "weights"}
+        assert {*found} == {"batch", "auroc", "entropy", "more", "weights"} | ({"wait"} if ks else set())
         return
     assert {name: (of["head"], of["of"]) for name, of in found["heads"].items()} == {
         "max-prob": ("MaxProb", (0.7, 0.9)), "margin": ("Margin", (0.7, 0.9)), "attention": ("Attention", (0.7, 0.9)),
         "linear": ("Linear", (0.7, 0.9))}
-    assert found["random"] == (0.04, 4) and found["always read"] == {"differs": 1, "probes": 11}
+    assert found["random"] == (["max-prob", "margin", "attention", "linear"], 1, (True, 4))
+    assert found["always read"] == {"differs": 1, "probes": 11}
     assert streamer.asked[-1][1] == "test" and streamer.asked[-1][2].threshold == float("inf")
+
+
+def test_a_task_says_which_heads_it_is_streamed_by(monkeypatch):
+    monkeypatch.setattr(arms, "Streamer", Stub)
+    monkeypatch.setattr(arms, "scores", lambda task, streams, items: {"right": [1]})
+    monkeypatch.setattr(arms, "sufficiency", lambda streamer, items: 0.5)
+    monkeypatch.setattr(arms, "swept", lambda streamer, head, thresholds: type(head).__name__)
+    monkeypatch.setattr(arms, "lots_of", lambda found, lots: {})
+    found = arms.measured(nn.Linear(2, 2), None, "a task", replace(HOW, heads=("entropy", "attention")), 4, True)
+    assert (found["entropy"], found["heads"]) == ("Entropy", {"attention": "Attention"})
 
 
 def test_a_streamer_has_items_of_two_splits_of_its_task(monkeypatch):

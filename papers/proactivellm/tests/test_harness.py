@@ -16,7 +16,7 @@ from ..data import batch_of
 from ..decoding import Streamed
 from ..experiments import arms, exact, speech, text
 from ..method import Law, forward, read_path
-from ..scoring import auroc, operating
+from ..scoring import auroc, earliest, operating, quality
 from ..tasks import Task
 from .made_up import CLAIMS, of_speech, of_speed, of_text
 
@@ -140,8 +140,11 @@ def test_a_run_sweeps_heads_over_one_model_that_does_not_move(run):
     assert run["weights"][0] == run["weights"][1] and {*run["heads"]} == {"max-prob", "margin", "attention", "linear"}
     assert run["always read"]["differs"] == 0 and run["always read"]["probes"] > run["batch"]["probes"]
     assert run["batch"]["RCO"] == 1 and run["batch"]["AIL"] == pytest.approx(24 * 3 / 4, rel=0.2) and 0 < run["auroc"] <= 1
-    assert len(run["entropy"]["test"]) == len(run["entropy"]["threshold"]) == 2 and run["entropy"]["threshold"][0] == 0.5
-    assert run["random"]["chance"] in arms.RANDOM_CHANCES
+    assert len(run["entropy"]["test"]) == len(run["entropy"]["threshold"]) == 3 and run["entropy"]["threshold"][0] == 0.5
+    assert {*run["lots"]} == {*run["heads"], "early"}
+    for lots, of, point in ((run["random"], run["entropy"], "chosen"), (run["lots"]["early"], run["entropy"], "early"),
+                            *((run["lots"][name], of, "chosen") for name, of in run["heads"].items())):
+        assert lots["matched to"] == of["calibration"][of[point]]["RCO"]
 
 
 def test_a_sweep_that_moves_a_weight_is_an_error():
@@ -237,6 +240,25 @@ def test_auroc_by_hand():
 def test_the_operating_point_is_the_best_that_reads_no_more():
     rows = [{"quality": 99, "RCO": 0.9}, {"quality": 95, "RCO": 0.7}, {"quality": 95, "RCO": 0.6}, {"quality": 50, "RCO": 0.2}]
     assert [operating(rows, most) for most in (1.0, 0.75, 0.5, 0.1)] == [0, 2, 3, 3]
+
+
+def test_the_least_context_that_keeps_so_much_is_of_the_same_streams():
+    rows = [{"quality": 100.0, "RCO": 0.9}, {"quality": 99.0, "RCO": 0.6}, {"quality": 99.5, "RCO": 0.7}, {"quality": 98.9, "RCO": 0.2}]
+    assert earliest(rows, 100.0) == (1, True), "as much as .99 keeps it"
+    assert earliest(rows, 100.1) == (2, True) and earliest(rows, 99.8) == (3, True)
+    assert earliest(rows, 102.0) == (0, False), "none: the best"
+
+
+def test_what_is_wrong_altogether_has_a_quality_of_0_however_long_it_is():
+    """An error rate has no bound; a share that is kept, and points between two qualities, need one."""
+    items = Task("qa").items(2, "test")
+    gold = [[[t] for t in i.example.target[1:-1].tolist()] for i in items]
+    runs_on = [Streamed(units=[[6]] * 30, delays=[1] * 30) for _ in items]
+    wrong = quality(Task("qa"), runs_on, items)
+    assert wrong["quality"] == 0 and wrong["error rate"] >= 1400 and wrong["exact"] == 0  # 28 of 30 words more than there are to write
+    half = quality(Task("qa"), [Streamed(units=gold[0]), Streamed()], items)
+    assert (half["quality"], half["error rate"], half["exact"], half["right"]) == (50, 50, 50, [1, 0])
+    assert quality(Task("qa"), [Streamed(units=units) for units in gold], items)["quality"] == 100
 
 
 def test_thresholds_are_quantiles():

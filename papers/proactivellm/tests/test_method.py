@@ -10,6 +10,7 @@ from common import masks
 from common.errors import ModelError
 from common.models import load, tiny
 from common.streaming.units import Example
+from common.streaming.words import Boundary
 from tests.numerics import close, far
 
 from .. import method
@@ -224,6 +225,56 @@ def test_a_window_is_not_lifted_by_a_mask():
 
     with pytest.raises(ModelError, match="sliding layers see 9 columns"):
         decode(model, found[:1], Always(True), ENDS)
+
+
+def test_a_stream_longer_than_the_models_positions_is_refused_in_every_way_to_run_it():
+    """Source and target count for themselves: 12 tokens each fit into 12 positions, and 13 of either do not."""
+    from ..baselines import Always
+    from ..decoding import decode
+    from ..session import Session
+    from .test_session import ENDS
+
+    model = load(tiny(vocab_size=40, max_position_embeddings=12)).model
+    ones = torch.ones(1, 13, dtype=torch.int64)
+
+    def rows(source, target):
+        lengths = torch.tensor([source]), torch.tensor([target])
+        return method.Batch(ones[:, :source], ones[:, :target], ones[:, :target], *lengths, ones[:, :target].bool())
+
+    method.forward(model, rows(12, 12))
+    for sides in ((13, 2), (2, 13)):
+        with pytest.raises(ModelError, match="max_position_embeddings"):
+            method.forward(model, rows(*sides))
+    found = Example.of_units([[4], *([[6]] * 10), [1]], [[5], [7], [0]])  # twelve of the source
+    never = Boundary("ends", torch.ones(40, dtype=torch.bool), 39, (*range(38), 39))  # 38 is all that may be written
+    assert len(decode(model, [found], Always(False), never, 11)[0].tokens) == 11
+    longer = Example.of_units([[4], *([[6]] * 11), [1]], [[5], [7], [0]])
+    for example, most in ((found, 12), (longer, 11)):
+        with pytest.raises(ModelError, match="max_position_embeddings"):
+            decode(model, [example], Always(False), never, most)
+    session = Session(model, Always(True), ENDS, [5])
+    session.read([4] * 12)
+    with pytest.raises(ModelError, match="max_position_embeddings"):
+        session.read([4])
+    writes = Session(model, Always(True), never, [5])
+    writes.read([4])
+    writes.read([6])
+    assert all(writes.write() == [38] for _ in range(12)), "the header and eleven are fed; the twelfth is written and not fed"
+    assert not writes.truncated and writes.write() == [] and writes.truncated and writes.ended, "an answer is cut there, and says so"
+
+
+def test_decoding_measures_the_model_first():
+    from ..baselines import Always
+    from ..decoding import decode
+    from .test_session import ENDS
+
+    model = load(tiny(vocab_size=40, initializer_range=0.4)).model
+    model.get_decoder().layers[0].register_forward_pre_hook(
+        lambda module, args, kwargs: ((args[0] + args[0].mean(1, keepdim=True), *args[1:]), kwargs), with_kwargs=True)
+    with pytest.raises(ModelError, match="mask hides"):
+        decode(model, examples()[:1], Always(True), ENDS)
+    with pytest.raises(ValueError, match="0 examples"):
+        decode(model, [], Always(True), ENDS)
 
 
 def test_a_model_that_sees_past_the_mask_is_refused():

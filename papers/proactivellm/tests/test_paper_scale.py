@@ -1,6 +1,7 @@
 """The paper rung in the small: products of trainings are found, opened, calibrated on one split and scored on another."""
 
 import json
+from types import SimpleNamespace as Of
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ def runs(tmp_path, monkeypatch):
 
 def test_products_are_scored_in_every_way(runs, monkeypatch):
     monkeypatch.setattr(paper, "LONGEST", 6)
+    monkeypatch.setattr(paper, "CALIBRATION", 1)
     asked, log = [], []
 
     def rows(about, split):
@@ -39,11 +41,24 @@ def test_products_are_scored_in_every_way(runs, monkeypatch):
 
     found = paper.measure_paper(log.append, "cpu", None, rows)
     assert set(found) == {"short qa", "en-de"} and any("mine: no row" in line for line in log)
-    assert {split for _, split in asked} == {"validation", "test"}
+    assert sorted(asked) == [("squad", "validation"), ("translation", "test"), ("translation", "validation")], "SQuAD has no test split"
     assert set(found["short qa"]) == {"batch", "wait-9", "entropy", "attention"} and "bleu" in found["en-de"]["entropy"]
     assert found["short qa"]["batch"]["RCO"] == pytest.approx(1) and found["short qa"]["wait-9"]["RCO"] == pytest.approx(1)
     for row in found["short qa"].values():
-        assert 0 <= row["f1"] <= 100 and row["n"] == 3
+        assert 0 <= row["f1"] <= 100 and row["n"] == 2
+    assert found["en-de"]["batch"]["n"] == 3
+
+
+def test_thresholds_and_scores_never_share_a_row():
+    def rows(about, split):
+        return [f"{split} {i}" for i in range(5)]
+
+    about = {"data.form": "squad", "data.splits": ["train", "validation"], "data.path": "squad"}
+    assert paper.held_and_test(about, 2, rows) == (["validation 0", "validation 1"], ["validation 2", "validation 3"])
+    assert paper.held_and_test(about | {"data.form": "mctest"}, 2, rows) == (["validation 0", "validation 1"], ["test 0", "test 1"])
+    assert paper.held_and_test(about | {"data.form": "mctest"}, None, rows)[1] == [f"test {i}" for i in range(5)]
+    with pytest.raises(UserError, match="none is left to be scored"):
+        paper.held_and_test(about, None, rows)
 
 
 def test_nothing_is_claimed_without_a_gpu_or_a_run(tmp_path, monkeypatch):
@@ -77,6 +92,16 @@ def test_real_captions_are_walked_from_text_to_bleu(tmp_path, monkeypatch):
     assert {"batch-trained", "full", "batch only", *(f"trained for wait-{k}" for k in (1, 7))} <= set(found)
     assert {"batch", "wait-1", "entropy, 0.9", "attention, 0.9"} <= set(found["full"]) and found["full"]["batch"]["RCO"] == pytest.approx(1)
     assert "trained for wait-7: own" in "\n".join(tables.multi30k({"multi30k/en-de": found}))
+
+
+def test_a_choice_is_its_letter_and_no_answer_is_none():
+    """A is an article in SQuAD's form: with it, an empty answer would be right wherever A is."""
+    rows = [("A", "A"), ("a. a dog", "A"), ("", "A"), ("the", "A"), ("B", "A"), ("B", "B"), ("", "B"), ("...", "C")]
+    items = [Of(example=Of(reference=gold, n_units=3)) for _, gold in rows]
+    streams = {id(item): Of(tokens=text, delays=[]) for item, (text, _) in zip(items, rows)}
+    found = paper.scores(streams, items, Of(decode=lambda text, skip_special_tokens: text), "accuracy")
+    assert found["accuracy"] == 100 * 3 / 8
+    assert paper.f1("", "A") == paper.f1("the", "An") == paper.rouge_l("", "the") == 0, "nothing in common is nothing"
 
 
 def test_squads_score_and_rouge_by_hand():

@@ -13,6 +13,7 @@ from tests.numerics import drawn
 
 from .. import analytic, quantities
 from ..experiments import text
+from ..scoring import earliest
 
 SEEDS, HEADS = (0, 1, 4), ("max-prob", "margin", "attention", "linear")
 
@@ -65,13 +66,14 @@ def row(*path, **more):
 
 def swept(*path):
     return {"calibration": [row(*path, "calibration", i) for i in range(6)], "test": [row(*path, "test", i) for i in range(6)],
-            "chosen": int(drawn(*path, "chosen", low=1, high=5))}
+            "chosen": int(drawn(*path, "chosen", low=1, high=5)), "early": int(drawn(*path, "early", low=1, high=5)), "keeps": True}
 
 
 def result(*path, ks=(1, 2, 3, 5, 7)):
     return {"batch": row(*path, "batch"), "auroc": drawn(*path, "auroc"), "entropy": swept(*path, "entropy"),
             "wait": {str(k): row(*path, "wait", k) for k in ks}, "heads": {head: swept(*path, head) for head in HEADS},
-            "random": row(*path, "random"), "labelled": swept(*path, "labelled"), "own": row(*path, "own"),
+            "random": row(*path, "random"), "lots": {name: row(*path, "lots", name) for name in (*HEADS, "early")},
+            "labelled": swept(*path, "labelled"), "own": row(*path, "own"),
             "revisions": {kind: {way: row(*path, kind, way) for way in ("loose", "strict")} for kind in ("overturned", "plain")}}
 
 
@@ -96,8 +98,8 @@ def whole(result):
     return result["batch"]["quality"]
 
 
-def lots(result):
-    return result["random"]["quality"]
+def lots(result, point="entropy"):
+    return (result["random"] if point == "entropy" else result["lots"][point])["quality"]
 
 
 def kept(head="entropy"):
@@ -117,7 +119,7 @@ def test_questions():
     same(measured["C4r"], each(at(what="RCO"), "full"), placebo=each(lambda r: r["batch"]["RCO"], "full"), resolution=0.005)
     own = {head: each(kept(head), "full") for head in ("entropy", *HEADS)}
     same(measured["C3s"], [min(values) for values in zip(*own.values())], resolution=one, shown=own,
-         placebo=each(lambda r: 100 * lots(r) / whole(r), "full"))
+         placebo=each(lambda r: 100 * min(lots(r, head) for head in ("entropy", *HEADS)) / whole(r), "full"))
     labelled = each(at("labelled"), "labelled")
     same(measured["C9s"], minus(each(at(), "full"), labelled), placebo=minus(each(at(), "batch only"), labelled), resolution=one,
          shown={"labelled": labelled})
@@ -127,7 +129,8 @@ def test_questions():
     same(measured["C14s"], minus(each(at(), "full"), each(at(), "no MSLM")), resolution=one,
          placebo=minus(each(at(), "full"), each(at(), "no distillation")))
     entropy = each(at(), "full")
-    same(measured["C16s"], minus(each(at("attention"), "full"), entropy), placebo=minus(each(lots, "full"), entropy), resolution=one)
+    same(measured["C16s"], minus(each(at("attention"), "full"), entropy), resolution=one,
+         placebo=minus(each(partial(lots, point="attention"), "full"), entropy))
     same(measured["C20a"], minus(entropy, each(lots, "full")), placebo=minus(each(at(), "batch only"), each(lots, "full")), resolution=one)
 
     def unended(arm):
@@ -181,31 +184,23 @@ def test_revised_streams():
 
 # -- translation -------------------------------------------------------------------------------------------
 def early(result):
-    """At the least context of a calibration point that keeps 99 % of batch quality; where none does, at the best of them."""
-    points = list(zip(result["entropy"]["calibration"], result["entropy"]["test"]))
-    able = [pair for pair in points if pair[0]["quality"] >= 0.99 * whole(result)]
-    return (min(able, key=lambda p: p[0]["RCO"]) if able else max(points, key=lambda p: p[0]["quality"]))[1]
+    return result["entropy"]["test"][result["entropy"]["early"]]
 
 
 def test_translation():
     found = dict(FOUND)
-    full = {seed: found[f"mt/full/seed{seed}"] for seed in SEEDS}
-    for seed, quality in zip(SEEDS, (40.0, 70.0, 99.0)):  # many points keep it, some, none
-        found[f"mt/full/seed{seed}"] = full[seed] | {"batch": full[seed]["batch"] | {"quality": quality}}
-    runs = each(lambda r: r, "full", "mt", found)
-    able = [sum(point["quality"] >= 0.99 * whole(r) for point in r["entropy"]["calibration"]) for r in runs]
-    assert able[0] > 1 and able[2] == 0
+    full = found["mt/full/seed4"]
+    found["mt/full/seed4"] = full | {"entropy": full["entropy"] | {"keeps": False}}
     measured, one = quantities.text(found), 100 / (3 * FOUND["qa/full/seed0"]["batch"]["n"])
     mt = partial(each, task="mt", of=found)
     same(measured["C2s"], mt(lambda r: 100 * early(r)["quality"] / whole(r), "full"), resolution=one,
-         placebo=mt(lambda r: 100 * lots(r) / whole(r), "full"), shown={"RCO": mt(lambda r: early(r)["RCO"], "full")})
+         placebo=mt(lambda r: 100 * lots(r, "early") / whole(r), "full"), shown={"RCO": mt(lambda r: early(r)["RCO"], "full")})
 
     def soonest(result):
         return min([r["AIL"] for r in result["wait"].values() if r["quality"] >= 0.99 * whole(result)] + [result["batch"]["AIL"]])
 
     def late(result):  # where no threshold keeps it, all has to be read
-        kept = any(point["quality"] >= 0.99 * whole(result) for point in result["entropy"]["calibration"])
-        return (early(result) if kept else result["batch"])["AIL"]
+        return (early(result) if result["entropy"]["keeps"] else result["batch"])["AIL"]
 
     same(measured["C2r"], mt(lambda r: late(r) / soonest(r), "full"), resolution=0.01,
          placebo=mt(lambda r: r["batch"]["AIL"] / soonest(r), "full"), shown={"AIL": mt(lambda r: early(r)["AIL"], "full")})
@@ -223,7 +218,7 @@ def test_translation():
 
 def test_points_that_keep_just_so_much_count():
     result = {"batch": {"quality": 100.0, "AIL": 9.0}, "wait": {"1": {"quality": 99.0, "AIL": 4.0}}, "entropy": {
-        "calibration": [{"quality": 99.0, "RCO": 0.3}, {"quality": 100.0, "RCO": 0.6}], "test": [{"AIL": 1.0}, {"AIL": 2.0}]}}
+        "test": [{"AIL": 1.0}, {"AIL": 2.0}], "early": 0, "keeps": True}}
     assert quantities.Translation({"mt/full/seed0": result}, "mt").lag_ratio(0, "full") == 0.25
 
 
@@ -255,7 +250,8 @@ def test_speech():
 def test_recognition_by_hand():
     def of(points, waits):
         rows = [{"quality": q, "AIL s": s, "RCO": s} for q, s in points]
-        full = {"batch": {"n": 10, "quality": 60.0, "AIL s": 9.0, "RCO": 1.0}, "entropy": {"calibration": rows, "test": rows},
+        full = {"batch": {"n": 10, "quality": 60.0, "AIL s": 9.0, "RCO": 1.0},
+                "entropy": {"test": rows, "early": earliest(rows, 60.0)[0], "keeps": True},
                 "wait": {str(i): {"quality": q, "AIL s": s} for i, (q, s) in enumerate(waits)}}
         measured = quantities.words({f"speech/words/{arm}/seed0": full for arm in ("full", "batch only")})
         late.append(measured["C11t"]["value"])

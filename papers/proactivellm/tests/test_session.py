@@ -208,7 +208,7 @@ def test_ragged_ends(models, double):
         Session(model, baselines.Always(True), ENDS, [5]).write()
     with pytest.raises(ValueError, match="header of 0 tokens"):
         Session(model, baselines.Always(True), ENDS, [])
-    with pytest.raises(ValueError, match="headers of different length"):
+    with pytest.raises(ValueError, match="headers have to be of one length"):
         decode(model, [example(random.Random(0), 2, 1), example(random.Random(0), 2, 2)], baselines.Always(True), ENDS)
 
 

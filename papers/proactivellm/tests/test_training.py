@@ -176,6 +176,10 @@ def test_text_is_cut_into_words_with_its_question_before_it(tmp_path):
         read_rows(file)
     with pytest.raises(SetupError, match="data.validation: name a file"):
         Answered().prepare_data()
+    file.write_text('{"source": "a b", "target": "c"}\n')
+    for same in (dict(train=str(file), validation=f"{tmp_path}/./rows.jsonl"), dict(path="squad", splits=("train", "train"))):
+        with pytest.raises(SetupError, match="to be trained on and to be validated on"):
+            Answered(**same).prepare_data()
 
 
 def test_text_files_train_a_model_with_its_own_tokenizer(tmp_path):
@@ -186,8 +190,9 @@ def test_text_files_train_a_model_with_its_own_tokenizer(tmp_path):
     words.save_pretrained(tmp_path / "base")
     file = tmp_path / "rows.jsonl"
     row = json.dumps({"source": "the cat sat on the mat", "target": "the mat", "question": "where"})
-    file.write_text(f"{row}\n" * 8)
-    data = Answered(str(file), str(file), instruction="answer", batch_size=4, law="slack")
+    for name in (file, held := tmp_path / "held.jsonl"):
+        name.write_text(f"{row}\n" * 8)
+    data = Answered(str(file), str(held), instruction="answer", batch_size=4, law="slack")
     module = ProactiveTraining(BASE.__class__(str(tmp_path / "base")), learning_rate=1e-2)
     fit(module, tmp_path / "run", data=data, steps=2, checkpoint_every=2)
     model, own, about = open_checkpoint(str(tmp_path / "run" / "model"), "proactivellm.json")

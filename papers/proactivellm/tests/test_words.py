@@ -72,13 +72,15 @@ def test_wait_k_is_the_best_that_reads_no_more():
 
 def test_translation_waits_as_little_as_calibration_allows():
     found = of_text()
-    found["mt/full/seed0"]["entropy"]["calibration"][1]["quality"] = 99.5  # the earlier threshold keeps 99 %, too
+    found["mt/full/seed0"]["entropy"]["early"] = 1
     runs = quantities.Translation(found, "mt")
     assert runs.early(0, "full") is found["mt/full/seed0"]["entropy"]["test"][1]
     assert runs.lag_ratio(0, "full") == pytest.approx(0.5 / 5.6) and runs.early_kept(0, "full") == pytest.approx(94.8)
     for row in found["mt/full/seed0"]["wait"].values():
         row["quality"] = 50  # no wait-k keeps it: the best that waits is reading everything
     assert runs.lag_ratio(0, "full") == pytest.approx(0.5 / 18)
+    found["mt/full/seed0"]["entropy"]["keeps"] = False  # no threshold either: it has to read everything
+    assert runs.lag_ratio(0, "full") == 1
 
 
 def test_pairs_that_are_saved_and_those_that_probes_cost():

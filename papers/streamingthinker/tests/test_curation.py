@@ -33,6 +33,8 @@ def test_scores_by_hand():
     assert short.granularity == 0.75 and np.isnan(short.diagonal)
     assert scores(Trace(("A b.",), ("a  B!",)), letters).quoted == 1.0
     assert scores(Trace(("A.",), (SKIP,)), letters).first == 0.0
+    strange = scores(Trace(TRACE.sentences, ("Quux.", "Ann three.", "Zork.", "Blip.")), letters)
+    assert (strange.first, strange.diagonal) == pytest.approx((0.25, 0.25)), "like nothing: in no place"
     with pytest.raises(ValueError, match="without sentences"):
         scores(Trace((), ()), letters)
 

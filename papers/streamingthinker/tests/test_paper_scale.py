@@ -34,7 +34,8 @@ def hub(tmp_path_factory):
                       max_position_embeddings=4096)).model
     model.save_pretrained(folder / "qwen3-4b")
     words.save_pretrained(folder / "qwen3-4b")
-    (folder / "traces.jsonl").write_text("".join(json.dumps(ROW) + "\n" for _ in range(4)))
+    for name in ("traces", "held"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(ROW) + "\n" for _ in range(4)))
     (folder / "data" / "streaming").mkdir(parents=True)
     for name in ("gsm_symbolic", "pubmedqa"):
         rows = [ITEM, ITEM | {"context": ["One.", "Two.", "Three."]}, ITEM | {"context": "Too short."}]
@@ -52,7 +53,7 @@ def trained(hub, tmp_path_factory):
         for name in RUNS:
             run = folder / name
             cli(["fit", "--config", str(HERE / "configs" / "cuda" / f"{name}.yaml"), "--model.init_args.base.name", str(hub / "qwen3-4b"),
-                 f"--data.init_args.train={hub / 'traces.jsonl'}", f"--data.init_args.validation={hub / 'traces.jsonl'}",
+                 f"--data.init_args.train={hub / 'traces.jsonl'}", f"--data.init_args.validation={hub / 'held.jsonl'}",
                  "--data.init_args.batch_size=2", "--data.init_args.instruction=Think.",
                  "--data.init_args.num_workers=0", f"--trainer.default_root_dir={run}",
                  f"--trainer.logger.init_args.save_dir={run}", "--trainer.accelerator=cpu", "--trainer.devices=1",
@@ -145,6 +146,11 @@ def test_grading_by_hand():
     assert questions.grade("text", ["\\boxed{\\text{The  Beatles!}}", "\\boxed{beatle}"], ["Beatles"] * 2) == [True, False]
     assert questions.grade("label", ["<think> \\boxed{yes}"], ["yes"]) == [False]  # a thought that never ended
     assert questions.normal("self_contradiction") == "self contradiction"
+    assert questions.grade("text", ["\\boxed{US}", "\\boxed{OBrien}", "\\boxed{The}", "\\boxed{}"], ["U.S.", "O'Brien", "A", "The"]) == [
+        True, True, False, False], "as SQuAD drops punctuation; and an article is no empty answer"
+    for kind, answer in (("hotpotqa", "..."), ("gsm_symbolic", " ")):
+        with pytest.raises(DataError, match="here: ValueError the answer"):
+            questions._item("here", lambda answer=answer: ("Who?", "A b. C d.", answer), questions.TASKS[kind])
     assert questions.process_results({"kind": "label", "answer": "no"}, ["\\boxed{no}"]) == {"right": 1.0}
 
 

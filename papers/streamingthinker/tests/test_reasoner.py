@@ -56,6 +56,23 @@ def test_one_pass_is_what_was_written_step_by_step(family, start):
         assert batch.targets[0, learnt].tolist() == chosen
 
 
+def test_a_thought_longer_than_the_models_positions_is_refused_where_it_gets_there():
+    """Each stream counts for itself, the target from `start`: seventeen source tokens, and as many thoughts as there are."""
+    found = load(tiny(vocab_size=96, initializer_range=0.6, max_position_embeddings=40)).model
+    thought = thinker(found).think(SEGMENTS)
+    fed = len(TOKENS.header) + sum(map(len, thought.units)) + len(TOKENS.cues[2]) + len(thought.rest) - 1  # the last is not fed
+    assert thinker(found, start=40 - fed).think(SEGMENTS).rest, "up to the last position"
+    with pytest.raises(UserError, match="max_position_embeddings"):
+        thinker(found, start=36).think(SEGMENTS)
+    for schedule in ("serial", "threads"):
+        with pytest.raises(UserError, match="position 41 and the model has 40"):
+            thinker(found).think([*SEGMENTS, [20] * 31], schedule=schedule)
+    sample = Segments.of([(1,), (3,)], [(2,), (3,), (5, 6)])
+    method.forward(found, collate([sample], start=36))
+    with pytest.raises(UserError, match="max_position_embeddings"):
+        method.forward(found, collate([sample], start=37))
+
+
 def rows(more=()):
     return [Row([TOKENS.instruction, *segments], TOKENS.header, TOKENS.cues[2], TOKENS.closing) for segments in (SEGMENTS, *more)]
 

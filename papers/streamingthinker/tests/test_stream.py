@@ -99,6 +99,10 @@ def test_a_chat_model_reads_and_is_not_fooled():
     assert set(tokens.cues) == {2} and encode("how many?", 0)[-1] != encode("a dog.", 1)[-1] and tokens.closing
     thought = Reasoner(model, tokens, unit_cap=3, rest_cap=3).think([encode("how many?", 0), encode("a <EOT> dog.", 1)], 2)
     assert len(thought.units) == 2 and all(unit[-1] in tokens.ends for unit in thought.units)
+    asked, told = tok.convert_tokens_to_ids("<EOQ>"), tok.convert_tokens_to_ids("<EOS>")
+    assert [encode(text, i)[-1] for i, text in enumerate(("Find x.", "Is it 3?"))] == [asked, told], "the first, as in training"
+    last = stream.structure(model, tok, {"context_first": True})[1]
+    assert [last(text, i)[-1] for i, text in enumerate(("It is 3.", "What is it?"))] == [told, asked]
     with pytest.raises(BadInput, match="marks structure"):
         Reasoner(model, tokens).think([[tokens.boundary, 5]], 2)
     with pytest.raises(worded.ModelError, match="has no row in an embedding"):

@@ -189,3 +189,5 @@ def test_files_of_traces(tmp_path, capsys):
         JsonTraces(str(path), str(path), max_tokens=20, **more)._file(str(path), of)
     with pytest.raises(SetupError, match="there is no file absent.jsonl"):
         made._file(str(tmp_path / "absent.jsonl"), of)
+    with pytest.raises(SetupError, match="are both rows.jsonl"):
+        JsonTraces(str(path), f"{tmp_path}/./rows.jsonl", **more).samples()
