@@ -8,6 +8,7 @@ answer's first token is predicted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -17,8 +18,11 @@ Answers = Callable[[tuple[int, ...]], Tensor]
 
 
 def divergence(p: Tensor, q: Tensor) -> float:
-    """Mean KL(p || q) in nats of log-probabilities (M, V)."""
-    return float((p.exp() * (p - q)).sum(-1).mean())
+    """Mean KL(p || q) in nats of log-probabilities (M, V). What p rules out adds nothing, whatever q makes of it (0 log 0 = 0); what q
+    alone rules out makes it infinite. Raises ValueError where nothing is scored."""
+    if not len(p):
+        raise ValueError("no slot is scored: the divergence of no answers is no number")
+    return float((p.exp() * (p - q)).masked_fill(p == -math.inf, 0.0).sum(-1).mean())
 
 
 def leave_one_out(answers: Answers, layers: Sequence[int]) -> dict[int, float]:

@@ -107,7 +107,8 @@ def pair_cases(L: int = 32) -> list[PairCase]:
             PairCase("FastV, K = 2, r = .75", plan((N_VISUAL, 2), (144, L - 2)), 87.3),
             PairCase("9 layers with 10 tokens, nothing else", 100 * (1 - middle / full), 99.9),
             PairCase("and text to picture in the merging layer", 100 * (1 - (middle + cross) / full), 99.9),
-            PairCase("and text to picture in layers 7 to 15", 100 * (1 - (middle + 10 * cross) / full), 98.3),
+            PairCase("and text to picture in layers 7 to 15", 100 * (1 - (middle + 9 * cross) / full), 98.3),
+            PairCase("and text to picture in layers 7 to 15 and the merging layer", 100 * (1 - (middle + 10 * cross) / full), 98.3),
             PairCase("the released code", 100 * (1 - (cross + 5 * N_VISUAL**2 + 9 * one + middle) / full), None)]
 
 

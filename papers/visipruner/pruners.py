@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common.attention import Edit, Rows
+from common.errors import ModelError
 
 from .method import Influence, Rule, ShallowConfig, VisiPrunerConfig, influence
 from .session import View
@@ -64,6 +65,11 @@ class VisiPruner(Nothing):
         if rows is None:
             return None
         of, keep = influence(rows.weights, rows.values), view.visual.clone()
+        if not bool(of.output.isfinite().all()):  # a comparison with nan is False, and would drop the whole picture
+            row = int((~of.output.isfinite()).nonzero()[0, 0])
+            raise ModelError(f"layer {layer}, row {row}: the output of the last token's attention is not finite: no token's share of "
+                             "it is known. In double precision transformers' eager attention makes nan of padding on the left: load the "
+                             "model with sdpa, or in single precision.")
         for b, rule in enumerate(self.rules):
             here = view.visual[b].nonzero()[:, 0]
             stay = rule.step(layer, view.slots[b, here], of.cos[b, here], of.norm[b, here], float(of.output[b]))

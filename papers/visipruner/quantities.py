@@ -43,7 +43,8 @@ def exact(results: dict, size: str) -> dict[str, dict]:
         "C5a": point(len(reported.QUALITY) - len(wrong), baselines={name: computed for name, (_, computed) in wrong.items()}),
         "C7a": point(cases["192 retained in every layer"]), "C7b": point(cases["64 retained in every layer"]),
         "C7c": point(cases["FastV, K = 3, r = .75"], baselines={"K = 2": cases["FastV, K = 2, r = .75"]}),
-        "C7d": point(cases["and text to picture in layers 7 to 15"]),
+        "C7d": point(cases["and text to picture in layers 7 to 15"], baselines={
+            "with the merging layer": cases["and text to picture in layers 7 to 15 and the merging layer"]}),
         "C7e": point(sum(row.adds_up for row in reported.RIVALS)),
     }
 

@@ -2,6 +2,7 @@
 selections see validation pictures alone. Two trainings are real; other jobs are watched, which costs nothing."""
 
 import dataclasses
+import math
 import types
 from pathlib import Path
 
@@ -41,6 +42,12 @@ def test_divergence_is_of_the_first_from_the_second():
     p, q = log([0.5, 0.5], [0.9, 0.1]), log([0.25, 0.75], [0.9, 0.1])
     first = 0.5 * torch.tensor(0.5 / 0.25).log() + 0.5 * torch.tensor(0.5 / 0.75).log()
     assert selection.divergence(p, q) == pytest.approx(float(first) / 2, rel=1e-6) != pytest.approx(selection.divergence(q, p))
+    p, q = log([0.5, 0.5, 0.0]), log([0.25, 0.75, 0.0])  # what both rule out adds nothing
+    assert selection.divergence(p, q) == pytest.approx(float(first), rel=1e-6)
+    assert selection.divergence(p, log([0.2, 0.3, 0.5])) == pytest.approx(0.5 * (math.log(2.5) + math.log(5 / 3)), rel=1e-9)
+    assert selection.divergence(log([0.2, 0.3, 0.5]), p) == math.inf  # what q alone rules out
+    with pytest.raises(ValueError, match="no slot is scored"):
+        selection.divergence(p[:0], q[:0])
 
 
 def answers(worth, both=()):
