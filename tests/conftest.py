@@ -30,11 +30,13 @@ os.environ.pop("NINEFOLD_DATA", None)  # a test that wants data makes its own an
 
 
 # Files that take longest, the longest first.
-LONG = ("tests/test_papers.py", "tests/test_tutorial.py", "tests/report/test_report_browser.py", "tests/benchmarks/test_benchmarks.py",
-        "papers/vica/tests/test_training.py", "tests/runs/test_survival.py", "papers/gpe/tests/test_session.py",
-        "papers/gpe/tests/test_decoding.py", "papers/gpe/tests/test_method.py", "papers/gpe/tests/test_paper_scale.py",
-        "papers/vica/tests/test_paper_scale.py", "papers/visipruner/tests/test_training.py", "tests/test_families.py",
-        "tests/vision/test_llava.py", "tests/test_environment.py", "tests/test_masks.py")
+LONG = ("tests/test_papers.py", "tests/test_tutorial.py", "papers/vica/tests/test_training.py", "tests/benchmarks/test_benchmarks.py",
+        "papers/gpe/tests/test_paper_scale.py", "papers/gpe/tests/test_session.py", "papers/gpe/tests/test_decoding.py",
+        "papers/gpe/tests/test_method.py", "papers/vica/tests/test_paper_scale.py", "tests/vision/test_llava.py",
+        "papers/gpe/tests/test_training.py", "papers/visipruner/tests/test_training.py", "papers/skipgpt/tests/test_paper_scale.py",
+        "papers/gpe/tests/test_harness.py", "papers/decouplingkl/tests/test_training.py", "papers/onpolicysft/tests/test_harness.py",
+        "papers/onpolicysft/tests/test_module.py", "tests/runs/test_survival.py", "tests/report/test_report_browser.py",
+        "tests/test_environment.py", "tests/test_families.py", "papers/skipgpt/tests/test_skipping.py")
 
 
 def pytest_configure(config):

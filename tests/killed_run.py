@@ -4,6 +4,7 @@ The machinery is the real one from end to end: jobs in worker processes, a train
 that papers have, then a record a claim. What varies between a run and the next is in `run`, in seconds, and nowhere else.
 """
 
+import functools
 import hashlib
 import importlib
 import json
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import common.runs.jobs
 from common.claims.intervals import point
 from common.claims.records import VARIES
 from common.runs.jobs import Job, run_jobs
@@ -111,8 +113,10 @@ def left(folder: Path) -> dict[str, str]:
 # -- the server --------------------------------------------------------------------------------------------
 def serve() -> None:
     """A line in: [function, arguments]; out: the process id of a fork that calls it. Then a line in: its status out."""
-    for module in ("common.runs.reproduce", "tests.killed_training", "tests.sample_records", *PRELOAD):  # before the fork
+    for module in ("common.runs.reproduce", "tests.killed_training", "tests.sample_records", "jsonschema", *PRELOAD):  # before the fork
         importlib.import_module(module)
+    common.runs.jobs._closure = functools.cache(common.runs.jobs._closure)  # which files a job rests on: for all runs, too
+    jobs()[0].key()
 
     print("ready", flush=True)
     for line in sys.stdin:

@@ -127,20 +127,24 @@ def test_a_python_that_does_nothing_is_named(clone, none, target):
 
 
 def test_no_index_answers(clone):
-    """A closed port as the index: says so and what to set; no stamp; the next run begins anew."""
+    """A closed port as the index, after a run that ended like this one: begins anew, says so and what to set; no stamp."""
     closed = "http://127.0.0.1:9/simple"
     broken_uv = clone / "bin" / "uv"  # stands before any uv of this machine, and cannot be used
     broken_uv.parent.mkdir()
     broken_uv.write_text("#!/bin/sh\nexit 1\n")
     broken_uv.chmod(0o755)
-    path = f"{broken_uv.parent}{os.pathsep}{os.environ['PATH']}"
-    for _ in range(2):
-        done = make(clone, "setup", PIP_INDEX_URL=closed, PATH=path)
-        assert done.returncode != 0 and "Traceback" not in done.stderr
-        assert "no package index answered (installing uv)" in done.stderr
-        assert "Set PIP_INDEX_URL" in done.stderr
-        assert not (clone / ".venv" / ".ninefold-setup").exists()
-        assert (clone / ".venv" / ".ninefold-started").exists()
+    half = clone / ".venv" / "bin" / "python"  # works, but stands in what was not finished
+    half.parent.mkdir(parents=True)
+    half.symlink_to(os.path.realpath(sys.executable))
+    for left in (clone / ".venv" / ".ninefold-started", clone / ".venv" / "half written"):
+        left.touch()
+    done = make(clone, "setup", PIP_INDEX_URL=closed, PATH=f"{broken_uv.parent}{os.pathsep}{os.environ['PATH']}")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "no package index answered (installing uv)" in done.stderr
+    assert "Set PIP_INDEX_URL" in done.stderr
+    assert not (clone / ".venv" / "half written").exists() and half.exists()
+    assert not (clone / ".venv" / ".ninefold-setup").exists()
+    assert (clone / ".venv" / ".ninefold-started").exists()
 
 
 def test_disk_is_checked_before_anything_is_installed():

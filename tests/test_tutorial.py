@@ -9,10 +9,20 @@ import sys
 import pytest
 
 from common.claims.rules import WORDS
+from tests.in_copies import LIBRARIES
 from tests.test_rules import ROOT, RULES, tracked
 
 PAGE = (ROOT / "docs" / "add-a-paper.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^(?:(?P<append>Append to )?`(?P<name>[\w./-]+)`\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+WARM = str(ROOT / "tests" / "warm_python.py")
+# Seven commands would load the same libraries seven times. mypy and ruff load none of them.
+PYTHON = """#!/bin/sh
+case "$1 $2" in
+  "-m mypy" | "-m ruff") exec "{python}" "$@" ;;
+  "-m "*) exec "{python}" -P "{warm}" ask "{socket}" "$@" ;;
+  *) exec "{python}" "$@" ;;
+esac
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +40,30 @@ def tree(tmp_path_factory):
             shutil.copy2(path, new)  # with its time, by which mypy's cache knows it
     if (ROOT / ".cache" / "mypy").is_dir():  # types that were looked at before `make test` are not looked at again, but for what is new
         shutil.copytree(ROOT / ".cache" / "mypy", root / ".cache" / "mypy")
+    socket = root.parent / "socket"
+    server = subprocess.Popen([sys.executable, "-P", WARM, "serve", socket, *LIBRARIES], cwd=root, env=environment(root),
+                              stdout=subprocess.PIPE, text=True)
     python = root / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.write_text(PYTHON.format(python=sys.executable, warm=WARM, socket=socket))
     python.chmod(0o755)
     shell(root, "git init -q . && git add -A && git commit -q -m start")
-    return root
+    assert server.stdout.readline() == "ready\n"
+    yield root
+    server.terminate()
+    server.wait()
+
+
+def environment(root):
+    outer = ("PYTHONPATH", "PYTEST_", "NINEFOLD_", "STRICT", "MAKE", "MFLAGS", "GIT_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
+    env |= {"ENV_PYTHON": str(root / ".venv" / "bin" / "python"), "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+    return env | {f"GIT_{who}_{what}": "nobody@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
 def shell(root, commands):
     """Output of commands as a user types them; the first that fails ends them, and the test."""
-    outer = ("PYTHONPATH", "PYTEST_", "NINEFOLD_", "STRICT", "MAKE", "MFLAGS", "GIT_")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
-    env |= {"ENV_PYTHON": str(root / ".venv" / "bin" / "python"), "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
-    env |= {f"GIT_{who}_{what}": "nobody@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=root, env=env, text=True, stdout=subprocess.PIPE,
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=root, env=environment(root), text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, timeout=500)
     assert done.returncode == 0, f"{commands}\n{done.stdout[-4000:]}"
     return done.stdout

@@ -435,6 +435,6 @@ def test_smollm2_is_the_model_it_should_be_and_clearly_above_chance():
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**prompt, max_new_tokens=7, do_sample=False)
     assert "Paris" in tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :])
-    result = evaluate(model, tokenizer, [CLOZE], limit=24, batch_size=8)["tasks"][CLOZE]
-    assert result["n"] == 24 and result["n_original"] == 200
-    assert result["value"] > 0.5  # 24 items: 0.25 by chance, 0.5 is 2.8 standard errors above
+    result = evaluate(model, tokenizer, [CLOZE], limit=12, batch_size=8)["tasks"][CLOZE]
+    assert result["n"] == 12 and result["n_original"] == 200
+    assert result["value"] > 0.6  # 12 items: 0.25 by chance, 0.6 is 2.8 standard errors above

@@ -178,7 +178,7 @@ def test_every_link_leads_to_what_it_names(browser, committed, server):
         (async () => {
           const links = [...document.querySelectorAll('a[href^="#"]')];
           for (const [i, link] of links.entries()) {
-            if (links.length > 200 && i % 20) continue;  // every link of the small page, one in twenty of the whole tree's
+            if (links.length > 200 && i % 50) continue;  // every link of the small page, one in fifty of the whole tree's
             if (link.className === 'here') {  // a drawer's link to itself
               if (link.closest('.drawer').id !== decodeURIComponent(link.hash.slice(1))) wrong.push(link.hash);
               continue;
@@ -242,8 +242,12 @@ def test_every_filter_narrows_to_the_count_that_it_announces(browser, committed,
         boxes = browser.find_elements("css selector", ".filters input[type=checkbox]")
         labels = "return arguments[0].map((b) => [b.name, b.value, +b.parentElement.querySelector('.count').textContent])"
         announced = browser.execute_script(labels, boxes)
-        for box, (_, _, count) in zip(boxes, announced):
-            # The page of the whole tree takes long to paint: there script clicks, on the small page the mouse.
+        firsts = [[name for name, _, _ in announced].index(name) for name in dict.fromkeys(name for name, _, _ in announced)]
+        for number, (box, (_, _, count)) in enumerate(zip(boxes, announced)):
+            # The page of the whole tree takes long to paint: there script clicks the first box of each group, on the small page the
+            # mouse clicks all of them.
+            if address == committed and number not in firsts:
+                continue
             click = functools.partial(browser.execute_script, "arguments[0].click()", box) if address == committed else box.click
             click()
             assert browser.execute_script(seen, box) == [count, count, f"{count} of {total} claims", True]

@@ -13,7 +13,7 @@ from common.files import sweep
 from tests.killed_run import Server, left, paper
 from tests.sample_records import one, record
 
-KILLS = 20
+KILLS = 12
 # Before and after every call by which a record gets to the disk.
 CALLS = ("os.open", "fcntl.flock", "os.fsync", "os.replace")
 MOMENTS = [(call, when) for call in CALLS for when in ("before", "after")]

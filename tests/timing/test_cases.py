@@ -1,6 +1,7 @@
 """Cases within a time limit, resumed, and over processes: with a false clock, so that no test waits or depends on a machine."""
 
 import json
+import multiprocessing
 import os
 from dataclasses import dataclass
 
@@ -151,7 +152,14 @@ def in_turn(slow, out=None, log=print):
                               "ratios": {"dense / ours": paired_ratio(timings, "dense", "ours")}}}}
 
 
-def test_every_process_is_one_value_its_median(tmp_path):
+@pytest.fixture
+def forked(monkeypatch):
+    """A fork in place of a new interpreter, which would import torch once more: for what becomes of results and errors."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
+
+
+def test_every_process_is_one_value_its_median(tmp_path, forked):
     """Processes 1, 2, 3: dense takes 16, 24, 32 and ours 4, 10, 20, so dense is 4, 2.4 and 1.6 times as slow."""
     document = over_processes(3, in_turn, 1.0, out=tmp_path / "speed.json", log=lambda text: None)
     case = document["cases"]["S=8"]
@@ -197,7 +205,20 @@ def fails_strangely():
     raise Strange(7, "odd")
 
 
-def test_what_another_process_raises_is_raised_here():
+HERE = []
+
+
+def what_is_here():
+    return list(HERE)
+
+
+def test_a_process_of_its_own_has_run_nothing(monkeypatch):
+    """A new interpreter, not a fork of this one."""
+    monkeypatch.setattr("tests.timing.test_cases.HERE", ["left by a test"])
+    assert what_is_here() and in_a_process(what_is_here) == []
+
+
+def test_what_another_process_raises_is_raised_here(forked):
     with pytest.raises(ValueError, match="'ppo' is none of these"):
         in_a_process(fails)
     with pytest.raises(RuntimeError, match="fails_strangely: Strange: 7 is odd"):

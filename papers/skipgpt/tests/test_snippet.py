@@ -1,9 +1,7 @@
-"""The piece of code that the README gives to copy runs as it stands, in a fresh interpreter."""
+"""The piece of code that the README gives to copy runs as it stands."""
 
-import os
 import re
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,12 +17,12 @@ def snippets():
     return block.findall(README.read_text(encoding="utf-8"))
 
 
-def test_the_readmes_snippet_runs(tmp_path):
-    """From the repository root, as a reader would. What it writes goes to a folder of its own."""
+def test_the_readmes_snippet_runs(tmp_path, monkeypatch, capsys):
+    """From the repository root, with nothing but its own names. What it writes goes to a folder of its own."""
     found = snippets()
     assert found, "README.md has no ```python block after a line <!-- snippet -->"
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for code in found:
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path)}
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment,
-                              capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, f"{code}\n{done.stderr[-2000:]}"
+        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    assert re.search(r"skipped [1-9]\d?% of the modules", capsys.readouterr().out)
