@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.probe import in_use
 
 from .checks import Unfit, blocks_of
@@ -227,15 +228,27 @@ class Fused:
         return output
 
     def _asked(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """A call begins: what the tower made outside of one (get_image_features) is nobody's."""
+        self._states.clear()
         ids = args[0] if args else kwargs.get("input_ids")
         self._where = None if ids is None else ids == image_token(self.model)
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """A new prompt has new states, or no picture; a later token has neither and goes on with what there is."""
+        """A new prompt has new states, or no picture; a later token has neither and goes on with what there is.
+
+        Raises UserError for a picture that nothing would be added of in the blocks, though the model itself would read it."""
         cache = kwargs.get("past_key_values")
-        if self._states and self._where is not None:
+        first = cache is None or int(cache.get_seq_length()) == 0
+        where, self._where = self._where, None
+        if self._states:
             extras = [projector(self._states[k]) for projector, k in zip(self.new.extra, self.config.layers.extras)]
-            self.internal.pictures = Pictures.of(extras, self._where)
             self._states.clear()
-        elif cache is None or int(cache.get_seq_length()) == 0:
+            if where is None:
+                raise UserError("a picture without input_ids: the places that fusion in the blocks adds its layers at are those of the "
+                                "image token. Call the whole model, with input_ids in place of inputs_embeds.")
+            if not first:
+                raise UserError("a picture behind a prompt that is cached: its layers would not reach the blocks. Give all pictures in the "
+                                "first call, or run the whole text again without the cache.")
+            self.internal.pictures = Pictures.of(extras, where)
+        elif first:
             self.internal.pictures = None

@@ -10,12 +10,13 @@ other both ways, or states for the layers in between are refused by name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from common.errors import UserError
 from common.vision.layout import Layout, split
 
 from .checks import Unfit
@@ -52,10 +53,12 @@ class ViCA:
                  visual: VisualKV | None = None, **pictures) -> ViCAOutput:
         """Logits of a batch; pictures: what the model's processor gives beside the ids, pixel_values and the like.
 
-        input_ids (B, S) hold the image token once per visual token, padding left or right. visual: a picture that `see` has kept, in
-        place of pixels; its image tokens stay in the ids. Gradients reach projector and decoder.
+        input_ids (B, S) hold the image token once per visual token; padding may stand anywhere. visual: a picture that `see` has kept, in
+        place of pixels; its image tokens stay in the ids. past_key_values: empty in the first call; the ids of a later one go on behind
+        what it holds, and so does attention_mask (B, S), which is of these ids alone. Gradients reach projector and decoder.
+        Raises UserError for ids and pictures that do not belong together, for no ids, and for a picture behind what is cached.
         """
-        layout, text, shown = self._taken_apart(input_ids, attention_mask, visual is not None, pictures)
+        layout, text, shown = self._taken_apart(input_ids, attention_mask, visual, pictures, past_key_values)
         hidden = hidden_states(self.model, self.config, text, layout, shown if visual is None else visual, past_key_values)
         return ViCAOutput(logits(self.model, hidden), layout, text, shown, past_key_values)
 
@@ -65,26 +68,61 @@ class ViCA:
         """New token ids of each row, greedy, up to and with its first end token; by default the model's own end tokens."""
         if eos_token_id is DEFAULT:
             eos_token_id = self.model.generation_config.eos_token_id
-        layout, text, shown = self._taken_apart(input_ids, attention_mask, visual is not None, pictures)
+        layout, text, shown = self._taken_apart(input_ids, attention_mask, visual, pictures)
         return generate(self.model, self.config, layout, shown if visual is None else visual, max_new_tokens, eos_token_id, text)
 
     @torch.no_grad()
     def see(self, input_ids: Tensor, attention_mask: Tensor | None = None, **pictures) -> VisualKV:
         """Keys and values of the pictures, for more questions on them at the same places."""
-        layout, _, shown = self._taken_apart(input_ids, attention_mask, False, pictures)
+        layout, _, shown = self._taken_apart(input_ids, attention_mask, None, pictures)
+        if shown is None:
+            raise UserError("there is no picture in input_ids: none of them is the image token, and nothing can be kept.")
         return compute_visual_kv(self.model, shown, layout.visual_positions, self.config.cross_layers, layout.visual_real)
 
-    def _taken_apart(self, ids: Tensor, real: Tensor | None, seen: bool, pictures: dict) -> tuple[Layout, Tensor, Tensor | None]:
-        """(layout, text (B, T, d), visual (B, N, d) or None), from the embeddings that the model makes. seen: without a picture's."""
+    def _taken_apart(self, ids: Tensor, real: Tensor | None, kept: VisualKV | None, pictures: dict,
+                     cache: ViCACache | None = None) -> tuple[Layout, Tensor, Tensor | None]:
+        """(layout, text (B, T, d), visual (B, N, d) or None), from the embeddings that the model makes; kept: without a picture's."""
+        if not ids.numel():
+            raise UserError(f"input_ids are empty {tuple(ids.shape)}: there is no token that could be read. Begin with one, a BOS say.")
         layout = split(ids, image_token(self.model), real)
-        if not layout.visual_positions.shape[1] or seen:
+        places, pixels = layout.visual_positions.shape[1], [name for name, value in pictures.items() if _tensors(value)]
+        if cache is not None and cache.positions is not None:
+            if places or kept is not None or any(name.startswith("pixel_values") for name in pixels):
+                raise UserError("a picture behind what past_key_values holds: give all pictures in the first call.")
+            layout = replace(layout, positions=layout.positions + _behind(cache))
+        elif kept is not None:
+            _same_places(kept, layout)
+        elif places and not pixels:
+            raise UserError(f"{int(layout.visual_real.sum())} image tokens in input_ids and no picture (pixel_values) for them: text would "
+                            "look at the word that stands in its place.")
+        elif not places and any(name.startswith("pixel_values") for name in pixels):
+            raise UserError("a picture (pixel_values) and no image token in input_ids: it would not be looked at. Have the processor "
+                            "put the image tokens into the text.")
+        if not places or kept is not None:
             return layout, self.model.get_input_embeddings()(layout.ids), None
-        joined = embeddings(self.model, input_ids=ids, attention_mask=torch.ones_like(ids) if real is None else real, **pictures)
-        # Where the slots of the layout stand in the ids: real tokens are in order, and padding on either side has none.
-        start = torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device) if real is None else real.long().argmax(1, keepdim=True)
-        text, visual = (joined.gather(1, (where + start)[..., None].expand(-1, -1, joined.shape[-1]))
+        real = torch.ones_like(ids) if real is None else real
+        joined = embeddings(self.model, input_ids=ids, attention_mask=real, **pictures)
+        columns = (~real.bool()).int().argsort(dim=1, stable=True)  # of the real tokens in their order, wherever padding stands
+        text, visual = (joined.gather(1, columns.gather(1, where)[..., None].expand(-1, -1, joined.shape[-1]))
                         for where in (layout.positions, layout.visual_positions))
         return layout, text, visual
+
+
+def _behind(cache: ViCACache) -> Tensor:
+    """(B, 1): the first free position of each row, behind its text and its picture."""
+    held = [(cache.positions, cache.real)] + ([] if cache.visual is None else [(cache.visual.positions, cache.visual.real)])
+    positions, real = (torch.cat(parts, 1) for parts in zip(*held))
+    return torch.where(real, positions + 1, 0).amax(1, keepdim=True)
+
+
+def _same_places(kept: VisualKV, layout: Layout) -> None:
+    """Raises UserError unless a picture that was kept has its image tokens where it was seen: its keys are rotated for these places."""
+    if kept.real.shape[0] != layout.visual_real.shape[0]:
+        raise UserError(f"the picture was kept for {kept.real.shape[0]} rows, and input_ids have {layout.visual_real.shape[0]}: repeat or "
+                        "choose its rows by visual.select(rows).")
+    if not torch.equal(kept.real, layout.visual_real) or bool(((kept.positions != layout.visual_positions) & kept.real).any()):
+        raise UserError("the picture was kept at other places than those of the image tokens in input_ids, and its keys are rotated for "
+                        "these: keep the text before it as it was, or see it again.")
 
 
 def image_token(model: nn.Module) -> int:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
+from common.errors import UserError
 from common.families import build, text_ids, with_pictures
 from tests.numerics import close, far
 
@@ -136,3 +137,23 @@ def test_a_set_of_another_tower_is_refused():
         Fused(llava(), FusionConfig(layer_set("triple", 24)), inputs())
     with pytest.raises(ValueError, match="reads already"):
         Fused(llava(), FusionConfig(few("own", (5,), BLOCKS)), inputs())
+
+
+@pytest.mark.parametrize("config", KINDS[2:4], ids=lambda c: c.kind)
+@torch.no_grad()
+def test_a_picture_that_would_not_reach_the_blocks_is_refused(config):
+    """The model itself would read it: without a refusal, nothing would be added of it, and nobody would know."""
+    model = llava()
+    fused, given = learnt(Fused(model, config, inputs())), inputs()
+    one = {"input_ids": given["input_ids"][1:, 4:], "pixel_values": given["pixel_values"][2:]}
+    with fused:
+        with pytest.raises(UserError, match="a picture without input_ids"):
+            model(inputs_embeds=model.get_input_embeddings()(one["input_ids"]), pixel_values=one["pixel_values"])
+        right = model(**one, use_cache=True)
+        with pytest.raises(UserError, match="a picture behind a prompt that is cached"):
+            model(**one, past_key_values=right.past_key_values)
+        text = torch.tensor([[3, 4, 5]])
+        alone = model(input_ids=text).logits
+        model.get_image_features(pixel_values=one["pixel_values"])  # the tower by itself: nothing of it is left for the next prompt
+        close(model(input_ids=text).logits, alone)
+        close(model(**one).logits, right.logits)

@@ -11,7 +11,7 @@ from common.families.pictures import IMAGE
 from tests.numerics import close, far
 
 from .. import families
-from ..method import ViCAConfig
+from ..method import ViCACache, ViCAConfig
 from ..multimodal import ViCA
 
 KINDS = ["llava", "llava-qwen3", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl", "mistral3", "gemma3"]
@@ -152,3 +152,52 @@ def test_more_places_than_a_picture_has_tokens_are_refused_by_the_stock_model(mo
     ids = torch.cat([inputs["input_ids"], inputs["input_ids"].new_full((2, 1), IMAGE)], 1)
     with pytest.raises(ValueError, match="Image features and image tokens do not match"):
         ViCA(llava, ViCAConfig((0, 2)))(input_ids=ids, pixel_values=inputs["pixel_values"])
+
+
+@torch.no_grad()
+def test_padding_in_the_middle_is_padding(model):
+    """Text and picture behind a hole take the embeddings of their own ids."""
+    llava = model("llava")
+    ours, whole = ViCA(llava, ViCAConfig((0, 2))), with_pictures(llava, text_ids())
+    ids, real = whole["input_ids"], torch.ones_like(whole["input_ids"])
+    holed, real = (torch.cat([part[:, :1], part.new_full((2, 2), fill), part[:, 1:]], 1) for part, fill in ((ids, 7), (real, 0)))
+    close(ours(holed, real, pixel_values=whole["pixel_values"]).logits, ours(**whole).logits, NEAR)
+
+
+@torch.no_grad()
+def test_a_call_with_a_cache_goes_on_behind_what_it_holds(model):
+    """Rows of unequal length, one without a picture, in three calls: the logits are those of one call."""
+    llava = model("llava")
+    ours, whole = ViCA(llava, ViCAConfig((0, 2))), with_pictures(llava, text_ids())
+    ids, real = whole["input_ids"].clone(), torch.ones_like(whole["input_ids"])
+    ids[1], real[1, :3] = text_ids(1, ids.shape[1], seed=2)[0], 0
+    shown = whole["pixel_values"][:1]
+    once = ours(ids, real, pixel_values=shown)
+    cache, cut = ViCACache(), ids.shape[1] - 4
+    ours(ids[:, :cut], real[:, :cut], cache, pixel_values=shown)
+    close(ours(ids[:, cut:-1], past_key_values=cache).logits[0], once.logits[0][once.layout.real[0]][-4:-1], NEAR)
+    last = ours(ids[:, -1:], past_key_values=cache).logits
+    for row in range(2):
+        close(last[row, 0], once.logits[row][once.layout.real[row]][-1], NEAR)
+    with pytest.raises(UserError, match="behind what past_key_values holds"):
+        ours(ids, past_key_values=cache, pixel_values=shown)
+
+
+@torch.no_grad()
+def test_ids_and_pictures_that_do_not_belong_together_are_refused(model):
+    llava = model("llava")
+    ours, whole = ViCA(llava, ViCAConfig((0, 2))), with_pictures(llava, text_ids())
+    ids, shown, kept = whole["input_ids"], whole["pixel_values"], ours.see(**whole)
+    moved = torch.cat([ids[:, :1], ids], 1)
+    twice = torch.cat([ids[:, :2], ids[:, 2:6], ids[:, 2:]], 1)
+    for says, call in {
+        "at other places": lambda: ours(moved, visual=kept), "other places": lambda: ours.generate(twice, visual=kept),
+        "kept for 2 rows, and input_ids have 1": lambda: ours(ids[:1], visual=kept),
+        "the picture was kept at": lambda: ours(text_ids(), visual=kept),
+        "no image token in input_ids": lambda: ours(text_ids(), pixel_values=shown),
+        "8 image tokens in input_ids and no picture": lambda: ours(ids),
+        "no picture in input_ids": lambda: ours.see(text_ids()),
+        "are empty": lambda: ours.generate(ids[:, :0]),
+    }.items():
+        with pytest.raises(UserError, match=says):
+            call()
