@@ -8,10 +8,11 @@ divided by their number.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from common.files import write_json
 from common.seeds import seed_of
@@ -89,7 +90,7 @@ class StagedTraining(StepTraining):
         else:
             states = hidden(self.decoder, layout, visual, self.stages, embeds)
         scored = layout.targets != IGNORED  # logits there alone: the vocabulary is the largest of all widths
-        logits = self.decoder.get_output_embeddings()(states[scored]).float()
+        logits = by_own_head(self.decoder, states[scored]).float()
         return nn.functional.cross_entropy(logits, layout.targets[scored], reduction="sum"), scored.sum()
 
     def transfer_batch_to_device(self, batch: dict, device, dataloader_idx: int) -> dict:
@@ -110,6 +111,20 @@ class StagedTraining(StepTraining):
         if self.trainer.is_global_zero:
             save_product(Path(self.trainer.default_root_dir) / "model", self.parts, self.stage,
                          self.run_facts() | {"steps": self.global_step, "trained_from": self.source.get("name")})
+
+
+def by_own_head(decoder: nn.Module, states: Tensor) -> Tensor:
+    """(A, V) of last hidden states (A, d), by the stock model's own way from states to logits: scales and caps included, which Granite,
+    Cohere and Gemma 2 have and the output embeddings alone do not."""
+    inner: Any = decoder.get_decoder()
+    before = inner.__dict__.get("forward")
+    inner.forward = lambda *args, **kwargs: MoeModelOutputWithPast(last_hidden_state=states[None])
+    try:
+        return decoder(inputs_embeds=states[None], use_cache=False).logits[0]
+    finally:
+        del inner.forward
+        if before is not None:
+            inner.forward = before
 
 
 @torch.no_grad()

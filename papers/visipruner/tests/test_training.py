@@ -1,20 +1,26 @@
 """A LLaVA with stages: its forward against stock decoders of some of the layers, its training on one process and on two, and what is
 refused."""
 
+import contextlib
 import copy
 import sys
+import types
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from common.errors import SetupError
-from common.vision.layout import packed
+from common.errors import ModelError, SetupError
+from common.families import build, text_ids
+from common.vision.layout import packed, split
 from common.vision.llava import dense_hidden
+from common.vision.parts import LlavaSpec
 
 from ..baselines import ExitBehind
+from ..method import paper
 from ..module import StagedTraining
+from ..pruners import VisiPruner
 from ..session import PruningSession
 from ..stages import Stages, hidden, multiply_adds
 from ..train import cli
@@ -53,6 +59,37 @@ def of_layers(model, some):
 
 def close(ours, theirs):
     return (ours - theirs).abs().max() < 1e-6 * theirs.abs().max()  # an eager softmax is in single precision
+
+
+@pytest.mark.parametrize("family", ["granite", "cohere", "llama"])
+def test_a_loss_is_of_the_stock_model_s_own_logits(family):
+    """Granite and Cohere scale what their output embeddings give."""
+    stock = build(family)
+    ids = text_ids(2, 7)
+    layout = split(ids, -1, labels=ids)
+    of = StagedTraining(LlavaSpec(stand_in="none"))
+    of.decoder, of.parts, of.projector = stock, types.SimpleNamespace(visual=lambda *_: torch.zeros(2, 0, 32, dtype=torch.float64)), None
+    ours, count = of.eval().loss_sum({"layout": layout})
+    logits = stock(input_ids=ids, use_cache=False).logits[:, :-1]
+    theirs = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum")
+    assert count == 12 and close(ours.detach(), theirs.detach())
+    assert "forward" not in stock.get_decoder().__dict__
+
+
+@torch.no_grad()
+def test_attention_that_is_not_finite_drops_no_picture(model):
+    """transformers' eager attention in double precision makes nan of padding on the left; a comparison with nan would drop everything."""
+    real = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    shown = torch.zeros(2, 6, dtype=torch.bool)
+    shown[:, 3:5] = True
+    pruner = VisiPruner(paper(boundary=0, shallow=None, layer_threshold=2.0, tokens_threshold=0.0))
+    eager = model.config._attn_implementation == "eager"
+    with PruningSession(model, pruner, shown):
+        call = dict(inputs_embeds=model.get_input_embeddings()(torch.arange(3, 15).view(2, 6)), attention_mask=real)
+        with pytest.raises(ModelError, match="layer 1, row 0: the output of the last token's attention is not finite") if eager else (
+                contextlib.nullcontext()):
+            model(**call)
+    assert eager or [rule.kept.tolist() for rule in pruner.rules] == [[3, 4], [3, 4]]
 
 
 def test_all_layers_are_the_dense_model(model):
