@@ -76,11 +76,15 @@ class Mutant:
 def mutants(file: str, source: bytes) -> list[Mutant]:
     """All of a file, in its order. Those that do not parse, or that parse to the same, are left out."""
     found, tree = {}, ast.parse(source)
-    whole = ast.dump(tree)
     begins = [0]
     for line in source.splitlines(keepends=True):
         begins.append(begins[-1] + len(line))
     lines = source.decode().splitlines()
+    statements = []  # (begin, end, what it parses to) of each at the top: a mutant is held against its own, not the whole file
+    for top in tree.body:
+        first = min(node.lineno for node in (top, *getattr(top, "decorator_list", ())))
+        begin, end = begins[first - 1], begins[top.end_lineno]
+        statements.append((begin, end, ast.dump(ast.parse(source[begin:end]))))
 
     def span(node) -> tuple[int, int]:
         return begins[node.lineno - 1] + node.col_offset, begins[node.end_lineno - 1] + node.end_col_offset
@@ -92,13 +96,13 @@ def mutants(file: str, source: bytes) -> list[Mutant]:
     for node, strings in _places(tree):
         for (start, end), new, change in _changes(node, strings, span, text, source):
             line = source.count(b"\n", 0, start) + 1
-            made = Mutant(file, start, end, new, change, line, lines[line - 1].strip())
+            begin, finish, whole = next(at for at in statements if at[0] <= start and end <= at[1])
             try:
-                same = ast.dump(ast.parse(made.source(source))) == whole
+                same = ast.dump(ast.parse(source[begin:start] + new.encode() + source[end:finish])) == whole
             except SyntaxError:
                 continue
             if not same:
-                found.setdefault((start, end, new), made)
+                found.setdefault((start, end, new), Mutant(file, start, end, new, change, line, lines[line - 1].strip()))
     return sorted(found.values(), key=lambda m: (m.start, m.end))
 
 
