@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ def text_perplexity(model, tokenizer, text: Text, window: int, batch_size: int =
 
 def positions(model) -> int | None:
     """How many positions the model has; None where nothing bounds them (a recurrent state, ALiBi)."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     bound = getattr(config.get_text_config() if hasattr(config, "get_text_config") else config, "max_position_embeddings", None)
     return bound if isinstance(bound, int) and bound > 0 else None
 

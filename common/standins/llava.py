@@ -286,11 +286,11 @@ def train(seed: int, name: str = "dense", training: type[LlavaTraining] = LlavaT
 def train_llava(seed: int, folder: Path, stage_1: int | None = None, stage_2: int | None = None, learning_rate: float | None = None,
                 recipe: Recipe = LLAMA) -> dict:
     """Trains a stand-in, writes folder and its card, and returns the card. Steps and rate: default the recipe's."""
-    stages = [recipe.stage_1 if stage_1 is None else stage_1, recipe.stage_2 if stage_2 is None else stage_2]
+    first, second = recipe.stage_1 if stage_1 is None else stage_1, recipe.stage_2 if stage_2 is None else stage_2
     rate = recipe.learning_rate if learning_rate is None else learning_rate
-    model, losses, seconds = trained(recipe, seed, *stages, rate)
+    model, losses, seconds = trained(recipe, seed, first, second, rate)
     save(model, folder)
-    result = {"seed": seed, "steps": stages, "rows": ROWS, "learning_rate": rate, "cpu_seconds": round(seconds),
+    result = {"seed": seed, "steps": [first, second], "rows": ROWS, "learning_rate": rate, "cpu_seconds": round(seconds),
               "accuracy": report(recipe.opened(folder)), "curve": [[s, losses[s]] for s in range(0, len(losses), 50)]}
     write_json(folder / "training.json", result)
     return result
