@@ -185,6 +185,7 @@ def test_an_update_by_hand():
     assert quantities.update_of("SF", 40.0) == pytest.approx(teacher(40.0) + 4 * student(40.0), rel=1e-12)
     assert quantities.update_of("TF", 40.0) == pytest.approx(teacher(40.0) + 3 * student(40.0), rel=1e-12)
     assert quantities.update_of("TF", 40.0, "logits") == pytest.approx(3 * student(40.0), rel=1e-12)
+    assert quantities.update_of("short TF", 40.0) == quantities.update_of("TF", 40.0)  # an arm of the better student alone
     assert quantities.update_of("one end", 40.0) == quantities.update_of("SR", 40.0) == quantities.update_of("SF", 40.0)
     arms = quantities.Arms(WEAK)
     lengths = WEAK["SF/seed1"]["history"]["length"]
@@ -213,6 +214,8 @@ def test_a_probe_that_costs_just_as_much_counts(monkeypatch):
     found = {f"strong/{arm}/seed0": {"history": {"length": [1.0] * 4}, "curve": [[n, n / 10] for n in range(5)]}
              for arm in ("SF", "TF", "start")}
     assert quantities.Strong(found).per_flop(0, "TF") == pytest.approx(0.0)
+    found["strong/TF/seed0"]["history"]["length"] = [0.2] * 4  # not one update of the other: then it has learnt nothing
+    assert quantities.Strong(found).per_flop(0, "TF") == pytest.approx(40.0)
 
 
 # -- what is printed ---------------------------------------------------------------------------------------
@@ -281,6 +284,8 @@ def test_lengths_at_the_papers_size():
     tokens = {name: run["tokens"] for name, run in RUNS.items()}
     assert measured["C8"]["value"] == tokens["4b-sr-4096"] and measured["C8b"]["value"] == tokens["8b-sr-4096"]
     assert measured["C10l"]["value"] == tokens["4b-sr-4096"] / tokens["4b-sr-curriculum"]
+    two = {name: RUNS[name] for name in ("4b-sr-4096", "4b-sr-curriculum")}
+    assert quantities.paper({"paper": two})["C10l"] == measured["C10l"]
     assert measured["C11"]["value"] == pytest.approx(RUNS["8b-sr-curriculum"]["avg"] - RUNS["8b-sr-4096"]["avg"])
     for run, claims in (("4b-sr-4096", {"C8", "C10l"}), ("8b-sr-4096", {"C8b"}), ("4b-sr-curriculum", {"C10l"})):
         assert not claims & {*quantities.paper({"paper": {name: result for name, result in RUNS.items() if name != run}})}

@@ -61,6 +61,12 @@ def measured_once():
     return quantities.llava(FOUND)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def not_before():
+    """`make mutants` runs each test alone and notes what it reaches: nothing may be left of a test before."""
+    measured_once.cache_clear()
+
+
 def answers(job, *path):
     """Of all models, one after the other, in points."""
     out = []
