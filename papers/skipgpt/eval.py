@@ -18,12 +18,6 @@ HERE = Path(__file__).parent
 # Curves that only pictures read, and lists of every token: kept in the cache, too long to commit.
 LONG = ("position", "correct", "window_nll", "window_tokens")
 
-
-def extra_jobs(size: str) -> list:
-    """What no claim reads, of both models."""
-    return [*scratch.extra_jobs(size), *smollm2.extra_jobs(size)]
-
-
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact),
     Experiment("scratch", "cpu", quantities.scratch, scratch.jobs, tables=tables.scratch, pictures=pictures.scratch,
@@ -32,7 +26,9 @@ EXPERIMENTS = (
                document="cpu-small", left_out=LONG, minutes=2,
                facts=lambda results: tuple([results["tier_b/dense"][what]] for what in ("model", "text"))),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, alone=True, document="cpu-small", minutes=1),
-    Experiment("extras", "cpu", None, extra_jobs, tables=tables.extras, asked=True, document="extras", left_out=LONG, minutes=3),
+    Experiment("extras", "cpu", None, scratch.extra_jobs, tables=tables.extras, asked=True, document="extras", left_out=LONG, minutes=2),
+    Experiment("sampled", "cpu", None, smollm2.extra_jobs, tables=tables.sampled, asked=True, walked=False, document="sampled",
+               left_out=LONG, minutes=1),
     Experiment("rates", "cpu", None, rates.jobs, tables=tables.rates, asked=True, walked=False, document="rates", minutes=4),
     Experiment("blind", "cpu", None, blind.jobs, tables=tables.blind, asked=True, walked=False, document="blind", left_out=LONG,
                minutes=240),

@@ -38,6 +38,10 @@ def extras(results: dict, size: str = "cpu") -> Iterator[str]:
         "  the same, sampled gates": [of("routers at 0.25")["sampled"]],
         "routers, T = 0.25, the paper's rate 2e-3, as many steps": [of("paper's learning rate")["trained"]],
     })
+
+
+def sampled(results: dict, size: str = "cpu") -> Iterator[str]:
+    """What no claim reads either, of the real model."""
     yield ""
     yield "Tier B, the first training, gates drawn in evaluation, too (official code); the table of tier B decides by argmax"
     for target in TARGETS:

@@ -10,7 +10,7 @@ import torch
 
 from common.models import load, tiny
 
-from .. import baselines, difficulty, method
+from .. import baselines, difficulty, method, tables
 from ..difficulty import KINDS, base_model, sequences, token_difficulty
 from ..experiments import rates, scratch, smollm2
 from ..method import SkipGPTConfig, apply_skipgpt, remove_skipgpt
@@ -333,6 +333,8 @@ def test_sampled_gates_of_the_real_model_are_drawn_and_stand_in_no_default_job(t
     decided = smollm2.window_losses(model, state.set_mode("skip"), smollm2.windows_of("smoke"))
     remove_skipgpt(model)
     assert found == again and found["per_layer"] != decided["per_layer"] and tiny_smollm2[0].config.eval_sampling
+    table = "\n".join(tables.sampled({f"tier_b/sampled at {target}": found for target in ("0.25", "0.40")}))
+    assert f"T = 0.40: CE {found['ce']:.3f}" in table and f"{found['sparsity']:.1%} of the modules skipped" in table
 
 
 def test_positions_are_looked_at_in_the_mode_that_skips_with_the_gates_of_the_one_that_computes_everything(tiny_smollm2, monkeypatch):
