@@ -228,8 +228,6 @@ class Fused:
         return output
 
     def _asked(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """A call begins: what the tower made outside of one (get_image_features) is nobody's."""
-        self._states.clear()
         ids = args[0] if args else kwargs.get("input_ids")
         self._where = None if ids is None else ids == image_token(self.model)
 
@@ -240,6 +238,8 @@ class Fused:
         cache = kwargs.get("past_key_values")
         first = cache is None or int(cache.get_seq_length()) == 0
         where, self._where = self._where, None
+        if where is not None and not bool(where.any()):  # the tower was run by itself (get_image_features), and not for this text
+            self._states.clear()
         if self._states:
             extras = [projector(self._states[k]) for projector, k in zip(self.new.extra, self.config.layers.extras)]
             self._states.clear()
