@@ -17,6 +17,7 @@ from common.errors import ModelError, SetupError
 from common.files import file_sha256, write_json
 from common.seeds import seed_of
 from common.training.module import StepTraining, gather_whole
+from common.vision.heads import by_own_head
 from common.vision.layout import IGNORED
 from common.vision.parts import LlavaSpec, Parts, load_parts
 
@@ -120,7 +121,7 @@ class FusedTraining(StepTraining):
             states = apart(features.to(next(self.fusion.parameters()).dtype), self.fusion.layers)
         found = hidden(self.decoder, self.internal, self.fusion, layout, states)
         scored = layout.targets != IGNORED  # logits there alone: the vocabulary is the largest of all widths
-        logits = self.decoder.get_output_embeddings()(found[scored]).float()
+        logits = by_own_head(self.decoder, found[scored]).float()
         return nn.functional.cross_entropy(logits, layout.targets[scored], reduction="sum"), scored.sum()
 
     def transfer_batch_to_device(self, batch: dict, device, dataloader_idx: int) -> dict:

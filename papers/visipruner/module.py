@@ -8,15 +8,15 @@ divided by their number.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from common.files import write_json
 from common.seeds import seed_of
 from common.training.module import StepTraining, gather_whole
+from common.vision.heads import by_own_head
 from common.vision.layout import IGNORED
 from common.vision.llava import dense_hidden
 from common.vision.parts import LlavaSpec, Parts, load_parts, save_projector
@@ -111,20 +111,6 @@ class StagedTraining(StepTraining):
         if self.trainer.is_global_zero:
             save_product(Path(self.trainer.default_root_dir) / "model", self.parts, self.stage,
                          self.run_facts() | {"steps": self.global_step, "trained_from": self.source.get("name")})
-
-
-def by_own_head(decoder: nn.Module, states: Tensor) -> Tensor:
-    """(A, V) of last hidden states (A, d), by the stock model's own way from states to logits: scales and caps included, which Granite,
-    Cohere and Gemma 2 have and the output embeddings alone do not."""
-    inner: Any = decoder.get_decoder()
-    before = inner.__dict__.get("forward")
-    inner.forward = lambda *args, **kwargs: MoeModelOutputWithPast(last_hidden_state=states[None])
-    try:
-        return decoder(inputs_embeds=states[None], use_cache=False).logits[0]
-    finally:
-        del inner.forward
-        if before is not None:
-            inner.forward = before
 
 
 @torch.no_grad()
