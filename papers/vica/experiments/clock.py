@@ -38,7 +38,7 @@ class Size:
     seconds: float
 
 
-SIZES = {"smoke": Size(2, repeats=2, seconds=0.5), "cpu": Size(64, repeats=20, seconds=10.0)}
+SIZES = {"smoke": Size(2, repeats=2, seconds=0.5), "cpu": Size(64, repeats=10, seconds=4.0)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:

@@ -40,7 +40,7 @@ class Size:
     seconds: float
 
 
-SIZES = {"smoke": Size(1, repeats=2, seconds=1.0), "cpu": Size(10, repeats=12, seconds=10.0)}
+SIZES = {"smoke": Size(1, repeats=2, seconds=1.0), "cpu": Size(10, repeats=6, seconds=5.0)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:
