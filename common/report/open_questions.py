@@ -70,7 +70,8 @@ def price(row: Row) -> tuple[str, str]:
     if what == "items" or evidence != "trainings" or n > MOST:
         return f"{n:,} {what if what == 'items' else evidence or what}", "-"
     minutes = row.record["run"]["seconds"] * n / row.record["measured"]["n_runs"] / 60
-    return f"{n} trainings", f"`{row.command} SEEDS={n}`, about {minutes:,.0f} minutes, and stand-ins beyond the committed ones"
+    command = re.sub(r" SEEDS=\d+", "", row.command)
+    return f"{n} trainings", f"`{command} SEEDS={n}`, about {minutes:,.0f} minutes, and stand-ins beyond the committed ones"
 
 
 def page(papers: Iterable[Paper]) -> str:

@@ -52,6 +52,12 @@ def test_what_would_decide_and_what_it_takes(reason, decides, takes):
     assert n == decides and found.startswith(takes)
 
 
+def test_more_seeds_take_the_place_of_those_that_were_asked_for():
+    one = row("A", "inconclusive", "contains 0; about 7 runs would decide (n = 3).")
+    one.record["run"]["command"] = "make reproduce-mine SEEDS=3"
+    assert price(one)[1].startswith("`make reproduce-mine SEEDS=7`, about 23 minutes")
+
+
 def test_processes_and_items_have_no_price_in_seeds():
     assert price(row("A", "inconclusive", "about 30 runs would decide (n = 3).", evidence="processes")) == ("30 processes", "-")
     assert price(row("A", "inconclusive", "about 393 items would decide (n = 85).", evidence="items")) == ("393 items", "-")
