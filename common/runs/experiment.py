@@ -237,7 +237,7 @@ def _claims_of(paper: str) -> Path:
 
 
 def every_job(experiments: Sequence[Experiment], size: str = "cpu") -> list[Job]:
-    """All jobs that any command may run at that size; of what needs data that is not here, none. `then` gets made-up results."""
+    """All jobs that any command may run at that size, each once; of what needs data that is not here, none. `then` gets made-up results."""
     jobs: list[Job] = []
     for experiment in experiments:
         if not experiment.jobs or (experiment.data and not os.environ.get("NINEFOLD_DATA")):
@@ -245,7 +245,7 @@ def every_job(experiments: Sequence[Experiment], size: str = "cpu") -> list[Job]
         jobs += experiment.jobs(size)
         if experiment.then:
             jobs += experiment.then(size, experiment.example)
-    return jobs
+    return _once(jobs)
 
 
 def main(here: Path, experiments: Sequence[Experiment], argv: list[str] | None = None) -> int:

@@ -166,7 +166,9 @@ def test_no_conversation_is_trained_on_and_validated(files):
     data = read(files, val_samples=2)
     assert (captions(data.rows(0)), captions(data.rows(1))) == (["a", "aa", "aaa", "aaaa"], ["aaaaa", "aaaaaa"])
     data = read(files, val_samples=0)
-    assert (len(captions(data.rows(0))), captions(data.rows(1))) == (6, [])
+    assert len(captions(data.rows(0))) == 6
+    with pytest.raises(SetupError, match="Conversations: no row is left to validate on"):
+        data.rows(1)
     data = read(files, val_samples=5)
     assert (captions(data.rows(0)), len(captions(data.rows(1)))) == (["a"], 5)
     data = read(files, val_samples=2, validation=str(files / "more.json"))

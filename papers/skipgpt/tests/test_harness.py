@@ -217,7 +217,7 @@ def arms(jobs):
 
 
 def test_the_smoke_run_walks_every_job_of_the_default_run(jobs):
-    assert arms(jobs("smoke")) == arms(jobs("cpu")) and len(arms(jobs("cpu"))) == 6 + 7 + 3 + 4
+    assert arms(jobs("smoke")) == arms(jobs("cpu")) and len(arms(jobs("cpu"))) == 10 + 6 + 3
     for size in ("smoke", "cpu"):
         listed = jobs(size)
         assert all(job.arguments["size"] == size for job in listed)

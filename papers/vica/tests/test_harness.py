@@ -54,7 +54,7 @@ def test_every_job_names_a_function_with_these_arguments():
             inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
         seeds = len(llava.SIZES[size].seeds)
         timings = {"smoke": 1, "cpu": speed.PROCESSES}[size]
-        assert len({job.name for job in jobs}) == len(jobs) == 4 + 1 + (5 + 3 + 6 + 1 + 4) * seeds + 1 + timings + 2
+        assert len({job.name for job in jobs}) == len(jobs) == 4 + 1 + (5 + 3 + 6 + 1 + 1 + 4) * seeds + 1 + timings + 2
 
 
 def test_arms_follow_from_the_all_layer_model_of_their_seed_alone():
@@ -111,7 +111,7 @@ def test_smoke_is_the_same_run_at_other_sizes():
     """The same arms, and nothing that one computes is taken for the other."""
     arms = {size: {job.name.partition("/seed")[0] for job in every_job(size)} for size in ("smoke", "cpu")}
     others = {f"speed/process{i}" for i in range(1, speed.PROCESSES)}  # a timing that means nothing needs no second process
-    assert arms["smoke"] == arms["cpu"] - others and len(arms["cpu"]) == 4 + 1 + 5 + 4 + speed.PROCESSES + 6 + 1 + 4 + 2
+    assert arms["smoke"] == arms["cpu"] - others and len(arms["cpu"]) == 4 + 1 + 5 + 4 + 1 + speed.PROCESSES + 6 + 1 + 4 + 2
     small, whole = every_job("smoke"), every_job("cpu")
     for job in small:
         (twin,) = [other for other in whole if other.name == job.name]

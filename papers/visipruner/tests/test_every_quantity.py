@@ -376,7 +376,7 @@ def test_figures_of_the_paper():
     values = {"C1": saved(15, 6), "C1a": L * block(n) / 1e12, "C1b": saved(12, 10), "C1c": 100 * (1 - 9 * pairs(10) / (32 * pairs(n))),
               "C2a": 40 * block(n, 5120, 13824) / 1e12, "C5a": 4, "C7a": 100 * (1 - pairs(192) / pairs(n)),
               "C7b": 100 * (1 - pairs(64) / pairs(n)), "C7c": 100 * (1 - (3 * pairs(n) + 29 * pairs(144)) / (32 * pairs(n))),
-              "C7d": 100 * (1 - (9 * pairs(10) + 10 * n * 74) / (32 * pairs(n))), "C7e": 2}
+              "C7d": 100 * (1 - (9 * pairs(10) + 9 * n * 74) / (32 * pairs(n))), "C7e": 2}
     whole, text, seen = block(n + 74), block(74), block(10 + 74)
     values["C1w"] = 100 * (1 - (15 * (4 * n * d * d + 3 * n * d * m) + 9 * block(10) + L * text) / (L * whole))
     assert {name: of["value"] for name, of in measured.items()} == pytest.approx(values, rel=1e-9)
