@@ -1,10 +1,9 @@
 """A fourth small LLaVA, of another family: the recipe of llava.py on a Qwen3 decoder, with grouped queries and normed queries and keys.
 
-`make standins-llava_qwen3` (python -m common.standins.llava_qwen3) trains the one of common/standins/llava-qwen3-weights, which is
-not committed yet. What is asked of a LLaVA should not hang on one decoder: here two key-value heads serve four of queries, and both
-are normed by RMS before they are rotated. All else is the Llamas': tower, projector, depth, width, prompt, pictures, questions, the
-two stages and their shares (llava.py); the steps are fewer, and the card says how many. Checkpoints every 50 steps: a killed run
-goes on.
+`make standins-llava_qwen3` (python -m common.standins.llava_qwen3) trains the one of common/standins/llava-qwen3-weights. What
+is asked of a LLaVA should not hang on one decoder: here two key-value heads serve four of queries, and both are normed by RMS before
+they are rotated. All else is the Llamas': tower, projector, depth, width, prompt, pictures, questions, the two stages and their
+shares (llava.py); the steps are fewer, and the card says how many. Checkpoints every 50 steps: a killed run goes on.
 """
 
 from __future__ import annotations

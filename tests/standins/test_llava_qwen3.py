@@ -43,6 +43,18 @@ def test_it_is_opened_as_it_was_kept(tmp_path):
     assert packed_questions(again, [[]]).ids.shape[0] == 1
 
 
+def test_the_committed_one_answers_as_its_card_says():
+    """On thirty of the pictures; the card's figures are of all 500."""
+    folder = standin.FOLDER / "seed0"
+    card = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    found = llava.report(standin.opened(folder, with_tower=True), pictures=30)
+    for group, scores in card["accuracy"].items():
+        if not group.endswith("blind"):
+            for kind, share in scores.items():
+                assert abs(found[group][kind] - share) < 0.15, (group, kind)
+    assert found["scenes"]["color"] > card["accuracy"]["scenes, blind"]["color"] + 0.7
+
+
 def test_a_seed_that_is_not_there_is_answered_with_the_way_out():
     with pytest.raises(ModelError, match="seed7 of common/standins/llava-qwen3-weights is not there: .*`make standins-llava_qwen3`"):
         standin.stand_in(7)
