@@ -319,3 +319,9 @@ def prefill_bench(of: Document, timed: Mapping[str, tuple[str, str]], shares: Ca
 def share_by_round(ours: Sequence[float], dense: Sequence[float]) -> list[float]:
     """In %."""
     return [100 * a / b for a, b in zip(ours, dense, strict=True)]
+
+
+def clock_share(of: Document, way: str) -> dict:
+    """Time of a way in % of dense, round by round, over the processes of the jobs `clock`/seedN, one a model."""
+    times = [of.at(f"clock/seed{seed}", "times") for seed in of.seeds("clock")]
+    return over_processes([share_by_round(timed[way], timed["dense"]) for timed in times])

@@ -7,7 +7,7 @@ from functools import partial
 from statistics import fmean
 
 from common.claims.intervals import point, summarize
-from common.report.planes import Axis, Bench, Document, Recorded, over_processes, prefill_bench, share_by_round
+from common.report.planes import Axis, Bench, Document, Recorded, clock_share, prefill_bench, share_by_round
 
 from .analytic import Shape, visual_flops, visual_ratio
 
@@ -83,15 +83,11 @@ def by_clock(of: Document) -> Bench:
                   "SmolLM2-135M's dimensions.",
                   Axis("time of the prefill, % of dense", "less"), ACCURACY)
 
-    def time(way: str) -> dict:
-        return over_processes([share_by_round(timed[way], timed["dense"]) for seed in of.seeds("clock")
-                               if (timed := of.at(f"clock/seed{seed}", "times"))])
-
     bench.add(of, "dense, tuned as long", lambda: point(100.0), partial(right, of, "dense"), stands_for="dense")
-    bench.add(of, "dense, timed again", partial(time, "dense again"), partial(right, of, "dense"))
+    bench.add(of, "dense, timed again", partial(clock_share, of, "dense again"), partial(right, of, "dense"))
     for name, arm, method in (("ViCA, all layers look", "all layers", "ViCA"), ("ViCA, two layers by greedy elimination", "greedy", "ViCA"),
                               ("dense on three pooled tokens, tuned", "few", ""), ("the text alone, tuned", "text", "")):
-        bench.add(of, name, partial(time, arm), partial(right, of, arm), stands_for=method)
+        bench.add(of, name, partial(clock_share, of, arm), partial(right, of, arm), stands_for=method)
     return bench
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from common.claims.intervals import point, summarize
 from common.errors import RecordError
-from common.report.planes import Axis, Bench, Document, Recorded, over_processes, prefill_bench, share_by_round
+from common.report.planes import Axis, Bench, Document, Recorded, clock_share, prefill_bench, share_by_round
 
 from .quantities import apart
 
@@ -41,16 +41,21 @@ def right(of: Document, arm: str, run: str = "") -> dict:
     return apart(answers, [0.0] * len(answers), pictures * len(seeds))
 
 
+def with_arms(bench: Bench, of: Document, cost: str, run: str = "") -> Bench:
+    """The bench with a point of every arm. cost: "pairs" or "flops", a result's shares of what a dense model computes."""
+    for arm, method in TESTED.items():
+        left = (lambda: point(100.0)) if arm == "dense" else partial(of.over, f"{run}pruned", cost, arm, scale=100)
+        bench.add(of, SHOWN.get(arm, arm), left, partial(right, of, arm, run), stands_for=method)
+    return bench
+
+
 def tested(of: Document) -> Bench:
     bench = Bench("vision", "visipruner-llava", "Small LLaVAs pruned without training, settings chosen on other pictures",
                   "The three committed LLaVAs as they are, the same open questions about 150 unseen scenes, one a row; every "
                   "method's setting is chosen on validation pictures, its rivals' at VisiPruner's own number of pairs. Accuracies "
                   "are clustered by picture; the interval of pairs is over the three models. The test items are not those of "
                   "ViCA.", PAIRS, ACCURACY)
-    for arm, method in TESTED.items():
-        pairs = (lambda: point(100.0)) if arm == "dense" else partial(of.over, "pruned", "pairs", arm, scale=100)
-        bench.add(of, SHOWN.get(arm, arm), pairs, partial(right, of, arm), stands_for=method)
-    return bench
+    return with_arms(bench, of, "pairs")
 
 
 def by_flops(of: Document) -> Bench:
@@ -58,10 +63,7 @@ def by_flops(of: Document) -> Bench:
                   "Models, questions and settings of the bench by attention pairs; counted are the projections, the MLP and the attention "
                   "of every visual token that a layer had, at the model's dimensions (Shape.visual_flops). What a method computes to "
                   "decide is not in it.", FLOPS, ACCURACY)
-    for arm, method in TESTED.items():
-        flops = (lambda: point(100.0)) if arm == "dense" else partial(of.over, "pruned", "flops", arm, scale=100)
-        bench.add(of, SHOWN.get(arm, arm), flops, partial(right, of, arm), stands_for=method)
-    return bench
+    return with_arms(bench, of, "flops")
 
 
 def another(of: Document) -> Bench:
@@ -69,10 +71,7 @@ def another(of: Document) -> Bench:
                   "One model with a Qwen3 decoder (grouped queries, normed queries and keys), the open questions about the same 150 "
                   "unseen scenes; every method's setting is chosen on validation pictures, its rivals' at VisiPruner's own number of "
                   "pairs. Accuracies are clustered by picture.", PAIRS, ACCURACY)
-    for arm, method in TESTED.items():
-        pairs = (lambda: point(100.0)) if arm == "dense" else partial(of.over, "qwen3/pruned", "pairs", arm, scale=100)
-        bench.add(of, SHOWN.get(arm, arm), pairs, partial(right, of, arm, "qwen3/"), stands_for=method)
-    return bench
+    return with_arms(bench, of, "pairs", "qwen3/")
 
 
 def by_clock(of: Document) -> Bench:
@@ -83,14 +82,10 @@ def by_clock(of: Document) -> Bench:
                   "weighs more here than in the bench at SmolLM2-135M's dimensions.",
                   Axis("time of the prefill, % of dense", "less"), ACCURACY)
 
-    def time(way: str) -> dict:
-        return over_processes([share_by_round(timed[way], timed["dense"]) for seed in of.seeds("clock")
-                               if (timed := of.at(f"clock/seed{seed}", "times"))])
-
     bench.add(of, "dense, as it is", lambda: point(100.0), partial(right, of, "dense"), stands_for="dense")
-    bench.add(of, "dense, timed again", partial(time, "dense again"), partial(right, of, "dense"))
+    bench.add(of, "dense, timed again", partial(clock_share, of, "dense again"), partial(right, of, "dense"))
     for name in SWEPT:
-        bench.add(of, name, partial(time, name), partial(right, of, name), stands_for=name)
+        bench.add(of, name, partial(clock_share, of, name), partial(right, of, name), stands_for=name)
     return bench
 
 
