@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from common.attention import Edit, Rows
+from common.vision.heads import by_own_head
 
 from .method import VisiPrunerConfig, influence, paper
 from .pruners import Nothing, VisiPruner, highest, merge_onto
@@ -127,14 +128,14 @@ class Watched(VisiPruner):
 
 @torch.no_grad()
 def logit_lens(model: nn.Module, hidden_states: Sequence[Tensor]) -> Tensor:
-    """(layers, B, V) log-probabilities of the last slot behind each layer: the model's own norm and head on each state.
+    """(layers, B, V) log-probabilities of the last slot behind each layer: the model's own norm and way to logits on each state.
 
     hidden_states: of a forward with output_hidden_states=True; the last of them has gone through the norm already.
     """
-    norm, head = model.get_decoder().norm, model.get_output_embeddings()
+    norm = model.get_decoder().norm
     last = [state[:, -1] for state in hidden_states[1:]]
     normed = [*(norm(state) for state in last[:-1]), last[-1]]
-    return torch.stack([head(state).float().log_softmax(-1) for state in normed])
+    return torch.stack([by_own_head(model, state).float().log_softmax(-1) for state in normed])
 
 
 # -- calibration -------------------------------------------------------------------------------------------

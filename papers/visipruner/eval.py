@@ -11,7 +11,7 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import further, pictures, quantities, tables
-from .experiments import clock, equal, guideline, llava, oracle, paper, precision, qwen3, speed
+from .experiments import clock, equal, guideline, llava, oracle, paper, precision, qwen3, smollm2, speed
 
 HERE = Path(__file__).parent
 
@@ -29,6 +29,8 @@ EXPERIMENTS = (
                claims=("C23a", "C23b"), document="guideline", minutes=150),
     Experiment("qwen3", "cpu", further.qwen3, qwen3.jobs, tables=tables.qwen3, asked=True, walked=False,
                claims=tuple(f"C24{letter}" for letter in "abcdefghijk"), document="qwen3", minutes=3),
+    Experiment("smollm2", "cpu", further.smollm2, smollm2.jobs, tables=tables.smollm2, asked=True, walked=False,
+               claims=tuple(f"C28{letter}" for letter in "abcdefghijklmnop"), document="smollm2", minutes=30),
     Experiment("equal", "cpu", further.equal, equal.jobs, tables=tables.equal, asked=True, claims=("C26a", "C26b"), document="equal",
                minutes=1),
     Experiment("precision", "cpu", further.precision, precision.jobs, tables=tables.precision, asked=True, claims=("C25a", "C25b"),

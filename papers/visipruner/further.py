@@ -1,15 +1,17 @@
-"""What claims measure of the experiments that are asked for by name, beside quantities.py: a second family, rivals at equal pairs on test
-questions, other arithmetic, and leaving out each token. All are claims about the very models that were run, over pictures.
+"""What claims measure of the experiments that are asked for by name, beside quantities.py: a second family, a pretrained decoder, rivals
+at equal pairs on test questions, other arithmetic, and leaving out each token. All are claims about the very models that were run, over
+pictures.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from statistics import fmean
 
 from common.seeds import seeds_of
 
-from .quantities import Items, Small, apart, of_small
+from .quantities import THIRTY, Items, Small, apart, of_small
 
 # What is judged of the second family, in the order of C24a, C24b, ...: the same quantities of the default run.
 OF_QWEN3 = ("C14a", "C14f", "C18a", "C17s", "C17v", "C16a", "C16b", "C17a", "C17l")
@@ -22,6 +24,66 @@ def qwen3(results: dict, size: str = "cpu") -> dict[str, dict]:
     rows = [row["equal"] for row in _rows(of.results, "pruned")]
     rivals = (at_equal_pairs(rows, of.seeds, rival) for rival in ("FastV", "PyramidDrop"))
     return dict(zip((f"C24{letter}" for letter in "abcdefghijk"), (*(found[claim] for claim in OF_QWEN3), *rivals)))
+
+
+# Of the pretrained decoder, in the order of C28a, C28b, ...: and then its rivals, and what its last token speaks of.
+OF_SMOLLM2 = (*OF_QWEN3, "C10a", "C19a", "C20a")
+SHALLOW = "6"  # the last of the paper's shallow layers, by depth
+
+
+def smollm2(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C28: the default experiment on a LLaVA with a pretrained decoder of thirty layers."""
+    of = Small({name.removeprefix("smollm2/"): found for name, found in results.items() if name.startswith("smollm2/")}, fixed=True,
+               depth=THIRTY)
+    found = of_small(of)
+    rows = [row["equal"] for row in _rows(of.results, "pruned")]
+    rivals = (at_equal_pairs(rows, of.seeds, rival) for rival in ("FastV", "PyramidDrop"))
+    return dict(zip((f"C28{letter}" for letter in "abcdefghijklmnop"), (*(found[claim] for claim in OF_SMOLLM2), *rivals,
+                                                                       *recognised(_rows(of.results, "recognised")))))
+
+
+def recognised(rows: Sequence[dict]) -> tuple[dict, dict]:
+    """(points by which the likeliest answering word behind the shallow layers is of the kind that is asked for, above how often a word of
+    that kind is said of any question; layers by which the kind is settled before the answer)."""
+    pictures = [picture for row in rows for picture in row["pictures"]]
+
+    def above_base(row: dict, said: str, of_another: bool = False) -> tuple[Items, Items]:
+        kinds = [row["words"][letter][1] for letter in row[said][SHALLOW]]
+        base = {kind: 100.0 * kinds.count(kind) / len(kinds) for kind in set(row["kinds"])}
+        if of_another:  # what is said of the next question of another kind
+            n = len(kinds)
+            kinds = [kinds[next(j % n for j in range(i + 1, i + n) if row["kinds"][j % n] != kind)] for i, kind in enumerate(row["kinds"])]
+        return [100.0 * (said == kind) for said, kind in zip(kinds, row["kinds"])], [base[kind] for kind in row["kinds"]]
+
+    def over(said: str, of_another: bool = False) -> dict:
+        both = [above_base(row, said, of_another) for row in rows]
+        ours, theirs = ([value for pair in both for value in pair[side]] for side in (0, 1))
+        return apart(ours, theirs, pictures, ours=fmean(ours), theirs=fmean(theirs))
+
+    def before(groups) -> dict:
+        kind, answer = ([float(x) for row in rows for x in settled(row, of)] for of in (groups, lambda row: {w: w for w in row["words"]}))
+        return apart(answer, kind, pictures, answer=fmean(answer), kind=fmean(kind))
+
+    kind, other = over("said"), over("another picture")
+    return (kind | {"placebo": over("said", True), "baselines": kind["baselines"] | {"with another picture": other["value"]}},
+            before(lambda row: {letter: of[1] for letter, of in row["words"].items()}) | {"placebo": before(drawn_kinds)})
+
+
+def settled(row: dict, groups) -> list[int]:
+    """For each question the first layer from which on what is said is in the answer's group; the number of layers where it never is.
+    groups(row) = {letter: its group}."""
+    of, layers = groups(row), sorted(row["said"], key=int)
+    found = []
+    for i, answer in enumerate(row["answer"]):
+        wrong = [number for number, layer in enumerate(layers) if of[row["said"][layer][i]] != of[answer]]
+        found.append(wrong[-1] + 1 if wrong else 0)
+    return found
+
+
+def drawn_kinds(row: dict) -> dict[str, str]:
+    """Kinds by lot, as many and as large as the true ones."""
+    letters, kinds = sorted(row["words"]), [kind for _, (_, kind) in sorted(row["words"].items())]
+    return dict(zip(letters, random.Random(0).sample(kinds, len(kinds))))
 
 
 def equal(results: dict, size: str = "cpu") -> dict[str, dict]:

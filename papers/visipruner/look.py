@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.pictures import STYLE, save
+from common.vision import llava, tower
 
 from .analysis import Stage, Watched
 from .method import VisiPrunerConfig, neutral, paper
@@ -87,8 +88,12 @@ class Opened:
 def opened(name: str) -> Opened:
     """A small LLaVA of this project (a folder without a processor), or what transformers makes of a folder or hub id."""
     folder = Path(name)
+    if (folder / "projector.safetensors").is_file():
+        from common.standins import llava_smollm2
+
+        return _small(llava_smollm2.opened(folder, with_tower=True))
     if folder.is_dir() and (folder / "tokenizer.json").is_file() and not any(folder.glob("*processor_config.json")):
-        return _small(folder)
+        return _small(llava.load_llava(folder))
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     try:
@@ -104,10 +109,7 @@ def opened(name: str) -> Opened:
     return Opened(model, inputs, lambda ids: processor.decode(ids, skip_special_tokens=True))
 
 
-def _small(folder: Path) -> Opened:
-    from common.vision import llava, tower
-
-    small = llava.load_llava(folder)
+def _small(small: llava.Llava) -> Opened:
     image = small.llava.config.image_token_id
 
     def inputs(picture, question: str) -> dict[str, Tensor]:

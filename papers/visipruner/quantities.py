@@ -19,9 +19,19 @@ from common.shapes import LLAVA_7B, LLAVA_13B
 
 from . import analytic, reported
 
-INNER = range(1, 7)  # of eight blocks: neither the first nor the last
-BEHIND = 3  # the block behind which sixteen tokens are compared: half of the depth
-DEEP, EARLY = 5, 2  # where the picture leaves, at three quarters of the depth; and where it must not
+
+@dataclass(frozen=True)
+class Depth:
+    """inner: neither the first block nor the last. behind: the block behind which sixteen tokens are compared, half of the depth. deep,
+    early: where the picture leaves, at three quarters of the depth, and where it must not."""
+
+    inner: range
+    behind: int
+    deep: int
+    early: int
+
+
+EIGHT, THIRTY = Depth(range(1, 7), 3, 5, 2), Depth(range(1, 29), 14, 22, 8)
 
 
 # -- analytic ----------------------------------------------------------------------------------------------
@@ -78,6 +88,7 @@ class Small:
 
     results: dict
     fixed: bool = False
+    depth: Depth = EIGHT
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -167,7 +178,7 @@ def blocks(of: Small) -> dict[str, dict]:
         ways = []
         for seed in of.seeds:
             share = of.results[f"knocked/seed{seed}"]["validation"]
-            ordered = sorted((b for b in INNER if str(b) in share), key=lambda b: share[str(b)])
+            ordered = sorted((b for b in of.depth.inner if str(b) in share), key=lambda b: share[str(b)])
             ways.append(("after", str(ordered[0] if worst else ordered[-1])))
         found = of.looked(dense, of.by_seed("knocked", ways))
         return found | {"baselines": found["baselines"] | {f"seed {seed}, block": float(way[1]) for seed, way in zip(of.seeds, ways)}}
@@ -218,26 +229,28 @@ def most_saved(full: float, layers: int) -> float:
 
 def choices(of: Small) -> dict[str, dict]:
     """C17: sixteen tokens kept behind a block, by one score and by another."""
+    half = of.depth.behind
+
     def over(block: int, ours: str, theirs: str, judged=of.looked) -> dict:
         return judged(of.at("looked", "kept", ours, str(block)), of.at("looked", "kept", theirs, str(block)))
 
-    return {"C17v": over(BEHIND, "value", "attention", of.items) | {"placebo": over(BEHIND, "lot", "attention", of.items)},
-            "C17s": over(0, "attention", "lot") | {"placebo": over(BEHIND, "attention", "lot")},
-            "C17m": over(BEHIND, "attention", "lot") | {"placebo": over(BEHIND, "another lot", "lot")}}
+    return {"C17v": over(half, "value", "attention", of.items) | {"placebo": over(half, "lot", "attention", of.items)},
+            "C17s": over(0, "attention", "lot") | {"placebo": over(half, "attention", "lot")},
+            "C17m": over(half, "attention", "lot") | {"placebo": over(half, "another lot", "lot")}}
 
 
 def deep(of: Small) -> dict[str, dict]:
     """C18: the picture gone behind a block; C20a: the answer by the logit lens."""
-    last = _last(of)
+    last, half = _last(of), of.depth.behind
 
     def skipped_over_gone(block: int) -> dict:
         return of.looked(of.at("knocked", "after", str(block + 1)), of.at("looked", "exit", str(block)))
 
     def late(which: str) -> dict:
-        return of.looked(of.at("looked", "lens", which, str(last)), of.at("looked", "lens", which, str(BEHIND)))
+        return of.looked(of.at("looked", "lens", which, str(last)), of.at("looked", "lens", which, str(half)))
 
-    return {"C18a": of.lost("exit", str(DEEP), job="looked") | {"placebo": of.lost("exit", str(EARLY), job="looked")},
-            "C18b": skipped_over_gone(BEHIND) | {"placebo": skipped_over_gone(last - 1)},
+    return {"C18a": of.lost("exit", str(of.depth.deep), job="looked") | {"placebo": of.lost("exit", str(of.depth.early), job="looked")},
+            "C18b": skipped_over_gone(half) | {"placebo": skipped_over_gone(last - 1)},
             "C20a": late("right") | {"placebo": late("another")}}
 
 

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from . import analytic, reported
 from .experiments import llava as small
+from .experiments import smollm2 as deep
 from .quantities import Small
 
 WIDTH = 34
@@ -105,6 +106,43 @@ def qwen3(results: dict, size: str = "cpu") -> Iterator[str]:
     own = {name.removeprefix("qwen3/"): of for name, of in results.items() if name.startswith("qwen3/")}
     yield from llava(own, size)
     yield from _equal({name.replace("pruned", "equal"): of["equal"] for name, of in own.items() if name.startswith("pruned/")})
+
+
+def smollm2(results: dict, size: str = "cpu") -> Iterator[str]:
+    """One model of thirty layers: every layer alone, all else at its stops."""
+    own = {name.removeprefix("smollm2/"): of for name, of in results.items() if name.startswith("smollm2/")}
+    (found, seen, pruned, spoken), how = (own[f"{job}/seed0"] for job in ("knocked", "looked", "pruned", "recognised")), deep.SIZES[size]
+    layers, stops = (sorted(found[way], key=int) for way in ("after", "up to"))
+    yield ""
+    yield f"A LLaVA on SmolLM2, one model: open questions about {how.looked} test pictures right, %; dense {share(found['dense']):.1f}"
+    for start in range(0, len(layers), 15):
+        yield f"{'text-to-picture attention in layer':<{WIDTH}s}" + "".join(f"{b:>7s}" for b in layers[start : start + 15])
+        yield row("zero behind the softmax, alone", (share(found["after"][b]) for b in layers[start : start + 15]))
+        yield row("the logit lens has the answer", (share(seen["lens"]["right"][b]) for b in layers[start : start + 15]))
+        yield row("likeliest answering word of its kind", (
+            100 * fmean(spoken["words"][letter][1] == kind for letter, kind in zip(spoken["said"][b], spoken["kinds"]))
+            for b in layers[start : start + 15]))
+        yield row("|v|_1 of the most attended, %", (100 * seen["sinks"]["ratio"][b] for b in layers[start : start + 15]))
+        yield row("attention of the last token, %", (100 * seen["sinks"]["attention"][b] for b in layers[start : start + 15]))
+    yield f"{'layer':<{WIDTH}s}" + "".join(f"{b:>7s}" for b in stops)
+    for way in ("before", "merge", "up to", "from"):
+        yield row(WAYS[way], (share(found[way][b]) for b in stops))
+    behind = [b for b in stops if b in seen["exit"]]
+    yield row("the picture gone behind the layer", (share(seen["exit"][b]) for b in behind))
+    for score in ("attention", "value", "lot"):
+        yield row(f"{small.KEPT} kept behind it, by {score}", (share(seen["kept"][score][b]) for b in behind))
+    yield f"{'':<{WIDTH}s}{'layers 0 to 6':>16s}{'layers 8 to 21':>16s}"
+    for which, name in WHICH.items():
+        yield f"{name:<{WIDTH}s}" + "".join(f"{share(found[where][which]):16.1f}" for where in ("shallow", "middle"))
+    yield ""
+    yield f"Pruned: {how.test} test pictures, settings chosen on {how.validation} validation pictures; visual pairs left, %, and right, %"
+    for arm in ARMS:
+        yield f"{arm:<{WIDTH}s}{100 * pruned['pairs'][arm]:8.1f}{share(pruned['test'][arm]):8.1f}"
+    means = ", ".join(f"{name} {pruned[name]:.1f}" if pruned[name] is not None else f"no {name}" for name in ("filter", "kept", "exit"))
+    config = pruned["config"]
+    yield (f"boundary {config['boundary']}, threshold {config['threshold']:g}, filtered {100 * pruned['filtered']:.0f} % of questions; "
+           f"means: {means}")
+    yield from _equal({"equal/seed0": pruned["equal"]})
 
 
 def equal(results: dict, size: str = "cpu") -> Iterator[str]:

@@ -9,16 +9,18 @@ Where they drop is still chosen by right answers on validation pictures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from common.runs.jobs import Job
 from common.standins.llava import SEEDS, stand_in
 from common.vision.llava import N_VISUAL
 from common.vision.parts import Parts
 
-from ..baselines import RIVALS, settings
+from ..baselines import RIVALS, Rival, settings
 from ..method import VisiPrunerConfig, paper
 from ..pruners import VisiPruner
 from . import llava
-from .llava import SIZES, Set
+from .llava import SIZES, Set, Size
 
 # (boundary, threshold) that the recorded default run's calibration chose for the committed models; a test holds them to its results.
 CALIBRATED = {0: (3, 0.01), 1: (0, 0.02), 2: (1, 0.02)}
@@ -35,12 +37,11 @@ def calibrated(seed: int) -> VisiPrunerConfig:
 
 
 def equal(seed: int, size: str = "cpu") -> dict:
-    return compared(stand_in(seed), calibrated(seed), size)
+    return compared(stand_in(seed), calibrated(seed), SIZES[size])
 
 
-def compared(parts: Parts, config: VisiPrunerConfig, size: str) -> dict:
+def compared(parts: Parts, config: VisiPrunerConfig, s: Size, rivals: Mapping[str, Rival] = RIVALS) -> dict:
     """{"test": {arm: bits}, "pairs": {arm: share left}, "settings": {rival: [place, share]}, "pictures": of each question}."""
-    s = SIZES[size]
     val, test = Set.of(parts, "val", s.validation), Set.of(parts, "test", s.test)
     n = parts.decoder.config.num_hidden_layers
     runs = {"dense": test.run(), "VisiPruner": test.run(VisiPruner(config))}
@@ -48,7 +49,7 @@ def compared(parts: Parts, config: VisiPrunerConfig, size: str) -> dict:
     whole = test.run(VisiPruner(config.with_(exit_cos=2)))  # what the filter layer keeps, whether or not vision ends later
     runs["lot at its K"] = test.run(llava.at_own_k(test.asked, whole, "lot", 0))
     budget = test.pairs(runs["VisiPruner"])
-    for name, rival in RIVALS.items():
+    for name, rival in rivals.items():
         at = settings(rival, N_VISUAL, n, budget, test.planned)
         chosen[name] = max(at, key=lambda setting: llava.measured(val, rival.make(*setting))[::-1])  # of equal ones that with more pairs
         runs[name] = test.run(rival.make(*chosen[name]))

@@ -13,7 +13,7 @@ can compare two ways question by question and cluster by picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,16 +28,31 @@ from common.vision.llava import N_VISUAL
 from common.vision.parts import Parts
 
 from .. import analysis, analytic, scoring
-from ..baselines import RIVALS, Chosen, ExitBehind, settings
+from ..baselines import RIVALS, Chosen, ExitBehind, Rival, settings
 from ..method import ShallowConfig, VisiPrunerConfig
 from ..pruners import VisiPruner
 from ..scoring import Asked, Run
 
-SHALLOW, MIDDLE = (0, 1), (2, 3, 4, 5)  # of eight blocks: the paper's layers 1-7 and 9-23 of 32, by depth
 TENTH, KEPT = 6, 16  # of 64 visual tokens
 ONTO = (0, 31, 63)  # numbers of the visual token that merging goes to
-SINKS_IN = 1  # the block whose sinks are kept question by question: the paper's layer index 3 of 32
 CURVE = (0.2, 0.07, 0.02)  # thresholds of VisiPruner's own curve; its rivals' are at its pairs
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Which blocks of a decoder are asked about. shallow, middle: the paper's layers 1-7 and 9-23 of 32, by depth. stops: blocks that are
+    hidden and merged alone, at which ranges end, and behind which tokens are chosen and the picture goes; zero behind the softmax is
+    every block alone. half: the block behind which a second lot is drawn. sinks: the block whose sinks are kept question by question,
+    the paper's index 3 of 32."""
+
+    shallow: tuple[int, ...]
+    middle: tuple[int, ...]
+    stops: tuple[int, ...]
+    half: int
+    sinks: int
+
+
+EIGHT = Depth((0, 1), (2, 3, 4, 5), tuple(range(8)), half=3, sinks=1)
 
 
 @dataclass(frozen=True)
@@ -134,13 +149,20 @@ def _blocks(parts: Parts) -> range:
     return range(parts.decoder.config.num_hidden_layers)
 
 
+def _stops(parts: Parts, depth: Depth) -> list[int]:
+    return [b for b in depth.stops if b in _blocks(parts)]
+
+
 # -- knocked out -------------------------------------------------------------------------------------------
 def knocked(seed: int, size: str = "cpu") -> dict:
+    return knocked_out(stand_in(seed), SIZES[size])
+
+
+def knocked_out(parts: Parts, s: Size, depth: Depth = EIGHT) -> dict:
     """{"dense": bits, mode: {block: bits}, "up to", "from": {block: bits} behind the softmax, "onto": {number: bits} in the first
     block, "shallow", "middle": {which tokens, or a mode: bits} before the softmax, "validation": {block: share}}."""
-    parts, s = stand_in(seed), SIZES[size]
-    of, val, blocks = Set.of(parts, "test", s.looked), Set.of(parts, "val", s.validation), _blocks(parts)
-
+    of, val = Set.of(parts, "test", s.looked), Set.of(parts, "val", s.validation)
+    blocks, stops = _blocks(parts), _stops(parts, depth)
     done: dict[tuple, str] = {}
 
     def out(layers: Iterable[int], mode: analysis.Mode = "after", onto: int = 0, number: int = 0, **which) -> str:
@@ -151,12 +173,13 @@ def knocked(seed: int, size: str = "cpu") -> dict:
 
     found: dict = {"model": parts.source, "dense": of.right(), "validation": {
         str(b): val.share(val.run(analysis.Knockout((b,)))) for b in blocks} | {"dense": val.share(val.run())}}
-    for mode in ("after", "before", "merge"):
-        found[mode] = {str(b): out((b,), mode) for b in blocks}
-    found["up to"] = {str(b): out(range(b + 1)) for b in blocks}
-    found["from"] = {str(b): out(range(b, len(blocks))) for b in blocks}
+    found["after"] = {str(b): out((b,)) for b in blocks}
+    for mode in ("before", "merge"):
+        found[mode] = {str(b): out((b,), mode) for b in stops}
+    found["up to"] = {str(b): out(range(b + 1)) for b in stops}
+    found["from"] = {str(b): out(range(b, len(blocks))) for b in stops}
     found["onto"] = {str(k): out((0,), "merge", onto=k) for k in ONTO}
-    for name, layers in (("shallow", SHALLOW), ("middle", MIDDLE)):
+    for name, layers in (("shallow", depth.shallow), ("middle", depth.middle)):
         here = tuple(b for b in layers if b in blocks)
         found[name] = {mode: out(here, mode) for mode in ("before", "merge")}
         found[name] |= {which: out(here, "before", which=which, count=TENTH)
@@ -169,23 +192,26 @@ def knocked(seed: int, size: str = "cpu") -> dict:
 
 # -- looked at ---------------------------------------------------------------------------------------------
 def looked(seed: int, size: str = "cpu") -> dict:
+    return looked_at(stand_in(seed), SIZES[size])
+
+
+def looked_at(parts: Parts, s: Size, depth: Depth = EIGHT) -> dict:
     """{"kept": {score: {block: bits}} of KEPT tokens behind a block, "exit": {block: bits} behind which the picture is gone,
     "sinks", "lens": see these}."""
-    parts, s = stand_in(seed), SIZES[size]
-    of, behind = Set.of(parts, "test", s.looked), _blocks(parts)[:-1]
+    of, behind = Set.of(parts, "test", s.looked), [b for b in _stops(parts, depth) if b < _blocks(parts)[-1]]
 
     def choice(score, block: int, number: int = 0) -> str:
         return of.right(lambda rows: Chosen(score, block, KEPT, seed=lot(rows, number)))
 
     kept = {score: {str(b): choice(score, b) for b in behind} for score in ("attention", "value", "lot")}
-    kept["another lot"] = {str(b): choice("lot", b, 1) for b in (3,)}
-    return {"kept": kept, "exit": {str(b): of.right(ExitBehind(b)) for b in behind}, "sinks": sinks(of), "lens": lens(of)}
+    kept["another lot"] = {str(depth.half): choice("lot", depth.half, 1)}
+    return {"kept": kept, "exit": {str(b): of.right(ExitBehind(b)) for b in behind}, "sinks": sinks(of, depth.sinks), "lens": lens(of)}
 
 
 @torch.no_grad()
-def sinks(of: Set) -> dict:
+def sinks(of: Set, kept_in: int) -> dict:
     """{"ratio": {block: mean of |v|_1 of the visual token that the last one attends to most / mean |v|_1 of the picture's}, "attention":
-    {block: mean share of the last token's attention that the picture gets}, "items", "by lot": the ratio in block SINKS_IN question
+    {block: mean share of the last token's attention that the picture gets}, "items", "by lot": the ratio in block `kept_in` question
     by question, and of a token drawn by lot}."""
     ratios: dict[int, list[float]] = {}
     mass: dict[int, list[float]] = {}
@@ -200,11 +226,11 @@ def sinks(of: Set) -> dict:
             most = attention.masked_fill(~visual, -1).argmax(1, keepdim=True)
             ratios.setdefault(layer, []).extend((size.gather(1, most)[:, 0] / mean).tolist())
             mass.setdefault(layer, []).extend(attention.where(visual, torch.zeros(())).sum(1).tolist())
-            if layer == SINKS_IN:
+            if layer == kept_in:
                 lot = torch.rand(visual.shape, generator=draw).masked_fill(~visual, -1).argmax(1, keepdim=True)
                 drawn += (size.gather(1, lot)[:, 0] / mean).tolist()
     return {"ratio": {str(k): sum(v) / len(v) for k, v in ratios.items()}, "attention": {str(k): sum(v) / len(v) for k, v in mass.items()},
-            "items": [round(r, 3) for r in ratios[SINKS_IN]], "by lot": [round(r, 3) for r in drawn]}
+            "items": [round(r, 3) for r in ratios[kept_in]], "by lot": [round(r, 3) for r in drawn]}
 
 
 @torch.no_grad()
@@ -229,11 +255,15 @@ def lens(of: Set) -> dict:
 
 # -- pruned ------------------------------------------------------------------------------------------------
 def pruned(seed: int, size: str = "cpu") -> dict:
+    return pruned_by(stand_in(seed), SIZES[size])
+
+
+def pruned_by(parts: Parts, s: Size, rivals: Mapping[str, Rival] = RIVALS, curve_at: Sequence[float] = CURVE,
+              thresholds: Sequence[float] = analysis.THRESHOLDS) -> dict:
     """{"config", "tried": calibration and rivals' sweeps on validation; "test": {arm: bits}; "pairs", "flops": {arm: share left};
     "saved": percent of pairs question by question; "filter", "kept", "exit": means; "curve": {method: [[pairs, share right]]}}.
 
     All that is chosen is chosen on validation pictures: VisiPruner's numbers without labels, its rivals' by right answers."""
-    parts, s = stand_in(seed), SIZES[size]
     val, test, few = Set.of(parts, "val", s.validation), Set.of(parts, "test", s.test), Set.of(parts, "test", s.looked)
     n, own = len(_blocks(parts)), val.run().chosen
 
@@ -241,13 +271,13 @@ def pruned(seed: int, size: str = "cpu") -> dict:
         run = val.run(VisiPruner(config))
         return sum(a == b for a, b in zip(run.chosen, own)) / len(own), val.pairs(run)
 
-    config, tried = analysis.calibrate(outcome, n)
+    config, tried = analysis.calibrate(outcome, n, thresholds=thresholds)
     runs = {"dense": test.run(), "VisiPruner": test.run(VisiPruner(config)), "no exit": test.run(VisiPruner(config.with_(exit_cos=2)))}
-    ways = [config, *(config.with_(tokens_threshold=t) for t in CURVE)]
+    ways = [config, *(config.with_(tokens_threshold=t) for t in curve_at)]
     budgets = [val.pairs(val.run(VisiPruner(way))) for way in ways]
     curve = {"VisiPruner": [measured(few, VisiPruner(way)) for way in ways[1:]]}
     swept, best = {}, {}
-    for name, rival in RIVALS.items():
+    for name, rival in rivals.items():
         swept[name] = [[(*measured(val, rival.make(*setting)), setting) for setting in settings(rival, N_VISUAL, n, budget, val.planned)]
                        for budget in budgets]
         chosen = [max(sweep, key=lambda row: row[1::-1])[2] for sweep in swept[name]]  # of equal ones that with more pairs

@@ -9,9 +9,6 @@ like it. The jobs are llava.py's, run on another stand-in, and the rivals at equ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from common.runs.jobs import Job
 from common.standins.llava_qwen3 import SEEDS, stand_in
 
@@ -25,34 +22,22 @@ def jobs(size: str = "cpu") -> list[Job]:
                        after=("qwen3/features/test",)) for seed in SEEDS for name in ("knocked", "looked", "pruned")]
 
 
-@contextmanager
-def in_place() -> Iterator[None]:
-    """llava.py's jobs open their model by its seed: in here it is this family's. A job has its process to itself."""
-    usual, llava.stand_in = llava.stand_in, stand_in
-    try:
-        yield
-    finally:
-        llava.stand_in = usual
-
-
 def features(size: str = "cpu") -> dict:
     llava.features("val", size)
     return llava.features("test", size)
 
 
 def knocked(seed: int, size: str = "cpu") -> dict:
-    with in_place():
-        return llava.knocked(seed, size)
+    return llava.knocked_out(stand_in(seed), llava.SIZES[size])
 
 
 def looked(seed: int, size: str = "cpu") -> dict:
-    with in_place():
-        return llava.looked(seed, size)
+    return llava.looked_at(stand_in(seed), llava.SIZES[size])
 
 
 def pruned(seed: int, size: str = "cpu") -> dict:
-    """llava.pruned, and "equal": equal.compared with the settings that were chosen."""
-    with in_place():
-        found = llava.pruned(seed, size)
+    """llava.pruned_by, and "equal": equal.compared with the settings that were chosen."""
+    parts = stand_in(seed)
+    found = llava.pruned_by(parts, llava.SIZES[size])
     config = paper(shallow=None, boundary=found["config"]["boundary"], relative=True, tokens_threshold=found["config"]["threshold"])
-    return found | {"equal": equal.compared(stand_in(seed), config, size)}
+    return found | {"equal": equal.compared(parts, config, llava.SIZES[size])}

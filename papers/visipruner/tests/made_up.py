@@ -2,6 +2,7 @@
 fails."""
 
 from ..experiments.llava import ONTO
+from ..experiments.smollm2 import KINDS
 
 SEEDS, LOOKED, TEST, ASKED = (0, 1, 2), 100, 150, 4  # pictures, and questions about each
 
@@ -22,8 +23,11 @@ def bits(share: float, n: int) -> str:
     return "".join("01"[i * 7919 % n < round(share * n)] for i in range(n))
 
 
-def results(seeds=SEEDS, blocks=8, **changes) -> dict:
-    """changes: shares by arm of `pruned`, or "knocked.after.3" and the like with dots for underscores."""
+def results(seeds=SEEDS, blocks=8, at=None, **changes) -> dict:
+    """changes: shares by arm of `pruned`. at: for a model of another depth, {block of the tables above: block there}."""
+    def moved(of: dict) -> dict:
+        return {(at or {}).get(block, block): share for block, share in of.items()}
+
     n, m = LOOKED * ASKED, TEST * ASKED
     found: dict = {"features/val": {"pictures": 40}, "features/test": {
         "looked": {"pictures": [i % LOOKED for i in range(n)], "kinds": ["color"] * n},
@@ -31,18 +35,18 @@ def results(seeds=SEEDS, blocks=8, **changes) -> dict:
     arms = ARMS | changes
     for seed in seeds:
         knocked: dict = {"model": {"name": f"seed{seed}"}, "dense": bits(0.98, n), "validation": {
-            str(b): KNOCKED["after"].get(str(b), 0.98) for b in range(blocks)} | {"dense": 0.98}}
+            str(b): moved(KNOCKED["after"]).get(str(b), 0.98) for b in range(blocks)} | {"dense": 0.98}}
         for way, shares in KNOCKED.items():
             every = ("shallow", "middle", "onto")
-            given = shares if way in every else {str(b): shares.get(str(b), 0.98) for b in range(blocks)}
+            given = shares if way in every else {str(b): moved(shares).get(str(b), 0.98) for b in range(blocks)}
             knocked[way] = {name: bits(share, n) for name, share in given.items()}
         for where in ("shallow", "middle"):
             knocked[where] |= {name: bits(0.9, n) for name in ("random again", "merge, picture apart", "before, picture apart")}
         found[f"knocked/seed{seed}"] = knocked
-        right = {str(b): bits(0.3 if b < 4 else 0.9 if b < 7 else 0.98, n) for b in range(blocks)}
+        right = {str(b): bits(0.3 if b < blocks // 2 else 0.9 if b < blocks - 1 else 0.98, n) for b in range(blocks)}
         found[f"looked/seed{seed}"] = {
-            "kept": {score: {str(b): bits(of.get(str(b), 0.9), n) for b in range(blocks - 1)} for score, of in KEPT.items()},
-            "exit": {str(b): bits(EXIT.get(str(b), 0.98), n) for b in range(blocks - 1)},
+            "kept": {score: {str(b): bits(moved(of).get(str(b), 0.9), n) for b in range(blocks - 1)} for score, of in KEPT.items()},
+            "exit": {str(b): bits(moved(EXIT).get(str(b), 0.98), n) for b in range(blocks - 1)},
             "sinks": {"ratio": {str(b): 0.3 for b in range(blocks)}, "attention": {str(b): 0.5 for b in range(blocks)},
                       "items": [0.3 + 0.01 * (i % 3) for i in range(n)], "by lot": [0.9 + 0.1 * (i % 3) for i in range(n)]},
             "lens": {"right": right, "another": {str(b): bits(0.1, n) for b in range(blocks)}}}
@@ -107,6 +111,32 @@ def qwen3(**changes) -> dict:
     own = results((0,), **changes)
     own["pruned/seed0"]["equal"] = compared()
     return {f"qwen3/{name}": of for name, of in own.items() if name != "features/val"}
+
+
+def smollm2(kind=3, answer=20, **changes) -> dict:
+    """One model of thirty layers; its last token speaks of the kind from one layer on, and of the answer from another."""
+    own = results((0,), 30, {"2": "8", "3": "14", "7": "29"}, **changes)
+    own["pruned/seed0"]["equal"] = compared()
+    own["recognised/seed0"] = recognised(kind, answer)
+    return {f"smollm2/{name}": of for name, of in own.items() if name != "features/val"}
+
+
+def recognised(kind: int, answer: int, layers: int = 30) -> dict:
+    words = dict(zip("abcdefghijklmnopqrstuvwx", [[word, of] for of, those in KINDS.items() for word in those]))
+    of_kind = {of: [letter for letter, (_, other) in words.items() if other == of] for of in KINDS}
+    kinds = [[*KINDS][i % 4] for i in range(TEST * ASKED)]
+    answers = [of_kind[of][i // 4 % len(of_kind[of])] for i, of in enumerate(kinds)]
+
+    def said(layer: int) -> str:
+        if layer >= answer:
+            return "".join(answers)
+        if layer < kind:
+            return "a" * len(kinds)
+        return "".join(of_kind[of][of_kind[of].index(right) - 1] for of, right in zip(kinds, answers))
+
+    spoken = {str(layer): said(layer) for layer in range(layers)}
+    return {"said": spoken, "another picture": spoken, "answer": "".join(answers), "words": words, "kinds": kinds,
+            "pictures": [i // ASKED for i in range(TEST * ASKED)]}
 
 
 def precision(half=1.0, coarse=0.9) -> dict:

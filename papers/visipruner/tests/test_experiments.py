@@ -132,14 +132,13 @@ def test_settings_are_chosen_without_a_test_picture(monkeypatch):
         order.append(next(split for split in ("val", "test") if asked[0] in llava.asked(split, 3)))
         return real(parts, asked, shown, pruner)
 
-    def calibrated(outcome, n_layers):
+    def calibrated(outcome, n_layers, thresholds):
         outcome(neutral())
         return paper(boundary=2, relative=True, tokens_threshold=0.05, shallow=None), []
 
     monkeypatch.setattr(llava.scoring, "run", run)
     monkeypatch.setattr(llava.analysis, "calibrate", calibrated)
-    monkeypatch.setattr(llava, "CURVE", ())
-    found = llava.pruned(0, "small")
+    found = llava.pruned_by(llava.stand_in(0), SMALL, curve_at=())
     json.dumps(found)
     assert order[0] == "val" and found["config"]["boundary"] == 2 and found["pairs"]["dense"] == 1.0
     n = len(llava.asked("test", 3))

@@ -106,16 +106,15 @@ def test_rivals_have_no_fewer_pairs_on_the_questions_that_are_asked(monkeypatch)
 
 
 # -- another family ------------------------------------------------------------------------------------------
-def test_the_default_jobs_run_on_another_model_and_leave_the_first_in_place(monkeypatch):
+def test_the_default_jobs_run_on_another_model(monkeypatch):
     seen = []
     monkeypatch.setattr(qwen3, "stand_in", lambda seed: f"another {seed}")
-    monkeypatch.setattr(llava, "knocked", lambda seed, size: seen.append(llava.stand_in(seed)) or {})
-    usual = llava.stand_in
+    monkeypatch.setattr(llava, "stand_in", lambda seed: pytest.fail("the Llamas are not asked for"))
+    for name in ("knocked_out", "looked_at"):
+        monkeypatch.setattr(llava, name, lambda parts, size, name=name: seen.append((name, parts, size)) or {})
     qwen3.knocked(0, "smoke")
-    assert seen == ["another 0"] and llava.stand_in is usual
-    with pytest.raises(KeyError), qwen3.in_place():
-        raise KeyError
-    assert llava.stand_in is usual
+    qwen3.looked(1, "smoke")
+    assert seen == [("knocked_out", "another 0", llava.SIZES["smoke"]), ("looked_at", "another 1", llava.SIZES["smoke"])]
 
 
 @torch.no_grad()

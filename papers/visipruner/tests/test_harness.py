@@ -32,7 +32,7 @@ def test_every_job_names_a_function_with_these_arguments():
             inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
         timings = {"smoke": 1, "cpu": speed.PROCESSES}[size]
         clocks = len(clock.EXAMPLE)  # a model each; what they follow from is there already
-        assert len({job.name for job in jobs}) == len(jobs) == 2 + 6 * len(llava.SIZES[size].seeds) + timings + clocks + 9 + 4
+        assert len({job.name for job in jobs}) == len(jobs) == 2 + 6 * len(llava.SIZES[size].seeds) + timings + clocks + 9 + 4 + 5
 
 
 def test_jobs_depend_on_what_they_compute_by_and_not_on_what_shows_it():
@@ -49,8 +49,8 @@ def test_the_default_run_has_the_sizes_that_are_written_down():
     cpu = llava.SIZES["cpu"]
     text = (harness.HERE / "README.md").read_text()
     seeds = {claim["id"]: tuple(claim["protocol"]["seeds"]) for claim in CLAIMS if "seeds" in claim["protocol"]}
-    other = {name for name in seeds if "/C24" in name}
-    assert len(seeds) == 29 + 6 + 11 == 35 + len(other)
+    other = {name for name in seeds if "/C24" in name or "/C28" in name}
+    assert len(seeds) == 29 + 6 + 11 + 16 == 35 + len(other)
     assert all(of == ((0,) if name in other else cpu.seeds) for name, of in seeds.items())
     assert f"{cpu.test} test pictures" in text and f"{cpu.validation} validation pictures" in text and f"first {cpu.looked}" in text
     s = speed.SIZES["cpu"]
@@ -59,11 +59,12 @@ def test_the_default_run_has_the_sizes_that_are_written_down():
 
 
 def test_tables_show_every_way_and_every_arm():
-    asked = (*tables.guideline(staged()), *tables.qwen3(made_up.qwen3()), *tables.equal(made_up.equal()),
+    asked = (*tables.guideline(staged()), *tables.qwen3(made_up.qwen3()), *tables.smollm2(made_up.smollm2()),
+             *tables.equal(made_up.equal()),
              *tables.precision(made_up.precision()), *tables.oracle(made_up.oracle()))
     text = "\n".join((*tables.llava(results()), *tables.exact({}), *tables.speed(timed()), *asked))
     for name in (*tables.WAYS.values(), *tables.WHICH.values(), *tables.ARMS, "FastV, K = 3", "Qwen2-VL-7B", "dense / pruned", "Qwen3",
-                 "bfloat16, influence too", "another lot", "14.10"):
+                 "SmolLM2", "bfloat16, influence too", "another lot", "14.10"):
         assert name in text, name
     assert "97.0" in text and "boundary 3" in text and "no exit" in text
 

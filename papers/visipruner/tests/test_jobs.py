@@ -98,13 +98,30 @@ def test_lots_are_of_a_batch_and_of_a_number():
 
 # -- looked at ---------------------------------------------------------------------------------------------
 def test_sixteen_are_kept_by_each_score_behind_each_block(stubbed, monkeypatch):
-    monkeypatch.setattr(llava, "sinks", lambda of: ("sinks", of.name))
+    monkeypatch.setattr(llava, "sinks", lambda of, kept_in: ("sinks", of.name, kept_in))
     monkeypatch.setattr(llava, "lens", lambda of: ("lens", of.name))
     found, seen = llava.looked(4, "stub"), ("test", 4)
     kept = {score: {str(b): (seen, ("Chosen", score, b, 16, llava.lot(ROWS))) for b in range(7)} for score in ("attention", "value", "lot")}
     assert found["kept"] == kept | {"another lot": {"3": (seen, ("Chosen", "lot", 3, 16, llava.lot(ROWS, 1)))}}
     assert found["exit"] == {str(b): (seen, ("ExitBehind", b)) for b in range(7)}
-    assert (found["sinks"], found["lens"]) == (("sinks", seen), ("lens", seen))
+    assert (found["sinks"], found["lens"]) == (("sinks", seen, 1), ("lens", seen))
+
+
+def test_another_depth_is_asked_at_its_own_stops(stubbed, monkeypatch):
+    """Every block alone behind the softmax; all else at the stops; the two ranges, the second lot and the sinks where the depth says."""
+    monkeypatch.setattr(llava, "sinks", lambda of, kept_in: kept_in)
+    monkeypatch.setattr(llava, "lens", lambda of: None)
+    values(lambda name, pruner: Run([False], [], []))
+    depth = llava.Depth((0, 1, 2), (4,), (0, 5, 7, 9), half=5, sinks=3)
+    found, seen = llava.looked_at(stubbed, SIZE, depth), ("test", 4)
+    assert {score: [*kept] for score, kept in found["kept"].items()} == dict.fromkeys(
+        ("attention", "value", "lot"), ["0", "5"]) | {"another lot": ["5"]}
+    assert [*found["exit"]] == ["0", "5"] and found["sinks"] == 3
+    found = llava.knocked_out(stubbed, SIZE, depth)
+    assert [*found["after"]] == [str(b) for b in range(8)] and len(found["validation"]) == 9
+    assert all([*found[way]] == ["0", "5", "7"] for way in ("before", "merge", "up to", "from"))
+    assert found["from"]["5"][1][1] == frozenset([5, 6, 7]) and found["up to"]["5"][1][1] == frozenset(range(6))
+    assert found["shallow"]["before"][1][1] == frozenset([0, 1, 2]) and found["middle"]["merge"][:1] == (seen,)
 
 
 def test_sinks_by_hand(monkeypatch):
@@ -117,7 +134,7 @@ def test_sinks_by_hand(monkeypatch):
     monkeypatch.setattr(llava.analysis, "sinks", lambda: look)
     monkeypatch.setattr(llava.scoring, "prompts", lambda *of: ["batch"])
     monkeypatch.setattr(llava.scoring, "answers", lambda *of: asked.append(of))
-    found = llava.sinks(Of(parts="parts", asked="asked", shown="shown"))
+    found = llava.sinks(Of(parts="parts", asked="asked", shown="shown"), kept_in=1)
     assert asked == [("parts", "batch", look)]
     assert found["ratio"] == pytest.approx({"0": (6 / 4 + 3 / 2) / 2, "1": (1 / 2 + 3 / 4) / 2})
     assert found["attention"] == pytest.approx({"0": (0.3 + 0.8) / 2, "1": (1.0 + 0.5) / 2}) and found["items"] == [0.5, 0.75]
@@ -161,8 +178,8 @@ def test_what_is_pruned_is_what_it_is_called_and_was_chosen_on_validation_pictur
         right = [rest[0] == 3, True] if kind == "FastV" else [rest[0] == frozenset((2, 4, 6)), True]
         return Run(right if name == val else [False, kind == "Chosen"], [[64] * 4 + [7] * 4] * 2, [1, 2])
 
-    def calibrate(outcome, n_layers):
-        assert n_layers == 8
+    def calibrate(outcome, n_layers, thresholds):
+        assert n_layers == 8 and thresholds == analysis.THRESHOLDS
         return CONFIG, [outcome(CONFIG), outcome(CONFIG.with_(boundary=5))]
 
     values(run)

@@ -22,8 +22,8 @@ def measured():
 
 def asked() -> dict:
     """What the experiments that are asked for by name measure."""
-    return (quantities.guideline(staged()) | further.qwen3(made_up.qwen3()) | further.equal(made_up.equal()) |
-            further.precision(made_up.precision()) | further.oracle(made_up.oracle()))
+    return (quantities.guideline(staged()) | further.qwen3(made_up.qwen3()) | further.smollm2(made_up.smollm2()) |
+            further.equal(made_up.equal()) | further.precision(made_up.precision()) | further.oracle(made_up.oracle()))
 
 
 def word(claim: str, measured: dict) -> str:
@@ -73,6 +73,32 @@ def test_models_that_differ_carry_no_word_about_models(measured):
     assert word("C14f", of) == "inconclusive" and of["baselines"]["over pictures of these models, from"] > 20
     one = further.qwen3(made_up.qwen3())["C24b"]
     assert one["stderr_kind"] == "clustered" and one["n_clusters"] == LOOKED, "of one model there are only pictures"
+
+
+# -- what the last token speaks of -------------------------------------------------------------------------
+ROW = {"words": {"a": ["red", "color"], "b": ["blue", "color"], "c": ["one", "number"], "d": ["two", "number"]},
+       "said": {"0": "ccc", "1": "cac", "6": "bcd", "10": "bbd"}, "answer": "bbc", "kinds": ["color", "color", "number"],
+       "pictures": [0, 1, 2]}
+
+
+def test_a_layer_settles_what_it_does_not_give_up_again():
+    """Layers 0, 1, 6, 10 are the first to the fourth: b is said from the third on, of its kind from there, too; the second question's
+    kind is there, gone, and there again; the third's number is there at once, and its answer never."""
+    assert further.settled(ROW, lambda row: {w: w for w in row["words"]}) == [2, 3, 4]
+    assert further.settled(ROW, lambda row: {w: kind for w, (_, kind) in row["words"].items()}) == [2, 3, 0]
+
+
+def test_the_kind_is_counted_above_how_often_it_is_said_of_any_question():
+    """Behind layer 6 color, number, number are said of color, color, number: 100, 0, 100, where a third and two thirds are base rates. A
+    model that always says number has nothing above its base rate."""
+    row = ROW | {"another picture": ROW["said"] | {"6": "ccc"}}
+    kind, settles = further.recognised([row])
+    assert kind["value"] == pytest.approx((100 - 100 / 3 + 0 - 100 / 3 + 100 - 200 / 3) / 3)
+    assert kind["baselines"]["with another picture"] == pytest.approx(0) and settles["value"] == pytest.approx((0 + 0 + 4) / 3)
+    last = kind["placebo"]["value"]  # said of the next of another kind: number, number, color
+    assert last == pytest.approx(-(100 / 3 + 100 / 3 + 200 / 3) / 3)
+    lot = further.drawn_kinds(row)
+    assert sorted(lot.values()) == ["color", "color", "number", "number"] and lot == further.drawn_kinds(row) and sorted(lot) == [*"abcd"]
 
 
 def test_what_a_filter_layer_can_save_is_printed_beside_what_is_saved(measured):
