@@ -1,7 +1,8 @@
 """The command line of the report.
 
     python -m common.report             writes report.html (--scratch: with the runs of this machine, marked)
-    python -m common.report --readme    rewrites the blocks between <!-- ninefold:... --> markers, docs/open.md and docs/planes/
+    python -m common.report --readme    rewrites the blocks between <!-- ninefold:... --> markers, docs/open.md,
+                                        docs/machines.md and docs/planes/
     python -m common.report --check     fails if a block or a page of docs/ differs from what the records give, or a record
                                         from what the committed results give (chain.py)
     python -m common.report --rejudge   writes records anew from the committed results, where a rule changed (rejudge.py)
@@ -19,7 +20,7 @@ from ..claims.machine import ROOT
 from ..errors import UserError
 from ..files import write_atomic
 from ..progress import replace_unprintable
-from . import chain, open_questions, plane_pages
+from . import chain, machines, open_questions, plane_pages
 from .page import page
 from .rejudge import rejudge
 from .rows import read_papers
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
             pages = plane_pages.stale_files(root, planes) if planes is not None else []
             if open_questions.is_stale(root, papers):
                 pages = [root / open_questions.PAGE, *pages]
+            if machines.is_stale(root):
+                pages = [root / machines.PAGE, *pages]
             for path in different:
                 print(f"{path.relative_to(root)}: its table is not what the records give; run "
                       "`python -m common.report --readme`", file=sys.stderr)  # fmt: skip
@@ -71,6 +74,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
                 changed = update_block(path, name, text)
                 print(f"{path.relative_to(root)}: {'rewritten' if changed else 'unchanged'}")
             print(f"{open_questions.PAGE}: {open_questions.update(root, papers)}")
+            print(f"{machines.PAGE}: {machines.update(root)}")
             for path, done in (plane_pages.update_files(root, planes) if planes is not None else {}).items():
                 print(f"{path.relative_to(root)}: {done}")
             return int(bool(problems))
