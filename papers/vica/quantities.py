@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
-from common.claims.intervals import point, summarize
+from common.claims.intervals import paired, point, summarize, t_quantile
 from common.seeds import seed_of, seeds_of
 
 from . import analytic, reported
@@ -236,6 +236,42 @@ def patches(results: dict, size: str = "cpu") -> dict[str, dict]:
         return difference(dense, vica, 1 / results[f"patches/dense/seed{seeds[0]}"]["items"])
 
     return {"C8c": gap("") | {"placebo": gap("mixed ")}}
+
+
+def smollm2(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C13: one model with a pretrained decoder, points of open questions, over pictures. Placebos: of what was not retuned the retuned, and
+    the other way round; of scores, layers by lot."""
+    seeds = seeds_of(results, "smollm2/untuned")
+    as_it_is, every = ([results[f"smollm2/{job}/seed{seed}"] for seed in seeds] for job in ("untuned", "all layers"))
+    pictures = [picture for of in as_it_is for picture in of["pictures"]]
+
+    def arm(name: str) -> str:
+        return "".join(results[f"smollm2/{name}/seed{seed}"]["right"] for seed in seeds)
+
+    def was(name: str) -> str:
+        return "".join(of[name] for of in as_it_is)
+
+    def restricted(name: str) -> str:
+        return "".join(of["untrained"][name] for of in every)
+
+    def over(ours: str, theirs: str) -> dict:
+        a, b = ([100.0 * int(bit) for bit in side] for side in (ours, theirs))
+        return over_pictures(a, b, pictures) | {"baselines": {"ours": fmean(a), "theirs": fmean(b)}}
+
+    dense, frozen = arm("dense"), arm("all layers")
+    return {"C13a": over(was("whole"), was("ffn")) | {"placebo": over(dense, frozen)},
+            "C13b": over(dense, frozen) | {"placebo": over(was("whole"), was("all"))},
+            "C13c": over(restricted("top"), restricted("bottom")) | {"placebo": over(restricted("drawn"), restricted("drawn again"))},
+            "C13d": over(dense, arm("top")) | {"placebo": over(dense, arm("drawn"))}}
+
+
+def over_pictures(ours: list[float], theirs: list[float], pictures: list[int]) -> dict:
+    """The mean of ours - theirs, clustered by picture; equal answers are equal to within one question."""
+    found, least = paired(ours, theirs, pictures), 100.0 / len(ours)
+    if (found["stderr"] or 0.0) < least:
+        half = t_quantile(0.975, max(len(set(pictures)) - 1, 1)) * least
+        found |= {"stderr": least, "stderr_kind": "clustered", "ci95": [found["value"] - half, found["value"] + half]}
+    return found
 
 
 # -- time --------------------------------------------------------------------------------------------------

@@ -121,12 +121,18 @@ def patches(results: dict, size: str = "cpu") -> Iterator[str]:
 
 
 def smollm2(results: dict, size: str = "cpu") -> Iterator[str]:
-    yield ""
-    yield "DINOv2-S and SmolLM2-135M-Instruct, new projector, LoRA, both stages; accuracy in %"
-    for name, of in results.items():
-        if name.startswith("smollm2/"):
-            yield (f"{name.removeprefix('smollm2/'):<16s}" + "  ".join(f"{k} {100 * of['test'][k]:.1f}" for k in ("all", *KINDS))
-                   + f"; blind {100 * of['blind']['all']:.1f}")
+    """One model a seed: every arm's open questions right, and what the layers are worth."""
+    for seed in seeds_of(results, "smollm2/untuned"):
+        was, every = (results[f"smollm2/{job}/seed{seed}"] for job in ("untuned", "all layers"))
+        arms = {"as it is": was["whole"], "no FFN on visual tokens": was["ffn"], "visual tokens frozen": was["all"]}
+        arms |= {f"retuned, {arm}": results[f"smollm2/{arm}/seed{seed}"]["right"] for arm in ("dense", "all layers", "top", "drawn")}
+        arms |= {f"all layers, then {name} alone": bits for name, bits in every["untrained"].items()}
+        yield ""
+        yield f"A LLaVA on SmolLM2-135M (common/standins), seed {seed}: open questions right, %"
+        for name, bits in arms.items():
+            yield f"{name:<34s}{100 * bits.count('1') / len(bits):8.1f}"
+        yield "sets: " + "; ".join(f"{name} {', '.join(map(str, layers))}" for name, layers in every["sets"].items())
+        yield "worth of each layer, nats: " + ", ".join(f"{layer}: {nats:.3f}" for layer, nats in every["worth"].items())
 
 
 def gpu(results: dict, size: str = "gpu") -> Iterator[str]:

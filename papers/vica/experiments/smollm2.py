@@ -1,138 +1,155 @@
-"""A small LLaVA on a decoder that has read: DINOv2-S, a new projector, SmolLM2-135M-Instruct with LoRA, and ViCA on it.
+"""ViCA on a decoder that has read: the LLaVA of common/standins/llava_smollm2.py as it is, and turned into ViCA.
 
-    make reproduce-vica ONLY=smollm2           # both arms, one seed: hours on two cores
-    python -m papers.vica.experiments.smollm2 --arm vica --seed 1 --device cuda    # minutes on a GPU; prints what came out
+    make reproduce-vica ONLY=smollm2
+    python -m papers.vica.experiments.smollm2 --arm "all layers" --device cuda    # one tuned arm; prints what came out
 
-What the small stand-ins cannot show, because their decoder never saw text: whether a *pretrained* decoder needs its visual
-tokens computed on. Two stages as LLaVA has them, by the training of module.py: captions with the decoder frozen, then
-questions with LoRA on it. Pictures, questions and answers are the stand-ins' (common/standins/llava-weights); text goes through the
-model's own tokenizer and chat template. An answer is right if every token of it and the end is the most likely one.
+What the small stand-ins cannot show, because their decoder never saw text: whether a *pretrained* decoder of thirty layers needs its
+visual tokens computed on, and whether few of its layers look. One model of one training, so intervals are over pictures. Every tuned
+arm has the same steps on the same rows, LoRA of the stand-in's rank on the merged decoder and the projector:
 
-Stages leave checkpoints in the cache and a killed run goes on; a finished one is read. No claim of claims.yaml rests on it.
+    untuned       as it is: whole, without FFN on visual tokens, with these frozen
+    dense         tuned as it is
+    all layers    tuned with frozen visual tokens that all layers look at; then each layer's worth on validation pictures, and without
+                  further training eight layers of the highest scores, of the lowest, and two times eight by lot
+    top, drawn    tuned with the eight of the highest scores, and with eight by lot
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import random
 from dataclasses import dataclass
-from pathlib import Path
 
-from common.files import cache_dir
-from common.models import SMOLLM2, ModelSpec
 from common.runs.jobs import Job
-from common.training.fit import quiet
-from common.vision.llava import LAYERS, whiten
-from common.vision.parts import PACKAGED, LlavaSpec, load_parts
+from common.seeds import seed_of
+from common.standins.llava_smollm2 import SEEDS, stand_in
+from common.training.fit import fit
+from common.vision.parts import LlavaSpec, Parts
 
-from ..baselines import uniform_layers
-from ..scoring import blind, dense, tested, vica
+from .. import selection
+from ..reference import frozen_dense
+from ..scoring import YES_NO, Hidden, dense, log_probabilities, right_answers, test_set, vica
 
-ARMS = ("vica", "dense")
-RATES = {"pretrain": 1e-3, "finetune": 5e-4}
-ASKED = 6  # questions about a picture in one row
-SHARE = 4  # ViCA looks in one of four layers, as the paper's 7B does
+SHARE = 4  # ViCA looks in one of four layers, about as the paper's 7B does
+RATE, RANK, ASKED, WARMUP = 5e-4, 4, 12, 10
+TUNED = ("dense", "all layers")  # arms that need no scores
 
 
 @dataclass(frozen=True)
 class Size:
-    """steps: of both stages, of `rows` rows. scenes, easy: pictures to train on; test: to be asked about. rank: of the adapters.
-    job_seconds: of an arm, guessed."""
+    """steps, rows: of tuning. scenes: pictures that are trained on. validation, test: pictures that are asked about."""
 
     seeds: tuple[int, ...]
-    steps: dict[str, int]
+    steps: int
     rows: int
     scenes: int
-    easy: int
-    rank: int
+    validation: int
     test: int
-    job_seconds: float
 
 
-SIZES = {"smoke": Size((0,), {"pretrain": 2, "finetune": 2}, rows=2, scenes=6, easy=0, rank=2, test=3, job_seconds=60.0),
-         "cpu": Size((0,), {"pretrain": 300, "finetune": 1500}, rows=16, scenes=4000, easy=1000, rank=16, test=200, job_seconds=10000.0)}
+SIZES = {"smoke": Size((0,), steps=2, rows=2, scenes=6, validation=2, test=3),
+         "cpu": Size(SEEDS, steps=120, rows=16, scenes=4000, validation=20, test=60)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:
-    s = SIZES[size]
-    return [Job(f"smollm2/{arm}/seed{seed}", f"{__package__}.smollm2:run", {"seed": seed, "arm": arm, "size": size},
-                seconds=s.job_seconds) for seed in s.seeds for arm in ARMS]
+    made = []
+    for seed in SIZES[size].seeds:
+        made.append(Job(f"smollm2/untuned/seed{seed}", f"{__name__}:untuned", {"seed": seed, "size": size}, seconds=120))
+        made += [Job(f"smollm2/{arm}/seed{seed}", f"{__name__}:tuned", {"seed": seed, "arm": arm, "size": size}, seconds=600)
+                 for arm in TUNED]
+    return made
 
 
-def run(seed: int, arm: str, size: str = "cpu", device: str = "cpu", decoder: ModelSpec = SMOLLM2, bar: bool = False) -> dict:
-    """{"arm", "layers", "seed", "model", "curve", "test", "blind"} after both stages. arm: dense or vica. bar: show how far it is.
+def then(size: str, results: dict) -> list[Job]:
+    """The arms of a few layers, when the scores are there."""
+    found = [seed for seed in SIZES[size].seeds if f"smollm2/all layers/seed{seed}" in results]
+    return [Job(f"smollm2/{arm}/seed{seed}", f"{__name__}:tuned", {"seed": seed, "arm": arm, "size": size, "layers": results[
+        f"smollm2/all layers/seed{seed}"]["sets"][arm]}, seconds=300) for seed in found for arm in ("top", "drawn")]
 
-    Raises ValueError for another arm.
+
+EXAMPLE = {f"smollm2/all layers/seed{seed}": {"sets": {"top": [0], "drawn": [1]}} for seed in SIZES["cpu"].seeds}  # what `then` reads
+
+
+# -- answers -----------------------------------------------------------------------------------------------
+def answered(parts: Parts, way: Hidden, s: Size) -> str:
+    """Of every open test question a 1 where it is answered right, else a 0."""
+    features, asked = test_set("test", s.test, 0)
+    right = right_answers(parts, way, features, asked, batch=16)
+    return "".join("01"[hit] for row, hits in zip(asked, right) for q, hit in zip(row, hits) if q.kind not in YES_NO)
+
+
+def untuned(seed: int, size: str = "cpu") -> dict:
+    """{"whole", "ffn", "all": bits of the model, without FFN on visual tokens, with these frozen; "pictures", "kinds": of each bit}."""
+    parts, s = stand_in(seed), SIZES[size]
+    open_ones = [(i, q.kind) for i, row in enumerate(test_set("test", s.test, 0)[1]) for q in row if q.kind not in YES_NO]
+    return {"model": parts.source, "pictures": [i for i, _ in open_ones], "kinds": [kind for _, kind in open_ones],
+            "whole": answered(parts, dense(parts), s),
+            **{part: answered(parts, functools.partial(frozen_dense, parts.decoder, freeze=part), s) for part in ("ffn", "all")}}
+
+
+# -- tuned -------------------------------------------------------------------------------------------------
+def tuned(seed: int, arm: str, size: str = "cpu", layers: list[int] | None = None, device: str = "cpu", bar: bool = False) -> dict:
+    """{"layers", "curve": every tenth loss, "right": bits} of an arm; of "all layers" also {"worth": {layer: nats}, "sets", "untrained":
+    {set: bits}}. layers: of any other arm than those of TUNED.
+
+    Raises ValueError for an arm without layers that is neither dense nor all layers.
     """
-    from common.vision.features import Pictures
+    parts, s = stand_in(seed), SIZES[size]
+    every = tuple(range(parts.decoder.config.num_hidden_layers))
+    if layers is None and arm not in TUNED:
+        raise ValueError(f"arm {arm!r} is none of {', '.join(TUNED)}, and no layers are given for it")
+    look = None if arm == "dense" else every if layers is None else tuple(layers)
+    losses = tune(parts, look, seed, s, device, bar)
+    way = dense(parts) if look is None else vica(parts, look)
+    found = {"layers": None if look is None else list(look), "curve": [round(loss, 4) for loss in losses[::10]],
+             "right": answered(parts, way, s)}
+    if arm != "all layers":
+        return found
+    worth = selection.leave_one_out(functools.partial(spoken, parts, s), every)
+    sets = {name: list(chosen) for name, chosen in few(worth, seed).items()}
+    return found | {"worth": {str(layer): nats for layer, nats in worth.items()}, "sets": sets, "untrained": {
+        name: answered(parts, vica(parts, tuple(chosen)), s) for name, chosen in sets.items()}}
 
+
+def tune(parts: Parts, look: tuple[int, ...] | None, seed: int, s: Size, device: str = "cpu", bar: bool = False) -> list[float]:
+    """Losses by step of a training in place."""
     from ..data import ScenePictures
     from ..module import ViCATraining
 
-    if arm not in ARMS:
-        raise ValueError(f"arm {arm!r} is neither dense nor vica")
-    s = SIZES[size]
-    spec = LlavaSpec(decoder=decoder, tower=PACKAGED, feature_layers=LAYERS)
-    parts = load_parts(spec, seed)
-    whiten(parts.projector.linear_1, Pictures(min(300, s.scenes), easy=0).scene_features, seed)
-    n = parts.decoder.config.num_hidden_layers
-    layers = None if arm == "dense" else uniform_layers(n, max(1, n // SHARE))
-    # Another code's checkpoints are not gone on from: the folder is named by the hash of all that a result depends on.
-    key = Job("smollm2", f"{__package__}.smollm2:run", {"seed": seed, "arm": arm, "size": size}).key()
-    curves = {}
-    for stage, steps in s.steps.items():
-        module = ViCATraining(spec, layers and list(layers), stage=stage, learning_rate=RATES[stage], beta2=0.98, warmup_steps=0.05,
-                              seed=seed, lora_rank=s.rank)
-        module.given = parts
-        data = ScenePictures(train_samples=steps * s.rows, batch_size=s.rows, scenes=s.scenes, easy=s.easy, asked=ASKED, seed=seed,
-                             easy_share=0.15 if s.easy else 0.0, captions=1.0 if stage == "pretrain" else 0.1)
-        kept = cache_dir() / "vica" / "pretrained" / f"{Path(decoder.name).name}-{arm}-seed{seed}-{stage}-{key}"
-        curves[stage] = train(module, data, steps, kept, device, bar)
-    way = dense(parts) if layers is None else vica(parts, layers)
-    return {"arm": arm, "layers": layers and list(layers), "seed": seed, "model": parts.source.get("name"), "curve": curves,
-            "test": tested(parts, way, s.test, 0, batch=16), "blind": blind(s.test, 0)}
+    module = ViCATraining(LlavaSpec(stand_in="in memory"), None if look is None else list(look), learning_rate=RATE, beta2=0.98,
+                          warmup_steps=min(WARMUP, s.steps // 2), lora_rank=RANK, seed=seed)
+    module.given = parts
+    data = ScenePictures(train_samples=s.steps * s.rows, batch_size=s.rows, scenes=s.scenes, easy=0, easy_share=0.0, asked=ASKED,
+                         captions=0.1, seed=seed)
+    losses = fit(module, data, s.steps, bar=bar, precision="bf16-mixed", accelerator="gpu" if device == "cuda" else "cpu")
+    parts.decoder.to("cpu")
+    parts.projector.to("cpu")
+    return losses
 
 
-def train(module, data, steps: int, kept: Path, device: str, bar: bool) -> list[float]:
-    """Trains in place, or goes on from the checkpoints in `kept`; every 50th loss."""
-    import lightning as L
-    from lightning.pytorch.callbacks import TQDMProgressBar
+def spoken(parts: Parts, s: Size, layers: tuple[int, ...]):
+    """Log-probabilities at the answers to the validation questions, with these layers looking."""
+    return log_probabilities(parts, vica(parts, layers), *test_set("val", s.validation, 0))
 
-    from common.training.checkpoints import WholeCheckpoints, keeper, resume_from
 
-    class Curve(L.Callback):
-        def __init__(self):
-            self.values: list[float] = []
-
-        def on_train_batch_end(self, trainer, *_):
-            if trainer.global_step % 50 == 1 or trainer.global_step == steps:
-                self.values.append(round(float(trainer.callback_metrics["train/loss"]), 4))
-
-        def state_dict(self):
-            return {"values": self.values}
-
-        def load_state_dict(self, state):
-            self.values = state["values"]
-
-    curve = Curve()
-    last, _ = resume_from(kept)
-    with quiet():
-        L.Trainer(accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_steps=steps, max_epochs=-1, logger=False,
-                  gradient_clip_val=1.0, precision="bf16-mixed", enable_model_summary=False, limit_val_batches=0,
-                  enable_progress_bar=bar, default_root_dir=kept, plugins=[WholeCheckpoints()],
-                  callbacks=[curve, keeper(kept, min(50, steps)), *([TQDMProgressBar(5)] if bar else [])]).fit(module, data, ckpt_path=last)
-    module.eval()
-    return curve.values
+def few(worth: dict[int, float], seed: int) -> dict[str, tuple[int, ...]]:
+    """A quarter of the layers: of the highest scores, of the lowest, and two sets by lot that share no layer."""
+    count = max(1, len(worth) // SHARE)
+    lot = random.Random(seed_of("few layers", seed)).sample(sorted(worth), 2 * count)
+    return {"top": selection.top(worth, count), "bottom": selection.bottom(worth, count), "drawn": tuple(sorted(lot[:count])),
+            "drawn again": tuple(sorted(lot[count:]))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arm", choices=ARMS, nargs="+", default=list(ARMS))
+    parser.add_argument("--arm", default="all layers")
+    parser.add_argument("--layers", type=int, nargs="+", help="those that look, for any other arm than dense and all layers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    for arm in options.arm:
-        print(json.dumps(run(options.seed, arm, device=options.device, bar=True)), flush=True)
+    print(json.dumps(tuned(options.seed, options.arm, layers=options.layers, device=options.device, bar=True)), flush=True)
 
 
 if __name__ == "__main__":

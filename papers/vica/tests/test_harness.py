@@ -54,7 +54,7 @@ def test_every_job_names_a_function_with_these_arguments():
             inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
         seeds = len(llava.SIZES[size].seeds)
         timings = {"smoke": 1, "cpu": speed.PROCESSES}[size]
-        assert len({job.name for job in jobs}) == len(jobs) == 4 + 1 + (5 + 3 + 6 + 1 + 1 + 4) * seeds + 1 + timings + 2
+        assert len({job.name for job in jobs}) == len(jobs) == 4 + 1 + (5 + 3 + 6 + 1 + 1 + 4) * seeds + 1 + timings + 5
 
 
 def test_arms_follow_from_the_all_layer_model_of_their_seed_alone():
@@ -111,7 +111,7 @@ def test_smoke_is_the_same_run_at_other_sizes():
     """The same arms, and nothing that one computes is taken for the other."""
     arms = {size: {job.name.partition("/seed")[0] for job in every_job(size)} for size in ("smoke", "cpu")}
     others = {f"speed/process{i}" for i in range(1, speed.PROCESSES)}  # a timing that means nothing needs no second process
-    assert arms["smoke"] == arms["cpu"] - others and len(arms["cpu"]) == 4 + 1 + 5 + 4 + 1 + speed.PROCESSES + 6 + 1 + 4 + 2
+    assert arms["smoke"] == arms["cpu"] - others and len(arms["cpu"]) == 4 + 1 + 5 + 4 + 1 + speed.PROCESSES + 6 + 1 + 4 + 5
     small, whole = every_job("smoke"), every_job("cpu")
     for job in small:
         (twin,) = [other for other in whole if other.name == job.name]
@@ -131,7 +131,8 @@ def test_the_default_run_has_the_sizes_that_are_written_down():
     """Seeds of claims.yaml, and what the README says of steps, rows, tokens and lengths."""
     small, nothing, raw, timings = (of.SIZES["cpu"] for of in (llava, scratch, patches, speed))
     text = (harness.HERE / "README.md").read_text()
-    seeds = [claim["protocol"]["seeds"] for claim in CLAIMS if claim["rung"] == "cpu-small" and "seeds" in claim["protocol"]]
+    seeds = [claim["protocol"]["seeds"] for claim in CLAIMS if claim["rung"] == "cpu-small" and "seeds" in claim["protocol"]
+             and "/C13" not in claim["id"]]
     assert len(seeds) == 19 and all(tuple(s) == small.seeds == nothing.seeds == raw.seeds for s in seeds)
     assert f"for {small.steps} steps of {small.rows} rows" in text
     assert f"{sum(nothing.stages):,} steps, layers {{0, 4}}" in text and scratch.LAYERS == (0, 4)

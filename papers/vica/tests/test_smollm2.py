@@ -1,18 +1,23 @@
-"""The pretrained decoder's path, on a tiny chat model: its own words, a new projector, LoRA, both arms, and going on."""
+"""ViCA on a pretrained decoder, on small models: a chat model's own words, adapters, the arms, and what claims read of them."""
 
 import json
 
 import pytest
 import torch
 
-from common.data.scenes import KINDS, Question
+from common.claims.records import load_claims
+from common.claims.verdict import verdict
+from common.data.scenes import Question
 from common.models import ModelSpec, load, tiny
+from common.standins.llava import stand_in
 from common.vision import tower
 from common.vision.llava import chat, question_slots
 
-from .. import scoring, tables
+from .. import eval as harness
+from .. import quantities, scoring, tables
 from ..experiments import smollm2
 from ..module import adapt
+from .made_up import PRETRAINED, pretrained
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +71,89 @@ def without_tower(monkeypatch):
     scoring.test_set.cache_clear()
 
 
-@pytest.mark.parametrize("arm", ["dense", "vica"])
-def test_both_stages_run_and_a_finished_one_is_taken_up(speaker, tmp_path, monkeypatch, without_tower, arm):
-    monkeypatch.setenv("NINEFOLD_CACHE", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    spec = ModelSpec(name=str(speaker))
-    first = smollm2.run(0, arm, "smoke", decoder=spec)
-    assert first["layers"] == (None if arm == "dense" else [0]) and len(first["curve"]["finetune"]) == 2
-    assert set(first["test"]) == {"all", "open", "yes/no", *KINDS}
-    stages = sorted((tmp_path / "vica" / "pretrained").iterdir())
-    assert len(stages) == 2 and (stages[0] / "model" / "adapter_model.safetensors").is_file() and not (tmp_path / "model").exists()
-    assert json.dumps(smollm2.run(0, arm, "smoke", decoder=spec)["curve"]) == json.dumps(first["curve"])
-    assert [line for line in tables.smollm2({f"smollm2/{arm}/seed0": first}) if f"{arm}/seed0" in line and "; blind" in line]
-    with pytest.raises(ValueError, match="neither dense nor vica"):
-        smollm2.run(0, "sparse")
+@pytest.fixture
+def small(monkeypatch, without_tower):
+    """The committed stand-in of eight layers in the place of SmolLM2's."""
+    monkeypatch.setattr(smollm2, "stand_in", stand_in)
+
+
+def test_arms_are_tuned_on_the_same_rows_and_adapters_alone(small, monkeypatch):
+    """What of the decoder was there stays; dense and all layers start from the same model and see the same steps."""
+    seen = []
+
+    def fit(module, data, steps, **options):
+        before = {name: p.clone() for name, p in module.given.decoder.named_parameters()}
+        losses = usual(module, data, steps, **options)
+        after = dict(module.given.decoder.named_parameters())
+        same = [torch.equal(after[name.replace(".weight", ".base_layer.weight") if name not in after else name], p)
+                for name, p in before.items()]
+        moved = [name for name, p in after.items() if "lora_B" in name and p.abs().sum() > 0]
+        seen.append((module.cross_layers, steps, all(same), len(moved), options["precision"], module.parts.prefix, data.seed))
+        return losses
+
+    usual = smollm2.fit
+    monkeypatch.setattr(smollm2, "fit", fit)
+    found = {arm: smollm2.tuned(0, arm, "smoke") for arm in smollm2.TUNED}
+    found["drawn"] = smollm2.tuned(0, "drawn", "smoke", layers=[2, 5])
+    assert [of[0] for of in seen] == [None, list(range(8)), [2, 5]] and {of[1:3] for of in seen} == {(2, True)}
+    assert all(of[3] > 0 for of in seen) and len({(of[4], tuple(of[5]), of[6]) for of in seen}) == 1
+    assert [found[arm]["layers"] for arm in found] == [None, list(range(8)), [2, 5]]
+    every = found["all layers"]
+    assert every["worth"].keys() == {str(k) for k in range(8)} and {*every["untrained"]} == {*every["sets"]} == {
+        "top", "bottom", "drawn", "drawn again"}
+    assert all(len(layers) == 2 for layers in every["sets"].values()) and len({len(of["right"]) for of in found.values()}) == 1
+    assert "sets" not in found["dense"] and json.dumps(found)
+    with pytest.raises(ValueError, match="'few' is none of dense, all layers"):
+        smollm2.tuned(0, "few", "smoke")
+
+
+def test_few_layers_are_those_of_the_scores_and_two_lots_that_share_none():
+    worth = {layer: float(layer % 7) + layer / 100 for layer in range(30)}
+    sets = smollm2.few(worth, 0)
+    ordered = sorted(worth, key=worth.get)
+    assert sets["top"] == tuple(sorted(ordered[-7:])) and sets["bottom"] == tuple(sorted(ordered[:7]))
+    assert not {*sets["drawn"]} & {*sets["drawn again"]} and {len(of) for of in sets.values()} == {7}
+    assert sets == smollm2.few(dict(reversed(worth.items())), 0) and sets["drawn"] != smollm2.few(worth, 1)["drawn"]
+
+
+def test_as_it_is_by_hand(small):
+    """Bits of open questions in the order of pictures; without its FFN on visual tokens the model is another."""
+    found = smollm2.untuned(0, "smoke")
+    asked = scoring.test_set("test", 3, 0)[1]
+    assert found["kinds"] == [q.kind for row in asked for q in row if q.kind not in scoring.YES_NO]
+    assert found["pictures"] == sorted(found["pictures"]) and {len(found[name]) for name in ("whole", "ffn", "all", "pictures")} == {
+        len(found["kinds"])}
+
+
+def test_few_layers_follow_when_the_scores_are_there():
+    assert smollm2.then("cpu", {}) == []
+    made = smollm2.then("cpu", {"smollm2/all layers/seed0": {"sets": {"top": [3, 4], "drawn": [5, 6]}}})
+    assert {job.name: job.arguments["layers"] for job in made} == {"smollm2/top/seed0": [3, 4], "smollm2/drawn/seed0": [5, 6]}
+    assert [job.name for job in smollm2.then("cpu", smollm2.EXAMPLE)] == [job.name for job in made]
+
+
+# -- what claims read --------------------------------------------------------------------------------------
+def words(**changes):
+    claims, found = load_claims(harness.HERE / "claims.yaml"), quantities.smollm2(pretrained(**changes))
+    return {name: verdict(claims.find(name), of)[0] for name, of in found.items()}
+
+
+def test_what_is_lost_is_counted_in_points_over_pictures():
+    found = quantities.smollm2(pretrained())
+    assert {name: round(of["value"], 2) for name, of in found.items()} == {"C13a": 30, "C13b": 0, "C13c": 30, "C13d": 1}
+    assert {name: round(of["placebo"]["value"], 2) for name, of in found.items()} == {"C13a": 0, "C13b": 40, "C13c": 0, "C13d": 20}
+    assert all(of["n_clusters"] == 50 and of["stderr"] >= 0.25 for of in found.values())
+    assert set(words().values()) == {"supports"}
+
+
+def test_each_word_turns_where_its_arm_does():
+    assert words(untuned={"whole": 0.9, "ffn": 0.9, "all": 0.5})["C13a"] == "opposes"
+    assert words(**{"all layers": 0.7})["C13b"] == "opposes" and words(top=0.7)["C13d"] == "opposes"
+    low = PRETRAINED["untrained"] | {"top": 0.4}
+    assert words(untrained=low)["C13c"] == "opposes"
+
+
+def test_the_table_shows_every_arm():
+    text = "\n".join(tables.smollm2(pretrained()))
+    for shown in ("no FFN on visual tokens", "retuned, all layers", "all layers, then bottom alone", "29: 2.900", "60.0"):
+        assert shown in text, shown
