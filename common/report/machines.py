@@ -4,9 +4,9 @@
     python -m common.report.machines --write    and adds what it found to docs/machines.json, from which docs/machines.md is made
 
 A word may not depend on the processor. Kernels sum in another order on another one, so a training ends elsewhere, and so do its
-numbers; whether a word turned is what has to be known. Compared are claims of the default run whose quantity is no time, from
-runs of as many trainings. The two runs are of the same code and data: a claim whose protocol differs between them is left out.
-`report --check` holds the page to the file.
+numbers; whether a word turned is what has to be known. Compared are claims of the default run whose quantity is no time, and only
+where both runs are of the same code (the hash of all files behind the result), libraries (the lock) and seeds, and of another
+processor. The page is of the records as they stood at the commits that it names; `report --check` holds it to its file.
 """
 
 from __future__ import annotations
@@ -30,25 +30,30 @@ CLOSE = 1e-4  # relative: as many digits as a table shows
 
 
 def compared(committed: Sequence[dict], again: Sequence[dict]) -> list[dict]:
-    """A row a claim that both runs measured: {"claim", "rule", "committed", "again": {"word", "shown", "value", "interval"}, "inside"}.
-
-    inside: whether the value of the second run lies in the interval of the first.
-    """
+    """A row a claim that both runs measured alike: {"claim", "committed", "again": {"word", "shown", "value"}, "inside": whether the value
+    of the second run lies in the interval of the first}."""
     first = {(r["claim"]["id"], r["claim"]["rung"]): r for r in committed}
     rows = []
     for record in again:
         before = first.get((record["claim"]["id"], record["claim"]["rung"]))
-        if before is None or record["claim"]["rung"] != "cpu-small" or record["claim"]["topic"] in TIMES or "timing" in record:
-            continue
-        both = (before, record)
-        if any(r["measured"]["value"] is None for r in both) or before["protocol"]["rule"] != record["protocol"]["rule"] or (
-                before["measured"]["n_runs"] != record["measured"]["n_runs"]):
+        if before is None or not same_but_for_the_processor(before, record):
             continue
         low, high = before["measured"].get("ci95") or (before["measured"]["value"],) * 2
         rows.append({"claim": record["claim"]["id"], "inside": low <= record["measured"]["value"] <= high, **{
             name: {"word": r["verdict"]["word"], "shown": ours_text(r), "value": r["measured"]["value"]}
-            for name, r in zip(("committed", "again"), both)}})
+            for name, r in zip(("committed", "again"), (before, record))}})
     return rows
+
+
+def same_but_for_the_processor(first: dict, second: dict) -> bool:
+    both = (first, second)
+    if first["claim"]["rung"] != "cpu-small" or first["claim"]["topic"] in TIMES or any(r["run"].get("timing") for r in both) or any(
+            r["measured"]["value"] is None or " ONLY=" in r["run"]["command"] for r in both):
+        return False
+    (code, lock, of, rule, processor), (*others, another) = (
+        (r["run"].get("sources"), r["run"]["environment"]["lock_sha256"], r["protocol"].get("seeds"), r["protocol"]["rule"],
+         r["run"]["environment"]["cpu"]) for r in both)
+    return code is not None and [code, lock, of, rule] == others and processor != another
 
 
 def runs(records: Iterable[dict]) -> list[str]:
@@ -86,11 +91,11 @@ def page(facts: dict) -> str:
     whole = counts([row for of in facts.values() for row in of["rows"]])
     lines = ["# The same runs on another processor", "",
              "<!-- Written by `python -m common.report.machines --write` from docs/machines.json. -->", "",
-             f"The default runs of {len(facts)} papers on two machines: the code, data, seeds and library versions are the same, the "
-             f"processor is another. Of {whole['claims']} claims whose quantity is no time {whole['turned']} have another word there, and "
-             f"{whole['reversed']} the opposite one. {whole['inside']} values lie in the committed interval, {whole['equal']} are equal to "
-             "four digits. A word that turns stands at the edge of its rule: it is between *inconclusive* and another, and more trainings "
-             "are what decides it.", "",
+             f"The default runs of {len(facts)} papers on two machines: the code (by the hash of every file behind a result), libraries "
+             f"and seeds are the same, the processor is another. Of {whole['claims']} claims whose quantity is no time {whole['turned']} have "
+             f"another word there, and {whole['reversed']} the opposite one. {whole['inside']} values lie in the committed "
+             f"interval, {whole['equal']} are equal to four digits." + ("" if whole["reversed"] else " A word that turns is at the edge of its rule: "
+             "between *inconclusive* and another, where more trainings decide."), "",
              "| paper | processors | claims | equal | in the committed interval | another word | the opposite word |", "|---" * 7 + "|"]
     for key, of in facts.items():
         found = counts(of["rows"])
@@ -103,7 +108,7 @@ def page(facts: dict) -> str:
     for row in turned:
         lines.append("| " + " | ".join((row["claim"], *(f"{row[side]['word']}, {cell(row[side]['shown'])}"
                                                         for side in ("committed", "again")))) + " |")
-    lines += ["", "## The runs", ""]
+    lines += ["", "## The runs", "", "Committed records are those of these commits; newer ones may have taken their place since.", ""]
     for key, of in facts.items():
         lines += [f"- {key}: {'; '.join(cell(run) for run in (*of['runs']['committed'], *of['runs']['again']))}"]
     return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,11 +31,11 @@ from torch.utils.data import DataLoader
 
 from ..data import scenes
 from ..errors import ModelError
-from ..files import cache_dir, file_sha256, write_json
-from ..lora import WEIGHTS, LoraSpec, add_lora, merge
+from ..files import cache_dir, file_sha256, replacing, write_json
+from ..lora import CONFIG, WEIGHTS, LoraSpec, adapter_folder, add_lora, merge
 from ..lora import save as save_adapter
 from ..models import SMOLLM2, Loaded, load
-from ..runs.jobs import Job
+from ..runs.sources import closure
 from ..training.checkpoints import WholeCheckpoints, keeper, resume_from
 from ..training.fit import quiet
 from ..training.steps import FromStep
@@ -85,6 +86,8 @@ def words(tokenizer: Any):
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = tokenizer.get_vocab()
+    if absent := [own for own in MARKS.values() if own not in vocabulary]:
+        raise ModelError(f"this tokenizer has no {absent[0]}; a tokenizer of SmolLM2's family is needed")
     named = {mark: vocabulary[own] for mark, own in MARKS.items()}
     for word in (*vision.SYSTEM.split(), "describe", *scenes.words()):
         ids = tokenizer((" " if not word.isdigit() else "") + SPOKEN.get(word, word), add_special_tokens=False).input_ids
@@ -137,11 +140,17 @@ def build(seed: int, features: Tensor, decoder: Loaded, adapter: LoraSpec, with_
 
 
 def save(model: Llava, decoder: Loaded, folder: Path) -> None:
-    """Adapter and projector of a model that `build` made around this decoder. Raises FileError for an adapter over 4 MB."""
-    from safetensors.torch import save_file
+    """Adapter and projector of a model that `build` made around this decoder. Raises FileError for an adapter over 4 MB.
 
+    A projector that was there goes first: a kill leaves a folder that is refused, never one training's beside another's adapter.
+    """
+    from safetensors.torch import save as as_bytes
+
+    (folder / PROJECTOR).unlink(missing_ok=True)
     save_adapter(decoder.model, folder, base=decoder.source["name"])
-    save_file({k: v.detach().half().contiguous() for k, v in model.projector.state_dict().items()}, folder / PROJECTOR, {"format": "pt"})
+    tensors = {name: value.detach().half().cpu().contiguous() for name, value in model.projector.state_dict().items()}
+    with replacing(folder / PROJECTOR) as file:
+        file.write(as_bytes(tensors, {"format": "pt"}))
 
 
 def opened(folder: Path | str, with_tower: bool = False, base: Loaded | None = None) -> Llava:
@@ -153,6 +162,10 @@ def opened(folder: Path | str, with_tower: bool = False, base: Loaded | None = N
     if absent := [name for name in (WEIGHTS, PROJECTOR) if not (folder / name).is_file()]:
         raise ModelError(f"{folder.name}: no {absent[0]}; this LLaVA is a folder as `make standins-llava_smollm2` writes it")
     base = base or load(SMOLLM2)
+    made_for = json.loads((adapter_folder(folder) / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if made_for != base.source["name"]:
+        raise ModelError(f"{folder.name}: its adapter is of {made_for}, not of {base.source['name']}; this LLaVA is a folder as "
+                         "`make standins-llava_smollm2` writes it")
     merge(base.model, folder)
     facts = {"name": f"llava-smollm2/{folder.name}", "adapter_sha256": file_sha256(folder / WEIGHTS),
              "projector_sha256": file_sha256(folder / PROJECTOR), "vision_tower_sha256": file_sha256(tower.onnx_file())}
@@ -182,6 +195,15 @@ class Training(standins.LlavaTraining):
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
 
 
+def checkpoints(seed: int, steps: Steps, base: str) -> Path:
+    """Where the cache keeps a training's checkpoints: by arguments and the code behind it, without the weights that it writes."""
+    digest = hashlib.sha256(json.dumps([seed, repr(steps), base]).encode())
+    for path in closure("common.standins.llava_smollm2"):
+        if FOLDER not in path.parents:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return cache_dir() / "standins-llava-smollm2" / f"seed{seed}-{digest.hexdigest()[:16]}"
+
+
 def train(seed: int, folder: Path, steps: Steps = Steps(), decoder: Loaded | None = None, accelerator: str = "cpu", progress: bool = True,
           stop: int | None = None, again: Loaded | None = None) -> dict | None:
     """Trains, or goes on where a killed run was; writes folder and its card, and returns the card.
@@ -195,8 +217,7 @@ def train(seed: int, folder: Path, steps: Steps = Steps(), decoder: Loaded | Non
     decoder.model.set_attn_implementation("eager")  # backwards on a CPU it takes three quarters of sdpa's time on these short rows
     module = Training(model, steps)
     module.decoder.train()
-    key = Job("llava-smollm2", f"{__name__}:train", {"seed": seed, "steps": repr(steps), "decoder": decoder.source["name"]}).key()
-    work = cache_dir() / "standins-llava-smollm2" / f"seed{seed}-{key}"
+    work = checkpoints(seed, steps, decoder.source["name"])
     last, done = resume_from(work)
     rows = standins.Rows(pictures, model.tokenizer, model.prefix, steps.captions, steps.all(), seed, steps.rows, steps.asked)
     with quiet():

@@ -254,15 +254,24 @@ def smollm2(results: dict, size: str = "cpu") -> dict[str, dict]:
     def restricted(name: str) -> str:
         return "".join(of["untrained"][name] for of in every)
 
+    def points(bits: str) -> list[float]:
+        return [100.0 * int(bit) for bit in bits]
+
     def over(ours: str, theirs: str) -> dict:
-        a, b = ([100.0 * int(bit) for bit in side] for side in (ours, theirs))
+        a, b = points(ours), points(theirs)
         return over_pictures(a, b, pictures) | {"baselines": {"ours": fmean(a), "theirs": fmean(b)}}
+
+    def by_lot() -> dict:
+        """Of each question the mean over pairs of sets."""
+        first, second = ([points(restricted(name)) for name in every[0]["untrained"] if name.startswith(which)]
+                         for which in ("lot ", "other lot "))
+        return over_pictures([fmean(of) for of in zip(*first)], [fmean(of) for of in zip(*second)], pictures)
 
     dense, frozen = arm("dense"), arm("all layers")
     return {"C13a": over(was("whole"), was("ffn")) | {"placebo": over(dense, frozen)},
             "C13b": over(dense, frozen) | {"placebo": over(was("whole"), was("all"))},
-            "C13c": over(restricted("top"), restricted("bottom")) | {"placebo": over(restricted("drawn"), restricted("drawn again"))},
-            "C13d": over(dense, arm("top")) | {"placebo": over(dense, arm("drawn"))}}
+            "C13c": over(restricted("top"), restricted("bottom")) | {"placebo": by_lot()},
+            "C13d": over(dense, arm("top")) | {"placebo": over(dense, arm("lot 0"))}}
 
 
 def over_pictures(ours: list[float], theirs: list[float], pictures: list[int]) -> dict:

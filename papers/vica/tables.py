@@ -125,7 +125,7 @@ def smollm2(results: dict, size: str = "cpu") -> Iterator[str]:
     for seed in seeds_of(results, "smollm2/untuned"):
         was, every = (results[f"smollm2/{job}/seed{seed}"] for job in ("untuned", "all layers"))
         arms = {"as it is": was["whole"], "no FFN on visual tokens": was["ffn"], "visual tokens frozen": was["all"]}
-        arms |= {f"retuned, {arm}": results[f"smollm2/{arm}/seed{seed}"]["right"] for arm in ("dense", "all layers", "top", "drawn")}
+        arms |= {f"retuned, {arm}": results[f"smollm2/{arm}/seed{seed}"]["right"] for arm in ("dense", "all layers", "top", "lot 0")}
         arms |= {f"all layers, then {name} alone": bits for name, bits in every["untrained"].items()}
         yield ""
         yield f"A LLaVA on SmolLM2-135M (common/standins), seed {seed}: open questions right, %"

@@ -5,10 +5,12 @@ pictures.
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
+from common.claims.intervals import summarize
 from common.seeds import seeds_of
 
 from .quantities import THIRTY, Items, Small, apart, of_small
@@ -29,22 +31,35 @@ def qwen3(results: dict, size: str = "cpu") -> dict[str, dict]:
 # Of the pretrained decoder, in the order of C28a, C28b, ...: and then its rivals, and what its last token speaks of.
 OF_SMOLLM2 = (*OF_QWEN3, "C10a", "C19a", "C20a")
 SHALLOW = "6"  # the last of the paper's shallow layers, by depth
+AGREES = 0.97  # of validation answers with the model's own: what calibration asks for
+LOTS = 20
 
 
 def smollm2(results: dict, size: str = "cpu") -> dict[str, dict]:
     """C28: the default experiment on a LLaVA with a pretrained decoder of thirty layers."""
     of = Small({name.removeprefix("smollm2/"): found for name, found in results.items() if name.startswith("smollm2/")}, fixed=True,
                depth=THIRTY)
-    found = of_small(of)
-    rows = [row["equal"] for row in _rows(of.results, "pruned")]
-    rivals = (at_equal_pairs(rows, of.seeds, rival) for rival in ("FastV", "PyramidDrop"))
+    found, pruned = of_small(of), _rows(of.results, "pruned")
+    found["C16a"] |= {"placebo": boundary_by_lot(pruned)}
+    rivals = (at_equal_pairs([row["equal"] for row in pruned], of.seeds, rival) for rival in ("FastV", "PyramidDrop"))
     return dict(zip((f"C28{letter}" for letter in "abcdefghijklmnop"), (*(found[claim] for claim in OF_SMOLLM2), *rivals,
                                                                        *recognised(_rows(of.results, "recognised")))))
 
 
+def boundary_by_lot(rows: Sequence[dict]) -> dict:
+    """Percent of the pairs that are saved on validation pictures where the boundary is drawn and its threshold calibrated as the rule's
+    is: a mean over boundaries, nothing saved where no threshold agrees often enough."""
+    fewest: dict[int, float] = {}
+    for attempt in (each for row in rows for each in row["tried"]["VisiPruner"]):
+        left = attempt["pairs"] if attempt["agreement"] >= AGREES else 1.0
+        fewest[attempt["boundary"]] = min(left, fewest.get(attempt["boundary"], 1.0))
+    return summarize([100 * (1 - left) for left in fewest.values()], 100 / len(rows[0]["saved"]))
+
+
 def recognised(rows: Sequence[dict]) -> tuple[dict, dict]:
     """(points by which the likeliest answering word behind the shallow layers is of the kind that is asked for, above how often a word of
-    that kind is said of any question; layers by which the kind is settled before the answer)."""
+    that kind is said of any question; layers by which the kind is settled before as large groups of words by lot, of questions that end
+    right)."""
     pictures = [picture for row in rows for picture in row["pictures"]]
 
     def above_base(row: dict, said: str, of_another: bool = False) -> tuple[Items, Items]:
@@ -60,30 +75,47 @@ def recognised(rows: Sequence[dict]) -> tuple[dict, dict]:
         ours, theirs = ([value for pair in both for value in pair[side]] for side in (0, 1))
         return apart(ours, theirs, pictures, ours=fmean(ours), theirs=fmean(theirs))
 
-    def before(groups) -> dict:
-        kind, answer = ([float(x) for row in rows for x in settled(row, of)] for of in (groups, lambda row: {w: w for w in row["words"]}))
-        return apart(answer, kind, pictures, answer=fmean(answer), kind=fmean(kind))
+    right = [hit for row in rows for hit in ends_right(row)]
+
+    def layers(groups: Callable[[dict], dict[str, str]]) -> Items:
+        """Where the answer's group is settled, of questions that end right."""
+        return [layer for layer, hit in zip((float(layer) for row in rows for layer in settled(row, groups(row))), right) if hit]
+
+    *lots, another = (layers(functools.partial(drawn_kinds, number=number)) for number in range(LOTS + 1))
+    by_lot = [fmean(of) for of in zip(*lots)]
+    shown = [picture for picture, hit in zip(pictures, right) if hit]
+
+    def before(group: Items, **beside: float) -> dict:
+        return apart(by_lot, group, shown, ours=fmean(by_lot), theirs=fmean(group), **beside)
 
     kind, other = over("said"), over("another picture")
     return (kind | {"placebo": over("said", True), "baselines": kind["baselines"] | {"with another picture": other["value"]}},
-            before(lambda row: {letter: of[1] for letter, of in row["words"].items()}) | {"placebo": before(drawn_kinds)})
+            before(layers(lambda row: {letter: of[1] for letter, of in row["words"].items()}), **{
+                "the answer": fmean(layers(lambda row: {letter: letter for letter in row["words"]})), "ends right, %": 100 * fmean(right)})
+            | {"placebo": before(another)})
 
 
-def settled(row: dict, groups) -> list[int]:
+def ends_right(row: dict) -> list[bool]:
+    """Whether the likeliest answering word behind the last layer is the answer."""
+    last = row["said"][max(row["said"], key=int)]
+    return [said == answer for said, answer in zip(last, row["answer"])]
+
+
+def settled(row: dict, group: dict[str, str]) -> list[int]:
     """For each question the first layer from which on what is said is in the answer's group; the number of layers where it never is.
-    groups(row) = {letter: its group}."""
-    of, layers = groups(row), sorted(row["said"], key=int)
+    group: of each letter."""
+    layers = sorted(row["said"], key=int)
     found = []
     for i, answer in enumerate(row["answer"]):
-        wrong = [number for number, layer in enumerate(layers) if of[row["said"][layer][i]] != of[answer]]
+        wrong = [number for number, layer in enumerate(layers) if group[row["said"][layer][i]] != group[answer]]
         found.append(wrong[-1] + 1 if wrong else 0)
     return found
 
 
-def drawn_kinds(row: dict) -> dict[str, str]:
+def drawn_kinds(row: dict, number: int = 0) -> dict[str, str]:
     """Kinds by lot, as many and as large as the true ones."""
     letters, kinds = sorted(row["words"]), [kind for _, (_, kind) in sorted(row["words"].items())]
-    return dict(zip(letters, random.Random(0).sample(kinds, len(kinds))))
+    return dict(zip(letters, random.Random(number).sample(kinds, len(kinds))))
 
 
 def equal(results: dict, size: str = "cpu") -> dict[str, dict]:

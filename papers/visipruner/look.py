@@ -86,9 +86,10 @@ class Opened:
 
 
 def opened(name: str) -> Opened:
-    """A small LLaVA of this project (a folder without a processor), or what transformers makes of a folder or hub id."""
+    """A small LLaVA of this project (a folder without a processor, or one of an adapter and a projector on SmolLM2), or what
+    transformers makes of a folder or hub id."""
     folder = Path(name)
-    if (folder / "projector.safetensors").is_file():
+    if (folder / "projector.safetensors").is_file() and (folder / "adapter_config.json").is_file():
         from common.standins import llava_smollm2
 
         return _small(llava_smollm2.opened(folder, with_tower=True))

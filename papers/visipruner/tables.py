@@ -112,20 +112,22 @@ def smollm2(results: dict, size: str = "cpu") -> Iterator[str]:
     """One model of thirty layers: every layer alone, all else at its stops."""
     own = {name.removeprefix("smollm2/"): of for name, of in results.items() if name.startswith("smollm2/")}
     (found, seen, pruned, spoken), how = (own[f"{job}/seed0"] for job in ("knocked", "looked", "pruned", "recognised")), deep.SIZES[size]
-    layers, stops = (sorted(found[way], key=int) for way in ("after", "up to"))
+    layers, stops = sorted(seen["lens"]["right"], key=int), sorted(found["up to"], key=int)
     yield ""
     yield f"A LLaVA on SmolLM2, one model: open questions about {how.looked} test pictures right, %; dense {share(found['dense']):.1f}"
     for start in range(0, len(layers), 15):
-        yield f"{'text-to-picture attention in layer':<{WIDTH}s}" + "".join(f"{b:>7s}" for b in layers[start : start + 15])
-        yield row("zero behind the softmax, alone", (share(found["after"][b]) for b in layers[start : start + 15]))
-        yield row("the logit lens has the answer", (share(seen["lens"]["right"][b]) for b in layers[start : start + 15]))
+        some = layers[start : start + 15]
+        yield f"{'layer':<{WIDTH}s}" + "".join(f"{b:>7s}" for b in some)
+        yield row("zero behind the softmax, validation", (100 * found["validation"][b] for b in some))
+        yield row("the logit lens has the answer", (share(seen["lens"]["right"][b]) for b in some))
         yield row("likeliest answering word of its kind", (
-            100 * fmean(spoken["words"][letter][1] == kind for letter, kind in zip(spoken["said"][b], spoken["kinds"]))
-            for b in layers[start : start + 15]))
-        yield row("|v|_1 of the most attended, %", (100 * seen["sinks"]["ratio"][b] for b in layers[start : start + 15]))
-        yield row("attention of the last token, %", (100 * seen["sinks"]["attention"][b] for b in layers[start : start + 15]))
+            100 * fmean(spoken["words"][letter][1] == kind for letter, kind in zip(spoken["said"][b], spoken["kinds"])) for b in some))
+        yield row("|v|_1 of the most attended, %", (100 * seen["sinks"]["ratio"][b] for b in some))
+        yield row("attention of the last token, %", (100 * seen["sinks"]["attention"][b] for b in some))
+    for way in ("after", "before", "merge"):
+        yield f"{WAYS[way]}, one layer: " + ", ".join(f"{b}: {share(bits):.1f}" for b, bits in found[way].items())
     yield f"{'layer':<{WIDTH}s}" + "".join(f"{b:>7s}" for b in stops)
-    for way in ("before", "merge", "up to", "from"):
+    for way in ("up to", "from"):
         yield row(WAYS[way], (share(found[way][b]) for b in stops))
     behind = [b for b in stops if b in seen["exit"]]
     yield row("the picture gone behind the layer", (share(seen["exit"][b]) for b in behind))

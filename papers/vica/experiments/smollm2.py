@@ -10,8 +10,8 @@ arm has the same steps on the same rows, LoRA of the stand-in's rank on the merg
     untuned       as it is: whole, without FFN on visual tokens, with these frozen
     dense         tuned as it is
     all layers    tuned with frozen visual tokens that all layers look at; then each layer's worth on validation pictures, and without
-                  further training eight layers of the highest scores, of the lowest, and two times eight by lot
-    top, drawn    tuned with the eight of the highest scores, and with eight by lot
+                  further training eight layers of the highest scores, of the lowest, and four times two sets of eight by lot
+    top, lot 0    tuned with the eight of the highest scores, and with eight by lot
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from ..scoring import YES_NO, Hidden, dense, log_probabilities, right_answers, t
 SHARE = 4  # ViCA looks in one of four layers, about as the paper's 7B does
 RATE, RANK, ASKED, WARMUP = 5e-4, 4, 12, 10
 TUNED = ("dense", "all layers")  # arms that need no scores
+FEW = ("top", "lot 0")  # arms of a few layers
+LOTS = 4
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,10 @@ def then(size: str, results: dict) -> list[Job]:
     """The arms of a few layers, when the scores are there."""
     found = [seed for seed in SIZES[size].seeds if f"smollm2/all layers/seed{seed}" in results]
     return [Job(f"smollm2/{arm}/seed{seed}", f"{__name__}:tuned", {"seed": seed, "arm": arm, "size": size, "layers": results[
-        f"smollm2/all layers/seed{seed}"]["sets"][arm]}, seconds=300) for seed in found for arm in ("top", "drawn")]
+        f"smollm2/all layers/seed{seed}"]["sets"][arm]}, seconds=300) for seed in found for arm in FEW]
 
 
-EXAMPLE = {f"smollm2/all layers/seed{seed}": {"sets": {"top": [0], "drawn": [1]}} for seed in SIZES["cpu"].seeds}  # what `then` reads
+EXAMPLE = {f"smollm2/all layers/seed{seed}": {"sets": {"top": [0], "lot 0": [1]}} for seed in SIZES["cpu"].seeds}  # what `then` reads
 
 
 # -- answers -----------------------------------------------------------------------------------------------
@@ -92,14 +94,16 @@ def untuned(seed: int, size: str = "cpu") -> dict:
 # -- tuned -------------------------------------------------------------------------------------------------
 def tuned(seed: int, arm: str, size: str = "cpu", layers: list[int] | None = None, device: str = "cpu", bar: bool = False) -> dict:
     """{"layers", "curve": every tenth loss, "right": bits} of an arm; of "all layers" also {"worth": {layer: nats}, "sets", "untrained":
-    {set: bits}}. layers: of any other arm than those of TUNED.
+    {set: bits}}. layers: of an arm of FEW, which has none of its own.
 
-    Raises ValueError for an arm without layers that is neither dense nor all layers.
+    Raises ValueError for another arm, for layers of an arm that has its own, and for none of one that has not.
     """
+    if arm not in (*TUNED, *FEW):
+        raise ValueError(f"arm {arm!r} is none of {', '.join((*TUNED, *FEW))}")
+    if (layers is None) == (arm in FEW):
+        raise ValueError(f"arm {arm!r} " + ("needs layers" if layers is None else "has layers of its own: give none"))
     parts, s = stand_in(seed), SIZES[size]
     every = tuple(range(parts.decoder.config.num_hidden_layers))
-    if layers is None and arm not in TUNED:
-        raise ValueError(f"arm {arm!r} is none of {', '.join(TUNED)}, and no layers are given for it")
     look = None if arm == "dense" else every if layers is None else tuple(layers)
     losses = tune(parts, look, seed, s, device, bar)
     way = dense(parts) if look is None else vica(parts, look)
@@ -124,8 +128,8 @@ def tune(parts: Parts, look: tuple[int, ...] | None, seed: int, s: Size, device:
     data = ScenePictures(train_samples=s.steps * s.rows, batch_size=s.rows, scenes=s.scenes, easy=0, easy_share=0.0, asked=ASKED,
                          captions=0.1, seed=seed)
     losses = fit(module, data, s.steps, bar=bar, precision="bf16-mixed", accelerator="gpu" if device == "cuda" else "cpu")
-    parts.decoder.to("cpu")
-    parts.projector.to("cpu")
+    parts.decoder.to(device)  # Lightning has put them back on the CPU
+    parts.projector.to(device)
     return losses
 
 
@@ -135,17 +139,19 @@ def spoken(parts: Parts, s: Size, layers: tuple[int, ...]):
 
 
 def few(worth: dict[int, float], seed: int) -> dict[str, tuple[int, ...]]:
-    """A quarter of the layers: of the highest scores, of the lowest, and two sets by lot that share no layer."""
-    count = max(1, len(worth) // SHARE)
-    lot = random.Random(seed_of("few layers", seed)).sample(sorted(worth), 2 * count)
-    return {"top": selection.top(worth, count), "bottom": selection.bottom(worth, count), "drawn": tuple(sorted(lot[:count])),
-            "drawn again": tuple(sorted(lot[count:]))}
+    """A quarter of the layers, rounded up: of the highest scores, of the lowest, and LOTS pairs of sets by lot that share no layer."""
+    count, draw = -(-len(worth) // SHARE), random.Random(seed_of("few layers", seed))
+    sets = {"top": selection.top(worth, count), "bottom": selection.bottom(worth, count)}
+    for number in range(LOTS):
+        lot = draw.sample(sorted(worth), 2 * count)
+        sets |= {f"lot {number}": tuple(sorted(lot[:count])), f"other lot {number}": tuple(sorted(lot[count:]))}
+    return sets
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arm", default="all layers")
-    parser.add_argument("--layers", type=int, nargs="+", help="those that look, for any other arm than dense and all layers")
+    parser.add_argument("--arm", choices=(*TUNED, *FEW), default="all layers")
+    parser.add_argument("--layers", type=int, nargs="+", help=f"those that look, for {' and '.join(FEW)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()

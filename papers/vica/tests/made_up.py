@@ -68,8 +68,8 @@ def patched(dense=0.9, vica=0.6, mixed_dense=0.9, mixed_vica=0.9):
     return {f"patches/{arm}/seed{s}": {"arm": arm, "items": 2000, "test": score(value, s)} for arm, value in arms.items() for s in SEEDS}
 
 
-PRETRAINED = {"untuned": {"whole": 0.9, "ffn": 0.6, "all": 0.5}, "dense": 0.9, "all layers": 0.9, "top": 0.89, "drawn": 0.7,
-              "untrained": {"top": 0.7, "bottom": 0.4, "drawn": 0.5, "drawn again": 0.5}}
+PRETRAINED = {"untuned": {"whole": 0.9, "ffn": 0.6, "all": 0.5}, "dense": 0.9, "all layers": 0.9, "top": 0.89, "lot 0": 0.7,
+              "untrained": {"top": 0.7, "bottom": 0.4, "lot 0": 0.5, "other lot 0": 0.6, "lot 1": 0.6, "other lot 1": 0.5}}
 
 
 def pretrained(**changes):
@@ -81,7 +81,7 @@ def pretrained(**changes):
 
     found = {"smollm2/untuned/seed0": {"pictures": [i // 8 for i in range(400)], "kinds": ["color"] * 400} | {
         name: bits(share) for name, share in of["untuned"].items()}}
-    for arm in ("dense", "all layers", "top", "drawn"):
+    for arm in ("dense", "all layers", "top", "lot 0"):
         found[f"smollm2/{arm}/seed0"] = {"layers": None, "curve": [1.0], "right": bits(of[arm])}
     found["smollm2/all layers/seed0"] |= {"untrained": {name: bits(share) for name, share in of["untrained"].items()},
                                           "worth": {str(k): 0.1 * k for k in range(30)}, "sets": dict.fromkeys(of["untrained"], [1, 2])}

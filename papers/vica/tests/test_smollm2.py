@@ -1,5 +1,6 @@
 """ViCA on a pretrained decoder, on small models: a chat model's own words, adapters, the arms, and what claims read of them."""
 
+import itertools
 import json
 
 import pytest
@@ -11,12 +12,14 @@ from common.data.scenes import Question
 from common.models import ModelSpec, load, tiny
 from common.standins.llava import stand_in
 from common.vision import tower
+from common.vision.layout import packed
 from common.vision.llava import chat, question_slots
 
 from .. import eval as harness
 from .. import quantities, scoring, tables
 from ..experiments import smollm2
 from ..module import adapt
+from ..reference import frozen_dense
 from .made_up import PRETRAINED, pretrained
 
 
@@ -88,36 +91,63 @@ def test_arms_are_tuned_on_the_same_rows_and_adapters_alone(small, monkeypatch):
         same = [torch.equal(after[name.replace(".weight", ".base_layer.weight") if name not in after else name], p)
                 for name, p in before.items()]
         moved = [name for name, p in after.items() if "lora_B" in name and p.abs().sum() > 0]
-        seen.append((module.cross_layers, steps, all(same), len(moved), options["precision"], module.parts.prefix, data.seed))
+        first = sum(float(p.detach().double().abs().sum()) for p in before.values())
+        seen.append((module.cross_layers, steps, all(same), len(moved), options["precision"], module.parts.prefix, data.seed, first))
         return losses
 
     usual = smollm2.fit
     monkeypatch.setattr(smollm2, "fit", fit)
     found = {arm: smollm2.tuned(0, arm, "smoke") for arm in smollm2.TUNED}
-    found["drawn"] = smollm2.tuned(0, "drawn", "smoke", layers=[2, 5])
+    found["lot 0"] = smollm2.tuned(0, "lot 0", "smoke", layers=[2, 5])
     assert [of[0] for of in seen] == [None, list(range(8)), [2, 5]] and {of[1:3] for of in seen} == {(2, True)}
     assert all(of[3] > 0 for of in seen) and len({(of[4], tuple(of[5]), of[6]) for of in seen}) == 1
     assert [found[arm]["layers"] for arm in found] == [None, list(range(8)), [2, 5]]
     every = found["all layers"]
-    assert every["worth"].keys() == {str(k) for k in range(8)} and {*every["untrained"]} == {*every["sets"]} == {
-        "top", "bottom", "drawn", "drawn again"}
+    assert every["worth"].keys() == {str(k) for k in range(8)} and [*every["untrained"]] == [*every["sets"]] == [
+        "top", "bottom", *(f"{which}lot {number}" for number in range(4) for which in ("", "other "))]
     assert all(len(layers) == 2 for layers in every["sets"].values()) and len({len(of["right"]) for of in found.values()}) == 1
     assert "sets" not in found["dense"] and json.dumps(found)
-    with pytest.raises(ValueError, match="'few' is none of dense, all layers"):
-        smollm2.tuned(0, "few", "smoke")
+    assert seen[0][7] == seen[1][7] == seen[2][7], "from the same model"
+
+
+@pytest.mark.parametrize("arm, layers, message", [
+    ("few", [1], "'few' is none of dense, all layers, top, lot 0"), ("top", None, "'top' needs layers"),
+    ("all layers", [0, 4], "'all layers' has layers of its own"), ("dense", [3], "'dense' has layers of its own")])
+def test_layers_are_of_the_arms_that_have_none(arm, layers, message):
+    with pytest.raises(ValueError, match=message):
+        smollm2.tuned(0, arm, "smoke", layers=layers)
+
+
+def test_an_arm_answers_by_its_own_way(small, monkeypatch):
+    """Untuned, on features that differ: dense as the dense model, all layers and few of them as ViCA with these."""
+    monkeypatch.setattr(smollm2, "tune", lambda *given: [1.0])
+    monkeypatch.setattr(smollm2, "answered", lambda parts, way, s: way(*at).tolist())
+    parts = stand_in(0)
+    layout = packed(parts.prefix, [[question_slots(parts.tokenizer, Question("digit", "what digit ?", "7"))]], 64)
+    at = layout, parts.projector(torch.randn(1, 64, 1152, generator=torch.Generator().manual_seed(0))).detach()
+    monkeypatch.setattr(smollm2, "spoken", lambda parts, s, layers: torch.zeros(1, 2))
+    with torch.no_grad():
+        wanted = {"dense": scoring.dense(parts)(*at), "all layers": scoring.vica(parts, tuple(range(8)))(*at),
+                  "top": scoring.vica(parts, (2, 5))(*at)}
+        for arm, of in wanted.items():
+            assert smollm2.tuned(0, arm, "smoke", layers=[2, 5] if arm == "top" else None)["right"] == of.tolist(), arm
+        assert not any(torch.allclose(a, b, rtol=1e-2) for a, b in itertools.combinations(wanted.values(), 2))
+        was = smollm2.untuned(0, "smoke")
+        assert was["whole"] == wanted["dense"].tolist() and was["ffn"] == frozen_dense(parts.decoder, *at, freeze="ffn").tolist()
+        assert was["all"] == frozen_dense(parts.decoder, *at, freeze="all").tolist() != was["ffn"]
 
 
 def test_few_layers_are_those_of_the_scores_and_two_lots_that_share_none():
     worth = {layer: float(layer % 7) + layer / 100 for layer in range(30)}
     sets = smollm2.few(worth, 0)
     ordered = sorted(worth, key=worth.get)
-    assert sets["top"] == tuple(sorted(ordered[-7:])) and sets["bottom"] == tuple(sorted(ordered[:7]))
-    assert not {*sets["drawn"]} & {*sets["drawn again"]} and {len(of) for of in sets.values()} == {7}
-    assert sets == smollm2.few(dict(reversed(worth.items())), 0) and sets["drawn"] != smollm2.few(worth, 1)["drawn"]
+    assert sets["top"] == tuple(sorted(ordered[-8:])) and sets["bottom"] == tuple(sorted(ordered[:8]))
+    assert all(not {*sets[f"lot {n}"]} & {*sets[f"other lot {n}"]} for n in range(4)) and {len(of) for of in sets.values()} == {8}
+    assert sets == smollm2.few(dict(reversed(worth.items())), 0) and sets["lot 0"] != smollm2.few(worth, 1)["lot 0"]
+    assert len({of for name, of in sets.items() if "lot" in name}) == 8
 
 
-def test_as_it_is_by_hand(small):
-    """Bits of open questions in the order of pictures; without its FFN on visual tokens the model is another."""
+def test_bits_are_of_open_questions_in_the_order_of_pictures(small):
     found = smollm2.untuned(0, "smoke")
     asked = scoring.test_set("test", 3, 0)[1]
     assert found["kinds"] == [q.kind for row in asked for q in row if q.kind not in scoring.YES_NO]
@@ -127,8 +157,8 @@ def test_as_it_is_by_hand(small):
 
 def test_few_layers_follow_when_the_scores_are_there():
     assert smollm2.then("cpu", {}) == []
-    made = smollm2.then("cpu", {"smollm2/all layers/seed0": {"sets": {"top": [3, 4], "drawn": [5, 6]}}})
-    assert {job.name: job.arguments["layers"] for job in made} == {"smollm2/top/seed0": [3, 4], "smollm2/drawn/seed0": [5, 6]}
+    made = smollm2.then("cpu", {"smollm2/all layers/seed0": {"sets": {"top": [3, 4], "lot 0": [5, 6]}}})
+    assert {job.name: job.arguments["layers"] for job in made} == {"smollm2/top/seed0": [3, 4], "smollm2/lot 0/seed0": [5, 6]}
     assert [job.name for job in smollm2.then("cpu", smollm2.EXAMPLE)] == [job.name for job in made]
 
 

@@ -40,19 +40,22 @@ CURVE = (0.2, 0.07, 0.02)  # thresholds of VisiPruner's own curve; its rivals' a
 
 @dataclass(frozen=True)
 class Depth:
-    """Which blocks of a decoder are asked about. shallow, middle: the paper's layers 1-7 and 9-23 of 32, by depth. stops: blocks that are
-    hidden and merged alone, at which ranges end, and behind which tokens are chosen and the picture goes; zero behind the softmax is
-    every block alone. half: the block behind which a second lot is drawn. sinks: the block whose sinks are kept question by question,
-    the paper's index 3 of 32."""
+    """Which blocks of a decoder are asked about. shallow, middle: the paper's layers 1-7 and 9-23 of 32, by depth. stops: where ranges end,
+    tokens are chosen and the picture goes. alone: blocks that lose the picture by themselves on test pictures, every one where it is
+    None, else these and the two inner ones that cost most and least on validation pictures. hidden: those of `alone` that are hidden
+    and merged, too. half: the block behind which a second lot is drawn. sinks: the block whose sinks are kept question by question, the
+    paper's index 3 of 32."""
 
     shallow: tuple[int, ...]
     middle: tuple[int, ...]
     stops: tuple[int, ...]
     half: int
     sinks: int
+    hidden: tuple[int, ...]
+    alone: tuple[int, ...] | None = None
 
 
-EIGHT = Depth((0, 1), (2, 3, 4, 5), tuple(range(8)), half=3, sinks=1)
+EIGHT = Depth((0, 1), (2, 3, 4, 5), tuple(range(8)), half=3, sinks=1, hidden=tuple(range(8)))
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,8 @@ def _blocks(parts: Parts) -> range:
     return range(parts.decoder.config.num_hidden_layers)
 
 
-def _stops(parts: Parts, depth: Depth) -> list[int]:
-    return [b for b in depth.stops if b in _blocks(parts)]
+def _there(parts: Parts, wanted: Iterable[int]) -> list[int]:
+    return sorted({b for b in wanted if b in _blocks(parts)})
 
 
 # -- knocked out -------------------------------------------------------------------------------------------
@@ -162,7 +165,7 @@ def knocked_out(parts: Parts, s: Size, depth: Depth = EIGHT) -> dict:
     """{"dense": bits, mode: {block: bits}, "up to", "from": {block: bits} behind the softmax, "onto": {number: bits} in the first
     block, "shallow", "middle": {which tokens, or a mode: bits} before the softmax, "validation": {block: share}}."""
     of, val = Set.of(parts, "test", s.looked), Set.of(parts, "val", s.validation)
-    blocks, stops = _blocks(parts), _stops(parts, depth)
+    blocks, stops = _blocks(parts), _there(parts, depth.stops)
     done: dict[tuple, str] = {}
 
     def out(layers: Iterable[int], mode: analysis.Mode = "after", onto: int = 0, number: int = 0, **which) -> str:
@@ -173,9 +176,11 @@ def knocked_out(parts: Parts, s: Size, depth: Depth = EIGHT) -> dict:
 
     found: dict = {"model": parts.source, "dense": of.right(), "validation": {
         str(b): val.share(val.run(analysis.Knockout((b,)))) for b in blocks} | {"dense": val.share(val.run())}}
-    found["after"] = {str(b): out((b,)) for b in blocks}
+    inner = sorted(blocks[1:-1], key=lambda b: found["validation"][str(b)])
+    alone = blocks if depth.alone is None else _there(parts, (*depth.alone, *inner[:1], *inner[-1:]))
+    found["after"] = {str(b): out((b,)) for b in alone}
     for mode in ("before", "merge"):
-        found[mode] = {str(b): out((b,), mode) for b in stops}
+        found[mode] = {str(b): out((b,), mode) for b in _there(parts, depth.hidden)}
     found["up to"] = {str(b): out(range(b + 1)) for b in stops}
     found["from"] = {str(b): out(range(b, len(blocks))) for b in stops}
     found["onto"] = {str(k): out((0,), "merge", onto=k) for k in ONTO}
@@ -198,7 +203,8 @@ def looked(seed: int, size: str = "cpu") -> dict:
 def looked_at(parts: Parts, s: Size, depth: Depth = EIGHT) -> dict:
     """{"kept": {score: {block: bits}} of KEPT tokens behind a block, "exit": {block: bits} behind which the picture is gone,
     "sinks", "lens": see these}."""
-    of, behind = Set.of(parts, "test", s.looked), [b for b in _stops(parts, depth) if b < _blocks(parts)[-1]]
+    of, behind = Set.of(parts, "test", s.looked), _there(parts, depth.stops)
+    behind = [b for b in behind if b < _blocks(parts)[-1]]
 
     def choice(score, block: int, number: int = 0) -> str:
         return of.right(lambda rows: Chosen(score, block, KEPT, seed=lot(rows, number)))

@@ -117,6 +117,9 @@ def smollm2(kind=3, answer=20, **changes) -> dict:
     """One model of thirty layers; its last token speaks of the kind from one layer on, and of the answer from another."""
     own = results((0,), 30, {"2": "8", "3": "14", "7": "29"}, **changes)
     own["pruned/seed0"]["equal"] = compared()
+    own["pruned/seed0"]["tried"]["VisiPruner"] = [
+        {"boundary": b, "threshold": t, "agreement": a, "pairs": p} for b in range(-1, 28) for t, a, p in (
+            (0.01, 0.98, min(0.7 + 0.01 * b, 1.0)), (0.2, 0.6, 0.1))]
     own["recognised/seed0"] = recognised(kind, answer)
     return {f"smollm2/{name}": of for name, of in own.items() if name != "features/val"}
 
@@ -130,8 +133,8 @@ def recognised(kind: int, answer: int, layers: int = 30) -> dict:
     def said(layer: int) -> str:
         if layer >= answer:
             return "".join(answers)
-        if layer < kind:
-            return "a" * len(kinds)
+        if layer < kind:  # the first word of the next kind
+            return "".join(of_kind[[*KINDS][([*KINDS].index(of) + 1) % 4]][0] for of in kinds)
         return "".join(of_kind[of][of_kind[of].index(right) - 1] for of, right in zip(kinds, answers))
 
     spoken = {str(layer): said(layer) for layer in range(layers)}

@@ -12,7 +12,7 @@ from common.standins.llava import stand_in
 
 from .. import eval as harness
 from .. import scoring
-from ..experiments import equal, llava, oracle, precision, qwen3
+from ..experiments import equal, llava, oracle, precision, qwen3, smollm2
 from ..method import Influence, paper
 from ..pruners import Nothing, VisiPruner
 from ..session import View
@@ -115,6 +115,32 @@ def test_the_default_jobs_run_on_another_model(monkeypatch):
     qwen3.knocked(0, "smoke")
     qwen3.looked(1, "smoke")
     assert seen == [("knocked_out", "another 0", llava.SIZES["smoke"]), ("looked_at", "another 1", llava.SIZES["smoke"])]
+
+
+# -- a pretrained decoder ------------------------------------------------------------------------------------
+def test_the_jobs_of_the_pretrained_decoder_run(monkeypatch):
+    """On the Llama of eight blocks in its place, with a depth of its own: what quantities and tables read is there."""
+    from .. import tables
+
+    depth = llava.Depth((0, 1), (2, 3), (0, 1, 3, 6, 7), half=3, sinks=1, hidden=(0, 1, 7), alone=(0, 4, 7))
+    monkeypatch.setattr(smollm2, "stand_in", stand_in)
+    monkeypatch.setattr(smollm2, "THIRTY", depth)
+    monkeypatch.setattr(smollm2, "PLACES", ((1, 3, 5),))
+    monkeypatch.setattr(smollm2, "THRESHOLDS", (0.05,))
+    monkeypatch.setattr(smollm2.llava.analysis, "calibrate", lambda outcome, n, thresholds: (
+        equal.calibrated(0), [{"boundary": 3, "threshold": 0.01, "agreement": outcome(equal.calibrated(0))[0], "pairs": 0.9}]))
+    found = {"smollm2/features/test": smollm2.features("smoke")}
+    for job in ("knocked", "looked", "recognised", "pruned"):
+        found[f"smollm2/{job}/seed0"] = getattr(smollm2, job)(0, "smoke")
+    spoken, n = found["smollm2/recognised/seed0"], len(llava.asked("test", smollm2.SIZES["smoke"].test))
+    assert {len(bits) for bits in (*spoken["said"].values(), *spoken["another picture"].values(), spoken["answer"])} == {n}
+    assert [*spoken["said"]] == [str(b) for b in range(8)] and spoken["said"] != spoken["another picture"]
+    last = [spoken["words"][letter][0] for letter in spoken["said"]["7"]]
+    own = llava.Set.of(stand_in(0), "test", smollm2.SIZES["smoke"].test)
+    hits = [word == q.answer for word, q in zip(last, own.asked)]
+    assert hits == own.run().right, "it answers in words that answer"
+    assert json.dumps(found) and "SmolLM2" in "\n".join(tables.smollm2(found))
+    assert smollm2.kind_of("row") == smollm2.kind_of("digit") == "number" and smollm2.kind_of("shade") == "shade"
 
 
 @torch.no_grad()

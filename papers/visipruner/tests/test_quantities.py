@@ -1,6 +1,7 @@
 """What claims read, by hand; with made-up results every claim of the small run holds, and not one of its controls does."""
 
 import json
+from statistics import fmean
 
 import pytest
 
@@ -9,6 +10,7 @@ from common.claims.verdict import verdict
 
 from .. import eval as harness
 from .. import further, quantities, reported
+from ..experiments import llava, smollm2
 from . import made_up
 from .made_up import LOOKED, bits, results, staged, timed
 
@@ -84,21 +86,54 @@ ROW = {"words": {"a": ["red", "color"], "b": ["blue", "color"], "c": ["one", "nu
 def test_a_layer_settles_what_it_does_not_give_up_again():
     """Layers 0, 1, 6, 10 are the first to the fourth: b is said from the third on, of its kind from there, too; the second question's
     kind is there, gone, and there again; the third's number is there at once, and its answer never."""
-    assert further.settled(ROW, lambda row: {w: w for w in row["words"]}) == [2, 3, 4]
-    assert further.settled(ROW, lambda row: {w: kind for w, (_, kind) in row["words"].items()}) == [2, 3, 0]
+    assert further.settled(ROW, {w: w for w in ROW["words"]}) == [2, 3, 4]
+    assert further.settled(ROW, {w: kind for w, (_, kind) in ROW["words"].items()}) == [2, 3, 0]
+    assert further.ends_right(ROW) == [True, True, False]
 
 
 def test_the_kind_is_counted_above_how_often_it_is_said_of_any_question():
     """Behind layer 6 color, number, number are said of color, color, number: 100, 0, 100, where a third and two thirds are base rates. A
-    model that always says number has nothing above its base rate."""
+    model that always says number has nothing above its base rate. The third question ends wrong, and is no question of when."""
     row = ROW | {"another picture": ROW["said"] | {"6": "ccc"}}
     kind, settles = further.recognised([row])
     assert kind["value"] == pytest.approx((100 - 100 / 3 + 0 - 100 / 3 + 100 - 200 / 3) / 3)
-    assert kind["baselines"]["with another picture"] == pytest.approx(0) and settles["value"] == pytest.approx((0 + 0 + 4) / 3)
+    assert kind["baselines"]["with another picture"] == pytest.approx(0)
+    assert settles["baselines"]["ends right, %"] == pytest.approx(200 / 3) and settles["baselines"]["the answer"] == 2.5
+    lots = [further.settled(row, further.drawn_kinds(row, number))[:2] for number in range(20)]
+    assert settles["value"] == pytest.approx(fmean(layer for of in lots for layer in of) - 2.5) and settles["baselines"]["theirs"] == 2.5
     last = kind["placebo"]["value"]  # said of the next of another kind: number, number, color
     assert last == pytest.approx(-(100 / 3 + 100 / 3 + 200 / 3) / 3)
     lot = further.drawn_kinds(row)
     assert sorted(lot.values()) == ["color", "color", "number", "number"] and lot == further.drawn_kinds(row) and sorted(lot) == [*"abcd"]
+    assert len({tuple(further.drawn_kinds(row, number).values()) for number in range(20)}) > 3
+
+
+def test_wrong_answers_of_the_right_kind_do_not_make_the_kind_earlier():
+    """Kind and answer settle in one layer, and a fifth of the answers are wrong, of the right kind: these are no questions of when."""
+    found = made_up.recognised(10, 10)
+    of_kind = {kind: [letter for letter, (_, other) in found["words"].items() if other == kind] for kind in found["kinds"]}
+    for layer, said in found["said"].items():
+        if int(layer) >= 10:
+            found["said"][layer] = "".join(of_kind[kind][of_kind[kind].index(letter) - 1] if i % 5 == 0 else letter
+                                           for i, (letter, kind) in enumerate(zip(said, found["kinds"])))
+    _, settles = further.recognised([found])
+    assert settles["value"] <= 0 and settles["baselines"]["ends right, %"] == pytest.approx(80)
+    assert settles["baselines"]["theirs"] == settles["baselines"]["the answer"] == 10 and word("C28p", settles) == "opposes"
+
+
+def test_a_boundary_by_lot_saves_what_its_threshold_allows():
+    """Of four boundaries one agrees at .5 of the pairs, one at .9, one has only a threshold that does not agree, and one saves nothing."""
+    tried = [(0, 0.98, 0.6), (0, 0.97, 0.5), (0, 0.9, 0.1), (1, 0.99, 0.9), (2, 0.96, 0.2), (3, 1.0, 1.0)]
+    rows = [{"tried": {"VisiPruner": [{"boundary": b, "agreement": a, "pairs": p} for b, a, p in tried]}, "saved": [1.0] * 10}]
+    assert further.boundary_by_lot(rows)["value"] == pytest.approx((50 + 10 + 0 + 0) / 4)
+
+
+def test_a_claim_over_pictures_rests_on_enough_of_them():
+    """Below so many the referee says nothing, whatever comes out."""
+    from common.claims.intervals import MIN_ITEMS
+
+    for size in (llava.SIZES["cpu"], smollm2.SIZES["cpu"]):
+        assert min(size.test, size.looked) >= MIN_ITEMS
 
 
 def test_what_a_filter_layer_can_save_is_printed_beside_what_is_saved(measured):
