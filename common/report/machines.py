@@ -92,10 +92,11 @@ def page(facts: dict) -> str:
     lines = ["# The same runs on another processor", "",
              "<!-- Written by `python -m common.report.machines --write` from docs/machines.json. -->", "",
              f"The default runs of {len(facts)} papers on two machines: the code (by the hash of every file behind a result), libraries "
-             f"and seeds are the same, the processor is another. Of {whole['claims']} claims whose quantity is no time {whole['turned']} have "
-             f"another word there, and {whole['reversed']} the opposite one. {whole['inside']} values lie in the committed "
-             f"interval, {whole['equal']} are equal to four digits." + ("" if whole["reversed"] else " A word that turns is at the edge of its rule: "
-             "between *inconclusive* and another, where more trainings decide."), "",
+             "and seeds are the same, the processor is another. "
+             f"Of {whole['claims']} claims whose quantity is no time {whole['turned']} have another word there, and {whole['reversed']} "
+             f"the opposite one. {whole['inside']} values lie in the committed interval, {whole['equal']} are equal to four digits."
+             + ("" if whole["reversed"] else " A word that turns is at the edge of its rule: between *inconclusive* and another, where "
+                                             "more trainings decide."), "",
              "| paper | processors | claims | equal | in the committed interval | another word | the opposite word |", "|---" * 7 + "|"]
     for key, of in facts.items():
         found = counts(of["rows"])
