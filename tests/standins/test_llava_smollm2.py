@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from common.data import scenes
 from common.errors import ModelError
-from common.models import Loaded
+from common.models import SMOLLM2, Loaded, load
+from common.standins import llava
 from common.standins import llava_smollm2 as standin
 from common.vision.features import Pictures
 from common.vision.llava import SYSTEM, dense_hidden, packed_questions
@@ -160,3 +161,13 @@ def test_a_folder_without_its_projector_is_no_such_model(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="no projector.safetensors"):
         standin.opened(tmp_path)
+
+
+def test_the_committed_one_answers_as_its_card_says():
+    """On twelve pictures; the card's figures are of 300."""
+    card = json.loads((standin.FOLDER / "seed0" / "training.json").read_text(encoding="utf-8"))
+    found = standin.report(standin.opened(standin.FOLDER / "seed0", base=load(SMOLLM2)), pictures=12)
+    for kind, share in card["accuracy"]["scenes"].items():
+        assert abs(found["scenes"][kind] - share) < 0.35, kind
+    assert found["scenes"]["color"] > card["accuracy"]["scenes, blind"]["color"] + 0.3
+    assert llava.SEEDS == (0, 1, 2) and standin.SEEDS == (0,)
