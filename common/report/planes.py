@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -230,11 +231,13 @@ class Recorded:
         try:
             read = json.loads(path.read_text(encoding="utf-8"))
             results, run = read["results"], read["run"]
-            dirty = bool(run["dirty"])
+            dirty, seeds = bool(run["dirty"]), re.search(r" SEEDS=\d+", run.get("command", ""))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RecordError(f"{source.record}: cannot be read as results of a run: {error!r}") from None
         if not isinstance(results, dict):
             raise RecordError(f"{source.record}: results is no object of jobs")
+        if seeds:  # so many trainings are had by asking for them
+            source = replace(source, command=command + seeds[0])
         return Document(results, replace(source, flag=self._flag(experiment, of.rung, dirty, folder)))
 
     def _flag(self, experiment: str, rung: str, dirty: bool, folder: Path) -> str:

@@ -86,6 +86,11 @@ def test_commands_and_prices_are_the_experiments(tmp_path):
     assert recorded["long"].results is None and not long.flag
 
 
+def test_the_command_asks_for_as_many_seeds_as_were_run(tmp_path):
+    of = publish(tmp_path, SEEDS, command="make reproduce-demo SEEDS=6")["text"].source
+    assert (of.command, of.price) == ("make reproduce-demo SEEDS=6", "7 minutes on two cores")
+
+
 def test_what_counts_as_nothing_is_flagged(tmp_path):
     assert "did not write down which code" in publish(tmp_path, SEEDS)["text"].source.flag
     assert publish(tmp_path, SEEDS, dirty=True)["text"].source.flag == "of a tree with uncommitted changes"
