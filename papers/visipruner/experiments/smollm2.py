@@ -30,11 +30,11 @@ from . import equal, llava
 from .llava import Depth, Set, Size
 
 # The paper's layers 1-7 and 9-23 of 32. Every layer alone on validation pictures, and what claims and the picture need on test pictures.
-THIRTY = Depth(tuple(range(7)), tuple(range(8, 22)), (0, 1, 4, 8, 11, 14, 18, 22, 25, 28, 29), half=14, sinks=3, hidden=(0, 1, 29),
+THIRTY = Depth(tuple(range(7)), tuple(range(8, 22)), (0, 1, 8, 14, 22, 28, 29), half=14, sinks=3, hidden=(0, 1, 29),
                alone=(0, 1, 15, 29))
 PLACES = ((7, 14, 21), (3, 11, 18), (11, 16, 22), (3, 7, 11))  # where PyramidDrop drops, of thirty layers
 THRESHOLDS = (0.01, 0.03, 0.07, 0.2)  # of VisiPruner's, from which calibration chooses
-SIZES = {"smoke": Size((0,), 2, 1, 1), "cpu": Size(SEEDS, 36, 36, 8)}
+SIZES = {"smoke": Size((0,), 2, 1, 1), "cpu": Size(SEEDS, 30, 30, 8)}
 NUMBERS = tuple(str(n) for n in range(10))
 KINDS = {"color": tuple(scenes.COLORS), "shape": scenes.SHAPES, "shade": scenes.SHADES, "number": NUMBERS}
 LETTERS = tuple(word for words in KINDS.values() for word in words)  # a letter each, in this order
