@@ -239,39 +239,55 @@ def patches(results: dict, size: str = "cpu") -> dict[str, dict]:
 
 
 def smollm2(results: dict, size: str = "cpu") -> dict[str, dict]:
-    """C13: one model with a pretrained decoder, points of open questions, over pictures. Placebos: of what was not retuned the retuned, and
-    the other way round; of scores, layers by lot."""
-    seeds = seeds_of(results, "smollm2/untuned")
-    as_it_is, every = ([results[f"smollm2/{job}/seed{seed}"] for seed in seeds] for job in ("untuned", "all layers"))
-    pictures = [picture for of in as_it_is for picture in of["pictures"]]
+    """C13a to C13c: one model with a pretrained decoder, points of open questions, over pictures. Placebos: of what was not retuned the
+    retuned, and the other way round; of scores, layers by lot."""
+    of = Pretrained(results)
+    dense, frozen = of.arm("dense"), of.arm("all layers")
+    return {"C13a": of.over(of.was("whole"), of.was("ffn")) | {"placebo": of.over(dense, frozen)},
+            "C13b": of.over(dense, frozen) | {"placebo": of.over(of.was("whole"), of.was("all"))},
+            "C13c": of.over(of.restricted("top"), of.restricted("bottom")) | {"placebo": of.by_lot()}}
 
-    def arm(name: str) -> str:
-        return "".join(results[f"smollm2/{name}/seed{seed}"]["right"] for seed in seeds)
 
-    def was(name: str) -> str:
-        return "".join(of[name] for of in as_it_is)
+def few(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C13d: retuned with few layers. Placebo: with as many by lot."""
+    of = Pretrained(results)
+    return {"C13d": of.over(of.arm("dense"), of.arm("top")) | {"placebo": of.over(of.arm("dense"), of.arm("lot 0"))}}
 
-    def restricted(name: str) -> str:
-        return "".join(of["untrained"][name] for of in every)
 
-    def points(bits: str) -> list[float]:
-        return [100.0 * int(bit) for bit in bits]
+@dataclass(frozen=True)
+class Pretrained:
+    """Results of experiments/smollm2.py, the open questions of all models one after the other."""
 
-    def over(ours: str, theirs: str) -> dict:
+    results: dict
+
+    def rows(self, job: str) -> list[dict]:
+        return [self.results[f"smollm2/{job}/seed{seed}"] for seed in seeds_of(self.results, "smollm2/untuned")]
+
+    def arm(self, name: str) -> str:
+        return "".join(of["right"] for of in self.rows(name))
+
+    def was(self, name: str) -> str:
+        return "".join(of[name] for of in self.rows("untuned"))
+
+    def restricted(self, name: str) -> str:
+        return "".join(of["untrained"][name] for of in self.rows("all layers"))
+
+    def over(self, ours: str, theirs: str) -> dict:
         a, b = points(ours), points(theirs)
-        return over_pictures(a, b, pictures) | {"baselines": {"ours": fmean(a), "theirs": fmean(b)}}
+        return over_pictures(a, b, self.pictures()) | {"baselines": {"ours": fmean(a), "theirs": fmean(b)}}
 
-    def by_lot() -> dict:
+    def by_lot(self) -> dict:
         """Of each question the mean over pairs of sets."""
-        first, second = ([points(restricted(name)) for name in every[0]["untrained"] if name.startswith(which)]
+        first, second = ([points(self.restricted(name)) for name in self.rows("all layers")[0]["untrained"] if name.startswith(which)]
                          for which in ("lot ", "other lot "))
-        return over_pictures([fmean(of) for of in zip(*first)], [fmean(of) for of in zip(*second)], pictures)
+        return over_pictures([fmean(of) for of in zip(*first)], [fmean(of) for of in zip(*second)], self.pictures())
 
-    dense, frozen = arm("dense"), arm("all layers")
-    return {"C13a": over(was("whole"), was("ffn")) | {"placebo": over(dense, frozen)},
-            "C13b": over(dense, frozen) | {"placebo": over(was("whole"), was("all"))},
-            "C13c": over(restricted("top"), restricted("bottom")) | {"placebo": by_lot()},
-            "C13d": over(dense, arm("top")) | {"placebo": over(dense, arm("lot 0"))}}
+    def pictures(self) -> list[int]:
+        return [picture for of in self.rows("untuned") for picture in of["pictures"]]
+
+
+def points(bits: str) -> list[float]:
+    return [100.0 * int(bit) for bit in bits]
 
 
 def over_pictures(ours: list[float], theirs: list[float], pictures: list[int]) -> dict:

@@ -121,18 +121,28 @@ def patches(results: dict, size: str = "cpu") -> Iterator[str]:
 
 
 def smollm2(results: dict, size: str = "cpu") -> Iterator[str]:
-    """One model a seed: every arm's open questions right, and what the layers are worth."""
+    """One model a seed: its arms' open questions right, and what the layers are worth."""
     for seed in seeds_of(results, "smollm2/untuned"):
         was, every = (results[f"smollm2/{job}/seed{seed}"] for job in ("untuned", "all layers"))
         arms = {"as it is": was["whole"], "no FFN on visual tokens": was["ffn"], "visual tokens frozen": was["all"]}
-        arms |= {f"retuned, {arm}": results[f"smollm2/{arm}/seed{seed}"]["right"] for arm in ("dense", "all layers", "top", "lot 0")}
+        arms |= {f"retuned, {arm}": results[f"smollm2/{arm}/seed{seed}"]["right"] for arm in ("dense", "all layers")}
         arms |= {f"all layers, then {name} alone": bits for name, bits in every["untrained"].items()}
         yield ""
         yield f"A LLaVA on SmolLM2-135M (common/standins), seed {seed}: open questions right, %"
-        for name, bits in arms.items():
-            yield f"{name:<34s}{100 * bits.count('1') / len(bits):8.1f}"
+        yield from (_right(name, bits) for name, bits in arms.items())
         yield "sets: " + "; ".join(f"{name} {', '.join(map(str, layers))}" for name, layers in every["sets"].items())
         yield "worth of each layer, nats: " + ", ".join(f"{layer}: {nats:.3f}" for layer, nats in every["worth"].items())
+
+
+def few(results: dict, size: str = "cpu") -> Iterator[str]:
+    for seed in seeds_of(results, "smollm2/untuned"):
+        yield ""
+        yield f"A LLaVA on SmolLM2-135M (common/standins), seed {seed}, retuned in a few layers: open questions right, %"
+        yield from (_right(arm, results[f"smollm2/{arm}/seed{seed}"]["right"]) for arm in ("dense", "top", "lot 0"))
+
+
+def _right(name: str, bits: str) -> str:
+    return f"{name:<34s}{100 * bits.count('1') / len(bits):8.1f}"
 
 
 def gpu(results: dict, size: str = "gpu") -> Iterator[str]:

@@ -163,13 +163,17 @@ def test_few_layers_follow_when_the_scores_are_there():
 
 
 # -- what claims read --------------------------------------------------------------------------------------
+def both(results):
+    return quantities.smollm2(results) | quantities.few(results)
+
+
 def words(**changes):
-    claims, found = load_claims(harness.HERE / "claims.yaml"), quantities.smollm2(pretrained(**changes))
+    claims, found = load_claims(harness.HERE / "claims.yaml"), both(pretrained(**changes))
     return {name: verdict(claims.find(name), of)[0] for name, of in found.items()}
 
 
 def test_what_is_lost_is_counted_in_points_over_pictures():
-    found = quantities.smollm2(pretrained())
+    found = both(pretrained())
     assert {name: round(of["value"], 2) for name, of in found.items()} == {"C13a": 30, "C13b": 0, "C13c": 30, "C13d": 1}
     assert {name: round(of["placebo"]["value"], 2) for name, of in found.items()} == {"C13a": 0, "C13b": 40, "C13c": 0, "C13d": 20}
     assert all(of["n_clusters"] == 50 and of["stderr"] >= 0.25 for of in found.values())
@@ -184,6 +188,6 @@ def test_each_word_turns_where_its_arm_does():
 
 
 def test_the_table_shows_every_arm():
-    text = "\n".join(tables.smollm2(pretrained()))
-    for shown in ("no FFN on visual tokens", "retuned, all layers", "all layers, then bottom alone", "29: 2.900", "60.0"):
+    text = "\n".join((*tables.smollm2(pretrained()), *tables.few(pretrained())))
+    for shown in ("no FFN on visual tokens", "retuned, all layers", "all layers, then bottom alone", "29: 2.900", "60.0", "lot 0  ", "retuned in a few"):
         assert shown in text, shown

@@ -48,7 +48,7 @@ MAKE = {"C1r": (quantities.scratch, scratched), "C1q": (quantities.scratch, scra
 
 def everything():
     return {name: of for function, make in {*MAKE.values(), (quantities.llava, results), (
-        quantities.smollm2, made_up.pretrained)} for name, of in function(make()).items()}
+        quantities.smollm2, made_up.pretrained), (quantities.few, made_up.pretrained)} for name, of in function(make()).items()}
 
 
 def verdict_of(name, measured, seeds=(0, 1, 2)):
