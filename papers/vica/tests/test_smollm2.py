@@ -189,5 +189,6 @@ def test_each_word_turns_where_its_arm_does():
 
 def test_the_table_shows_every_arm():
     text = "\n".join((*tables.smollm2(pretrained()), *tables.few(pretrained())))
-    for shown in ("no FFN on visual tokens", "retuned, all layers", "all layers, then bottom alone", "29: 2.900", "60.0", "lot 0  ", "retuned in a few"):
+    for shown in ("no FFN on visual tokens", "retuned, all layers", "all layers, then bottom alone", "29: 2.900", "60.0", "lot 0  ",
+                  "retuned in a few"):
         assert shown in text, shown
