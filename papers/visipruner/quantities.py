@@ -207,7 +207,7 @@ def pruned(of: Small) -> dict[str, dict]:
     def over(rival: str) -> dict:
         return of.tested("VisiPruner", rival) | {"placebo": of.tested("lot at its K", rival)}
 
-    layers = len(of.results[f"knocked/seed{of.seeds[0]}"]["after"])
+    layers = _last(of) + 1
     rows = [of.results[f"pruned/seed{seed}"] for seed in of.seeds]
     means = {name: fmean(values) for name in ("kept", "filter", "exit") if (values := [v for row in rows if (v := row[name]) is not None])}
     bounds = {"bound, 15 of 32 layers see all": most_saved(15, 32)} | {

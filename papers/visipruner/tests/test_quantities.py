@@ -140,6 +140,10 @@ def test_what_a_filter_layer_can_save_is_printed_beside_what_is_saved(measured):
     """15 of 32 layers see all: 17 / 32. Behind boundary 3 of eight blocks the first filter is block 4, and three blocks are left."""
     of = measured["C16a"]["baselines"]
     assert of["bound, 15 of 32 layers see all"] == 53.125 and of["seed 0, bound behind its boundary"] == 37.5
+    deep = made_up.smollm2()  # where only some of its thirty layers are knocked out alone: behind boundary 3 all but five of thirty
+    of_deep = deep["smollm2/knocked/seed0"]
+    of_deep["after"] = {b: of_deep["after"][b] for b in ("0", "1", "14", "15", "28", "29")}
+    assert further.smollm2(deep)["C28f"]["baselines"]["seed 0, bound behind its boundary"] == pytest.approx(100 * 25 / 30)
     rule = CLAIMS.find("C16a")["protocol"]["rule"]
     assert rule["above"] == 0.8 * quantities.most_saved(15, 32)
 
