@@ -59,7 +59,7 @@ def boundary_by_lot(rows: Sequence[dict]) -> dict:
 def recognised(rows: Sequence[dict]) -> tuple[dict, dict]:
     """(points by which the likeliest answering word behind the shallow layers is of the kind that is asked for, above how often a word of
     that kind is said of any question; layers by which the kind is settled before as large groups of words by lot, of questions that end
-    right)."""
+    right and are of another kind than is said of all)."""
     pictures = [picture for row in rows for picture in row["pictures"]]
 
     def above_base(row: dict, said: str, of_another: bool = False) -> tuple[Items, Items]:
@@ -75,10 +75,12 @@ def recognised(rows: Sequence[dict]) -> tuple[dict, dict]:
         ours, theirs = ([value for pair in both for value in pair[side]] for side in (0, 1))
         return apart(ours, theirs, pictures, ours=fmean(ours), theirs=fmean(theirs))
 
-    right = [hit for row in rows for hit in ends_right(row)]
+    ends = [hit for row in rows for hit in ends_right(row)]
+    right = [hit and kind != usual for row, usual in ((row, said_of_all(row)) for row in rows)
+             for hit, kind in zip(ends_right(row), row["kinds"])]
 
     def layers(groups: Callable[[dict], dict[str, str]]) -> Items:
-        """Where the answer's group is settled, of questions that end right."""
+        """Where the answer's group is settled, of questions that end right and of another kind than is said of all."""
         return [layer for layer, hit in zip((float(layer) for row in rows for layer in settled(row, groups(row))), right) if hit]
 
     *lots, another = (layers(functools.partial(drawn_kinds, number=number)) for number in range(LOTS + 1))
@@ -91,8 +93,14 @@ def recognised(rows: Sequence[dict]) -> tuple[dict, dict]:
     kind, other = over("said"), over("another picture")
     return (kind | {"placebo": over("said", True), "baselines": kind["baselines"] | {"with another picture": other["value"]}},
             before(layers(lambda row: {letter: of[1] for letter, of in row["words"].items()}), **{
-                "the answer": fmean(layers(lambda row: {letter: letter for letter in row["words"]})), "ends right, %": 100 * fmean(right)})
+                "the answer": fmean(layers(lambda row: {letter: letter for letter in row["words"]})), "ends right, %": 100 * fmean(ends), "questions": float(sum(right))})
             | {"placebo": before(another)})
+
+
+def said_of_all(row: dict) -> str:
+    """The kind that is said most often behind the shallow layers, whatever is asked: of it nothing is recognised there."""
+    kinds = [row["words"][letter][1] for letter in row["said"][SHALLOW]]
+    return max(sorted(set(kinds)), key=kinds.count)
 
 
 def ends_right(row: dict) -> list[bool]:
