@@ -96,6 +96,15 @@ def test_stopped_by_hand_it_says_what_is_not_done(tree):
     assert "Not done: b, c. What is finished is kept" in said[-1]
 
 
+def test_a_run_over_more_seeds_says_what_the_default_takes(tmp_path):
+    """Of 1,200 s over six seeds three take half; fewer seeds than the default's promise nothing less."""
+    folder = tmp_path / "papers" / "a" / "results"
+    folder.mkdir(parents=True)
+    for name, command, seconds in (("C1", " SEEDS=6", 1200), ("C2", " SEEDS=1", 100), ("C3", " ONLY=long", 9000)):
+        (folder / f"{name}.cpu-small.json").write_text(json.dumps({"run": {"command": f"make reproduce-a{command}", "seconds": seconds}}))
+    assert reproduce_all.recorded_seconds(tmp_path, "a", "cpu") == 600
+
+
 def test_the_records_of_this_tree_say_how_long_it_takes():
     for paper in reproduce_all.papers(ROOT):
         seconds = reproduce_all.recorded_seconds(ROOT, paper, "cpu")

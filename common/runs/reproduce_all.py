@@ -32,15 +32,20 @@ def papers(root: Path = ROOT) -> list[str]:
     """Those that can be run: they have an eval.py."""
     return sorted(path.parent.name for path in (root / "papers").glob("*/eval.py"))
 
+SEEDS = 3  # that a default run trains
+
 
 def recorded_seconds(root: Path, paper: str, rung: str) -> float | None:
-    """How long the longest run that left committed records took by this very command; None if no record says."""
+    """How long the longest run that left committed records took by this very command; None if no record says. Of a run over more seeds
+    than the default's the share of these: jobs are by seed."""
     found = []
     for path in (root / "papers" / paper / "results").glob("C*.json"):
         try:
             run = json.loads(path.read_text(encoding="utf-8"))["run"]
-            if re.sub(r" SEEDS=\d+$", "", run["command"]) == make_command(paper, rung):  # with more seeds at most so long
-                found.append(float(run["seconds"]))
+            if re.sub(r" SEEDS=\d+$", "", run["command"]) == make_command(paper, rung):
+                asked = re.search(r" SEEDS=(\d+)$", run["command"])
+                share = min(1.0, SEEDS / max(1, int(asked[1]))) if asked else 1.0
+                found.append(share * float(run["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the paper's own run refuses a record like that, and says why
     return max(found, default=None)

@@ -93,7 +93,8 @@ def recognised(rows: Sequence[dict]) -> tuple[dict, dict]:
     kind, other = over("said"), over("another picture")
     return (kind | {"placebo": over("said", True), "baselines": kind["baselines"] | {"with another picture": other["value"]}},
             before(layers(lambda row: {letter: of[1] for letter, of in row["words"].items()}), **{
-                "the answer": fmean(layers(lambda row: {letter: letter for letter in row["words"]})), "ends right, %": 100 * fmean(ends), "questions": float(sum(right))})
+                "the answer": fmean(layers(lambda row: {letter: letter for letter in row["words"]})), "ends right, %": 100 * fmean(ends),
+                "questions": float(sum(right))})
             | {"placebo": before(another)})
 
 

@@ -89,7 +89,8 @@ def test_a_teacher_that_is_the_student_teaches_nothing(prefix, tmp_path):
             if lam == 0.5 and not extra:
                 before = {n: p.detach().clone() for n, p in found.given[0].named_parameters()}
                 fit(found, tmp_path / prefix, steps=1)
-                assert found.history[0]["loss per token"] == 0 and found.history[0]["norm"] < 1e-14
+                first = found.history[0]
+                assert abs(first["loss per token"]) < 1e-15 and first["norm"] < 1e-14  # 0 but for what a processor rounds
                 assert difference(weights(found), before) < 1e-6  # AdamW makes a step of any rounding; the weights must not
                 continue
             found, problems = ready(found)
