@@ -98,6 +98,23 @@ def test_looking_at_a_small_llava_draws_it_and_says_what_stays(tmp_path, capsys)
     assert str(scenes.scene(0, "val").digit) in said and Image.open(tmp_path / "out" / "a.png").width > 400
 
 
+def test_the_llava_on_smollm2_is_looked_at_by_its_folder(tmp_path, monkeypatch, capsys):
+    """A folder of an adapter and a projector is opened with its tower; the small Llama stands in for it here. A training's product, which
+    has a projector too, is not taken for one."""
+    from common.standins import llava_smollm2
+    from common.vision import llava as vision
+
+    asked = []
+    monkeypatch.setattr(llava_smollm2, "opened", lambda folder, with_tower: asked.append((folder, with_tower)) or vision.load_llava(SMALL))
+    for name in ("projector.safetensors", "adapter_config.json"):
+        (tmp_path / name).write_bytes(b"{}")
+    assert look.main(["--model", str(tmp_path), "--scenes", "1", "--out", str(tmp_path / "out")]) == 0
+    assert asked == [(tmp_path, True)] and "tokens by layer: 64" in capsys.readouterr().out
+    (tmp_path / "adapter_config.json").unlink()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert look.main(["--model", str(tmp_path), "--scenes", "1", "--out", str(tmp_path / "out")]) == 2 and len(asked) == 1
+
+
 @pytest.mark.parametrize("arguments, message", [
     ([], "--pictures FILE"), (["--pictures", "nothing.png"], "needs a --question"),
     (["--pictures", "nothing.png", "--question", "what digit ?"], "no picture that can be read"),
