@@ -18,8 +18,7 @@ from .tables import ARMS, SUMS
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
 MARKS = {"base": (GREY, "*"), "opsft": (BLUE, "o"), "by lot": (GREY, "x"), "best of n": (GREEN, "v"), "fixed data": (RED, "s"),
          "grpo": (GOLD, "o"), "grpo, length": (GOLD, "^"), "T 0.6": (PURPLE, "v"), "T 1.5": (PURPLE, "^"), "seq": (PURPLE, "D"),
-         "G 4": (BLUE, "v"), "L 24": (BLUE, "^"), "again": (BLUE, "+"), "G 4, as many": (BLUE, "<"), "opsft, 1e-5": (GREEN, "o"),
-         "fixed data, 1e-5": (RED, "D"), "grpo, 1e-5": (GOLD, "D")}
+         "G 4": (BLUE, "v"), "L 24": (BLUE, "^"), "again": (BLUE, "+"), "G 4, as many": (BLUE, "<")}
 
 
 def chains(results: dict, size: str, folder: Path) -> list[Path]:
@@ -41,20 +40,20 @@ def _draw(pictures: dict[str, Callable], results: dict, how, folder: Path) -> li
 
 
 def before_and_after(plt, results, how):
-    """The real model: what is sampled in each update, and accuracy against tokens before and after."""
+    """The real model: tokens over updates, and accuracy against tokens before and after."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2))
     seeds = seeds_of(results, "sums/opsft")
-    arms = [arm for arm in SUMS if f"sums/{arm}/seed{seeds[0]}" in results]  # older runs have fewer
-    for arm in (a for a in arms if a != "base"):
-        histories = [results[f"sums/{arm}/seed{s}"]["history"] for s in seeds]
-        axes[0].plot([fmean(h[i]["length"] for h in histories) for i in range(len(histories[0]))], color=MARKS[arm][0], lw=1,
-                     label=SUMS[arm])
-    for arm in arms:
+    for arm in real.WATCHED:
+        curves = [results[f"sums/{arm}/seed{s}"]["curve"] for s in seeds]
+        means = [fmean(c[i][2] for c in curves) for i in range(len(curves[0]))]
+        dash = "--" if arm == "grpo" else "-"
+        axes[0].plot([point[0] for point in curves[0]], means, color=MARKS[arm][0], lw=1, ls=dash, label=SUMS[arm])
+    for arm in SUMS:
         tests = [results[f"sums/{arm}/seed{s}"]["test"] for s in seeds]
         axes[1].scatter([t["tokens"] for t in tests], [100 * t["avg"] for t in tests], color=MARKS[arm][0], marker=MARKS[arm][1], s=30,
                         label=SUMS[arm])
-    axes[1].axvline(results["sums/base/seed0"]["test"]["needed"], color=GREY, lw=0.8, ls=":")
-    axes[0].set(xlabel="updates", ylabel="tokens of a rollout (cut at 40)")
+    axes[1].axvline(results[f"sums/base/seed{seeds[0]}"]["test"]["needed"], color=GREY, lw=0.8, ls=":")
+    axes[0].set(xlabel="updates", ylabel="tokens of a response, validation", ylim=(0, None))
     axes[1].set(xlabel="tokens of a response (dotted: what the steps need)", ylabel=f"Avg@{how.samples}, %", xlim=(0, None))
     for axis in axes:
         axis.grid(lw=0.3)

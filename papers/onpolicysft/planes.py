@@ -11,13 +11,12 @@ from common.report.planes import Axis, Bench, Document, Recorded
 from .tables import ARMS, SUMS
 
 TOKENS = Axis("tokens of a response", "less", scale="log")
-FAMILY = {"opsft": "On-Policy SFT", "opsft, 1e-5": "On-Policy SFT", "again": "On-Policy SFT", "grpo": "GRPO", "grpo, length": "GRPO",
-          "grpo, 1e-5": "GRPO", "fixed data": "off-policy SFT", "fixed data, 1e-5": "off-policy SFT"}
+FAMILY = {"opsft": "On-Policy SFT", "again": "On-Policy SFT", "grpo": "GRPO", "grpo, length": "GRPO", "fixed data": "off-policy SFT"}
 
 
 def planes(recorded: Recorded) -> Iterator[Bench]:
     yield chains(recorded["chains"])
-    yield sums(recorded["sums"], recorded.document("sums", "sums-rate"))
+    yield sums(recorded["sums"])
 
 
 def chains(of: Document) -> Bench:
@@ -30,15 +29,13 @@ def chains(of: Document) -> Bench:
     return bench
 
 
-def sums(of: Document, earlier: Document) -> Bench:
-    """earlier: a rate that was tried in a run of its own before it became an arm."""
+def sums(of: Document) -> Bench:
     bench = Bench("reasoning", "sums", "SmolLM2-135M that reasons about sums",
-                  "SmolLM2-135M-Instruct with an adapter that reasons at length in English (common/standins/sums.py), three "
-                  "trainings an arm, the same 96 unseen sums with two samples "
-                  "each.", TOKENS, Axis("Avg@2, % of samples that are right", "more", possible=(0.0, 100.0)))
+                  "SmolLM2-135M-Instruct with an adapter that reasons at length in English (common/standins/sums.py), every arm trained "
+                  "for the same updates at one rate on rollouts of as many problems, then 256 unseen sums with two samples each.",
+                  TOKENS, Axis("Avg@2, % of samples that are right", "more", possible=(0.0, 100.0)))
     for arm, name in SUMS.items():
-        here = earlier if f"sums/{arm}/seed0" in earlier and f"sums/{arm}/seed0" not in of else of
-        bench.add(here, name, partial(here.over, f"sums/{arm}", "test", "tokens"), partial(right, here, f"sums/{arm}"),
+        bench.add(of, name, partial(of.over, f"sums/{arm}", "test", "tokens"), partial(right, of, f"sums/{arm}"),
                   stands_for=FAMILY.get(arm, ""))
     return bench
 

@@ -18,6 +18,8 @@ from . import analytic
 
 BRIEF = 0.40  # of the starting length: where updates stop being counted (specification 8.3, T5)
 RIVALS = ("grpo", "grpo, length", "fixed data", "best of n")
+BRIEF_IN_ENGLISH = 0.60  # the same of the real model, which the claim about its length asks for
+LESS = 0.02  # of accuracy that it may lose there, as its claim about accuracy allows
 BREVITY = ("grpo, length", "best of n")  # they reward what is short, too, at the same updates and rollouts
 
 
@@ -78,13 +80,25 @@ class Arms:
     def steadier(self, seed: int, arm: str) -> float:
         return self.test(seed, "grpo")["normalised_length_std"] - self.test(seed, arm)["normalised_length_std"]
 
-    def sooner(self, seed: int, arm: str) -> float:
-        return updates_needed(self.run(seed, "grpo")["curve"]) - updates_needed(self.run(seed, arm)["curve"])
+    def sooner(self, seed: int, arm: str, brief: float = BRIEF, less: float = 0.0) -> float:
+        """Updates of GRPO - of the arm."""
+        return updates_needed(self.run(seed, "grpo")["curve"], brief, less) - updates_needed(self.run(seed, arm)["curve"], brief, less)
+
+    def cut(self, seed: int) -> float:
+        """Points of accuracy that the base gains if a response ends at the method's mean length, rounded up to a measured budget."""
+        budgets = self.test(seed, "base")["within"]
+        share = next((share for tokens, share in budgets if tokens >= self.tokens(seed, "opsft")), budgets[-1][1])
+        return 100 * share - self.right(seed, "base")
 
     def rise(self, seed: int, arm: str) -> float:
         """Nats a token, last five updates that kept something - first five."""
         losses = self.run(seed, arm)["history"]["loss per token"]
         return fmean(losses[-5:]) - fmean(losses[:5])
+
+    def between_probes(self) -> int:
+        """Updates from one probe to the next."""
+        first, second, *_ = self.run(self.seeds[0], "opsft")["curve"]
+        return second[0] - first[0]
 
     def step(self, seed: int) -> float:
         """What one response more or less changes of an accuracy, in points."""
@@ -92,10 +106,11 @@ class Arms:
         return 100 / (test["problems"] * test["samples"])
 
 
-def updates_needed(curve: list) -> float:
-    """The first probed update with a length of at most BRIEF of the start's and an accuracy not below it; if none, the last one."""
+def updates_needed(curve: list, brief: float = BRIEF, less: float = 0.0) -> float:
+    """The first probed update with a length of at most `brief` of the start's and an accuracy at most `less` below it; if none, the
+    last one."""
     _, start, length = curve[0]
-    return next((done for done, avg, tokens in curve if tokens <= BRIEF * length and avg >= start), curve[-1][0])
+    return next((done for done, avg, tokens in curve if tokens <= brief * length and avg >= start - less), curve[-1][0])
 
 
 def update_compute(history: dict) -> float:
@@ -111,7 +126,7 @@ def chains(results: dict, size: str = "cpu") -> dict[str, dict]:
     of = partial(claim, arms.seeds)
     item = max((arms.step(seed) for seed in arms.seeds), default=0.0)
     hardest = item * _more_by_kind(arms)
-    probes = [row[0] for row in arms.run(arms.seeds[0], "opsft")["curve"]]
+    between = arms.between_probes()
     table = {f"{arm}, {name}": (get, arm) for arm in ("base", "opsft", *RIVALS, "by lot")
              for name, get in (("accuracy", arms.right), ("tokens", arms.tokens))}
     no_reference = analytic.compute_ratio(1.0, old=False)
@@ -125,7 +140,7 @@ def chains(results: dict, size: str = "cpu") -> dict[str, dict]:
         "C4b": of("C4b", lambda seed, arm: arms.gained(seed, arm, "grpo, length"), "opsft", ("best of n",), item),
         "C5c": summarize([update_compute(arms.run(seed, "opsft")["history"]) for seed in arms.seeds])
         | {"placebo": summarize([no_reference] * len(arms.seeds))},
-        "C6a": of("C6a", arms.sooner, "opsft", ("best of n",), probes[1] - probes[0], beside={
+        "C6a": of("C6a", arms.sooner, "opsft", ("best of n",), between, beside={
             f"{arm}, updates": (lambda seed, arm: updates_needed(arms.run(seed, arm)["curve"]), arm) for arm in ("opsft", *RIVALS)}),
         "C7a": of("C7a", arms.steadier, "opsft", ("grpo, length",)),
         "C8a": of("C8a", lambda seed, arm: arms.saved(seed, arm, "fixed data"), "opsft", ("T 1.5",)),
@@ -152,21 +167,26 @@ def _more_by_kind(arms: Arms) -> float:
 def sums(results: dict, size: str = "cpu") -> dict[str, dict]:
     arms = Arms(results, "sums/")
     of = partial(claim, arms.seeds)
-    beside = {arm: (arms.tokens, arm) for arm in ("base", "opsft", "fixed data")}
-    beside["needed"] = (lambda seed, arm: arms.test(seed, arm)["needed"], "base")
-    found = {
-        "C1n": of("C1n", arms.saved, "opsft", ("fixed data",), beside=beside),
-        "C1m": of("C1m", arms.gained, "opsft", ("fixed data",), arms.step(arms.seeds[0]),
-                  beside={arm: (arms.right, arm) for arm in ("base", "opsft", "fixed data")}),
-        "C8n": of("C8n", lambda seed, arm: arms.saved(seed, arm, "fixed data"), "opsft", ("base",)),
-    }
+    item = max((arms.step(seed) for seed in arms.seeds), default=0.0)
+    every = ("base", "opsft", *RIVALS)
+    tokens = {arm: (arms.tokens, arm) for arm in every} | {"needed": (lambda seed, arm: arms.test(seed, arm)["needed"], "base")}
+    right = {arm: (arms.right, arm) for arm in every}
+
+    def kept(seed: int, arm: str) -> float:
+        return arms.gained(seed, arm) if arm == "opsft" else arms.cut(seed)
 
     def area(seed: int, sentences: str) -> float:
         return arms.run(seed, "opsft")["divergence"][f"AUC, {sentences} sentence against the rest"]
 
-    if "AUC, needed sentence against the rest" in arms.run(arms.seeds[0], "opsft")["divergence"]:  # runs before December 2026 lack it
-        found["C14n"] = of("C14n", area, "redundant", ("needed",))
-    return found
+    return {
+        "C1n": of("C1n", arms.saved, "opsft", ("fixed data",), beside=tokens),
+        "C1m": of("C1m", kept, "opsft", ("base",), item, beside=right),
+        "C4m": of("C4m", partial(arms.margin, rivals=("opsft", *RIVALS, "base")), "opsft", ("grpo, length",), item, beside=right),
+        "C4n": of("C4n", lambda seed, arm: arms.gained(seed, arm, "grpo, length"), "opsft", ("best of n",), item, beside=right),
+        "C6n": of("C6n", partial(arms.sooner, brief=BRIEF_IN_ENGLISH, less=LESS), "opsft", ("best of n",), arms.between_probes()),
+        "C8n": of("C8n", lambda seed, arm: arms.saved(seed, arm, "fixed data"), "opsft", ("base",)),
+        "C14n": of("C14n", area, "redundant", ("needed",)),
+    }
 
 
 # -- a GPU, and paper scale --------------------------------------------------------------------------------
@@ -238,6 +258,11 @@ def claim(seeds: Sequence[int], name: str, quantity: Callable[[int, str], float]
         raise RecordError(f"{name}: {error}") from error
     shown = {side: fmean(get(seed, of) for seed in seeds) for side, (get, of) in (beside or {}).items()}
     return measured | {"placebo": control} | ({"baselines": shown} if shown else {})
+
+
+def first(results: dict, start: str) -> dict:
+    """The result of the lowest seed."""
+    return results[f"{start}/seed{seeds_of(results, start)[0]}"]
 
 
 def facts(base: dict, problems: str) -> tuple[list, list]:

@@ -19,8 +19,7 @@ ARMS = {"base": "the stand-in", "opsft": "On-Policy SFT", "again": "On-Policy SF
         "G 4": "On-Policy SFT, 4 rollouts", "G 4, as many": "On-Policy SFT, 4 rollouts, as many", "L 24": "On-Policy SFT, limit 24"}
 
 
-SUMS = {"base": "the model as it was", "opsft": ARMS["opsft"], "fixed data": ARMS["fixed data"], "opsft, 1e-5": "On-Policy SFT, rate 1e-5",
-        "fixed data, 1e-5": "off-policy, rate 1e-5", "grpo": ARMS["grpo"], "grpo, 1e-5": "GRPO, rate 1e-5"}
+SUMS = {"base": "the model as it was"} | {arm: ARMS[arm] for arm in real.ARMS}
 
 
 def spread(values: Iterable[float]) -> float:
@@ -87,21 +86,26 @@ def sums(results: dict, size: str = "cpu") -> Iterator[str]:
     yield ""
     yield (f"SmolLM2-135M on sums, {how.updates} updates of {how.prompts} x {how.rollouts} rollouts, mean of {len(seeds)} "
            f"seeds (spread); all responses, at the cap of {how.cap} tokens")
-    yield f"{'':<28s}{'Avg':>14s}{'tokens':>14s}{'1 step':>8s}{'2 steps':>8s}{'at cap':>8s}{'std':>6s}{'s':>7s}"
-    for arm in ("base", *(arm for arm in real.ARMS if f"sums/{arm}/seed{seeds[0]}" in results)):  # older runs have fewer
+    yield f"{'':<36s}{'Avg':>14s}{'tokens':>14s}{'1 step':>8s}{'2 steps':>8s}{'at cap':>8s}{'std':>6s}{'s':>7s}"
+    for arm in SUMS:
         runs = [results[f"sums/{arm}/seed{s}"] for s in seeds]
         tests = [run["test"] for run in runs]
         kinds = [fmean(t["by_kind"][k]["tokens"] for t in tests) for k in sorted(tests[0]["by_kind"])]
-        yield (f"{SUMS[arm]:<28s}{100 * fmean(t['avg'] for t in tests):8.1f} "
+        yield (f"{SUMS[arm]:<36s}{100 * fmean(t['avg'] for t in tests):8.1f} "
                f"+-{100 * spread(t['avg'] for t in tests):3.1f}{fmean(t['tokens'] for t in tests):8.1f} "
                f"+-{spread(t['tokens'] for t in tests):3.1f}" + "".join(f"{k:8.1f}" for k in kinds) +
                f"{100 * fmean(t['at_cap'] for t in tests):8.1f}{fmean(t['normalised_length_std'] for t in tests):6.2f}" +
                (f"{fmean(run['seconds'] for run in runs):7.0f}" if "seconds" in runs[0] else ""))
-    first, last = (results[f"sums/{arm}/seed0"]["test"] for arm in ("base", "opsft"))
-    yield f"Every step and the answer alone take {first['needed']:.1f} tokens. The same problem, seed 0, before and after:"
+    first, last = (results[f"sums/{arm}/seed{seeds[0]}"]["test"] for arm in ("base", "opsft"))
+    yield f"Every step and the answer alone take {first['needed']:.1f} tokens. The same problem, seed {seeds[0]}, before and after:"
     yield f"  {first['said'][0]}"
     yield f"  {last['said'][0]}"
-    words = results["sums/opsft/seed0"]["divergence"]["by token, five or more times"]
+    yield f"Over updates (accuracy / tokens on {how.probe} validation problems)"
+    for arm in real.WATCHED:
+        curves = [results[f"sums/{arm}/seed{s}"]["curve"] for s in seeds]
+        points = [(p[0], fmean(c[i][1] for c in curves), fmean(c[i][2] for c in curves)) for i, p in enumerate(curves[0])]
+        yield f"{SUMS[arm]:<36s}" + "  ".join(f"{int(done)}: {100 * avg:.0f}/{tokens:.0f}" for done, avg, tokens in points)
+    words = results[f"sums/opsft/seed{seeds[0]}"]["divergence"]["by token, five or more times"]
     yield "Where the two differ most (nats, mean before each next token): " + ", ".join(f"{w!r} {m:.2f}" for w, m, _ in words[:10])
 
 

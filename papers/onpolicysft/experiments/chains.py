@@ -20,7 +20,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightning as L
 import torch
 
 from common.benchmarks.reasoning import budget_curve
@@ -36,6 +35,7 @@ from .. import method, module
 from ..data import Chains
 from ..method import OnPolicySFTConfig
 from ..scoring import answers, auc, evaluate, graded, scores
+from .probe import Probe
 
 
 @dataclass(frozen=True)
@@ -229,20 +229,6 @@ def skipping(rows: list[dict]) -> float:
     """Share of right responses with fewer tokens than every step, the answer and the end take: 7 k + 2."""
     right = [(r["kind"], n) for r in rows for ok, n in zip(r["correct"], r["lengths"]) if ok]
     return sum(n < 7 * k + 2 for k, n in right) / max(len(right), 1)
-
-
-class Probe(L.Callback):
-    """Calls probe(updates so far) before the first update, then after every `every`."""
-
-    def __init__(self, probe: Callable[[int], None], every: int):
-        self.probe, self.every = probe, every
-
-    def on_train_start(self, trainer, module) -> None:
-        self.probe(module.done)
-
-    def on_train_batch_end(self, trainer, module, *_) -> None:
-        if module.done % self.every == 0:
-            self.probe(module.done)
 
 
 @torch.no_grad()

@@ -12,8 +12,9 @@ ARMS = {  # accuracy, tokens, normalised std, share of right responses that skip
     "grpo, length": (0.8, 30.0, 0.4, 0.0), "T 0.6": (0.91, 17.0, 0.05, 0.0), "T 1.5": (0.1, 40.0, 0.6, 0.3), "seq": (0.85, 17.0, 0.05, 0.0),
     "G 4": (0.7, 25.0, 0.2, 0.0), "G 4, as many": (0.7, 25.0, 0.2, 0.0), "L 24": (0.9, 17.0, 0.05, 0.0)}
 THERE = {"opsft": 5, "grpo": 40, "best of n": 40, "fixed data": 40, "grpo, length": 30}  # the update at which it is brief
-SUMS = {"base": (0.45, 60.0), "opsft": (0.5, 20.0), "fixed data": (0.4, 45.0), "opsft, 1e-5": (0.5, 20.0), "fixed data, 1e-5": (0.45, 50.0),
-        "grpo": (0.4, 30.0), "grpo, 1e-5": (0.5, 40.0)}
+SUMS = {"base": (0.45, 60.0), "opsft": (0.5, 20.0), "fixed data": (0.4, 45.0), "best of n": (0.42, 25.0), "grpo": (0.4, 30.0),
+        "grpo, length": (0.45, 40.0)}
+THERE_IN_SUMS = {"opsft": 2, "best of n": 20, "grpo": 18, "grpo, length": 20}
 
 
 def scores(avg, tokens, std=0.1, problems=200):
@@ -61,7 +62,10 @@ def sums(changes=None):
     for seed in range(3):
         for number, (arm, (avg, tokens)) in enumerate((SUMS | (changes or {})).items()):
             test = scores(avg + 0.001 * seed, tokens + 0.01 * seed * number, 0.2, problems=96) | {"needed": 19.0, "said": ["long", "short"]}
+            test["within"] = [[8, 0.01], [24, 0.2 * avg + 0.001 * seed], [160, avg]]
+            last = THERE_IN_SUMS.get(arm, 20)
             made[f"sums/{arm}/seed{seed}"] = {
+                "curve": [[0, 0.4, 60.0], *([done, 0.4 if done >= last else 0.3, 20.0] for done in range(2, 22, 2))],
                 "test": test, "history": [{"length": 30.0}, {"length": 20.0}], "seconds": 1.0, "model": {"name": "x"},
                 "divergence": {"AUC, redundant sentence against the rest": 0.95 + 0.001 * seed,
                                "AUC, needed sentence against the rest": 0.6 + 0.001 * seed,

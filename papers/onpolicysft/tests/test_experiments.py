@@ -264,15 +264,19 @@ def test_sums_train_as_named_on_training_problems_and_answer_test_problems(arm, 
     monkeypatch.setitem(sums.SIZES, "smoke", how)
     result = sums.run(5, arm, "smoke")
     (_, dtype), (_, training, data, options), (_, model, precision, size, seed), *rest = seen
-    kind = {"opsft": "OnPolicySFT", "fixed data": "FixedData", "grpo": "GRPO"}[arm.partition(",")[0]]
+    kind = {"opsft": "OnPolicySFT", "fixed data": "FixedData", "best of n": "BestOfN", "grpo": "GRPO"}[arm.partition(",")[0]]
     assert type(training).__name__ == kind and dtype == "float32"
-    assert training.config.lr == (1e-5 if "1e-5" in arm else 5e-5) and training.seed == 5
+    assert training.config.lr == 1e-5 and training.seed == 5
+    if kind == "GRPO":
+        assert (training.beta, training.reward) == (0.04, "accuracy + length" if "length" in arm else "truncation")
+    assert bool(options["callbacks"]) == (arm != "fixed data")
     assert (data.count, data.seed, options["limit_train_batches"]) == (6, 5, 2)
     assert training.given == (models[0], "words", {"name": "taught"})
     assert (training.config.prompts_per_step, training.config.rollouts_per_prompt) == (3, how.rollouts)
-    assert training.config.max_new_tokens == sums.LIMIT and training.cap == how.cap, "scored at the training's limit"
+    limit = sums.SIZES["cpu"].cap if arm == "grpo, length" else sums.LIMIT
+    assert training.config.max_new_tokens == limit and training.cap == how.cap, "scored at the training's limit"
     assert (model is models[0], precision, size, seed, result["test"]) == (True, torch.bfloat16, "smoke", 5, "scores")
-    if kind != "OnPolicySFT":
+    if arm != "opsft":
         assert not rest and "divergence" not in result
     else:
         (_, dtype), (_, first, brief, _, problems, cap, seed) = rest
@@ -283,14 +287,16 @@ def test_sums_are_scored_at_the_starting_models_cap(monkeypatch):
     asked = []
     data = types.SimpleNamespace(problems=lambda split, count: [(split, i) for i in range(count)], needed=lambda p: 10 + p[1],
                                  text=lambda r: f"text {r}")
-    monkeypatch.setattr(sums, "evaluate", lambda *given: asked.append(given) or "rows")
+    rows = [{"correct": [True], "lengths": [12], "finished": [True]}]
+    monkeypatch.setattr(sums, "evaluate", lambda *given: asked.append(given) or rows)
     monkeypatch.setattr(sums, "answers", lambda *given: asked.append(given) or [1, 2])
     monkeypatch.setattr(sums, "scores", lambda rows, cap: {"rows": rows, "cap": cap})
     found = sums._test("model", data, "smoke", 7)
     how = sums.SIZES["smoke"]
     problems = [("test", i) for i in range(how.test)]
     assert asked == [("model", data, problems, how.samples, how.cap, 7), ("model", data, problems[:3], 1, how.cap, 7)]
-    assert found == {"rows": "rows", "cap": how.cap, "needed": 10 + (how.test - 1) / 2, "said": ["text 1", "text 2"]}
+    assert found == {"rows": rows, "cap": how.cap, "needed": 10 + (how.test - 1) / 2, "said": ["text 1", "text 2"],
+                     "within": [[tokens, float(tokens >= 12)] for tokens in sums.BUDGETS]}
 
 
 def test_a_random_baseline_is_random():

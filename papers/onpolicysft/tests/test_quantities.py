@@ -9,6 +9,7 @@ from tests.numerics import drawn
 
 from .. import quantities
 from ..experiments import chains as small
+from ..experiments import sums
 
 SEEDS = (0, 2, 5)
 RIVALS = ("grpo", "grpo, length", "fixed data", "best of n")
@@ -31,7 +32,9 @@ def result(arm, seed, problems=200):
                                               (accuracy - 0.1, 20.0))] for done in range(5, 45, 5))]
     areas = ("wait or restart against the rest", "separator against the rest", "wait or restart among separators",
              "redundant sentence against the rest", "needed sentence against the rest")
-    return {"arm": arm, "test": test | {"needed": drawn(arm, seed, "needed")}, "skips a step": drawn(arm, seed, "skips"), "curve": curve,
+    within = [[9, drawn(arm, seed, "within 9")], [70, drawn(arm, seed, "within 70")], [160, 1.0]]
+    test |= {"needed": drawn(arm, seed, "needed"), "within": within}
+    return {"arm": arm, "test": test, "skips a step": drawn(arm, seed, "skips"), "curve": curve,
             "short": short[0], "divergence": {f"AUC, {name}": drawn(arm, seed, name) for name in areas},
             "history": {"loss per token": [drawn(arm, seed, "loss", i) for i in range(12)],
                         "kept": [drawn(arm, seed, "kept", i) for i in range(3)],
@@ -72,6 +75,10 @@ class Of:
 
     def saved(self, arm, over="base"):
         return [100 * (b - a) / start for a, b, start in zip(self.tokens(arm), self.tokens(over), self.tokens("base"))]
+
+    def margin(self, arm, others):
+        ahead = {other: most(self.gained(arm, other), self.saved(arm, other)) for other in others if other != arm}
+        return [min(values) for values in zip(*ahead.values())]
 
 
 def minus(a, b):
@@ -122,15 +129,10 @@ def test_how_short_and_how_right(measured, found):
 
 def test_against_rivals(measured, found):
     of, item = Of(found), 100 / 800
-
-    def margin(arm, others):
-        ahead = {other: most(of.gained(arm, other), of.saved(arm, other)) for other in others if other != arm}
-        return [min(values) for values in zip(*ahead.values())]
-
     everyone = ("opsft", *RIVALS, "base")
     table = {f"{arm}, {name}": values for arm in ("base", "opsft", *RIVALS, "by lot")
              for name, values in (("accuracy", of.right(arm)), ("tokens", of.tokens(arm)))}
-    same(measured["C4a"], margin("opsft", everyone), margin("grpo, length", everyone), item, table)
+    same(measured["C4a"], of.margin("opsft", everyone), of.margin("grpo, length", everyone), item, table)
     same(measured["C4b"], of.gained("opsft", "grpo, length"), of.gained("best of n", "grpo, length"), item)
     needed = {arm: of.at(arm, "short") for arm in ("opsft", *RIVALS)}
     same(measured["C6a"], minus(needed["grpo"], needed["opsft"]), minus(needed["grpo"], needed["best of n"]), 5,
@@ -180,12 +182,19 @@ def test_an_item_is_the_coarsest_of_the_seeds():
 
 # -- the real small model ----------------------------------------------------------------------------------
 def test_sums():
-    found = {f"sums/{arm}/seed{seed}": result(arm, seed, 96) for arm in ("base", "opsft", "fixed data", "opsft, 1e-5") for seed in SEEDS}
-    measured, of = quantities.sums(found), Of(found, "sums/")
-    beside = {arm: of.tokens(arm) for arm in ("base", "opsft", "fixed data")} | {"needed": of.at("base", "test", "needed")}
-    same(measured["C1n"], of.saved("opsft"), of.saved("fixed data"), shown=beside)
-    same(measured["C1m"], of.gained("opsft"), of.gained("fixed data"), 100 / (96 * 4),
-         {arm: of.right(arm) for arm in ("base", "opsft", "fixed data")})
+    arms = ("base", *sums.ARMS)
+    found = {f"sums/{arm}/seed{seed}": result(arm, seed, 96) for arm in arms for seed in SEEDS}
+    measured, of, item = quantities.sums(found), Of(found, "sums/"), 100 / (96 * 4)
+    right = {arm: of.right(arm) for arm in arms}
+    same(measured["C1n"], of.saved("opsft"), of.saved("fixed data"),
+         shown={arm: of.tokens(arm) for arm in arms} | {"needed": of.at("base", "test", "needed")})
+    runs = quantities.Arms(found, "sums/")
+    cut = [100 * within[1][1] - right for within, right in zip(of.at("base", "test", "within"), of.right("base"))]
+    same(measured["C1m"], of.gained("opsft"), cut, item, right)
+    everyone = ("base", "opsft", *RIVALS)
+    same(measured["C4m"], of.margin("opsft", everyone), of.margin("grpo, length", everyone), item, right)
+    same(measured["C4n"], of.gained("opsft", "grpo, length"), of.gained("best of n", "grpo, length"), item, right)
+    same(measured["C6n"], *([runs.sooner(seed, arm, 0.6, 0.02) for seed in SEEDS] for arm in ("opsft", "best of n")), 5)
     same(measured["C8n"], of.saved("opsft", "fixed data"), of.saved("base", "fixed data"))
     redundant, needed = (of.at("opsft", "divergence", f"AUC, {kind} sentence against the rest") for kind in ("redundant", "needed"))
     same(measured["C14n"], redundant, needed)
@@ -254,8 +263,8 @@ def test_a_claim_is_called_by_its_own_name_where_it_has_no_number(found, monkeyp
     named = [name for name in quantities.chains(found) if name != "C5c"]
     assert called == named and len(named) > 15
     called.clear()
-    sums = {f"sums/{arm}/seed{seed}": result(arm, seed, 96) for arm in ("base", "opsft", "fixed data") for seed in SEEDS}
-    named = list(quantities.sums(sums))
+    english = {f"sums/{arm}/seed{seed}": result(arm, seed, 96) for arm in ("base", *sums.ARMS) for seed in SEEDS}
+    named = list(quantities.sums(english))
     assert called == named
 
 

@@ -33,20 +33,32 @@ def test_a_run_from_problems_to_scores(arm, monkeypatch):
     words = byte_words()
     options = dict(vocab_size=len(words), bos_token_id=0, eos_token_id=1, pad_token_id=1)
     monkeypatch.setattr(sums_experiment, "load_sums_reasoner", lambda dtype: load(tiny(dtype=dtype, **options))._replace(tokenizer=words))
-    small = dict(seeds=(0,), prompts=2, rollouts=2, updates=2, test=4, samples=2, cap=48, compared=4, device="cpu",
+    small = dict(seeds=(0,), prompts=2, rollouts=2, updates=2, every=1, probe=3, test=4, samples=2, cap=48, compared=4, device="cpu",
                  job_seconds=1)
     monkeypatch.setitem(sums_experiment.SIZES, "small", sums_experiment.Size(**small))
     monkeypatch.setattr(sums_experiment, "auc", lambda values, positive: float(len(values) == len(positive)))  # nothing redundant is said
     found = json.loads(json.dumps(sums_experiment.run(0, arm, "small")))
-    assert len(found["history"]) == 2 and found["test"]["problems"] == 4 and ("divergence" in found) == arm.startswith("opsft")
+    assert len(found["history"]) == 2 and found["test"]["problems"] == 4 and ("divergence" in found) == (arm == "opsft")
+    assert ("curve" in found) == (arm in sums_experiment.WATCHED)
+    if "curve" in found:
+        assert [done for done, *_ in found["curve"]] == [0, 1, 2] and all(0 <= a <= 1 and 0 < t <= 48 for _, a, t in found["curve"])
+    shares = [share for _, share in found["test"]["within"]]
+    assert shares == sorted(shares) and shares[-1] <= found["test"]["avg"]
 
 
-def test_the_asked_experiment_measures_its_claims_from_what_is_committed():
-    """The committed run is older than the placebo of C14n, and all else can be computed from it."""
+def test_what_is_right_within_a_budget_is_right_over_and_short_enough():
+    rows = [{"correct": [True, True], "lengths": [10, 20], "finished": [True, True]},
+            {"correct": [False, True], "lengths": [5, 10], "finished": [True, False]}]
+    assert [sums_experiment.within(rows, tokens) for tokens in (9, 10, 19, 20)] == [0, 0.25, 0.25, 0.5]
+
+
+def test_the_asked_experiment_measures_its_claims():
     asked = next(experiment for experiment in harness.EXPERIMENTS if experiment.name == "sums")
     assert asked.asked and set(quantities.sums(results())) == set(asked.claims)
-    committed = json.loads((harness.HERE / "results" / "measurements.sums.json").read_text())["results"]
-    assert {"C1n", "C1m", "C8n"} <= set(quantities.sums(committed)) <= set(asked.claims)
+
+
+def test_no_seed_is_one_that_was_looked_at_while_the_rate_was_chosen():
+    assert all(seed > 2 for size in ("cpu", "cuda") for seed in sums_experiment.SIZES[size].seeds)
 
 
 def test_jobs_tables_and_pictures(tmp_path):
@@ -54,12 +66,11 @@ def test_jobs_tables_and_pictures(tmp_path):
     for job in jobs:
         where, name = job.function.split(":")
         inspect.signature(getattr(importlib.import_module(where), name)).bind(**job.arguments)
-    assert {job.name for job in jobs} == set(results())
+    assert {job.name.partition("/seed")[0] for job in jobs} == {name.partition("/seed")[0] for name in results()}
     text = "\n".join(tables.sums(results()))
     assert "the model as it was" in text and "off-policy" in text and "' Wait' 2.00" in text
-    older = {name: found for name, found in results().items() if "grpo" not in name}
-    assert "GRPO" not in "\n".join(tables.sums(older)) and len(list(tables.sums(older))) == len(list(tables.sums(results()))) - 2
-    assert pictures.sums(older, "cpu", tmp_path)
+    later = {name.replace("/seed", "/seed1"): found for name, found in results().items()}  # whatever the first seed is called
+    assert len(list(tables.sums(later))) == len(list(tables.sums(results()))) and pictures.sums(later, "cpu", tmp_path)
     assert [p.name for p in pictures.sums(results(), "cpu", tmp_path)] == ["sums.svg"]
 
 

@@ -7,7 +7,7 @@ from . import made_up
 from .made_up import chains, copied, sums, swapped, verdict
 
 IN_CHAINS = [name for claim in made_up.CLAIMS if (name := claim["id"].partition("/")[2]) in quantities.chains(chains())]
-IN_SUMS = ["C1n", "C1m", "C8n", "C14n"]
+IN_SUMS = ["C1n", "C1m", "C4m", "C4n", "C6n", "C8n", "C14n"]
 
 
 def word(name, results):
@@ -27,7 +27,8 @@ ARMS = {"C1s": ("opsft", "base"), "C1t": ("opsft", "base"), "C1v": ("opsft", "by
         "C7a": ("opsft", "grpo"), "C8a": ("opsft", "fixed data"), "C8b": ("opsft", "fixed data"),
         "C9a": ("T 1.5", "opsft"), "C9b": ("T 1.5", "opsft"),
         "C9c": ("T 0.6", "opsft"), "C10": ("opsft", "G 4"), "C11": ("L 24", "opsft"), "C12": ("seq", "opsft"), "C14a": ("opsft", "by lot")}
-IN_THE_PLACE = {"C1n": ("opsft", "base"), "C1m": ("opsft", "fixed data"), "C8n": ("opsft", "fixed data")}
+IN_THE_PLACE = {"C1n": ("opsft", "base"), "C1m": ("opsft", "base"), "C4m": ("opsft", "grpo, length"), "C4n": ("opsft", "grpo, length"),
+                "C6n": ("opsft", "grpo"), "C8n": ("opsft", "fixed data")}
 
 
 @pytest.mark.parametrize("claim", ARMS)
@@ -94,10 +95,29 @@ def test_so_does_one_that_passes_in_its_own_way(claim, changes):
     assert said[0] == "inconclusive" and "does not discriminate" in said[1], said
 
 
-@pytest.mark.parametrize("claim, changes", [("C1n", {"fixed data": (0.4, 20.0)}), ("C1m", {"fixed data": (0.5, 45.0)})])
-def test_fixed_data_that_do_as_well_take_the_word_away(claim, changes):
+@pytest.mark.parametrize("claim, changes", [
+    ("C1n", {"opsft": (0.5, 40.0)}), ("C1m", {"opsft": (0.4, 20.0)}), ("C4m", {"fixed data": (0.6, 15.0)}),
+    ("C4n", {"grpo, length": (0.6, 40.0)}), ("C8n", {"fixed data": (0.4, 15.0)})])
+def test_the_contrary_of_the_real_model_opposes(claim, changes):
+    assert word(claim, sums(changes)) == "opposes"
+
+
+@pytest.mark.parametrize("claim, changes", [
+    ("C1n", {"fixed data": (0.4, 20.0)}), ("C4m", {"grpo, length": (0.6, 30.0)}), ("C4n", {"best of n": (0.6, 25.0)})])
+def test_a_placebo_of_the_real_model_that_passes_takes_the_word_away(claim, changes):
+    """A rival that nothing is ahead of in both leaves the method ahead where it is shorter."""
     said = verdict(claim, quantities.sums(sums(changes)))
     assert said[0] == "inconclusive" and "does not discriminate" in said[1], said
+
+
+def test_so_does_brevity_that_costs_nothing_and_a_rival_that_is_as_soon():
+    found = sums()
+    for seed in range(3):
+        found[f"sums/base/seed{seed}"]["test"]["within"] = [[24, 0.45 + 0.002 * seed], [160, 0.45]]
+        found[f"sums/best of n/seed{seed}"]["curve"] = found[f"sums/opsft/seed{seed}"]["curve"]
+    for claim in ("C1m", "C6n"):
+        said = verdict(claim, quantities.sums(found))
+        assert said[0] == "inconclusive" and "does not discriminate" in said[1], said
 
 
 def test_sentences_that_change_places_turn_the_word():
@@ -114,17 +134,22 @@ def test_any_beginning_of_a_sentence_takes_the_word_away():
     assert "does not discriminate" in verdict("C14n", quantities.sums(found))[1]
 
 
-def test_a_run_without_the_control_measures_nothing_by_it():
-    found = sums()
-    for result in found.values():
-        del result["divergence"]["AUC, needed sentence against the rest"]
-    assert set(quantities.sums(found)) == {"C1n", "C1m", "C8n"}
-
-
 # -- quantities by hand ------------------------------------------------------------------------------------
 def test_updates_are_counted_to_the_first_probe_that_is_short_and_no_worse():
     assert quantities.updates_needed([[0, 0.8, 60.0], [5, 0.7, 20.0], [10, 0.8, 20.0], [15, 0.9, 10.0]]) == 10
     assert quantities.updates_needed([[0, 0.8, 60.0], [5, 0.9, 50.0], [40, 0.7, 10.0]]) == 40
+    english = [[0, 0.8, 60.0], [4, 0.79, 37.0], [8, 0.77, 36.0], [12, 0.78, 36.0], [16, 0.9, 20.0]]
+    assert quantities.updates_needed(english, 0.6, 0.02) == 12 and quantities.updates_needed(english, 0.6) == 16
+
+
+def test_the_base_is_cut_at_the_methods_length_rounded_up():
+    """45 % right; a fifth of these are over after 24 tokens, where the method takes 20; beyond all budgets all count."""
+    arms = quantities.Arms(sums(), "sums/")
+    assert arms.cut(0) == pytest.approx(100 * 0.2 * 0.45 - 45)
+    arms.test(1, "opsft")["tokens"] = 24.0
+    assert arms.cut(1) == pytest.approx(100 * (0.2 * 0.45 + 0.001) - 45.1)
+    arms.test(2, "opsft")["tokens"] = 200.0
+    assert arms.cut(2) == pytest.approx(45.0 - 45.2)
 
 
 def test_compute_is_that_of_the_tokens_that_were_kept():
