@@ -11,6 +11,7 @@ from common.pictures import draw_all
 from common.reasoning import planes
 
 from .experiments import chains as small
+from .experiments import real as pair
 from .experiments import strong as better
 from .quantities import Arms, Strong
 from .tables import ARMS
@@ -32,6 +33,10 @@ def strong(results: dict, size: str, folder: Path) -> list[Path]:
     return _draw({"strong": cells_and_rl}, results, better.SIZES[size], folder)
 
 
+def real(results: dict, size: str, folder: Path) -> list[Path]:
+    return _draw({"real": cells_of_the_pair}, results, pair.SIZES[size], folder)
+
+
 def _draw(pictures: dict[str, Callable], results: dict, how, folder: Path) -> list[Path]:
     """pictures {name of the file: picture}. how: the size of the runs. Which seeds there are, the results say."""
     ready = []
@@ -44,20 +49,37 @@ def _draw(pictures: dict[str, Callable], results: dict, how, folder: Path) -> li
 def mixtures(plt, results, how):
     """Entropy, tokens and share at the cap over updates, from forward to reverse KL, and of the short horizon and the curriculum."""
     figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.4))
-    arms = Arms(results)
-    for name in (*small.MIXED, "short SR", "curriculum"):
-        curves = [arms.run(seed, name)["curve"] for seed in arms.seeds]
-        steps, (colour, mark) = [row[0] for row in curves[0]], MARKS[name]
-        for axis, column, scale in zip(axes, (4, 2, 3), (1, 1, 100)):
-            axis.plot(steps, [scale * fmean(curve[i][column] for curve in curves) for i in range(len(steps))], color=colour, marker=mark,
-                      ms=3, lw=1, ls="--" if name in ("short SR", "curriculum") else "-", label=ARMS[name] if axis is axes[0] else None)
+    _over_updates(axes, Arms(results), (*small.MIXED, "short SR", "curriculum"), (4, 2, 3))
     axes[0].set(xlabel="updates", ylabel="entropy of a token, nats", ylim=(0, None))
     axes[1].set(xlabel="updates", ylabel="tokens of a response", ylim=(0, small.CAP))
     axes[2].set(xlabel="updates", ylabel=f"responses at the cap of {small.CAP}, %", ylim=(0, 100))
-    for axis in axes:
-        axis.grid(lw=0.3)
     figure.legend(frameon=False, fontsize=7, ncols=4, loc="outside lower center")
     return figure
+
+
+def cells_of_the_pair(plt, results, how):
+    """The same of the real pair, by cells and lengths, and accuracy over updates."""
+    figure, axes = plt.subplots(1, 4, figsize=(12.0, 3.4))
+    _over_updates(axes, Arms(results, "real/"), ("SF", "SR", "TF", "TR", "mix 0.25", "short SR", "curriculum"), (4, 2, 3, 1))
+    axes[0].set(xlabel="updates", ylabel="entropy of a token, nats", ylim=(0, None))
+    axes[1].set(xlabel="updates", ylabel="tokens of a response", ylim=(0, how.cap))
+    axes[2].set(xlabel="updates", ylabel=f"responses at the cap of {how.cap}, %", ylim=(0, 100))
+    axes[3].set(xlabel="updates", ylabel="right answers, %", ylim=(0, 100))
+    figure.legend(frameon=False, fontsize=7, ncols=4, loc="outside lower center")
+    return figure
+
+
+def _over_updates(axes, arms: Arms, names, columns) -> None:
+    """A curve an arm, mean over seeds, of each column of the probes, its shares in %."""
+    for name in names:
+        curves = [arms.run(seed, name)["curve"] for seed in arms.seeds]
+        steps, (colour, mark) = [row[0] for row in curves[0]], MARKS[name]
+        for axis, column in zip(axes, columns):
+            scale = 100 if column in (1, 3) else 1
+            axis.plot(steps, [scale * fmean(curve[i][column] for curve in curves) for i in range(len(steps))], color=colour, marker=mark,
+                      ms=3, lw=1, ls="--" if name in ("short SR", "curriculum") else "-", label=ARMS[name] if axis is axes[0] else None)
+    for axis in axes:
+        axis.grid(lw=0.3)
 
 
 def plane(plt, results, how):

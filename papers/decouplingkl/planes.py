@@ -10,13 +10,13 @@ from common.report.planes import Axis, Bench, Document, Recorded
 from .tables import ARMS
 
 TOKENS = Axis("tokens of a response", "less")
-RIGHT = Axis("Avg@8, % of samples that are right", "more", possible=(0.0, 100.0))
 CELLS = ("SF", "SR", "TF", "TR")
 MIXED = ("mix 0.25", "mix 0.5", "mix 0.75")
 FAMILY = dict.fromkeys(CELLS, "four cells") | dict.fromkeys(MIXED, "mixture") | {"curriculum": "curriculum"}
 WEAK = ("start", *CELLS, *MIXED, "short SF", "short SR", "curriculum", "ladder", "by entropy", "SF again",
         "shuffled")
 STRONG = ("start", *CELLS, "SF again", "short SF", "short SR", "short TF", "short TR")
+REAL = ("start", *CELLS, "mix 0.25", "short SF", "short SR", "curriculum", "ladder", "SF again")
 
 
 def planes(recorded: Recorded) -> Iterator[Bench]:
@@ -26,10 +26,14 @@ def planes(recorded: Recorded) -> Iterator[Bench]:
                    "small here, those of length are not.")
     yield bench_of(recorded["strong"], "strong", "A better student distilled by every cell", "strong/", STRONG,
                    "One better student a seed and one teacher, every arm for the same updates, the same unseen problems.")
+    yield bench_of(recorded["real"], "real", "Half of SmolLM2-135M distilled from the whole, on sums in English", "real/", REAL,
+                   "One pair, every arm for the same updates from the same student, 128 unseen sums with four samples each.", samples=4)
 
 
-def bench_of(of: Document, key: str, title: str, prefix: str, arms: tuple[str, ...], comparable: str) -> Bench:
-    bench = Bench("reasoning", key, title, comparable, TOKENS, RIGHT)
+def bench_of(of: Document, key: str, title: str, prefix: str, arms: tuple[str, ...], comparable: str,
+             samples: int = 8) -> Bench:
+    right_answers = Axis(f"Avg@{samples}, % of samples that are right", "more", possible=(0.0, 100.0))
+    bench = Bench("reasoning", key, title, comparable, TOKENS, right_answers)
     for arm in arms:
         start = prefix + arm
         bench.add(of, ARMS[arm], partial(of.over, start, "test", "tokens"), partial(right, of, start), stands_for=FAMILY.get(arm, ""))

@@ -116,6 +116,11 @@ class Arms:
         """Of a response's part of an update, mean over a training, at every update's mean length, nothing cached."""
         return fmean(update_of(arm, length) for length in self.run(seed, arm)["history"]["length"])
 
+    def sources(self, seed: int, ours: str) -> float:
+        """Accuracy of the student's prefixes, or of another arm, less that of the teacher's, mean of both directions."""
+        theirs = fmean(self.right(seed, name) for name in ("TF", "TR"))
+        return (fmean(self.right(seed, name) for name in ("SF", "SR")) if ours == "student" else self.right(seed, ours)) - theirs
+
     def item(self) -> float:
         """What one response more or less changes of an accuracy, in points."""
         test = self.test(self.seeds[0], "start")
@@ -199,11 +204,6 @@ class Strong(Arms):
         found = self.rl(seed, arm, switch)
         return 100 * (found["after"]["avg"] - found["before"]["avg"])
 
-    def sources(self, seed: int, ours: str) -> float:
-        """Accuracy of the student's prefixes, or of another arm, less that of the teacher's, mean of both directions."""
-        theirs = fmean(self.right(seed, name) for name in ("TF", "TR"))
-        return (fmean(self.right(seed, name) for name in ("SF", "SR")) if ours == "student" else self.right(seed, ours)) - theirs
-
     def per_flop(self, seed: int, arm: str) -> float:
         """Points on the probed problems that an arm is ahead of forward KL on student prefixes, at that one's last probe for which no
         more was computed than for the whole of TF on cached trajectories and logits."""
@@ -258,6 +258,26 @@ def strong(results: dict, size: str = "cpu") -> dict[str, dict]:
     }
 
 
+# -- a real pair -------------------------------------------------------------------------------------------
+def real(results: dict, size: str = "cpu") -> dict[str, dict]:
+    arms = Arms(results, "real/")
+    of, item = partial(claim, arms.seeds), arms.item()
+    names = ("start", "SF", "SR", "TF", "TR", "short SF", "short SR", "mix 0.25", "curriculum", "ladder")
+    entropies, accuracies, cut = ({name: (value, name) for name in names} for value in (arms.entropy, arms.right, arms.at_cap))
+    tokens = {f"{name}, tokens": (arms.tokens, name) for name in names}
+    return {
+        "C3i": of("C3i", lambda seed, arm: arms.sharper(seed, arm, "SF"), "SR", ["SF again"], beside=entropies),
+        "C5i": of("C5i", arms.sources, "student", ["start"], item, beside=accuracies),
+        "C7i": of("C7i", partial(arms.gained, over="short SF"), "SF", ["start"], item, beside=accuracies),
+        "C8i": of("C8i", arms.kept, "SR", ["SF"], beside=entropies, best=min),
+        "C8j": of("C8j", arms.inflation, "SR", ["SF", "short SR"], beside=tokens),
+        "C8k": of("C8k", arms.at_cap, "short SR", ["SR"], item, beside=cut, best=min),
+        "C9i": of("C9i", arms.at_cap, "mix 0.25", ["SR"], item, beside=cut, best=min),
+        "C10i": of("C10i", partial(arms.shorter, than="SR"), "curriculum", ["ladder"], beside=tokens),
+        "C10j": of("C10j", partial(arms.gained, over="SR"), "curriculum", ["ladder"], item, beside=accuracies),
+    }
+
+
 # -- the paper's size --------------------------------------------------------------------------------------
 CELLS = ("sf", "sr", "tf", "tr")
 LENGTHS = ("128", "4096")
@@ -307,7 +327,7 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
 
 
 # -- models and data, for records --------------------------------------------------------------------------
-def facts(start: dict) -> tuple[list, list]:
+def facts(start: dict, problems: str = "generated chains of arithmetic") -> tuple[list, list]:
     """(models, datasets) of an experiment: student and teacher, and how many test problems were answered."""
     models = [start[name] for name in ("model", "teacher") if name in start]
-    return models, [{"name": "generated chains of arithmetic", "split": "test", "n": start["test"]["problems"]}]
+    return models, [{"name": problems, "split": "test", "n": start["test"]["problems"]}]

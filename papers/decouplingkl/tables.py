@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from statistics import fmean, stdev
 
 from .experiments import chains as small
+from .experiments import real as pair
 from .experiments import strong as better
 from .quantities import Arms, Strong
 
@@ -43,14 +44,15 @@ def weak(results: dict, size: str = "cpu") -> Iterator[str]:
                                                                                     ("change of a weight", "moved"))))
 
 
-def cells(arms: Arms, names: Iterable[str]) -> Iterator[str]:
-    """A line an arm: means over seeds, and the spread of the first four."""
+def cells(arms: Arms, names: Iterable[str], counted: bool = True) -> Iterator[str]:
+    """A line an arm: means over seeds, and the spread of the first four. counted: with FLOPs, by the small models' shapes."""
     test = arms.test(arms.seeds[0], "start")
     n = test["samples"]
     yield (f"Mean of {len(arms.seeds)} seeds (spread), {test['problems']} unseen problems x {n} samples; se: of Avg@{n} within a seed, "
-           "clustered by problem; KL: forward/reverse, nats a token, on the prefixes of each; MFLOP: a response's part of an update")
+           "clustered by problem; KL: forward/reverse, nats a token, on the prefixes of each" +
+           ("; MFLOP: a response's part of an update" if counted else ""))
     yield (f"{'':<{WIDTH}s}{f'Avg@{n}':>13s}{'se':>5s}{f'Pass@{n}':>8s}{'tokens':>14s}{'at cap':>12s}{'entropy':>14s}{'KL teacher':>12s}"
-           f"{'KL student':>12s}{'MFLOP':>7s}")
+           f"{'KL student':>12s}" + (f"{'MFLOP':>7s}" if counted else ""))
     for name in names:
         tests = [arms.test(seed, name) for seed in arms.seeds]
         runs = [arms.run(seed, name) for seed in arms.seeds]
@@ -61,7 +63,7 @@ def cells(arms: Arms, names: Iterable[str]) -> Iterator[str]:
 
         kls = [f"{fmean(r['kl'][who][0] for r in runs):.2f}/{fmean(r['kl'][who][1] for r in runs):.2f}" if "kl" in runs[0] else ""
                for who in ("teacher", "student")]
-        cost = fmean(arms.flops(seed, name) for seed in arms.seeds) / 1e6 if "history" in runs[0] else None
+        cost = fmean(arms.flops(seed, name) for seed in arms.seeds) / 1e6 if counted and "history" in runs[0] else None
         error = fmean(100 * t["avg stderr"] for t in tests) if "avg stderr" in tests[0] else None
         yield (f"{ARMS[name]:<{WIDTH}s}{both('avg', 100, 1):>13s}" + (f"{error:5.1f}" if error is not None else f"{'':5s}") +
                f"{fmean(arms.passed(seed, name) for seed in arms.seeds):8.1f}{both('tokens', 1, 1):>14s}{both('at_cap', 100, 1):>12s}"
@@ -112,3 +114,19 @@ def strong(results: dict, size: str = "cpu") -> Iterator[str]:
         ended = [arms.run(seed, name)["ended by"] for seed in arms.seeds]
         yield (f"{ARMS[name]:<{WIDTH}s}ended by <eos> {100 * fmean(e['eos'] for e in ended):.1f} %, by <eos2> "
                f"{100 * fmean(e['eos2'] for e in ended):.1f} %, at the cap {fmean(arms.at_cap(s, name) for s in arms.seeds):.1f} %")
+
+
+def real(results: dict, size: str = "cpu") -> Iterator[str]:
+    """The real pair: scores, curves, the gate, and a response before and after."""
+    how, arms = pair.SIZES[size], Arms(results, "real/")
+    yield ""
+    yield f"Half of SmolLM2-135M after {how.updates} updates of {how.prompts} responses; short is {pair.SHORT} tokens here, whole {how.cap}"
+    yield from (line.replace("12 tokens", f"{pair.SHORT} tokens") for line in cells(arms, ("start", *pair.ARMS), counted=False))
+    yield ""
+    yield f"Over updates (Avg@1 in %/tokens/% at the cap/nats, on {how.probe} validation problems)"
+    yield from (line.replace("12 tokens", f"{pair.SHORT} tokens") for line in over_updates(arms, pair.ARMS))
+    yield ""
+    yield from decisions(arms)
+    yield ""
+    for name in ("start", "SF", "SR"):
+        yield f"{ARMS[name]}, seed {arms.seeds[0]}: {arms.test(arms.seeds[0], name)['said'][0]}"

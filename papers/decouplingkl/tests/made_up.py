@@ -4,6 +4,7 @@ from common.claims.records import load_claims, make_record, start_run
 
 from .. import eval as harness
 from ..experiments import chains as small
+from ..experiments import real as pair
 from ..experiments import strong as better
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
@@ -20,6 +21,11 @@ STRONG = {
     "short SF": (0.28, 0.70, 60.0, 0.03, 0.45), "short SR": (0.30, 0.68, 62.0, 0.04, 0.28), "short TF": (0.28, 0.7, 60.0, 0.02, 0.4),
     "short TR": (0.28, 0.7, 60.0, 0.02, 0.3),
     "one end": (0.05, 0.20, 150.0, 0.80, 0.20), "two ends": (0.35, 0.75, 80.0, 0.25, 0.25)}
+REAL = {
+    "start": (0.18, 0.40, 60.0, 0.02, 0.50), "SF": (0.40, 0.70, 62.0, 0.02, 0.52), "SR": (0.36, 0.50, 120.0, 0.40, 0.20),
+    "TF": (0.35, 0.65, 60.0, 0.02, 0.45), "TR": (0.33, 0.55, 61.0, 0.02, 0.35), "SF again": (0.40, 0.70, 62.0, 0.02, 0.53),
+    "mix 0.25": (0.39, 0.68, 64.0, 0.04, 0.45), "short SF": (0.30, 0.60, 60.0, 0.02, 0.50), "short SR": (0.30, 0.55, 60.0, 0.03, 0.40),
+    "curriculum": (0.40, 0.60, 62.0, 0.03, 0.42), "ladder": (0.36, 0.50, 121.0, 0.41, 0.20)}
 AFTER_RL = {"start": 0.28, "SF": 0.50, "SR": 0.40, "TF": 0.44, "TR": 0.33}  # accuracy; the start gains a point
 FACTS = start_run("test") | {"seconds": 0.0}
 SHIFT = 0.001  # between seeds: values that are equal have no interval
@@ -80,6 +86,17 @@ def strong(changes=None, after=None, curves=None, seeds=3):
     return found
 
 
+def real(changes=None, seeds=3):
+    """As `weak`, of the real pair."""
+    found = {}
+    for seed in range(seeds):
+        for number, (arm, values) in enumerate((REAL | (changes or {})).items()):
+            made = result(values, seed, number) | ({} if arm == "start" else training(arm, 39, 13))
+            made["test"]["said"] = ["3 + 4 = 7. Answer: 7"]
+            found[f"real/{arm}/seed{seed}"] = made | ({"model": {"name": "half"}, "teacher": {"name": "whole"}} if arm == "start" else {})
+    return found
+
+
 def swapped(results, one, other, prefix=""):
     """The results with two arms in each other's place."""
     name = {one: other, other: one}
@@ -99,3 +116,4 @@ def verdict(name, measured):
 
 
 assert WEAK.keys() == {"start", *small.ARMS} and STRONG.keys() == {"start", *better.ARMS, *better.STOPS}
+assert REAL.keys() == {"start", *pair.ARMS}
