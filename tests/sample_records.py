@@ -55,6 +55,9 @@ def held(measured, **more):
     return (summarize(measured) if isinstance(measured, list | tuple) else measured) | CONTROLS | more
 
 
+UP = held([0.3, 0.31, 0.32])  # supports "above"
+
+
 def record(a_claim=None, measured=None, **more):
     a_claim = a_claim or claim()
     measured = one(101.0) if measured is None else measured
@@ -94,3 +97,22 @@ def write(root, *entries, headlines=(), key="demo"):
         blocks = "".join(f"<!-- ninefold:{name} -->\n<!-- /ninefold:{name} -->\n" for name in names)
         (path / "README.md").write_text(f"before\n{blocks}after\n")
     return root
+
+
+def every_word(root):
+    """One paper with every word once, in their order, and one claim that nobody ran."""
+    small = {"paper": None}
+    return write(
+        root,
+        (claim("equals", paper=524416), one(524416)),
+        (claim("above", "cpu-small", **small), {**UP, "baselines": {"random": 0.0}}),
+        (claim("equals", "analytic", paper=524416), one(524416)),
+        (claim(), one(50.0)),
+        (claim("above", "cpu-small", **small), held([-3.0, -3.1, -3.2])),
+        (claim("equals", "analytic", paper=524416), one(524417)),
+        (claim("above", "cpu-small", **small), held([-1.0, 0.5, 1.0])),
+        (claim(blocked_by=["weights"]), None),
+        (claim(status="not-checkable", paper=None), None),
+        (claim("above", "gpu-random-weights", **small), None),
+        headlines=[headline("C2", "C8"), headline("C1", number=2)],
+    )  # fmt: skip
