@@ -1,5 +1,6 @@
 """A made-up paper: claims and records to be bent by the tests of verdicts, records and reports."""
 
+import copy
 from pathlib import Path
 
 import yaml
@@ -64,6 +65,18 @@ def record(a_claim=None, measured=None, **more):
     return make_record(
         a_claim, "c" * 64, measured, {**RUN, **more.pop("run", {})}, seeds=[0], **more
     )
+
+
+def put(value, path, new):
+    """A copy of a nested value with another at one place."""
+    value = copy.deepcopy(value)
+    if not path:
+        return new
+    inside = value
+    for part in path[:-1]:
+        inside = inside[part]
+    inside[path[-1]] = new
+    return value
 
 
 def claims_yaml(folder, *claims, headlines=(), **paper):
