@@ -88,3 +88,12 @@ def float64():
 def float32():
     with in_float32():
         yield
+
+
+@pytest.fixture
+def one_thread():
+    """The same order of additions here as in the child processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
