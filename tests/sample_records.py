@@ -1,5 +1,6 @@
 """A made-up paper: claims and records to be bent by the tests of verdicts, records and reports."""
 
+import copy
 from pathlib import Path
 
 import yaml
@@ -55,12 +56,27 @@ def held(measured, **more):
     return (summarize(measured) if isinstance(measured, list | tuple) else measured) | CONTROLS | more
 
 
+UP = held([0.3, 0.31, 0.32])  # supports "above"
+
+
 def record(a_claim=None, measured=None, **more):
     a_claim = a_claim or claim()
     measured = one(101.0) if measured is None else measured
     return make_record(
         a_claim, "c" * 64, measured, {**RUN, **more.pop("run", {})}, seeds=[0], **more
     )
+
+
+def put(value, path, new):
+    """A copy of a nested value with another at one place."""
+    value = copy.deepcopy(value)
+    if not path:
+        return new
+    inside = value
+    for part in path[:-1]:
+        inside = inside[part]
+    inside[path[-1]] = new
+    return value
 
 
 def claims_yaml(folder, *claims, headlines=(), **paper):
@@ -94,3 +110,22 @@ def write(root, *entries, headlines=(), key="demo"):
         blocks = "".join(f"<!-- ninefold:{name} -->\n<!-- /ninefold:{name} -->\n" for name in names)
         (path / "README.md").write_text(f"before\n{blocks}after\n")
     return root
+
+
+def every_word(root):
+    """One paper with every word once, in their order, and one claim that nobody ran."""
+    small = {"paper": None}
+    return write(
+        root,
+        (claim("equals", paper=524416), one(524416)),
+        (claim("above", "cpu-small", **small), {**UP, "baselines": {"random": 0.0}}),
+        (claim("equals", "analytic", paper=524416), one(524416)),
+        (claim(), one(50.0)),
+        (claim("above", "cpu-small", **small), held([-3.0, -3.1, -3.2])),
+        (claim("equals", "analytic", paper=524416), one(524417)),
+        (claim("above", "cpu-small", **small), held([-1.0, 0.5, 1.0])),
+        (claim(blocked_by=["weights"]), None),
+        (claim(status="not-checkable", paper=None), None),
+        (claim("above", "gpu-random-weights", **small), None),
+        headlines=[headline("C2", "C8"), headline("C1", number=2)],
+    )  # fmt: skip

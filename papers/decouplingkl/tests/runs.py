@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from types import SimpleNamespace
 
 import lightning as L
 import torch
@@ -15,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.data import chains
 from common.models import ModelSpec, load, tiny
-from common.reasoning.rollouts import full
+from common.reasoning.rollouts import Rollout, full
 from tests.preload import PRELOAD
 
 from .. import module
@@ -25,6 +26,7 @@ from ..method import DistillConfig
 from .exact import truly_double
 
 SMALL = dict(prompts_per_step=4, rollouts_per_prompt=2, max_new_tokens=6, micro_batch_size=3, lr=1e-2, warmup_steps=0, token_chunk=0)
+ROWS = [Rollout(0, (9, 4, 2), True), Rollout(1, (5, 6, 7, 8, 12), False), Rollout(2, (11,), False)]
 
 
 class Coin(SolvedChains):
@@ -51,6 +53,16 @@ def training(kind="Distilling", config=None, seed=3, dtype="float64", student=0,
         given = teacher if not isinstance(teacher, int) else model(teacher_dtype or dtype, teacher, 24)
         found.given_teacher = given, chains.tokenizer(), {"name": "teacher", "weights_sha256": "y"}
     return found
+
+
+def ready(found):
+    """The training as it is when it begins, without one: loss_sum and rollouts can be asked for."""
+    found.configure_model()
+    data = Coin(count=16, held_out=4, seed=5)
+    data.trainer = SimpleNamespace(lightning_module=found)
+    found._trainer = SimpleNamespace(datamodule=data, world_size=1, global_rank=0, is_global_zero=True)
+    found.ends = tuple(data.end)
+    return found, data.rows(0).problems
 
 
 class KillAt(L.Callback):

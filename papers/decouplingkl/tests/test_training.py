@@ -1,4 +1,4 @@
-"""Training: whose prefixes, one number that divides a step's loss, a teacher that is never saved, and equalities by number."""
+"""Training: one number that divides a step's loss, a teacher that is never saved, and equalities by number."""
 
 import json
 from types import SimpleNamespace
@@ -8,20 +8,12 @@ import torch
 
 from common.errors import ModelError, SetupError
 from common.models import ModelSpec, load, tiny
-from common.reasoning.rollouts import Rollout, sample
 from tests.numerics import close, far
-from tests.small_tokenizers import byte_words, tokenizer
 
 from .. import baselines, module
-from ..data import SolvedMaths
 from ..heads import Head, check_pair
-from ..method import DistillConfig
 from ..scoring import divergences, entropies
-from ..trajectories import TrajectoryCache
-from .exact import truly_double
-from .runs import SMALL, Coin, difference, fit, fit_in_processes, model, training, weights
-
-CELLS = {"TF": ("teacher", 0.0), "TR": ("teacher", 1.0), "SF": ("student", 0.0), "SR": ("student", 1.0)}
+from .runs import ROWS, SMALL, Coin, difference, fit, fit_in_processes, model, ready, training, weights
 
 
 @pytest.fixture(autouse=True)
@@ -36,19 +28,6 @@ def one_thread():
 def one(tmp_path_factory):
     torch.set_num_threads(1)
     return fit(training(config={"lam": 0.4}), tmp_path_factory.mktemp("dkl-one"))
-
-
-def ready(found):
-    """The training as it is when it begins, without one: loss_sum and rollouts can be asked for."""
-    found.configure_model()
-    data = Coin(count=16, held_out=4, seed=5)
-    data.trainer = SimpleNamespace(lightning_module=found)
-    found._trainer = SimpleNamespace(datamodule=data, world_size=1, global_rank=0, is_global_zero=True)
-    found.ends = tuple(data.end)
-    return found, data.rows(0).problems
-
-
-ROWS = [Rollout(0, (9, 4, 2), True), Rollout(1, (5, 6, 7, 8, 12), False), Rollout(2, (11,), False)]
 
 
 def by_hand(found, problems, rows, lam, direction_of=None):
@@ -131,119 +110,6 @@ def test_fresh_labels_have_the_full_gradient_in_the_mean(prefix, lam):
     far(total / 400, torch.zeros_like(expected), 0.5)
 
 
-# -- prefixes ----------------------------------------------------------------------------------------------
-def test_students_prefixes_are_sampled_anew_from_the_weights_that_are_updated(tmp_path, monkeypatch):
-    seen = []
-
-    def watched(of, *args, **kwargs):
-        seen.append((float(sum(p.detach().double().sum() for p in of.parameters())), kwargs["temperature"], kwargs["end"]))
-        return sample(of, *args, **kwargs)
-
-    monkeypatch.setattr(module, "sample", watched)
-    fit(training(), tmp_path / "student", steps=3)
-    assert len(seen) == 3 and len({weight for weight, *_ in seen}) == 3 and {t for _, t, _ in seen} == {1.0}
-    seen.clear()
-    fit(training(config={"prefix": "teacher"}), tmp_path / "teacher", steps=3)
-    assert len(seen) == 3 and len({weight for weight, *_ in seen}) == 1
-
-
-class Engine:
-    """What VllmSampler is to a training: it takes the weights, and samples by the law that it is told."""
-
-    def load(self, model):
-        self.model = model
-
-    def sample(self, prompts, n, limit, **how):
-        self.told = {name: how[name] for name in ("temperature", "top_p", "top_k")}
-        return sample(self.model, prompts, n, limit, **how)
-
-
-@pytest.mark.parametrize("prefix", ["student", "teacher"])
-def test_another_law_is_off_policy_and_is_what_every_engine_samples(prefix, monkeypatch):
-    law, whole = {"temperature": 0.7, "top_p": 0.9, "top_k": 3}, {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-    for options in ({"top_p": 0.95}, {"top_k": 20}, {"temperature": 0.7}):
-        with pytest.warns(UserWarning, match="off-policy"):
-            training(config=options)
-    seen = []
-    monkeypatch.setattr(module, "sample", lambda *a, **how: seen.append({name: how[name] for name in law}) or sample(*a, **how))
-    drawn = {}
-    for name, config in (("law", law), ("whole", {})):
-        found, problems = ready(training(config=config | {"prefix": prefix}))
-        drawn[name] = found.rollouts(problems[:4], 0)
-        found.sampler = Engine()
-        assert found.rollouts(problems[:4], 0) == drawn[name]
-        assert prefix == "teacher" or found.sampler.told == (law if config else whole)
-    assert drawn["law"] != drawn["whole"] and seen == ([law, whole] if prefix == "student" else [law, law, whole, whole])
-
-
-def test_trajectories_are_the_teachers_are_kept_and_are_cut_when_read(tmp_path):
-    """A cache is read on, cut to the training length without changing what comes before, resumed after a torn line, and of one teacher."""
-    path = tmp_path / "trajectories.jsonl"
-    config = {"prefix": "teacher", "lam": 0.0}
-    first = fit(training(config=config, trajectories=str(path)), tmp_path / "first", steps=4)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(lines) == 1 + 2 * 16 and lines[0]["trajectories"]["teacher"] == "y"  # two to each of 16 problems, once
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-9])
-    again = fit(training(config=config, trajectories=str(path)), tmp_path / "again", steps=4)
-    assert len(path.read_bytes().splitlines()) == len(lines) + 1 and path.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -1)])
-    assert difference(weights(again), weights(first)) < 0.2
-    path.write_bytes(whole)
-    same = fit(training(config=config, trajectories=str(path)), tmp_path / "same", steps=4)
-    assert path.read_bytes() == whole and difference(weights(same), weights(first)) == 0
-    found, problems = ready(training(config=config, trajectories=str(path)))
-    found.cache = TrajectoryCache(path, found.trajectory_facts() | {"ends": [2]})
-    long = found.rollouts(problems[:4], 0)
-    found.length = 3
-    short = found.rollouts(problems[:4], 0)
-    assert [r.ids for r in short] == [r.ids[:3] for r in long] and any(len(r.ids) > 3 for r in long)
-    assert [r.finished for r in short] == [r.finished and len(r.ids) <= 3 for r in long]
-    with pytest.raises(SetupError, match="sampled with temperature = 1.0, and this run has 0.5"):
-        with pytest.warns(UserWarning, match="off-policy"):
-            fit(training(config=config | {"temperature": 0.5}, trajectories=str(path)), tmp_path / "other")
-    path.write_bytes(whole.replace(b'"finished": true', b'"finished": 1', 1))
-    with pytest.raises(SetupError, match=r"trajectories.jsonl, line \d+: no line of a trajectory cache"):
-        TrajectoryCache(path, {})
-    with pytest.raises(ValueError, match="prefix is student"):
-        training(trajectories=str(path))
-
-
-def test_first_tokens_of_cached_trajectories_follow_the_teachers_softmax(tmp_path):
-    """chi^2 of one prompt's first tokens, 4,000 of them, against its softmax and against the student's."""
-    found, problems = ready(training(config={"prefix": "teacher", "rollouts_per_prompt": 4000, "max_new_tokens": 1}))
-    found.cache = TrajectoryCache(tmp_path / "t.jsonl", {})
-    drawn = torch.bincount(torch.tensor([r.ids[0] for r in found.cached(problems[:1], 0)]), minlength=found.model.config.vocab_size)
-    with torch.no_grad():
-        p, q = (m(torch.tensor([problems[0].prompt])).logits[0, -1].softmax(-1) for m in (found.teacher, found.model))
-    enough = p > 5 / 4000
-
-    def chi2(law):
-        return float(((drawn - 4000 * law)[enough] ** 2 / (4000 * law)[enough]).sum())
-
-    assert chi2(p) < 2.5 * int(enough.sum()) < chi2(q)
-
-
-def test_data_prefixes_are_solutions_with_an_end_and_are_missed_in_a_line(tmp_path):
-    found = fit(training(config={"prefix": "dataset", "max_new_tokens": 170, "prompts_per_step": 2}), tmp_path, steps=1)
-    assert found.history[0]["cut"] == 0
-    bare = Coin(count=16, held_out=4, seed=5)
-    bare.solution = None
-    with pytest.raises(SetupError, match="prefix is dataset, and Coin has no solutions"):
-        fit(training(config={"prefix": "dataset"}), tmp_path / "none", data=bare)
-
-
-def test_both_models_ends_end_a_response(tmp_path):
-    """A student that ends with one token and a teacher that ends with another: both stop, or what the config names (spec 6.7)."""
-    found = training()
-    found.given_teacher[0].generation_config.eos_token_id = [7, 2]
-    fit(found, tmp_path / "both", steps=1)
-    assert found.ends == (2, 7)
-    told = fit(training(config={"stop_token_ids": [5]}), tmp_path / "told", steps=1)
-    assert told.ends == (5,)
-    with pytest.raises(SetupError, match="stop_token_ids: 999 is no token"):
-        fit(training(config={"stop_token_ids": [999]}), tmp_path / "odd", steps=1)
-
-
 # -- two models --------------------------------------------------------------------------------------------
 def test_vocabularies_are_refused_with_both_sizes():
     sizes = [SimpleNamespace(get_output_embeddings=lambda n=n: SimpleNamespace(weight=torch.empty(n, 1, device="meta")))
@@ -311,6 +177,21 @@ def test_an_infinite_loss_is_said_in_a_line(tmp_path):
         fit(found, tmp_path, steps=1)
 
 
+def test_a_problem_that_leaves_no_room_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "sample", lambda *_, **__: pytest.fail("sampled before it was refused"))
+    data = Coin(count=16, held_out=4, seed=5)
+    longest = max(len(p.prompt) for p in data.rows(0).problems)
+    for who in ("given", "given_teacher"):  # a teacher reads what the student wrote
+        found = training()
+        getattr(found, who)[0].config.max_position_embeddings = longest + SMALL["max_new_tokens"] - 1
+        with pytest.raises(ModelError, match=f"a prompt of {longest} tokens and 6 to come"):
+            fit(found, tmp_path, data=data)
+    with pytest.raises(ModelError, match="tokens and 600 to come"):  # of a validation that is to come
+        found = training()
+        found.cap = 600
+        fit(found, tmp_path, data=data, limit_val_batches=1.0)
+
+
 # -- processes, shards, kills ------------------------------------------------------------------------------
 @pytest.mark.numerics
 @pytest.mark.parametrize("kind, config", [("Distilling", {"lam": 0.4}), ("GRPO", {"rollouts_per_prompt": 4}),
@@ -371,79 +252,6 @@ def test_a_killed_run_goes_on_as_if_unbroken(tmp_path):
         fit(other, tmp_path / "other", steps=3, resume=checkpoint)
 
 
-# -- trl ---------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def pair():
-    return [truly_double(load(tiny("llama", num_hidden_layers=1, hidden_size=h, seed=s)).model) for h, s in ((32, 0), (48, 1))]
-
-
-def ours_and_inputs(pair, lam, mix="linear"):
-    """Our summed loss over tokens and the gradient, of ROWS behind three prompts of different length; and the rows as ids."""
-    prompts = [[1, 5, 9, 8], [1, 6], [1, 7, 3]]
-    found = training(config={"lam": lam, "mix": mix})
-    found.given, found.given_teacher = (pair[0], None, {}), (pair[1], None, {})
-    found.configure_model()
-    loss = found.loss_sum([SimpleNamespace(prompt=p) for p in prompts], ROWS) / sum(len(r.ids) for r in ROWS)
-    own = [p for p in pair[0].parameters() if p.requires_grad]
-    return loss, torch.autograd.grad(loss, own), own, prompts
-
-
-@pytest.mark.numerics
-@pytest.mark.parametrize("lam, mix", [(0.0, "linear"), (1.0, "linear"), (0.3, "linear"), (0.3, "jsd")])
-def test_trls_distillation_trainer_has_our_loss_and_gradient(lam, mix, pair):
-    """SF and SR, and the mixes: the stock one is the JSD, the subclass is linear. No trainer is built: its loss is asked by itself."""
-    from ..trl_backend import distillation_class
-
-    loss, expected, own, prompts = ours_and_inputs(pair, lam, mix)
-    width, longest = max(map(len, prompts)), max(len(r.ids) for r in ROWS)
-    inputs = {"prompt_ids": torch.zeros(3, width, dtype=torch.long), "completion_ids": torch.zeros(3, longest, dtype=torch.long)}
-    inputs |= {"prompt_mask": torch.zeros(3, width, dtype=torch.long), "completion_mask": torch.zeros(3, longest, dtype=torch.long)}
-    for i, (prompt, r) in enumerate(zip(prompts, ROWS)):
-        inputs["prompt_ids"][i, width - len(prompt) :], inputs["prompt_mask"][i, width - len(prompt) :] = torch.tensor(prompt), 1
-        inputs["completion_ids"][i, : len(r.ids)], inputs["completion_mask"][i, : len(r.ids)] = torch.tensor(r.ids), 1
-    kind = distillation_class(mix == "linear" and 0 < lam < 1)
-    stub = kind.__new__(kind)
-    stub.teacher_model, stub.beta, stub.temperature, stub.model_kwarg_keys, stub._is_vlm = pair[1], lam, 1.0, {"logits_to_keep"}, False
-    stub.accelerator = SimpleNamespace(unwrap_model=lambda m: m, is_main_process=False)
-    stub._forward_redirection = lambda wrapped, inner, function, *args, **how: function(*args, **how)
-    theirs, *_ = kind._compute_loss(stub, pair[0], inputs, torch.tensor(float(sum(len(r.ids) for r in ROWS))))
-    close(theirs, loss, 1e-6)
-    for a, b in zip(torch.autograd.grad(theirs, own, allow_unused=True), expected):
-        close(a, b, 1e-5)
-
-
-@pytest.mark.numerics
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("linear", [False, True])
-def test_trls_gkd_trainer_spans_the_four_cells(cell, linear, pair, tmp_path):
-    """(lmbda, seq_kd) is the prefix source, beta the direction: the loss of a batch that its collator made is ours."""
-    from ..trl_backend import collate, gkd_arguments, gkd_class
-
-    prefix, lam = CELLS[cell]
-    lam = 0.3 if linear else lam
-    arguments = gkd_arguments(DistillConfig(prefix=prefix, lam=lam))
-    assert (arguments["lmbda"], arguments["seq_kd"], arguments["beta"]) == (float(prefix == "student"), prefix == "teacher", lam)
-    loss, expected, own, prompts = ours_and_inputs(pair, lam)
-    batch = collate(0)([{"prompt_ids": p, "completion_ids": r.ids} for p, r in zip(prompts, ROWS)])
-    kind = gkd_class(linear)
-    stub = kind.__new__(kind)
-    stub.teacher_model, stub.beta = pair[1], lam
-    theirs = kind.compute_loss(stub, pair[0], batch, num_items_in_batch=sum(len(r.ids) for r in ROWS))
-    close(theirs, loss, 1e-9)
-    for a, b in zip(torch.autograd.grad(theirs, own, allow_unused=True), expected):
-        close(a, b, 1e-8)
-
-
-@pytest.mark.parametrize("options, says", [({"estimator": "sampled"}, "estimator is 'sampled'"), ({"mix": "by_entropy"}, "mix is"),
-                                           ({"prefix": "teacher", "loss_temperature": 2.0}, "loss_temperature is 2.0"),
-                                           ({"micro_batch_size": 5}, "do not split"), ({"stop_token_ids": (1,)}, "stop_token_ids")])
-def test_what_trl_cannot_do_is_refused(options, says):
-    from ..trl_backend import gkd_arguments
-
-    with pytest.raises(ValueError, match=says):
-        gkd_arguments(DistillConfig(**options))
-
-
 # -- scores ------------------------------------------------------------------------------------------------
 @pytest.mark.numerics
 def test_entropies_and_divergences_are_sums_over_response_tokens_alone():
@@ -460,62 +268,3 @@ def test_entropies_and_divergences_are_sums_over_response_tokens_alone():
     tokens = sum(len(r.ids) for r in ROWS)
     assert divergences(student, teacher, prompts, ROWS, 2) == pytest.approx(
         {"forward": sum(k[0] for k in kls) / tokens, "reverse": sum(k[1] for k in kls) / tokens}, rel=1e-9)
-
-
-# -- mathematics from files --------------------------------------------------------------------------------
-def test_mathematics_is_asked_graded_and_solved_as_the_file_says(tmp_path):
-    """A response without </think> is an answer where no thought was opened, whatever the seed; solutions may hold any line mark."""
-    path, words = tmp_path / "train.jsonl", byte_words()
-    words.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}:{{ '' if enable_thinking else '<think></think>' }}"
-    rows = [{"problem": "1+1", "answer": "2", "solution": "one and\u2028one \\boxed{2}"}, {"problem": "1+2", "answer": 3},
-            {"problem": "2+2", "answer": "4"}]
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    graded = {}
-    for name, options in (("as asked", {"seed": 7}), ("strictly", {"require_think_end": True})):
-        data = SolvedMaths(str(path), held_out=1, **options)
-        data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(
-            tokenizer=words, config=SimpleNamespace(prompts_per_step=1), model=SimpleNamespace(
-                generation_config=SimpleNamespace(eos_token_id=None))))
-        problems = data.sequences()[0].problems
-        texts = [(0, r"so \boxed{2}"), (0, r"<think>\boxed{2}"), (1, r"<think>or</think>\boxed{3}"), (1, r"\boxed{2}")]
-        rollouts = [Rollout(i, tuple(words(text, add_special_tokens=False)["input_ids"]), True) for i, text in texts]
-        graded[name] = data.grade(problems, rollouts)
-    assert graded == {"as asked": [True, False, True, False], "strictly": [False, False, True, False]}
-    assert (data.seed, SolvedMaths(str(path), seed=7).seed, SolvedMaths(str(path)).require_think_end) == (1, 7, None)
-    path.write_text(path.read_text() + json.dumps({"problem": "3+3", "answer": 6, "solution": ["6"]}) + "\n")
-    with pytest.raises(SetupError, match='train.jsonl, line 4: "solution" must be text'):
-        data.sequences()
-    assert [words.decode(p.prompt) for p in problems] == ["1+1:<think></think>", "1+2:<think></think>"]
-    assert [words.decode(data.solution(p)[:-1]) for p in problems] == ["one and\u2028one \\boxed{2}", "3"]
-
-
-@pytest.mark.parametrize("family", ["qwen2", "phi3"])
-def test_a_written_solution_is_tokenised_behind_its_prompt(family, tmp_path):
-    """phi3's tokenizer marks the beginning of a text, which a response is not where roles are lines."""
-    path, words = tmp_path / "train.jsonl", tokenizer(family)
-    words.chat_template = "{% for m in messages %}user\n{{ m['content'] }}\n{% endfor %}assistant\n"
-    path.write_text("".join(json.dumps({"problem": f"the {animal}", "answer": "a cat is small"}) + "\n" for animal in ("dog", "cat")))
-    data = SolvedMaths(str(path), held_out=1)
-    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(tokenizer=words, config=SimpleNamespace(prompts_per_step=1),
-                                                                    model=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))))
-    (problem,) = data.sequences()[0].problems
-    text = words.apply_chat_template(list(problem.turns), tokenize=False, add_generation_prompt=True)
-    assert [*problem.prompt, *data.solution(problem)] == [*words(text + "a cat is small", add_special_tokens=False)["input_ids"],
-                                                          words.eos_token_id]
-    apart = words("a cat is small", add_special_tokens=False)["input_ids"]
-    assert (list(data.solution(problem)[:-1]) == apart) is (family == "qwen2")
-
-
-def test_a_problem_that_leaves_no_room_is_refused_before_the_first_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "sample", lambda *_, **__: pytest.fail("sampled before it was refused"))
-    data = Coin(count=16, held_out=4, seed=5)
-    longest = max(len(p.prompt) for p in data.rows(0).problems)
-    for who in ("given", "given_teacher"):  # a teacher reads what the student wrote
-        found = training()
-        getattr(found, who)[0].config.max_position_embeddings = longest + SMALL["max_new_tokens"] - 1
-        with pytest.raises(ModelError, match=f"a prompt of {longest} tokens and 6 to come"):
-            fit(found, tmp_path, data=data)
-    with pytest.raises(ModelError, match="tokens and 600 to come"):  # of a validation that is to come
-        found = training()
-        found.cap = 600
-        fit(found, tmp_path, data=data, limit_val_batches=1.0)

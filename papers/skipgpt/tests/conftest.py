@@ -3,6 +3,7 @@ sliding window (Gemma-2), a norm on each head (Qwen3); written to and read from 
 
 `fresh(family, attention)` gives an unrouted copy in eval mode; `model` runs a test on all of them. `float64` and `float32`
 are the contexts of tests/numerics.py as fixtures; a file whose tests are all in float64 enters it for itself.
+Baselines have decoders of LAYERS layers: `llama` (sdpa) is one, `stock` runs a test on that and on Qwen3 (eager).
 """
 
 import copy
@@ -19,6 +20,8 @@ FAMILIES = ("llama", "qwen3", "gemma2")
 # Gemma-2 caps its attention scores, which sdpa cannot; transformers refuses that pair itself.
 PAIRS = [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("qwen3", "eager"),
          ("gemma2", "eager")]
+LAYERS = 4
+FOUR_LAYERS = {"llama": "sdpa", "qwen3": "eager"}
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +58,26 @@ def model(request, fresh):
     return fresh(*request.param)
 
 
+@pytest.fixture(scope="module")
+def originals():
+    models = {}
+    for family, attention in FOUR_LAYERS.items():
+        spec = tiny(family, num_hidden_layers=LAYERS, attn_implementation=attention)
+        models[family] = load(spec).model.eval()
+    return models
+
+
+@pytest.fixture(params=FOUR_LAYERS)
+def stock(request, originals):
+    """Four layers, unrouted, to use up."""
+    return copy.deepcopy(originals[request.param])
+
+
+@pytest.fixture
+def llama(originals):
+    return copy.deepcopy(originals["llama"])
+
+
 @pytest.fixture
 def float64():
     with in_float64():
@@ -65,3 +88,12 @@ def float64():
 def float32():
     with in_float32():
         yield
+
+
+@pytest.fixture
+def one_thread():
+    """The same order of additions here as in the child processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

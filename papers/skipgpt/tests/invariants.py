@@ -1,7 +1,7 @@
 """What must hold of SkipGPT, each as a function that raises AssertionError when it does not.
 
-`test_method.py` and `test_skipping.py` ask these of the code as it is; `test_mutations.py` breaks
-the code in one place at a time and asks whether the right one notices.
+`test_method.py`, `test_statistics.py` and `test_skipping.py` ask these of the code as it is; `test_mutations.py`
+breaks the code in one place at a time and asks whether the right one notices.
 """
 
 import copy

@@ -22,9 +22,11 @@ from common.training.steps import StepData
 from tests.numerics import float64
 from tests.preload import PRELOAD
 
-from ..data import RaggedRows
+from ..data import RaggedRows, collate
 from ..method import SkipGPTConfig
 from ..module import RouterTuningModule
+
+AFTER_ADAM = 1e-10  # of parameters: where a gradient is nearly 0, Adam divides its rounding by its size
 
 
 class Uneven(StepData):
@@ -39,6 +41,12 @@ class Uneven(StepData):
         ids = draw.integers(3, 96, offsets[-1]).astype(np.int32)
         rows = np.arange(40)
         return RaggedRows(ids, offsets, rows[4:]), RaggedRows(ids, offsets, rows[:4])
+
+
+def uneven_batch(*lengths, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    rows = [torch.randint(3, 96, (n,), generator=draw) for n in lengths]
+    return collate(rows, list(range(len(rows))), sum(lengths), sum(lengths) - len(lengths))
 
 
 def router_tuning(alpha=8.0, target=0.4, gradient_checkpointing=False, seed=5, **options):

@@ -1,9 +1,7 @@
 """Training: what is equal by theory is equal by number, and what is frozen stays frozen."""
 
-import json
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,36 +9,23 @@ from common.errors import SetupError
 from common.families import FAMILIES
 from common.lora import merge
 from common.models import load, tiny
-from common.training.steps import StepBatches, ValidationBatches
 from tests.numerics import close, far, float64
 
-from ..data import RaggedRows, RedPajamaSample, Rows, TextWindows, TokenDifficulty, collate
-from ..difficulty import KINDS, token_difficulty
 from ..layers import find_stack
-from ..losses import distillation_loss, divergence_by_token, lm_loss, sample_noise, targets_of
+from ..losses import sample_noise
 from ..method import SkipGPTConfig, routing_of
 from ..module import JointModule, LoraRecoveryModule, RouterTuningModule
 from ..router_files import load_routers
-from ..tuning import tune
 from .invariants import REL
-from .runs import Uneven, alone, fit, fit_in_processes, router_tuning
+from .runs import AFTER_ADAM, Uneven, alone, fit, fit_in_processes, router_tuning, uneven_batch
 
-pytestmark = pytest.mark.numerics
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def in_float64():
     with float64():
         yield
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The same order of additions here as in the child processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(module):
@@ -59,15 +44,6 @@ def same_steps(ours, theirs, *names):
     assert len(ours) == len(theirs)
     for name in names:
         close([step[name] for step in ours], [step[name] for step in theirs], REL)
-
-
-AFTER_ADAM = 1e-10  # of parameters: where a gradient is nearly 0, Adam divides its rounding by its size
-
-
-def uneven_batch(*lengths, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    rows = [torch.randint(3, 96, (n,), generator=draw) for n in lengths]
-    return collate(rows, list(range(len(rows))), sum(lengths), sum(lengths) - len(lengths))
 
 
 # -- equal by theory -------------------------------------------------------------------------------
@@ -307,104 +283,6 @@ def test_gradient_checkpointing_changes_nothing_but_memory(one_batch, tmp_path):
     assert state.stats().n_tokens == 14 and len(hidden) == 3 + 1
 
 
-# -- losses and optimiser --------------------------------------------------------------------------
-def test_end_token_is_a_target_even_if_it_is_the_padding_id():
-    row = torch.tensor([5, 0, 6, 0])  # 0 pads, and ends texts
-    batch = collate([row, row[:2]], [0, 1], 6, 4)
-    assert targets_of(batch).tolist() == [[0, 6, 0], [0, -100, -100]]
-    logits = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
-    log = logits.log_softmax(-1)
-    expected = -(log[0, 0, 0] + log[0, 1, 6] + log[0, 2, 0] + log[1, 0, 0])
-    close(lm_loss(logits, batch), expected, REL)
-    left = dict(input_ids=torch.tensor([[0, 5, 7]]), attention_mask=torch.tensor([[0, 1, 1]]))
-    assert targets_of(left).tolist() == [[-100, 7]]  # padding predicts nothing
-
-
-def test_distillation_is_the_divergence_from_the_dense_model():
-    module = alone(router_tuning(distill_weight=0.5))
-    batch = uneven_batch(5, 9)
-    module.route(batch, 0)
-    part = module.losses(batch)["distill"]
-    assert module.state.mode == "mask" and part.requires_grad
-    with torch.no_grad():
-        student = module.logits(batch)
-        inputs = dict(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        dense = load(tiny()).model(**inputs).logits
-    divergence = sum((dense[b, t].log_softmax(-1).exp() * (
-        dense[b, t].log_softmax(-1) - student[b, t].log_softmax(-1))).sum()
-        for b, n in enumerate((5, 9)) for t in range(n - 1))
-    close(part, 0.5 * divergence / 12, REL)
-    assert distillation_loss(dense, dense, batch).abs() < REL * divergence
-
-
-def test_a_word_without_probability_counts_nothing_in_a_divergence():
-    """p = (1/2, 1/2, 0), q = (1/4, 3/4, 0): ln 2 / 2 + ln(2/3) / 2; the same where q gives the third word something."""
-    p, q = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64).log(), torch.tensor([[0.25, 0.75, 0.0]], dtype=torch.float64).log()
-    assert divergence_by_token(p, q).item() == pytest.approx(0.5 * math.log(4 / 3), rel=1e-12)
-    assert divergence_by_token(q, p).item() == pytest.approx(0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2), rel=1e-12)
-    full = torch.tensor([[0.25, 0.25, 0.5]], dtype=torch.float64).log().requires_grad_()
-    value = divergence_by_token(p, full)
-    assert value.item() == pytest.approx(math.log(2), rel=1e-12) and divergence_by_token(full, p).item() == math.inf
-    value.backward()
-    assert full.grad.tolist() == [[-0.5, -0.5, 0.0]]
-
-
-def test_rates_of_weights_and_biases_and_schedules(tmp_path):
-    module = router_tuning(bias_learning_rate=0.1, schedule="cosine", warmup_steps=2)
-    fit(module, tmp_path, steps=4)
-    scheduler = module.lr_schedulers()
-    assert scheduler.base_lrs == [1e-2, 0.1]
-    factors = [scheduler.lr_lambdas[0](k) for k in range(5)]
-    assert factors == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-9)
-
-
-def test_the_loop_of_the_cpu_experiments_is_the_same_training(tmp_path):
-    """tuning.tune, with its noise replaced by that of the samples, equals the Lightning module."""
-    data = TokenDifficulty(length=12, train_samples=32, val_samples=4, batch_size=8, seed=5)
-    module, _ = fit(router_tuning(), tmp_path, steps=4, data=data)
-    twin = alone(router_tuning())
-    stream = iter(StepBatches(data.rows(0), batch_size=8, micro_batch=8, seed=5))
-
-    def batch(step):
-        rows = next(stream)
-        twin.state.noise = sample_noise(2 * len(twin.state.layers), rows, 5, step)
-        return rows["input_ids"]
-
-    learned = list(twin.state.parameters())
-    list(tune(twin.model, batch, torch.optim.AdamW(learned, lr=1e-2, weight_decay=0.01), 4, state=twin.state))
-    for ours, theirs in zip(learned, module.state.parameters()):
-        close(ours, theirs, AFTER_ADAM)
-
-
-def test_without_max_steps_there_is_no_schedule(tmp_path):
-    with pytest.raises(SetupError, match="max_steps"):
-        fit(router_tuning(), tmp_path, steps=-1)
-
-
-def test_validation_reports_argmax_rates(tmp_path):
-    module = router_tuning()
-    fit(module, tmp_path, steps=2, limit_val_batches=1.0, val_check_interval=2,
-        check_val_every_n_epoch=None, num_sanity_val_steps=0)
-    metrics = module.trainer.callback_metrics
-    data = Uneven()
-    rows = data.rows(1)
-    module.model.eval()
-    module.state.start_recording()
-    with torch.no_grad():
-        batch = collate([rows[i] for i in range(4)], [0, 1, 2, 3], 0, 1)
-        module.state.noise = None
-        loss = lm_loss(module.logits(batch), batch) / (rows.lengths.sum() - 4)
-    stats = module.state.stats()
-    close(metrics["val/loss"], loss, REL)
-    close(metrics["val/attn_skip"], stats.attn_skip, REL)
-    close(metrics["val/sparsity"], stats.sparsity, REL)
-
-
-def test_noise_and_policy_do_not_outlive_training(tmp_path):
-    module, _ = fit(router_tuning(), tmp_path, steps=1)
-    assert module.state.noise is None and module.state.policy is None and module.state.temperature == 1.0
-
-
 # -- checkpoints that do not fit -------------------------------------------------------------------
 def test_checkpoint_of_another_training_is_refused(tmp_path):
     fit(router_tuning(), tmp_path, steps=2, checkpoint_every=1)
@@ -434,129 +312,3 @@ def test_a_model_without_the_modules_is_named():
     module = RouterTuningModule(tiny().__class__("random", config=config), SkipGPTConfig())
     with pytest.raises(SetupError, match=r"random:falcon_h1: 2 submodules of the layer look at other tokens .* Layer 0"):
         module.configure_model()
-
-
-# -- data ------------------------------------------------------------------------------------------
-def test_a_step_is_the_same_however_it_is_cut():
-    rows = Uneven().rows(0)
-
-    def steps(micro, ranks, start=0, count=6, workers=0):
-        """[(sample_index, ids)] of steps start … count-1, put together from all ranks."""
-        out = []
-        for rank in range(ranks):
-            batches = StepBatches(rows, batch_size=8, micro_batch=micro, seed=3, start_step=start,
-                                  rank=rank, world_size=ranks)
-            loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers)
-            it = iter(loader)
-            for _ in range((count - start) * 8 // (micro * ranks)):
-                batch = next(it)
-                for index, row, n in zip(batch["sample_index"], batch["input_ids"],
-                                         batch["lengths"]):
-                    out.append((index, row[:n].tolist(), batch["step_tokens"]))
-        return sorted(out)
-
-    whole = steps(8, 1)
-    assert [index for index, *_ in whole] == list(range(48))
-    assert steps(1, 1) == steps(2, 2) == steps(4, 2) == whole
-    assert steps(2, 2, start=4) == whole[32:]
-    assert steps(4, 1, workers=2) == whole
-    for k in range(6):
-        step = whole[8 * k : 8 * k + 8]
-        assert {tokens for *_, tokens in step} == {sum(len(ids) for _, ids, _ in step)}
-    first = sorted(ids for _, ids, _ in whole[:36])  # one pass over 36 rows: each of them once
-    assert first == sorted(rows[i].tolist() for i in range(36))
-    assert [ids for _, ids, _ in whole[36:48]] != [ids for _, ids, _ in whole[:12]]
-
-
-def test_ranks_validate_equally_often_and_each_row_once():
-    """Sharded weights are gathered in every forward pass: a rank that stops early would hang the rest."""
-    rows = Rows(torch.arange(5)[:, None].expand(5, 6) + 3)
-    ranks = [list(ValidationBatches(rows, micro_batch=1, rank=r, world_size=3)) for r in range(3)]
-    assert [len(batches) for batches in ranks] == [2, 2, 2]
-    real = [b for batches in ranks for b in batches if b["attention_mask"].any()]
-    assert sorted(int(b["input_ids"][0, 0]) for b in real) == [3, 4, 5, 6, 7]
-    (padding,) = [b for batches in ranks for b in batches if not b["attention_mask"].any()]
-    module = alone(router_tuning()).eval()
-    module.on_validation_start()
-    module.validation_step(real[0], 0)
-    held_out, stats = module._held_out.clone(), module.state.stats()
-    module.validation_step(padding, 1)
-    assert torch.equal(module._held_out, held_out) and module.state.stats().n_tokens == stats.n_tokens
-
-
-def test_a_step_that_does_not_divide_is_refused(tmp_path):
-    with pytest.raises(SetupError, match="batch_size 8 is not a multiple of 3 x 1"):
-        fit(router_tuning(), tmp_path, accumulate=3)
-
-
-def test_windows_need_a_tokenizer(tmp_path):
-    with pytest.raises(SetupError, match="needs a tokenizer"):
-        fit(router_tuning(), tmp_path, data=TextWindows(batch_size=8))
-
-
-def test_rows_have_lengths():
-    assert Rows(torch.zeros(3, 5, dtype=torch.int64)).lengths.tolist() == [5, 5, 5]
-    ragged = RaggedRows(np.arange(9, dtype=np.int32), np.array([0, 2, 5, 9]), np.array([2, 0]))
-    assert ragged.lengths.tolist() == [4, 2] and ragged[0].tolist() == [5, 6, 7, 8]
-
-
-def test_token_difficulty_is_what_it_says():
-    """Every label re-derived from the tokens alone."""
-    ids, kinds = token_difficulty(200, 64, seed=1)
-    assert ids.shape == kinds.shape == (200, 64) and ids.min() >= 0 and ids.max() == 36
-    for row, kind in zip(ids.tolist(), kinds.tolist()):
-        bound = {}
-        for t in range(1, 64):
-            if kind[t] == KINDS["cycle"]:
-                assert row[t] == (row[t - 1] + 1) % 16 and row[t - 1] < 16
-            if 16 <= row[t - 1] < 24:  # a key; its value follows
-                known = row[t - 1] in bound
-                assert kind[t] == KINDS["recall" if known else "recall_new"]
-                assert 24 <= row[t] < 32 and bound.setdefault(row[t - 1], row[t]) == row[t]
-            if kind[t] == KINDS["triple"]:
-                x, y, z = (v - 32 for v in row[t - 2 : t + 1])
-                assert z == (x + y) % 5
-    share = torch.bincount(kinds.flatten(), minlength=5) / kinds.numel()
-    mean = 0.28 * 5.5 + 0.27 * 2 + 0.45 * 3  # tokens a segment
-    assert share[KINDS["cycle"]] == pytest.approx(0.28 * 4.5 / mean, abs=0.02)
-    assert share[KINDS["triple"]] == pytest.approx(0.45 / mean, abs=0.02)
-    values = share[KINDS["recall"]] + share[KINDS["recall_new"]]
-    assert values == pytest.approx(0.27 / mean, abs=0.01)
-
-
-def test_token_difficulty_is_a_function_of_seed_and_number():
-    ids, kinds = token_difficulty(6, 64, seed=1)
-    for part, whole in zip(token_difficulty(2, 64, seed=1, first=3), (ids, kinds)):
-        assert torch.equal(part, whole[3:5])
-    assert torch.equal(token_difficulty(6, 128, seed=1)[0][:, :64], ids)
-    assert not torch.equal(token_difficulty(6, 64, seed=2)[0], ids)
-    data = TokenDifficulty(train_samples=4, val_samples=2, seed=1)
-    assert torch.equal(data.rows(0).ids, ids[:4]) and len(data.rows(1).ids) == 2
-
-
-@pytest.mark.parametrize("value", [None, 5, ["a"], "half \ud83d", {"a": 1}])
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_what_is_no_text_is_named_with_file_and_row(tmp_path, value, kind):
-    """A list was trained on as if it were a row of words; null ended in a TypeError of the tokenizer."""
-    if kind == "jsonl":
-        (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("one two", value)))
-    elif isinstance(value, str):
-        pytest.skip("parquet holds no half surrogate")
-    else:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-
-        rows = ["one two", None] if value is None else [value, value]
-        parquet.write_table(pa.table({"text": rows}), tmp_path / "a.parquet")
-    rows = RedPajamaSample(str(tmp_path))
-    row = 1 if kind == "parquet" and value is not None else 2
-    with pytest.raises(SetupError, match=rf"a\.{kind}, (line|row) {row}: field 'text' holds no text"):
-        list(rows._read(rows._local_files()))
-
-
-def test_one_sample_is_always_left_to_train_on(monkeypatch):
-    rows = RedPajamaSample("./x", holdout=1.0)
-    monkeypatch.setattr(rows, "_tokens", lambda: (np.arange(12, dtype=np.int32), np.array([0, 3, 6, 9, 12])))
-    train, validate = rows.sequences()
-    assert len(train.lengths) == 1 and len(validate.lengths) == 3
-    assert not {int(s) for s in train.start} & {int(s) for s in validate.start}
