@@ -26,6 +26,7 @@ GPU_PACKAGES = ("torch", "transformers", "lightning", "peft")
 DATA = (
     "text/wikitext2_word.valid.txt", "text/wikitext2_word.test.txt", "text/ptb.valid.txt", "text/ptb.test.txt",
     "text/piqa.jsonl", "text/arc_easy.jsonl", "text/winogrande.jsonl", "text/lambada_openai.jsonl",
+    "text/pubmed_qa_labeled.jsonl", "math/gsm8k_test.jsonl",
     *(f"translation/multi30k.{split}.{side}.gz" for split in ("train", "val", "test_2016_flickr") for side in ("en", "de", "fr")),
     "speech/fsdd.zip",
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..claims.headlines import Headline
 from ..claims.intervals import interval
+from ..claims.rules import rule_text
 from .rows import COMING, Paper, ours_with_unit
 
 # Beside a word that no small run gave.
@@ -42,9 +43,12 @@ def _line(paper: Paper) -> Line:
 
 
 def shown(h: Headline) -> str:
-    """The row whose numbers a headline shows, with them; "" where it has none."""
+    """The row whose numbers a headline shows, with them and what they are held against; "" where it has none."""
+    if not h.record or h.record["measured"]["value"] is None:
+        return ""
     what = f"{h.here} ({h.row})" if h.here else h.row
-    return f"{what}: {ours_with_unit(h.record)}" if h.record and h.record["measured"]["value"] is not None else ""
+    rule = rule_text(h.record["protocol"].get("rule"))
+    return f"{what}: {ours_with_unit(h.record)}" + (f"; rule: {rule}" if rule not in ("", "-") else "")
 
 
 def intervals_shown(papers: Iterable[Paper]) -> int:

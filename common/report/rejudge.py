@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..claims.machine import ROOT
-from ..claims.records import load_claims, make_record, read_record, record_path, same_result, write_record
+from ..claims.records import load_claims, make_record, read_record, record_path, write_record
 from ..errors import RecordError
 from .chain import RUNGS_OF, committed_results, digest_of
 
@@ -54,10 +54,17 @@ def _renewed(claim: dict, sha256: str, measured: dict, facts: dict, folder: Path
     seeds = list(range(measured["n_runs"])) if measured.get("stderr_kind") == "across-seeds" else claim["protocol"].get("seeds", [])
     timing = measured.pop("timing", None)
     record = make_record(claim, sha256, measured, facts, seeds=seeds, timing=timing, **kept)
-    if old is None or not same_result(old, record):
+    if old is None or _said(old) != _said(record):
         write_record(record, folder)
         was = old["verdict"]["word"] if old else "no valid record"
         yield f"{claim['id']}: {was} -> {record['verdict']['word']}"
+
+
+def _said(record: dict) -> dict:
+    """What a record says beside its run: a record whose words another reading would not change keeps the run that made it, and the hash of
+    the claims.yaml that it was judged by."""
+    protocol = {name: value for name, value in record["protocol"].items() if name != "claims_sha256"}
+    return {name: value for name, value in record.items() if name != "run"} | {"protocol": protocol}
 
 
 def _sources(folder: Path, experiment: str) -> dict[str, str] | None:

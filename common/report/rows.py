@@ -7,6 +7,7 @@ the README's words for them, and its timings.
 
 from __future__ import annotations
 
+import importlib
 import re
 import stat
 from collections import Counter
@@ -55,7 +56,7 @@ class Row:
     """One claim at one rung: its entry in claims.yaml, its record, or both.
 
     flag: "" for a row to believe, else "older" (code), "stale" (claim), "scratch", "invalid" or "unlisted", with `problem`
-    for why.
+    for why. asked: the experiment that measures it, where that runs only when it is asked for.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Row:
     record: dict | None = None
     flag: str = ""
     problem: str = ""
+    asked: str = ""
 
     @property
     def short(self) -> str:
@@ -99,7 +101,8 @@ class Row:
         """What made the record, or would make one."""
         if self.record and self.record["measured"]["value"] is not None:
             return self.record["run"]["command"]
-        return f"make reproduce-{self.id.partition('/')[0]}{RUNG_OPTION.get(self.rung, '')}"
+        only = f" ONLY={self.asked}" if self.asked else ""
+        return f"make reproduce-{self.id.partition('/')[0]}{RUNG_OPTION.get(self.rung, '')}{only}"
 
 
 @dataclass
@@ -160,6 +163,18 @@ def rows_of(claims: Claims | None, records: Sequence[dict], root: Path | None = 
     return rows
 
 
+def asked_for(folder: Path) -> dict[str, str]:
+    """{claim: experiment} of those that a run measures only where ONLY= names them. A paper of another tree, or whose eval.py cannot be
+    imported, has none: what is wrong with it is for its own run to report."""
+    if folder.parent.parent != ROOT:
+        return {}
+    try:
+        experiments = importlib.import_module(f"papers.{folder.name}.eval").EXPERIMENTS
+    except Exception:
+        return {}
+    return {claim: each.name for each in experiments if each.asked for claim in each.claims}
+
+
 def anchors(rows: Sequence[Row]) -> list[str]:
     """What a link names each row by: the claim's id for its first row, "skipgpt/C9", else id/rung[/flag]."""
     made = []
@@ -199,8 +214,9 @@ def read_paper(folder: Path, scratch: bool = False) -> Paper:
             name, rung = path.name.split(".")[:2]
             invalid.append(Row(f"{key}/{name}", rung, None, None, "invalid", said(error)))
             paper.problems.append(said(error))
-    broken = {(row.id, row.rung): row for row in invalid}
+    broken, asked = {(row.id, row.rung): row for row in invalid}, asked_for(folder)
     for row in rows_of(claims, records, folder.parent.parent):
+        row.asked = asked.get(row.short, "") if row.rung == "cpu-small" else ""
         bad = broken.pop((row.id, row.rung), None)
         if bad:
             row.flag, row.problem = bad.flag, bad.problem

@@ -10,7 +10,7 @@ from pathlib import Path
 from .experiment import Experiment
 from .reproduce_all import ROOT, papers
 
-COLUMNS = "{:<14s}{:<13s}{:<10s}{:>8s}  {:<12s}{}"
+COLUMNS = "{:<18s}{:<13s}{:<10s}{:>8s}  {:<12s}{}"
 
 
 def command(paper: str, experiment: Experiment) -> str:

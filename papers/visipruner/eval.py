@@ -30,7 +30,7 @@ EXPERIMENTS = (
     Experiment("qwen3", "cpu", further.qwen3, qwen3.jobs, tables=tables.qwen3, asked=True, walked=False,
                claims=tuple(f"C24{letter}" for letter in "abcdefghijk"), document="qwen3", minutes=3),
     Experiment("smollm2", "cpu", further.smollm2, smollm2.jobs, tables=tables.smollm2, asked=True, walked=False,
-               claims=tuple(f"C28{letter}" for letter in "abcdefghijklmnop"), document="smollm2", minutes=30),
+               claims=tuple(f"C28{letter}" for letter in "abcdefghijklmnop"), document="smollm2", minutes=50),
     Experiment("equal", "cpu", further.equal, equal.jobs, tables=tables.equal, asked=True, claims=("C26a", "C26b"), document="equal",
                minutes=1),
     Experiment("precision", "cpu", further.precision, precision.jobs, tables=tables.precision, asked=True, claims=("C25a", "C25b"),

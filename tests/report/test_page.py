@@ -17,7 +17,7 @@ from common.errors import RecordError
 from common.report import __main__ as command
 from common.report import tables as report
 from common.report.page import page
-from common.report.rows import RUNGS, read_papers, rows_of
+from common.report.rows import RUNGS, Row, asked_for, read_papers, rows_of
 from common.report.words import MEANING, RULES, SIZES
 from tests.report.read_back import Parsed, one_paper
 from tests.sample_records import RUN, UP, claim, every_word, headline, held, write
@@ -221,6 +221,20 @@ def test_every_deviation_that_a_claim_names_is_in_its_readme():
         for row in paper.rows:
             for name in row.shown["protocol"].get("deviations", ()):
                 assert paper.deviations.get(name) or len(name) > 4, f"{row.id}: {name} is not in papers/{paper.key}/README.md"
+
+
+def test_a_claim_that_an_asked_experiment_measures_names_it_and_no_other_does():
+    """ViCA from nothing takes hours and runs when it is asked for; a claim of the default run, or of the paper's size, needs no name."""
+    papers = {paper.key: {row.short: row for row in paper.rows} for paper in read_papers()}
+    assert Row("vica/C1r", "cpu-small", asked=papers["vica"]["C1r"].asked).command == "make reproduce-vica ONLY=scratch"
+    assert papers["vica"]["C1s"].asked == "" == papers["vica"]["C1"].asked
+    assert papers["vica"]["C1"].command == "make reproduce-vica RUNG=paper"
+    assert {row.asked for row in papers["layerfusion"].values()} == {"", "long", "variants", "smollm2"}
+
+
+def test_a_paper_of_another_tree_asks_for_nothing(root):
+    """Its eval.py is not this tree's, and is not imported."""
+    assert asked_for(root / "papers/demo") == {}
 
 
 # ------------------------------------------------------------------------------------ the command

@@ -41,6 +41,14 @@ def test_what_would_say_the_same_is_left_alone(measured):
     assert path.read_bytes() == kept
 
 
+def test_another_claims_text_renews_that_claims_record_alone(measured):
+    """claims.yaml is another file then, and every record names its hash: what else would be written anew has not changed."""
+    path = path_of(measured, "C2")
+    kept = path.read_bytes()
+    claims_yaml(measured / "papers/demo", CLAIMS[0] | {"statement": "It is as fast as the other."}, *CLAIMS[1:])
+    assert list(rejudge.rejudge("demo", measured)) == [] and path.read_bytes() == kept
+
+
 def test_a_record_that_is_gone_or_of_an_older_form_is_made(measured):
     path = path_of(measured, "C2")
     path.write_text(path.read_text().replace("claim-record/2", "claim-record/1"))

@@ -269,7 +269,7 @@ def test_sums_train_as_named_on_training_problems_and_answer_test_problems(arm, 
     assert training.config.lr == 1e-5 and training.seed == 5
     if kind == "GRPO":
         assert (training.beta, training.reward) == (0.04, "accuracy + length" if "length" in arm else "truncation")
-    assert bool(options["callbacks"]) == (arm != "fixed data")
+    assert bool(options["callbacks"]) == (arm in sums.WATCHED)
     assert (data.count, data.seed, options["limit_train_batches"]) == (6, 5, 2)
     assert training.given == (models[0], "words", {"name": "taught"})
     assert (training.config.prompts_per_step, training.config.rollouts_per_prompt) == (3, how.rollouts)
