@@ -57,7 +57,7 @@ def test_the_root_table_has_a_line_a_paper_with_its_first_headline(root):
     table = report.root_table(papers).splitlines()
     assert table[0] == "| paper | its headline | shown here, in the small | at the paper's size |" and len(table) == 2 + 9 + 1
     (line,) = [line for line in table if "A demo" in line]
-    assert line == ("| [A demo](papers/demo/README.md) | it works (2 points) | **supports**: C2: 0.31 [0.2852, 0.3348] points | "
+    assert line == ("| [A demo](papers/demo/README.md) | it works (2 points) | **supports**: C2: 0.31 [0.2852, 0.3348] points; rule: above 0.1 | "
                     "not run: needs four GPUs |")
     assert sum("| planned | planned |" in line for line in table) == len(PLANNED) == 9
     assert all(COMING[key] in line for key, line in zip(PLANNED, table[2:]) if key in COMING)
@@ -83,7 +83,7 @@ def test_a_paper_whose_text_could_not_be_read_says_so(tmp_path):
 def test_headlines_of_a_paper_stand_with_what_they_rest_on(root):
     lines = report.headline_table(one_paper(root)).splitlines()
     assert lines[2] == ("| It works, they say. | 2 points | **supports** (cpu-small) | C2 supports, C8 not-run | "
-                        "C2: 0.31 [0.2852, 0.3348] points | four GPUs |")
+                        "C2: 0.31 [0.2852, 0.3348] points; rule: above 0.1 | four GPUs |")
     assert "**matches** (paper-scale) | C1 matches | C1: 524,416 points" in lines[3]
 
 
