@@ -48,7 +48,7 @@ ARMS: dict[str, tuple[str, dict, dict]] = {
     "fixed data": ("FixedData", {}, {}),
     "best of n": ("BestOfN", {}, {}),
     "grpo": ("GRPO", {}, {"beta": 0.04}),
-    "grpo, length": ("GRPO", {"max_new_tokens": 160, "micro_batch_size": 8}, {"beta": 0.04, "reward": "accuracy + length"}),  # for memory
+    "grpo, length": ("GRPO", {"max_new_tokens": 160, "micro_batch_size": 4}, {"beta": 0.04, "reward": "accuracy + length"}),  # for memory
 }
 WATCHED = ("opsft", "best of n", "grpo")  # arms that are probed while they train
 SECONDS = {"grpo": 450, "grpo, length": 1200}  # of an arm that does not take 300
