@@ -22,7 +22,7 @@ from torch import nn
 from common.errors import ModelError
 from common.files import cache_dir, file_sha256, write_json
 from common.lora import CONFIG, WEIGHTS, merge
-from common.models import SMOLLM2, Loaded, load
+from common.models import DTYPES, SMOLLM2, Loaded, load
 from common.reasoning.rollouts import sample
 from common.reasoning.sums import Sums
 from common.standins.sums import load_sums_reasoner, train
@@ -49,23 +49,23 @@ def first_layers(model: nn.Module, count: int = LAYERS) -> nn.Module:
     return model
 
 
-def start(who: str, dtype: str = "float32") -> Loaded:
-    """What the adapter of "teacher" or "student" is put on."""
+def start(who: str) -> Loaded:
+    """What the adapter of "teacher" or "student" is put on, in float32."""
     if who == "teacher":
-        return load_sums_reasoner(dtype=dtype)
-    loaded = load(replace(SMOLLM2, dtype=dtype))
+        return load_sums_reasoner()
+    loaded = load(replace(SMOLLM2, dtype="float32"))
     return loaded._replace(model=first_layers(loaded.model), source=loaded.source | {"layers": LAYERS})
 
 
 def opened(who: str, dtype: str = "float32", folder: Path | None = None) -> Loaded:
-    """Teacher or student, a plain model. Raises FileNotFoundError where its adapter is missing, ModelError where its card is below the
-    bars: no claim may be measured on it."""
+    """Teacher or student, a plain model, merged in float32 whatever its precision is then. Raises FileNotFoundError where its adapter is
+    missing, ModelError where its card is below the bars: no claim may be measured on it."""
     folder = folder or FOLDER / who
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"pair-weights/{folder.name}/{WEIGHTS} is missing: restore it or run `python -m papers.decouplingkl.pair`")
     reaches(who, json.loads((folder / "training.json").read_text(encoding="utf-8"))["right"])
-    loaded = start(who, dtype)
-    model = merge(loaded.model, folder).requires_grad_(True)
+    loaded = start(who)
+    model = merge(loaded.model, folder).to(DTYPES[dtype]).requires_grad_(True)
     source = loaded.source | {"pair": f"papers/decouplingkl/pair-weights/{folder.name}", "pair_sha256": file_sha256(folder / WEIGHTS)}
     return loaded._replace(model=model, source=source)
 

@@ -49,7 +49,7 @@ def test_more_layers_than_there_are_are_refused(count):
 def there(tmp_path, monkeypatch):
     """A pair of small models whose adapters lie in a folder as the real ones do."""
     monkeypatch.setattr(pair, "FOLDER", tmp_path)
-    monkeypatch.setattr(pair, "start", lambda who, dtype="float32": small(dtype, num_hidden_layers=4 if who == "teacher" else 2))
+    monkeypatch.setattr(pair, "start", lambda who: small(num_hidden_layers=4 if who == "teacher" else 2))
     for who, right in (("teacher", {"greedy": 0.9}), ("student", {"sampled": 0.2})):
         torch.manual_seed(len(who))
         adapted = add_lora(pair.start(who).model, LoraSpec(2, 4, 0.0, LINEAR))
@@ -66,6 +66,8 @@ def test_opened_is_start_and_adapter(there):
     loaded, bare = pair.opened("student"), pair.start("student").model
     assert not torch.allclose(loaded.model(input_ids=ids).logits, bare(input_ids=ids).logits)
     assert all(p.requires_grad for p in loaded.model.parameters()) and "lora" not in " ".join(dict(loaded.model.named_parameters()))
+    half = pair.opened("student", "bfloat16").model.state_dict()
+    assert all(torch.equal(half[name], value.to(torch.bfloat16)) for name, value in loaded.model.state_dict().items())
     assert loaded.source["pair"] == "papers/decouplingkl/pair-weights/student" and len(loaded.source["pair_sha256"]) == 64
 
 
