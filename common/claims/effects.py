@@ -3,7 +3,8 @@
     unit of evidence  protocol.evidence says what is counted: trainings, items or processes, and how few are too few; what
                       supports needs, opposes needs
     placebo           above, below: `measured.placebo` is the same quantity of an arm that must not pass. Where it passes, too,
-                      the measure does not discriminate, and nothing is supported
+                      the measure does not discriminate, and nothing is supported; nor where its interval holds the edge and the
+                      claim's own arm is not shown to be ahead of it, run by run: a placebo that is noisy enough never passes
     sensitivity       within: `measured.sensitivity` is the same quantity of a pair that is known to differ. Where the rule does
                       not tell that apart, the measure is insensitive; so it is at a ceiling (`measured.ceiling`)
 """
@@ -14,7 +15,7 @@ import math
 from statistics import fmean, stdev
 
 from ..errors import RecordError
-from .intervals import MIN_ITEMS, MIN_RUNS, interval, n_needed, over_items, p_above, sample_size
+from .intervals import MIN_ITEMS, MIN_RUNS, interval, n_needed, over_items, p_above, sample_size, summarize
 from .rules import edges, limits, number, pair, rule_of, rule_text, unit_of
 
 OVER = {"trainings": "across-seeds", "processes": "across-processes"}
@@ -39,6 +40,9 @@ def effect(claim: dict, measured: dict) -> tuple[bool | None, str]:
         if interval(measured) is None:
             return None, f"{text}: there is no interval (n = {sample_size(measured)}); run {MIN_RUNS} seeds."
         edge = min(edges(rule), key=lambda e: abs(e - measured["value"]))
+        low, high = limits(rule)
+        if low < measured["value"] < high and (doubt := _doubt(claim, measured)) and DULL in doubt:  # where more runs would end
+            return None, f"{text}: contains {number(edge)}; and {doubt}"
         return None, f"{text}: contains {number(edge)}; {wanted(measured, edge)}"
     if lack := lacking(protocol.get("evidence"), measured):
         return None, f"{text}, but {lack}"
@@ -81,13 +85,18 @@ def lacking(evidence: str | None, measured: dict) -> str | None:
 
 
 def _doubt(claim: dict, measured: dict) -> str | None:
-    """Why a rule that holds supports nothing: the placebo passes, too, or a difference could not have been seen."""
+    """Why a rule that holds supports nothing: the placebo passes, too, or does not fail and is not behind; or a difference could not
+    have been seen."""
     protocol = claim["protocol"]
     rule = protocol["rule"]
     if protocol.get("placebo"):
         control = measured["placebo"]
-        if placed(rule, control, exact=interval(control) is None)[0]:  # without an interval its point decides
+        passes, where = placed(rule, control, exact=interval(control) is None)  # without an interval its point decides
+        if passes:
             return f"the placebo, {protocol['placebo']}, passes, too ({number(control['value'])}): the measure {DULL}."
+        if passes is None and not ahead(rule, measured, control):
+            return (f"the placebo, {protocol['placebo']}, neither fails ({number(control['value'])}{where}) nor is shown to be behind: "
+                    "more runs would tell.")
     if protocol.get("sensitivity"):
         control = measured["sensitivity"]
         told_apart, where = placed(rule, control)
@@ -101,6 +110,19 @@ def _doubt(claim: dict, measured: dict) -> str | None:
         if room <= 2 * error or room <= max(edges(rule)):  # no room to differ by what the rule allows
             return f"{INSENSITIVE}: the arms are at {number(fmean(values))}, and {number(best)} is all that is possible."
     return None
+
+
+def ahead(rule: dict, measured: dict, control: dict) -> bool:
+    """above, below: whether the arm is ahead of its placebo. Of as many runs of both the interval of their differences, run by run, lies
+    on the arm's side; else the two intervals do not meet."""
+    sign = 1.0 if math.isinf(limits(rule)[1]) else -1.0
+    ours, theirs = measured.get("per_seed") or (), control.get("per_seed") or ()
+    if len(ours) == len(theirs) >= MIN_RUNS:
+        least = max(each.get("resolution") or 0.0 for each in (measured, control))
+        if span := interval(summarize([sign * (a - b) for a, b in zip(ours, theirs)], least)):  # none where all are equal
+            return span[0] > 0
+    own, other = interval(measured), interval(control)
+    return own is not None and other is not None and (own[0] > other[1] if sign > 0 else own[1] < other[0])
 
 
 def p_values(claim: dict, measured: dict) -> tuple[float, float] | None:

@@ -23,6 +23,7 @@ from .tables import cell
 PAGE = Path("docs") / "open.md"
 DECIDED = ("supports", "opposes")
 NEEDED = re.compile(r"about ([\d,]+) (runs|items) would decide")
+CONTROL = re.compile(r"(?:but|and) the placebo, (.+?),? (passes|neither fails)")
 MOST = 200  # runs beyond which a price in minutes means nothing
 
 
@@ -45,8 +46,8 @@ def open_rows(paper: Paper) -> Iterator[tuple[Row, str]]:
 
 def _why(reason: str) -> str:
     """The referee's sentence without the numbers, which stand in cells of their own."""
-    if "does not discriminate" in reason:
-        return "the arm that must fail passes, too: " + reason.partition("but the placebo, ")[2].partition(", passes")[0]
+    if control := CONTROL.search(reason):
+        return f"the arm that must fail {'passes, too' if control[2] == 'passes' else 'is not shown to fail'}: {control[1]}"
     if "there is no interval" in reason:
         return "one run has no interval"
     return "its interval contains the bar" if NEEDED.search(reason) or "no number" in reason else reason
@@ -61,6 +62,8 @@ def price(row: Row) -> tuple[str, str]:
         return "no number of runs: the measure cannot tell the two apart", "-"
     if "no number of" in reason:
         return "no number of runs: the value lies at its bar", "-"
+    if "neither fails" in reason:
+        return "more trainings: how many depends on that arm's spread", "-"
     if "there is no interval" in reason:
         return "three trainings", f"see papers/{row.id.partition('/')[0]}/README.md"
     if found is None:

@@ -47,10 +47,9 @@ def _renewed(claim: dict, sha256: str, measured: dict, facts: dict, folder: Path
     path = record_path(folder, claim["id"], claim["rung"])
     try:
         old = read_record(path)
-    except RecordError:  # of an older form, or not there
+    except RecordError:  # of an older form, or not there; or its word is not what the referee says now
         old = None
-    kept = {field: old["run"][field] for field in ("models", "datasets") if old and field in old["run"]}
-    kept |= {"config_sha256": old["protocol"]["config_sha256"]} if old else {}
+    kept = _kept(path)
     seeds = list(range(measured["n_runs"])) if measured.get("stderr_kind") == "across-seeds" else claim["protocol"].get("seeds", [])
     timing = measured.pop("timing", None)
     record = make_record(claim, sha256, measured, facts, seeds=seeds, timing=timing, **kept)
@@ -58,6 +57,16 @@ def _renewed(claim: dict, sha256: str, measured: dict, facts: dict, folder: Path
         write_record(record, folder)
         was = old["verdict"]["word"] if old else "no valid record"
         yield f"{claim['id']}: {was} -> {record['verdict']['word']}"
+
+
+def _kept(path: Path) -> dict:
+    """What a record says of its run that the measurements do not: models, data, configuration. {} for one without these."""
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        return {field: old["run"][field] for field in ("models", "datasets") if field in old["run"]} | {
+            "config_sha256": old["protocol"]["config_sha256"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _said(record: dict) -> dict:

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from common.claims import effects, intervals
-from common.claims.effects import p_values, placed
+from common.claims.effects import ahead, p_values, placed
 from common.claims.intervals import paired, share, summarize
 from common.claims.verdict import verdict
 from common.errors import RecordError
@@ -127,8 +127,42 @@ def test_a_measure_that_its_placebo_passes_supports_nothing():
     dull = {**seeds(0.2, 0.3), "placebo": summarize([0.5, 0.51, 0.52])}
     got, reason, _ = verdict(ABOVE, dull)
     assert got == "inconclusive" and "the placebo, the no-op, passes, too (0.51): the measure does not discriminate" in reason
-    assert word(ABOVE, {**dull, "placebo": summarize([0.0, 0.11, 0.25])}) == "supports"  # its interval holds the edge: it did not pass
     assert word(ABOVE, {**dull, "placebo": summarize([-1.0, -1.1, -1.2])}) == "supports"
+
+
+def test_a_placebo_that_spreads_too_much_to_pass_has_not_failed():
+    """Was: supports; one poor training widened the rival's interval until it reached over the bar."""
+    ours = held([0.19, 0.25, 0.31])
+    got, reason, _ = verdict(ABOVE, {**ours, "placebo": summarize([0.0, 0.11, 0.4])})
+    assert got == "inconclusive" and "the placebo, the no-op, neither fails (0.17, 95 % interval" in reason and "runs would tell" in reason
+    behind = summarize([0.05, 0.11, 0.18])  # its interval holds .1, and run by run it is .14 behind
+    assert placed(ABOVE["protocol"]["rule"], behind)[0] is None and word(ABOVE, {**ours, "placebo": behind}) == "supports"
+    assert word(ABOVE, {**ours, "placebo": summarize([0.31, 0.25, 0.19][::-1])}) == "inconclusive"
+
+
+def test_which_side_is_ahead_depends_on_the_rule():
+    above, below = (a_claim["protocol"]["rule"] for a_claim in (ABOVE, BELOW))
+    more, less = summarize([1.0, 1.2, 1.4]), summarize([0.0, 0.2, 0.41])
+    assert ahead(above, more, less) and not ahead(above, less, more) and not ahead(above, more, more)
+    assert ahead(below, less, more) and not ahead(below, more, less)
+    assert not ahead(above, summarize([1.0, 1.2, 1.4], resolution=0.5), less), "less apart than the measure can tell"
+
+
+def test_runs_of_unequal_number_are_ahead_where_intervals_do_not_meet():
+    rule = ABOVE["protocol"]["rule"]
+    items = {"value": 0.5, "n_runs": 1, "n_items": 100, "stderr": 0.05, "stderr_kind": "paired", "ci95": [0.4, 0.6]}
+    assert ahead(rule, items, summarize([0.1, 0.2, 0.3])) is False  # up to .45
+    assert ahead(rule, items, summarize([0.1, 0.11, 0.12])) is True and not ahead(rule, items, one(0.1))
+
+
+def test_a_claim_at_its_bar_whose_placebo_passes_is_not_promised_that_runs_would_decide():
+    """Was: about so many runs would decide; they would end in a measure that does not discriminate."""
+    at_the_bar = seeds(0.09, 0.3)
+    reason = verdict(ABOVE, {**at_the_bar, "placebo": summarize([0.5, 0.51, 0.52])})[1]
+    assert "contains 0.1; and the placebo, the no-op, passes, too" in reason and "would decide" not in reason
+    assert "would decide" in verdict(ABOVE, {**at_the_bar, "placebo": summarize([0.0, 0.11, 0.4])})[1]
+    other_side = seeds(-0.3, 0.12)  # more runs would oppose, whatever the placebo does
+    assert "would decide" in verdict(ABOVE, {**other_side, "placebo": summarize([0.5, 0.51, 0.52])})[1]
 
 
 def test_a_placebo_without_an_interval_is_judged_by_its_point():

@@ -44,12 +44,26 @@ def test_a_record_of_older_code_is_open_whatever_its_word():
     ("contains 0; no number of runs below a million would decide (n = 3).", "no number of runs: the value lies at its bar", "-"),
     ("wanted above 0, but the placebo, another arm, passes, too (2): the measure does not discriminate.",
      "no number of runs: the measure cannot tell the two apart", "-"),
+    ("contains 0; and the placebo, another arm, passes, too (2): the measure does not discriminate.",
+     "no number of runs: the measure cannot tell the two apart", "-"),
+    ("wanted above 0, but the placebo, another arm, neither fails (.1, 95 % interval [-1, 1]) nor is shown to be behind: more runs "
+     "tell.", "more trainings: how many depends on that arm's spread", "-"),
     ("there is no interval (n = 1); run 3 seeds.", "three trainings", "see papers/mine/README.md"),
 ])
 def test_what_would_decide_and_what_it_takes(reason, decides, takes):
     """600 seconds for three trainings are 200 each: twelve take 40 minutes."""
     n, found = price(row("A", "inconclusive", reason))
     assert n == decides and found.startswith(takes)
+
+
+def test_the_arm_that_did_not_fail_is_named():
+    reasons = {"A": "wanted above 0, but the placebo, b, in place of c, passes, too (2): the measure does not discriminate.",
+               "B": "contains 0; and the placebo, d, passes, too (2): the measure does not discriminate.",
+               "C": "wanted above 0, but the placebo, e, neither fails (.1, 95 % interval [-1, 1]) nor is shown to be behind: more runs "
+                    "would tell."}
+    assert open_of(*(row(name, "inconclusive", reason) for name, reason in reasons.items())) == {
+        "A": "the arm that must fail passes, too: b, in place of c", "B": "the arm that must fail passes, too: d",
+        "C": "the arm that must fail is not shown to fail: e"}
 
 
 def test_more_seeds_take_the_place_of_those_that_were_asked_for():

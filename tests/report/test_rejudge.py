@@ -41,6 +41,16 @@ def test_what_would_say_the_same_is_left_alone(measured):
     assert path.read_bytes() == kept
 
 
+def test_a_record_whose_word_the_referee_no_longer_gives_keeps_what_it_says_of_its_run(measured):
+    path = path_of(measured, "C2")
+    made = json.loads(path.read_text())
+    made["run"]["models"] = [{"name": "a model", "weights_sha256": "0" * 64}]
+    made["verdict"]["word"] = "inconclusive"
+    path.write_text(json.dumps(made))
+    assert list(rejudge.rejudge("demo", measured)) == ["demo/C2: no valid record -> supports"]
+    assert read_record(path)["run"]["models"] == made["run"]["models"]
+
+
 def test_another_claims_text_renews_that_claims_record_alone(measured):
     """claims.yaml is another file then, and every record names its hash: what else would be written anew has not changed."""
     path = path_of(measured, "C2")

@@ -57,8 +57,8 @@ def test_the_root_table_has_a_line_a_paper_with_its_first_headline(root):
     table = report.root_table(papers).splitlines()
     assert table[0] == "| paper | its headline | shown here, in the small | at the paper's size |" and len(table) == 2 + 9 + 1
     (line,) = [line for line in table if "A demo" in line]
-    assert line == ("| [A demo](papers/demo/README.md) | it works (2 points) | **supports**: C2: 0.31 [0.2852, 0.3348] points; rule: above 0.1 | "
-                    "not run: needs four GPUs |")
+    assert line == ("| [A demo](papers/demo/README.md) | it works (2 points) | **supports**: C2: 0.31 [0.2852, 0.3348] points; "
+                    "rule: above 0.1 | not run: needs four GPUs |")
     assert sum("| planned | planned |" in line for line in table) == len(PLANNED) == 9
     assert all(COMING[key] in line for key, line in zip(PLANNED, table[2:]) if key in COMING)
 

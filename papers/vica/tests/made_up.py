@@ -19,11 +19,11 @@ WAYS = dict(attention=0.55, lot=0.52, ffn=0.7, frozen=0.8, ranked=0.89, random=0
 WORTH = (0.9, 0.7, 0.1, 0.2, 0.05, 0.04, 0.01, 0.02)
 
 
-def results(pairs=None, again=None, **changes):
+def results(pairs=None, again=None, seeds=None, **changes):
     """Results as the jobs give them, accuracies as ARMS and WAYS have them but for `changes`; pairs do as their scores promise, unless
     {pair: accuracy} is given. again: of greedy's second training."""
     arm, way, found = ARMS | {k: v for k, v in changes.items() if k in ARMS}, WAYS | changes, {}
-    for seed in SEEDS:
+    for seed in SEEDS if seeds is None else seeds:
         single = {str(k): v for k, v in enumerate(WORTH)}
         names = ["-".join(map(str, p)) for p in itertools.combinations(range(8), 2)]
         by_pair = {p: score(pairs[p] if pairs else 0.3 + 0.3 * sum(single[k] for k in p.split("-"))) for p in names}

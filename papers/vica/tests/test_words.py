@@ -89,8 +89,11 @@ def backwards():
 
 @pytest.mark.parametrize("claim", EXCHANGED)
 def test_words_follow_the_results_and_turn_when_arms_change_places(claim):
-    changes = {"pairs": backwards()} if EXCHANGED[claim] == {"pairs": "reversed"} else EXCHANGED[claim]
-    assert of(claim)["word"] == "supports", of(claim)
+    paired = EXCHANGED[claim] == {"pairs": "reversed"}
+    changes = {"pairs": backwards()} if paired else EXCHANGED[claim]
+    # Scores dealt by lot spread widely: three would not be shown to foretell nothing.
+    supporting = of(claim, seeds=range(8)) if paired else of(claim)
+    assert supporting["word"] == "supports", supporting
     assert of(claim, **changes)["word"] == "opposes", of(claim, **changes)
 
 
