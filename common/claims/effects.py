@@ -95,8 +95,10 @@ def _doubt(claim: dict, measured: dict) -> str | None:
         if passes:
             return f"the placebo, {protocol['placebo']}, passes, too ({number(control['value'])}): the measure {DULL}."
         if passes is None and not ahead(rule, measured, control):
-            return (f"the placebo, {protocol['placebo']}, neither fails ({number(control['value'])}{where}) nor is shown to be behind: "
-                    "more runs would tell.")
+            lead = lead_of(rule, measured, control)
+            more = wanted(lead, 0.0) if lead and lead["value"] > 0 else "it leads, or cannot be held against the arm run by run."
+            its = f"{number(control['value'])}{where}"
+            return f"the placebo, {protocol['placebo']}, neither fails ({its}) nor is shown to be behind: {more}"
     if protocol.get("sensitivity"):
         control = measured["sensitivity"]
         told_apart, where = placed(rule, control)
@@ -115,14 +117,21 @@ def _doubt(claim: dict, measured: dict) -> str | None:
 def ahead(rule: dict, measured: dict, control: dict) -> bool:
     """above, below: whether the arm is ahead of its placebo. Of as many runs of both the interval of their differences, run by run, lies
     on the arm's side; else the two intervals do not meet."""
+    lead = lead_of(rule, measured, control)
+    if lead and (span := interval(lead)):  # none where all are equal
+        return span[0] > 0
+    own, other = interval(measured), interval(control)
+    return own is not None and other is not None and (own[0] > other[1] if math.isinf(limits(rule)[1]) else own[1] < other[0])
+
+
+def lead_of(rule: dict, measured: dict, control: dict) -> dict | None:
+    """What the arm is ahead of its placebo, run by run, as `summarize` gives it; None where there are not as many runs of both."""
     sign = 1.0 if math.isinf(limits(rule)[1]) else -1.0
     ours, theirs = measured.get("per_seed") or (), control.get("per_seed") or ()
-    if len(ours) == len(theirs) >= MIN_RUNS:
-        least = max(each.get("resolution") or 0.0 for each in (measured, control))
-        if span := interval(summarize([sign * (a - b) for a, b in zip(ours, theirs)], least)):  # none where all are equal
-            return span[0] > 0
-    own, other = interval(measured), interval(control)
-    return own is not None and other is not None and (own[0] > other[1] if sign > 0 else own[1] < other[0])
+    if not len(ours) == len(theirs) >= MIN_RUNS:
+        return None
+    least = max(each.get("resolution") or 0.0 for each in (measured, control))
+    return summarize([sign * (a - b) for a, b in zip(ours, theirs)], least)
 
 
 def p_values(claim: dict, measured: dict) -> tuple[float, float] | None:

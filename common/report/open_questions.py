@@ -62,8 +62,6 @@ def price(row: Row) -> tuple[str, str]:
         return "no number of runs: the measure cannot tell the two apart", "-"
     if "no number of" in reason:
         return "no number of runs: the value lies at its bar", "-"
-    if "neither fails" in reason:
-        return "more trainings: how many depends on that arm's spread", "-"
     if "there is no interval" in reason:
         return "three trainings", f"see papers/{row.id.partition('/')[0]}/README.md"
     if found is None:

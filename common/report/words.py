@@ -14,13 +14,14 @@ from ..claims.verdict import MAX_IQR
 
 MEANING = {  # what a row may be: (sign, meaning)
     "matches": ("✓", "the paper's own quantity was obtained, and lies inside the rule"),
-    "supports": ("↗", "in the small: direction and minimum effect, fixed beforehand, hold, and the arm that must not pass does not; "
+    "supports": ("↗", "in the small: direction and minimum effect, fixed beforehand, hold, and the arm that must not pass fails them "
+                 "or is shown to be behind; "
                  "it says nothing of the paper's size"),
     "adds-up": ("=", "a figure that the paper prints follows from others that it prints; no run, no result obtained again"),
     "contradicts": ("✗", "the paper's own quantity was obtained, and lies outside the rule"),
     "opposes": ("↘", "in the small: the whole interval lies on the other side of the rule, on evidence that would have supported"),
     "does-not-add-up": ("≠", "a figure that the paper prints does not follow from others that it prints"),
-    "inconclusive": ("?", "nothing decides: the interval contains the threshold, the placebo passes, too, the measure is "
+    "inconclusive": ("?", "nothing decides: the interval contains the threshold, the placebo passes, too, or has not failed, the measure is "
                      "insensitive, or there are too few runs; the sentence says which, and what n would decide"),
     "not-run": ("○", "blocked by weights, data, gpu or time"),
     "not-checkable": ("∅", "the paper does not define the quantity"),

@@ -46,8 +46,8 @@ def test_a_record_of_older_code_is_open_whatever_its_word():
      "no number of runs: the measure cannot tell the two apart", "-"),
     ("contains 0; and the placebo, another arm, passes, too (2): the measure does not discriminate.",
      "no number of runs: the measure cannot tell the two apart", "-"),
-    ("wanted above 0, but the placebo, another arm, neither fails (.1, 95 % interval [-1, 1]) nor is shown to be behind: more runs "
-     "tell.", "more trainings: how many depends on that arm's spread", "-"),
+    ("wanted above 0, but the placebo, another arm, neither fails (.1, 95 % interval [-1, 1]) nor is shown to be behind: about 9 runs "
+     "would decide (n = 3).", "9 trainings", "`make reproduce-mine SEEDS=9`, about 30 minutes"),
     ("there is no interval (n = 1); run 3 seeds.", "three trainings", "see papers/mine/README.md"),
 ])
 def test_what_would_decide_and_what_it_takes(reason, decides, takes):
