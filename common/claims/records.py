@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from .shapes import PRIVATE_PATH, check_shape, once, ordered, read_bytes, schema
 from .verdict import verdict
 
 VARIES = ("id", "started_at", "seconds", "environment", "commit", "dirty", "timing")
+SEED = re.compile(r"/seed([0-9]+)$")  # how the name of a job or result ends that is of one training
 RECORD_NAME = re.compile(r"C[0-9]+[a-z]?\.[a-z-]+\.json")
 
 
@@ -257,6 +258,17 @@ def stale(record: dict, claims: Claims) -> str:
     theirs = {"required": False, **claim}
     different = [name for name in SAYS if ours.get(name) != theirs.get(name)]
     return ", ".join(different + [name for name in OF_PROTOCOL if record["protocol"].get(name) != claim["protocol"].get(name)])
+
+
+def seeds_counted(measured: dict, named: Sequence[int], results: Iterable[str]) -> list[int]:
+    """The seeds that a measurement is of. Of trainings those of the results, called .../seedN, where these are as many as it counts: SEEDS=
+    may have asked for more than the claim names, and stand-ins that fell short of their bars are left out. named: by the claim."""
+    if measured.get("stderr_kind") != "across-seeds":
+        return list(named)
+    found = sorted({int(match[1]) for name in results if (match := SEED.search(name))})
+    if len(found) == measured["n_runs"]:
+        return found
+    return list(named) if len(named) == measured["n_runs"] else list(range(measured["n_runs"]))
 
 
 def same_result(a: dict, b: dict) -> bool:

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..claims.machine import ROOT
-from ..claims.records import load_claims, make_record, read_record, record_path, write_record
-from ..errors import RecordError
+from ..claims.records import SEED, load_claims, make_record, read_record, record_path, seeds_counted, write_record
+from ..errors import RecordError, UserError
+from ..runs.experiment import Experiment
 from .chain import RUNGS_OF, committed_results, digest_of
 
 
@@ -32,31 +33,42 @@ def rejudge(paper: str, root: Path = ROOT) -> Iterator[str]:
         if (named := _sources(folder, experiment.name)) is not None:
             facts = facts | {"sources": {"experiment": experiment.name, "sha256": digest_of(named)}}
         try:
-            found = experiment.quantities(committed_results(folder, experiment), experiment.rung)
+            results = committed_results(folder, experiment)
+            found = experiment.quantities(results, experiment.rung)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             yield f"papers/{paper}: experiment {experiment.name}: {path.name} is of another form, run it again ({error!r})"
             continue
+        jobs = _jobs(experiment, results)
         for name, measured in found.items():
             claim = claims.find(name, RUNGS_OF[experiment.rung])
             if claim is None:
                 raise RecordError(f"papers/{paper}: experiment {experiment.name} measures {name}, which is no claim")
-            yield from _renewed(claim, claims.sha256, dict(measured), facts, folder)
+            seeds = seeds_counted(measured, claim["protocol"].get("seeds", []), jobs)
+            yield from _renewed(claim, claims.sha256, dict(measured), facts, folder, seeds)
 
 
-def _renewed(claim: dict, sha256: str, measured: dict, facts: dict, folder: Path) -> Iterator[str]:
+def _renewed(claim: dict, sha256: str, measured: dict, facts: dict, folder: Path, seeds: list[int]) -> Iterator[str]:
     path = record_path(folder, claim["id"], claim["rung"])
     try:
         old = read_record(path)
     except RecordError:  # of an older form, or not there; or its word is not what the referee says now
         old = None
     kept = _kept(path)
-    seeds = list(range(measured["n_runs"])) if measured.get("stderr_kind") == "across-seeds" else claim["protocol"].get("seeds", [])
     timing = measured.pop("timing", None)
     record = make_record(claim, sha256, measured, facts, seeds=seeds, timing=timing, **kept)
     if old is None or _said(old) != _said(record):
         write_record(record, folder)
         was = old["verdict"]["word"] if old else "no valid record"
         yield f"{claim['id']}: {was} -> {record['verdict']['word']}"
+
+
+def _jobs(experiment: Experiment, results: dict) -> list[str]:
+    """Names of the results that are the experiment's own: in a document that several share another may have other seeds."""
+    try:
+        own = {SEED.sub("", job.name) for job in experiment.jobs(experiment.rung)} if experiment.jobs else set()
+    except UserError:  # its data is not here
+        own = set()
+    return [name for name in results if not own or SEED.sub("", name) in own]
 
 
 def _kept(path: Path) -> dict:

@@ -21,7 +21,8 @@ MEANING = {  # what a row may be: (sign, meaning)
     "contradicts": ("✗", "the paper's own quantity was obtained, and lies outside the rule"),
     "opposes": ("↘", "in the small: the whole interval lies on the other side of the rule, on evidence that would have supported"),
     "does-not-add-up": ("≠", "a figure that the paper prints does not follow from others that it prints"),
-    "inconclusive": ("?", "nothing decides: the interval contains the threshold, the placebo passes, too, or has not failed, the measure is "
+    "inconclusive": ("?", "nothing decides: the interval contains the threshold, the placebo passes, too, or has not "
+                     "failed, the measure is "
                      "insensitive, or there are too few runs; the sentence says which, and what n would decide"),
     "not-run": ("○", "blocked by weights, data, gpu or time"),
     "not-checkable": ("∅", "the paper does not define the quantity"),

@@ -118,6 +118,7 @@ def measure(paper: str, experiments: Sequence[Experiment], only: str | None, run
         if experiment.tables:
             out.lines += experiment.tables(results, rung)
         out.files[experiment.name] = hashes(sources(paper, experiment, rung, results))
+        out.jobs[experiment.name] = [job.name for job in _jobs_of(experiment, rung, results)] if experiment.jobs else []
         if experiment.document:
             own = to_commit[experiment.name] if experiment.run else {
                 job.name: to_commit[job.name] for job in _jobs_of(experiment, rung, results)}

@@ -34,6 +34,7 @@ from ..claims.records import (
     read_records,
     record_path,
     same_result,
+    seeds_counted,
     start_run,
     write_record,
 )
@@ -56,8 +57,8 @@ class Outcome:
     models, datasets: for records of the rung itself. documents {name: JSON}: written as measurements.<name>.json.
     lines: tables to print. pictures(folder): draws and returns the files. elsewhere {claim: command}: claims of this
     rung that another command measures; their committed records stay as they are, and are shown. sources {claim: the
-    experiment that measured it}; files {experiment: {file: hash}}, all that its results depend on. seconds: that the jobs took
-    when they were run, which is longer than a run that finds them finished.
+    experiment that measured it}; files {experiment: {file: hash}}, all that its results depend on; jobs {experiment: names}. seconds:
+    that the jobs took when they were run, which is longer than a run that finds them finished.
     """
 
     measured: dict[str, dict] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class Outcome:
     elsewhere: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    jobs: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
     left_out: tuple[str, ...] = ()
 
@@ -241,8 +243,8 @@ def _judged(claim: dict, sha256: str, outcome: Outcome, facts: dict, config: str
         experiment = outcome.sources[name]
         facts = facts | {"sources": {"experiment": experiment, "sha256": digest_of(outcome.files[experiment])}}
     seeds = claim["protocol"].get("seeds", [])
-    if measured and measured.get("stderr_kind") == "across-seeds":
-        seeds = list(range(measured["n_runs"]))  # of this run: SEEDS= may have asked for more
+    if measured:
+        seeds = seeds_counted(measured, seeds, outcome.jobs.get(outcome.sources.get(name, ""), ()))
     return make_record(claim, sha256, measured, facts, seeds=seeds,
                        timing=outcome.timings.get(name), models=outcome.models if own else [],
                        datasets=outcome.datasets if own else [], config_sha256=config)

@@ -12,9 +12,19 @@ import pytest
 
 from common.claims import records, shapes
 from common.claims.intervals import paired, share, summarize
-from common.claims.records import load_claims, make_record
+from common.claims.records import load_claims, make_record, seeds_counted
 from common.errors import FileError, RecordError
 from tests.sample_records import RUN, claim, claims_yaml, held, one, put, record
+
+
+def test_a_record_names_the_seeds_that_were_run():
+    """Was: 0 to n - 1, whatever they were called: stand-ins of seeds 1 and 3 had fallen short, and 0, 2, 4 and 5 were run."""
+    four = summarize([1.0, 2.0, 3.0, 5.0])
+    assert seeds_counted(four, [0, 2, 4], [f"arms/seed{s}" for s in (5, 0, 4, 2)] + ["clock/process0", "a/seed2/kept"]) == [0, 2, 4, 5]
+    assert seeds_counted(four, [3, 4, 5, 6], ["base/seed3"]) == [3, 4, 5, 6], "results of a part of them: the claim says which"
+    assert seeds_counted(four, [0, 1, 2], []) == [0, 1, 2, 3]
+    assert seeds_counted(summarize([1.0, 2.0, 3.0], over="processes"), [7], ["speed/process0"]) == [7]
+
 
 # ---------------------------------------------------------------------------------------- records
 
