@@ -7,7 +7,8 @@ the README's words for them, and its timings.
 
 from __future__ import annotations
 
-import importlib
+import ast
+import contextlib
 import re
 import stat
 from collections import Counter
@@ -164,15 +165,27 @@ def rows_of(claims: Claims | None, records: Sequence[dict], root: Path | None = 
 
 
 def asked_for(folder: Path) -> dict[str, str]:
-    """{claim: experiment} of those that a run measures only where ONLY= names them. A paper of another tree, or whose eval.py cannot be
-    imported, has none: what is wrong with it is for its own run to report."""
-    if folder.parent.parent != ROOT:
-        return {}
+    """{claim: experiment} of those that a run measures only where ONLY= names them.
+
+    eval.py is read and not imported: it brings every library that computes, which takes seconds. What cannot be read so has none: what is
+    wrong with an eval.py is for the paper's own run to report.
+    """
     try:
-        experiments = importlib.import_module(f"papers.{folder.name}.eval").EXPERIMENTS
-    except Exception:
+        tree = ast.parse((folder / "eval.py").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
         return {}
-    return {claim: each.name for each in experiments if each.asked for claim in each.claims}
+    names = {node.targets[0].id: node.value for node in tree.body
+             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+    found: dict[str, str] = {}
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Experiment" and call.args:
+            given = {keyword.arg: keyword.value for keyword in call.keywords}
+            if "asked" in given and "claims" in given:
+                claims = given["claims"]
+                claims = names.get(claims.id, claims) if isinstance(claims, ast.Name) else claims
+                with contextlib.suppress(ValueError, TypeError):  # put together by code: a test finds it
+                    found |= dict.fromkeys(ast.literal_eval(claims), ast.literal_eval(call.args[0]))
+    return found
 
 
 def anchors(rows: Sequence[Row]) -> list[str]:

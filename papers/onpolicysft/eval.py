@@ -23,7 +23,7 @@ EXPERIMENTS = (
                facts=lambda results: quantities.facts(results["base/seed0"], "generated chains of arithmetic")),
     Experiment("sums", "cpu", quantities.sums, sums.jobs, tables=tables.sums, pictures=pictures.sums, asked=True,
                walked=False, claims=("C1n", "C1m", "C4m", "C4n", "C6n", "C8n", "C14n"), document="sums", minutes=110, draws=("sums.svg",),
-               needs="17 GB of memory",
+               needs="up to 15 GB of memory for each of two processes",
                facts=lambda results: quantities.facts(quantities.first(results, "sums/base"), "reasoning_gym chain_sum")),
     Experiment("rates", "cpu", jobs=rates.jobs, tables=tables.rates, asked=True, walked=False, document="rates", minutes=4),
     Experiment("gpu", "gpu", quantities.gpu, run=speed.measure_gpu,

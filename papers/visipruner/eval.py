@@ -14,6 +14,8 @@ from . import further, pictures, quantities, tables
 from .experiments import clock, equal, guideline, llava, oracle, paper, precision, qwen3, smollm2, speed
 
 HERE = Path(__file__).parent
+C24 = ("C24a", "C24b", "C24c", "C24d", "C24e", "C24f", "C24g", "C24h", "C24i", "C24j", "C24k")
+C28 = ("C28a", "C28b", "C28c", "C28d", "C28e", "C28f", "C28g", "C28h", "C28i", "C28j", "C28k", "C28l", "C28m", "C28n", "C28o", "C28p")
 
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact, tables=tables.exact),
@@ -28,9 +30,9 @@ EXPERIMENTS = (
     Experiment("guideline", "cpu", quantities.guideline, guideline.jobs, tables=tables.guideline, asked=True, walked=False,
                claims=("C23a", "C23b"), document="guideline", minutes=150),
     Experiment("qwen3", "cpu", further.qwen3, qwen3.jobs, tables=tables.qwen3, asked=True, walked=False,
-               claims=tuple(f"C24{letter}" for letter in "abcdefghijk"), document="qwen3", minutes=3),
+               claims=C24, document="qwen3", minutes=3),
     Experiment("smollm2", "cpu", further.smollm2, smollm2.jobs, tables=tables.smollm2, asked=True, walked=False,
-               claims=tuple(f"C28{letter}" for letter in "abcdefghijklmnop"), document="smollm2", minutes=50),
+               claims=C28, document="smollm2", minutes=50),
     Experiment("equal", "cpu", further.equal, equal.jobs, tables=tables.equal, asked=True, claims=("C26a", "C26b"), document="equal",
                minutes=1),
     Experiment("precision", "cpu", further.precision, precision.jobs, tables=tables.precision, asked=True, claims=("C25a", "C25b"),

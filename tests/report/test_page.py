@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import importlib
 import os
 import re
 from urllib.parse import unquote
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.claims import records
+from common.claims.machine import ROOT
 from common.claims.records import make_record
 from common.claims.rules import COMPARING, EFFECT, KINDS, WORDS, rule_text
 from common.errors import RecordError
@@ -232,9 +234,18 @@ def test_a_claim_that_an_asked_experiment_measures_names_it_and_no_other_does():
     assert {row.asked for row in papers["layerfusion"].values()} == {"", "long", "variants", "smollm2"}
 
 
-def test_a_paper_of_another_tree_asks_for_nothing(root):
-    """Its eval.py is not this tree's, and is not imported."""
-    assert asked_for(root / "papers/demo") == {}
+@pytest.mark.parametrize("paper", sorted(path.parent.name for path in (ROOT / "papers").glob("*/eval.py")))
+def test_what_is_read_of_an_eval_is_what_it_says_when_it_runs(paper):
+    experiments = importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS
+    assert asked_for(ROOT / "papers" / paper) == {claim: each.name for each in experiments if each.asked for claim in each.claims}
+
+
+def test_an_eval_that_is_missing_or_says_nothing_plain_asks_for_nothing(root):
+    folder = root / "papers/demo"
+    assert asked_for(folder) == {}
+    for text in ("def", "Experiment('a', 'cpu', asked=True, claims=open('/etc/passwd'))", "Experiment(x, asked=True)"):
+        (folder / "eval.py").write_text(text)
+        assert asked_for(folder) == {}
 
 
 # ------------------------------------------------------------------------------------ the command
