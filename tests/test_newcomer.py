@@ -159,7 +159,7 @@ def test_what_is_missing_is_named_on_the_screen():
             "missing": [n for n in doctor.DATA if "multi30k" in n or "piqa" in n]}
     packages = without("trl") | {"peft": {"range": ">=2", "version": "1.0", "fits": False}}
     screen = "\n".join(doctor.lines(seen(data=some, packages=packages)))
-    for part in ("8 of 18 files in d", "missing in text/: piqa.jsonl", "missing in translation/: all 9",
+    for part in ("10 of 20 files in d", "missing in text/: piqa.jsonl", "missing in translation/: all 9",
                  "3 of 5 as pyproject.toml asks", "peft 1.0 is not >=2", "missing: trl", "NVIDIA H100 80GB HBM3, 85 GB"):
         assert part in screen, part
     assert "NINEFOLD_DATA is not set" in "\n".join(doctor.lines(seen()))
@@ -180,7 +180,7 @@ def test_the_doctor_on_this_machine(tmp_path, monkeypatch):
     assert status == 0 and len(said.splitlines()) < 30
     count = len(doctor.required(ROOT))
     assert {"torch", "lm-eval", "trl", "onnx", "jiwer"} <= doctor.required(ROOT).keys() and "pytest" not in doctor.required(ROOT)
-    for part in (f"0 of {count} as pyproject.toml asks", "missing: torch", "1 of 18 files", "switched off by HF_HUB_OFFLINE", "not asked",
+    for part in (f"0 of {count} as pyproject.toml asks", "missing: torch", "1 of 20 files", "switched off by HF_HUB_OFFLINE", "not asked",
                  "RUNG=cpu   no: packages: torch"):
         assert part in said, said
     assert doctor.cache(tmp_path / "kept") == {"place": str(tmp_path / "kept"), "gb": 0.003, "writable": True}
@@ -214,7 +214,7 @@ def test_every_range_of_pyproject_is_understood_and_fits_here():
 def test_the_files_that_the_doctor_looks_for_are_those_of_the_page():
     table = re.search(r"\| file in that folder.*?\n\n", (ROOT / "docs" / "data.md").read_text(), re.DOTALL).group()
     named = set()
-    for name in re.findall(r"`((?:text|translation|speech)/[^`]+)`", table):
+    for name in re.findall(r"`((?:text|math|translation|speech)/[^`]+)`", table):
         parts = [part[1:-1].split(",") if part.startswith("{") else [part] for part in re.split(r"(\{[^}]*\})", name)]
         whole = [""]
         for choices in parts:

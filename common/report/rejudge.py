@@ -13,11 +13,11 @@ import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ..claims.machine import ROOT
 from ..claims.records import SEED, load_claims, make_record, read_record, record_path, seeds_counted, write_record
 from ..errors import RecordError, UserError
-from ..runs.experiment import Experiment
 from .chain import RUNGS_OF, committed_results, digest_of
 
 
@@ -62,7 +62,7 @@ def _renewed(claim: dict, sha256: str, measured: dict, facts: dict, folder: Path
         yield f"{claim['id']}: {was} -> {record['verdict']['word']}"
 
 
-def _jobs(experiment: Experiment, results: dict) -> list[str]:
+def _jobs(experiment: Any, results: dict) -> list[str]:
     """Names of the results that are the experiment's own: in a document that several share another may have other seeds."""
     try:
         own = {SEED.sub("", job.name) for job in experiment.jobs(experiment.rung)} if experiment.jobs else set()

@@ -161,11 +161,13 @@ def sources(paper: str, experiment: Experiment, rung: str, results: Results) -> 
 
 def seconds_of(some: Sequence[Experiment], rung: str, results: Results, folder: Path) -> float:
     """How long the jobs took when they were run, two at once but for the timings: what a record says, also of a run that found
-    them finished."""
+    them finished. Stand-ins of further seeds (jobs called `made`) are not counted: they are trained once, and a default run has them."""
     total = 0.0
     for experiment in (e for e in some if e.jobs):
         at_once = 1 if experiment.alone else WORKERS
         for job in _jobs_of(experiment, rung, results):
+            if job.function.endswith(":made"):
+                continue
             path = folder / f"{job.name.replace('/', '.')}.{job.key()}.json"
             try:
                 total += float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) / at_once

@@ -12,7 +12,7 @@ def paper(tmp_path, *more):
     return write(
         tmp_path,
         (claim("above", "cpu-small"), held(UP)),
-        (claim("above", "cpu-small", kind="ours"), held(UP, placebo=summarize([-0.5, 0.0, 0.9]))),
+        (claim("above", "cpu-small", kind="ours"), held(UP, placebo=summarize([0.05, 0.1, 0.16]))),
         (claim("within", "cpu-small"), held([-0.001, 0.0, 0.001], ceiling={"values": [1.0, 1.1], "best": 100.0})),
         (claim("above", "cpu-small", required=True), held(DOWN, placebo=summarize(UP))),
         (claim("above", "cpu-small"), held(DOWN)),  # neither required nor supporting

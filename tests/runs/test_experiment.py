@@ -197,3 +197,6 @@ def test_how_long_jobs_took_is_known_to_a_run_that_finds_them_finished(tmp_path)
     assert experiment.seconds_of([together], "cpu", {}, tmp_path) == 6.0
     assert experiment.seconds_of([alone], "cpu", {}, tmp_path) == 12.0
     assert experiment.seconds_of([Experiment("exact", "analytic")], "cpu", {}, tmp_path) == 0.0
+    stand_in = Job("stand-in/seed3", "common.standins.llava:made", {"seed": 3})  # an hour that a default run never takes
+    (tmp_path / f"stand-in.seed3.{stand_in.key()}.json").write_text(json.dumps({"seconds": 3600.0}))
+    assert experiment.seconds_of([Experiment("y", "cpu", jobs=lambda size: [*made, stand_in])], "cpu", {}, tmp_path) == 6.0
