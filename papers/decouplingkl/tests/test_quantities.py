@@ -11,7 +11,7 @@ from tests.golden import same
 from tests.numerics import drawn
 
 from .. import quantities, reported
-from ..experiments import chains, strong
+from ..experiments import chains, real, strong
 
 SEEDS = (0, 1, 4)
 OWN, THEIRS = ("SF", "SR"), ("TF", "TR")
@@ -35,7 +35,7 @@ def made(prefix, arms):
     return found
 
 
-WEAK, STRONG = made("", chains.ARMS), made("strong/", (*strong.ARMS, *strong.STOPS))
+WEAK, STRONG = made("", chains.ARMS), made("strong/", (*strong.ARMS, *strong.STOPS)) | made("real/", real.ARMS)
 
 
 def of(arm, entry, prefix=""):
@@ -116,6 +116,37 @@ def test_ranks_of_five_shares(claim, entry):
 
     same(quantities.weak(WEAK)[claim], ranked((0, 0.25, 0.5, 0.75, 1)), placebo=ranked((0.25, 1, 0.5, 0, 0.75)), resolution=0.1,
          shown={arm: of(arm, entry) for arm in MIXED})
+
+
+# -- the real pair -----------------------------------------------------------------------------------------
+def test_from_the_real_pair(monkeypatch):
+    measured, one = quantities.real(STRONG), item(STRONG, "real/start")
+    entropy, tokens, capped, right = (partial(of, entry=e, prefix="real/") for e in ("entropy", "tokens", "at_cap", "avg"))
+    names = ("start", "SF", "SR", "TF", "TR", "short SF", "short SR", "mix 0.25", "curriculum", "ladder")
+    entropies, accuracies, cut = ({arm: entry(arm) for arm in names} for entry in (entropy, right, capped))
+    lengths = {f"{arm}, tokens": tokens(arm) for arm in names}
+
+    def sources(*ours):
+        return minus([fmean(pair) for pair in zip(*map(right, ours))], [fmean(pair) for pair in zip(*map(right, THEIRS))])
+
+    def shorter(arm):
+        return [100 * x / y for x, y in zip(minus(tokens("SR"), tokens(arm)), tokens("start"))]
+
+    same(measured["C3i"], minus(entropy("SF"), entropy("SR")), placebo=minus(entropy("SF"), entropy("SF again")), shown=entropies)
+    same(measured["C5i"], sources(*OWN), placebo=sources("start"), resolution=one, shown=accuracies)
+    same(measured["C7i"], minus(right("SF"), right("short SF")), placebo=minus(right("start"), right("short SF")), resolution=one,
+         shown=accuracies)
+    same(measured["C8i"], over(entropy("SR"), entropy("start")), placebo=over(entropy("SF"), entropy("start")), shown=entropies)
+    closer = [max(pair) for pair in zip(inflation("SF", "real/"), inflation("short SR", "real/"))]
+    same(measured["C8j"], inflation("SR", "real/"), placebo=closer, shown=lengths)
+    same(measured["C8k"], capped("short SR"), placebo=capped("SR"), resolution=one, shown=cut)
+    same(measured["C9i"], capped("mix 0.25"), placebo=capped("SR"), resolution=one, shown=cut)
+    same(measured["C10i"], shorter("curriculum"), placebo=shorter("ladder"), shown=lengths)
+    same(measured["C10j"], minus(right("curriculum"), right("SR")), placebo=minus(right("ladder"), right("SR")), resolution=one,
+         shown=accuracies)
+    called = []
+    monkeypatch.setattr(quantities, "claim", lambda seeds, name, *more, **how: called.append(name) or {})
+    assert called == [] and list(quantities.real(STRONG)) == called and len(called) == 9
 
 
 # -- the better student ------------------------------------------------------------------------------------

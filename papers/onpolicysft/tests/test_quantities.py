@@ -176,6 +176,8 @@ def test_variants(measured, found):
 
 
 def test_an_item_is_the_coarsest_of_the_seeds():
+    english = {f"sums/{arm}/seed{seed}": result(arm, seed, {0: 200, 2: 96, 5: 200}[seed]) for arm in ("base", *sums.ARMS) for seed in SEEDS}
+    assert quantities.sums(english)["C4n"]["resolution"] == pytest.approx(100 / (96 * 4))
     found = {f"{arm}/seed{seed}": result(arm, seed, {0: 200, 2: 96, 5: 200}[seed]) for arm in ("base", *small.ARMS) for seed in SEEDS}
     assert quantities.chains(found)["C12"]["resolution"] == pytest.approx(100 / (96 * 4))
 
