@@ -247,6 +247,12 @@ def test_paper_scale_against_others():
     math = {arm: 100 * seven[arm]["by_benchmark"]["math500"] for arm in ("trained", "fixed-data")}
     assert measured["C8"]["value"] == math["trained"] - math["fixed-data"]
     assert measured["C8"]["baselines"] == {"on-policy": math["trained"], "fixed data": math["fixed-data"]}
+    ties = {"tokens": ours["tokens"], "avg": 2.0}, {"tokens": 0.0, "avg": ours["avg"]}, {"tokens": 0.0, "avg": 2.0}
+    for rival, change in zip(rivals, ties):
+        one[rival] |= change
+    for rival in rivals[3:]:
+        one[rival] |= {"tokens": 1e9, "avg": 0.0}
+    assert quantities.paper({"paper": {"1.5b": one}})["C4"]["value"] == 1, "as short, or as accurate, is not better in both"
     del one["rival 3"], one["grpo"], one["T1.2"], one["curves"]["grpo"], seven["fixed-data"]
     assert not {"C4", "C6", "C7", "C8", "C9"} & set(quantities.paper({"paper": {"1.5b": one, "7b": seven}}))
 
