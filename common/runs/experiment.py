@@ -42,10 +42,10 @@ WORKERS = 2  # jobs at once, a thread each
 class Experiment:
     """rung: analytic, cpu, gpu or paper. asked: runs only when ONLY= names it; `claims` are those it then measures.
     alone: its jobs run after all others, one at a time, with every core. walked: whether the smoke rung takes it.
-    data: files under NINEFOLD_DATA; `needs`: what else, in words. minutes: on two cores. document: its results are kept as
-    measurements.<document>.json, without the entries `left_out`. draws: pictures that nobody else draws, where it is not
-    walked. facts(results): (models, datasets) for the records. example: results of the right shape, from which the jobs of
-    `then` can be told before there are any."""
+    data: files under NINEFOLD_DATA; `needs`: what else, in words; ready(): raises UserError before any work where that is missing.
+    minutes: on two cores. document: its results are kept as measurements.<document>.json, without the entries `left_out`. draws:
+    pictures that nobody else draws, where it is not walked. facts(results): (models, datasets) for the records. example: results of
+    the right shape, from which the jobs of `then` can be told before there are any."""
 
     name: str
     rung: str
@@ -62,6 +62,7 @@ class Experiment:
     minutes: float = 0.0
     data: tuple[str, ...] = ()
     needs: str = ""
+    ready: Callable[[], None] | None = None
     document: str = ""
     left_out: tuple[str, ...] = ()
     draws: tuple[str, ...] = ()
@@ -211,10 +212,11 @@ def _jobs_of(experiment: Experiment, size: str, results: Results) -> list[Job]:
 
 
 def _find(experiment: Experiment) -> None:
-    """Its data are there. Raises DataError before any work."""
-    if experiment.data:
-        for name in experiment.data:
-            data_file(name)
+    """Its data and all else that it needs are there. Raises UserError before any work."""
+    for name in experiment.data:
+        data_file(name)
+    if experiment.ready:
+        experiment.ready()
 
 
 def _draw(some: Sequence[Experiment], results: Results, size: str, folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import pictures, quantities, tables
+from . import pair, pictures, quantities, tables
 from .experiments import chains, paper, real, speed, strong
 
 HERE = Path(__file__).parent
@@ -27,6 +27,7 @@ EXPERIMENTS = (
                facts=lambda results: quantities.facts(results["strong/start/seed0"])),
     Experiment("real", "cpu", quantities.real, real.jobs, tables=tables.real, pictures=pictures.real, asked=True, walked=False,
                claims=REAL, document="real", minutes=230, draws=("real.svg",), needs="the pair: `python -m papers.decouplingkl.pair`",
+               ready=pair.ready,
                facts=lambda results: quantities.facts(results["real/start/seed0"], "reasoning_gym chain_sum")),
     Experiment("gpu", "gpu", run=speed.measure_gpu, document="gpu-random-weights", needs="one CUDA device of 80 GB"),
     Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from common.errors import ModelError
+from common.errors import ModelError, SetupError, UserError
 from common.files import cache_dir, file_sha256, write_json
 from common.lora import CONFIG, WEIGHTS, merge
 from common.models import DTYPES, SMOLLM2, Loaded, load
@@ -58,16 +59,27 @@ def start(who: str) -> Loaded:
 
 
 def opened(who: str, dtype: str = "float32", folder: Path | None = None) -> Loaded:
-    """Teacher or student, a plain model, merged in float32 whatever its precision is then. Raises FileNotFoundError where its adapter is
-    missing, ModelError where its card is below the bars: no claim may be measured on it."""
-    folder = folder or FOLDER / who
-    if not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(f"pair-weights/{folder.name}/{WEIGHTS} is missing: restore it or run `python -m papers.decouplingkl.pair`")
-    reaches(who, json.loads((folder / "training.json").read_text(encoding="utf-8"))["right"])
+    """Teacher or student, a plain model, merged in float32 whatever its precision is then. Errors: as `found`."""
+    folder = found(who, folder or FOLDER / who)
     loaded = start(who)
     model = merge(loaded.model, folder).to(DTYPES[dtype]).requires_grad_(True)
     source = loaded.source | {"pair": f"papers/decouplingkl/pair-weights/{folder.name}", "pair_sha256": file_sha256(folder / WEIGHTS)}
     return loaded._replace(model=model, source=source)
+
+
+def found(who: str, folder: Path) -> Path:
+    """The folder. Raises SetupError where its adapter is missing, ModelError where its card is below the bars: no claim may be measured
+    on it."""
+    if not (folder / WEIGHTS).is_file():
+        raise SetupError(f"pair-weights/{folder.name}/{WEIGHTS} is missing: restore it or run `python -m papers.decouplingkl.pair`")
+    reaches(who, json.loads((folder / "training.json").read_text(encoding="utf-8"))["right"])
+    return folder
+
+
+def ready() -> None:
+    """Raises the errors of `found` for either of the two."""
+    for who in STEPS:
+        found(who, FOLDER / who)
 
 
 def reaches(who: str, right: dict[str, float]) -> None:
@@ -79,16 +91,16 @@ def reaches(who: str, right: dict[str, float]) -> None:
 
 
 @torch.no_grad()
-def right(model: nn.Module, tokenizer, count: int = ASKED) -> dict[str, float]:
+def answered(model: nn.Module, tokenizer, count: int = ASKED) -> dict[str, float]:
     """{"greedy", "sampled": share of right answers to validation problems, "tokens": of a sampled one}."""
     data = Sums().use(tokenizer)
     problems = data.problems("val", count)
-    found = {}
+    right = {}
     for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
         rollouts = sample(model, [p.prompt for p in problems], 1, CAP, end=data.end, temperature=temperature,
                           generator=torch.Generator().manual_seed(0))
-        found[name] = scores(graded(data, problems, rollouts), CAP)
-    return {name: round(of["avg"], 4) for name, of in found.items()} | {"tokens": round(found["sampled"]["tokens"], 1)}
+        right[name] = scores(graded(data, problems, rollouts), CAP)
+    return {name: round(of["avg"], 4) for name, of in right.items()} | {"tokens": round(right["sampled"]["tokens"], 1)}
 
 
 def make(who: str, folder: Path, steps: int, seed: int = 0, base: Loaded | None = None, asked: int = ASKED) -> dict:
@@ -100,7 +112,7 @@ def make(who: str, folder: Path, steps: int, seed: int = 0, base: Loaded | None 
     write_json(folder / CONFIG, config | {"base_model_name_or_path": BASES[who]})
     card = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     card |= {"command": f"python -m papers.decouplingkl.pair --who {who} --steps {steps}", "base": loaded.source,
-             "right": right(loaded.model.to(torch.bfloat16).eval(), loaded.tokenizer, asked)}  # which has the adapter in it
+             "right": answered(loaded.model.to(torch.bfloat16).eval(), loaded.tokenizer, asked)}  # which has the adapter in it
     write_json(folder / "training.json", card)
     return card
 
@@ -111,10 +123,14 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="default: the recipe's")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     options = parser.parse_args()
-    for who in options.who:
-        card = make(who, options.folder / who, options.steps or STEPS[who])
-        print(who, card["right"], flush=True)
-        reaches(who, card["right"])
+    try:
+        for who in options.who:
+            card = make(who, options.folder / who, options.steps or STEPS[who])
+            print(who, card["right"], flush=True)
+            reaches(who, card["right"])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -11,15 +11,9 @@ from common.errors import SetupError
 from ..curriculum import EntropyGatedLength, Gate
 from .runs import fit, fit_in_processes, training, weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LADDER = dict(ladder=[2, 4, 6], stage_steps=2, prompts=4)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Scripted(EntropyGatedLength):

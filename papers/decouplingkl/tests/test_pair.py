@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.errors import ModelError
+from common.errors import ModelError, SetupError
 from common.lora import CONFIG, LINEAR, WEIGHTS, LoraSpec, add_lora, save
 from common.models import load, tiny
 from common.reasoning.sums import SPLITS
+from common.runs.experiment import measure
 from tests.small_tokenizers import byte_words
 
+from .. import eval as harness
 from .. import pair, quantities, tables
 from ..experiments import real
 from ..pair import first_layers
@@ -80,8 +82,16 @@ def test_a_pair_that_is_not_what_it_is_called_measures_nothing(who, right, there
 
 def test_a_missing_adapter_is_named_with_what_makes_it(there):
     (there / "teacher" / WEIGHTS).unlink()
-    with pytest.raises(FileNotFoundError, match="pair-weights/teacher.*python -m papers.decouplingkl.pair"):
-        pair.opened("teacher")
+    for asks in (lambda: pair.opened("teacher"), pair.ready):
+        with pytest.raises(SetupError, match="pair-weights/teacher.*python -m papers.decouplingkl.pair"):
+            asks()
+
+
+def test_a_run_without_the_pair_ends_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(pair, "FOLDER", tmp_path)
+    asked = next(each for each in harness.EXPERIMENTS if each.name == "real")
+    with pytest.raises(SetupError, match="pair-weights/teacher"):
+        measure("decouplingkl", [asked], "real", "cpu", lambda line: pytest.fail(line))
 
 
 def test_a_training_leaves_an_adapter_and_its_card(tmp_path, monkeypatch):

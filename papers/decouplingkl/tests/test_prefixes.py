@@ -18,13 +18,7 @@ from ..data import SolvedMaths
 from ..trajectories import TrajectoryCache
 from .runs import Coin, difference, fit, ready, training, weights
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # -- prefixes ----------------------------------------------------------------------------------------------

@@ -15,13 +15,7 @@ from ..heads import Head, check_pair
 from ..scoring import divergences, entropies
 from .runs import ROWS, SMALL, Coin, difference, fit, fit_in_processes, model, ready, training, weights
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,9 @@ from ..method import DistillConfig
 from .exact import truly_double
 from .runs import ROWS, training
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CELLS = {"TF": ("teacher", 0.0), "TR": ("teacher", 1.0), "SF": ("student", 0.0), "SR": ("student", 1.0)}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
