@@ -40,6 +40,12 @@ def holm(p_of: dict[str, float], alpha: float = ALPHA) -> dict[str, bool]:
     return stands
 
 
+def first_miss(p_of: dict[str, float], alpha: float = ALPHA) -> float:
+    """The level at which the step-down ended: a word that does not stand would, with a p-value of at most this. Of no use where all do."""
+    stands = sum(holm(p_of, alpha).values())
+    return alpha / max(len(p_of) - stands, 1)
+
+
 @dataclass(frozen=True)
 class Headline:
     """A headline with what was obtained. word: of its largest size that decided; rung: that size, "" where nothing was run.

@@ -14,8 +14,10 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..claims.headlines import family, holm
-from ..claims.rules import rule_text
+from ..claims.effects import p_values
+from ..claims.headlines import family, first_miss, holm
+from ..claims.intervals import over_items, sample_size
+from ..claims.rules import FAILS, rule_text
 from ..files import write_atomic
 from .rows import Paper, Row, ours_with_unit
 from .tables import cell
@@ -29,8 +31,7 @@ MOST = 200  # runs beyond which a price in minutes means nothing
 
 def open_rows(paper: Paper) -> Iterator[tuple[Row, str]]:
     """(row, why it is open) of the required claims that no record decides."""
-    believed = [row.record for row in paper.rows if row.record and not row.flag]
-    stands = holm(family(believed))
+    stands = holm(_family(paper))
     for row in paper.rows:
         if not row.shown.get("required") or row.claim is None:
             continue
@@ -44,6 +45,10 @@ def open_rows(paper: Paper) -> Iterator[tuple[Row, str]]:
             yield row, f"alone it {row.word}; beside the paper's other required claims this many runs are too few (Holm)"
 
 
+def _family(paper: Paper) -> dict[str, float]:
+    return family(row.record for row in paper.rows if row.record and not row.flag)
+
+
 def _why(reason: str) -> str:
     """The referee's sentence without the numbers, which stand in cells of their own."""
     if control := CONTROL.search(reason):
@@ -53,10 +58,13 @@ def _why(reason: str) -> str:
     return "its interval contains the bar" if NEEDED.search(reason) or "no number" in reason else reason
 
 
-def price(row: Row) -> tuple[str, str]:
-    """(what would decide, what it takes)."""
-    if not row.record or row.word in DECIDED:
+def price(row: Row, level: float) -> tuple[str, str]:
+    """(what would decide, what it takes). level: of the p-value at which a word also stands beside the paper's others."""
+    if not row.record or row.flag:
         return "-", f"`{row.command}`"
+    if row.word in DECIDED:
+        n = beside_others(row.record, level)
+        return _trainings(row, n) if n else ("-", f"`{row.command}`")
     reason, found = row.reason, NEEDED.search(row.reason)
     if "does not discriminate" in reason:
         return "no number of runs: the measure cannot tell the two apart", "-"
@@ -70,9 +78,27 @@ def price(row: Row) -> tuple[str, str]:
     evidence = row.shown["protocol"].get("evidence", "")
     if what == "items" or evidence != "trainings" or n > MOST:
         return f"{n:,} {what if what == 'items' else evidence or what}", "-"
+    return _trainings(row, n)
+
+
+def _trainings(row: Row, n: int) -> tuple[str, str]:
+    assert row.record is not None
     minutes = row.record["run"]["seconds"] * n / row.record["measured"]["n_runs"] / 60
     command = re.sub(r" SEEDS=\d+", "", row.command)
     return f"{n} trainings", f"`{command} SEEDS={n}`, about {minutes:,.0f} minutes, and stand-ins beyond the committed ones"
+
+
+def beside_others(record: dict, level: float) -> int | None:
+    """The least number of trainings, of the value and the spread that were seen, at which its word has a p-value of at most `level`."""
+    measured, entry = record["measured"], {**record["claim"], **record}
+    if record["protocol"].get("evidence") != "trainings" or over_items(measured) or not measured.get("stderr"):
+        return None
+    n, word = sample_size(measured), record["verdict"]["word"] in FAILS
+    for more in range(n + 1, MOST + 1):
+        found = p_values(entry, measured | {"n_runs": more, "stderr": measured["stderr"] * (n / more) ** 0.5})
+        if found and found[word] <= level:
+            return more
+    return None
 
 
 def page(papers: Iterable[Paper]) -> str:
@@ -80,13 +106,14 @@ def page(papers: Iterable[Paper]) -> str:
     here = [paper for paper in papers if paper.here]
     required = sum(bool(row.claim and row.claim.get("required")) for paper in here for row in paper.rows)
     rows = [(paper, row, why) for paper in here for row, why in open_rows(paper)]
+    level = {paper.key: first_miss(_family(paper)) for paper in here}
     lines = ["# Open questions", "", "<!-- Written by `python -m common.report --readme` from the committed records. -->", "",
              f"Of {required} required claims of {len(here)} papers these {len(rows)} are decided by nothing yet. An inconclusive claim is "
              "unfinished work: beside each stands the number of trainings that would decide it if its spread stays what it is, and what "
              "they take on the machine of the record.", "",
              "| claim | what is asked | ours | rule | why it is open | what would decide | price |", "|---" * 7 + "|"]
     for paper, row, why in rows:
-        decides, takes = price(row)
+        decides, takes = price(row, level[paper.key])
         cells = (f"[{row.id}](../papers/{paper.key}/results/README.md)", cell(row.shown["statement"]), cell(ours_with_unit(row.record)),
                  cell(rule_text(row.shown["protocol"].get("rule"))), cell(why), cell(decides), takes)
         lines.append(f"| {' | '.join(cells)} |")

@@ -10,7 +10,7 @@ from pathlib import Path
 from .experiment import Experiment
 from .reproduce_all import ROOT, papers
 
-COLUMNS = "{:<18s}{:<13s}{:<10s}{:>8s}  {:<12s}{}"
+COLUMNS = "{:<18s}{:<13s}{:<10s}{:>8s}  {:<20s}{}"
 
 
 def command(paper: str, experiment: Experiment) -> str:
@@ -24,10 +24,11 @@ def command(paper: str, experiment: Experiment) -> str:
 
 
 def recorded(root: Path, paper: str, experiment: Experiment) -> str:
-    """The day of the committed measurements, "" where there are none."""
+    """The day of the committed measurements, "" where there are none. Those of a changed tree carry no verdict, so they are named."""
     path = root / "papers" / paper / "results" / f"measurements.{experiment.document}.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["run"]["started_at"][:10]
+        run = json.loads(path.read_text(encoding="utf-8"))["run"]
+        return run["started_at"][:10] + (", dirty" if run.get("dirty") else "")
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

@@ -34,6 +34,19 @@ def test_a_word_that_stands_alone_is_open_beside_others():
     assert "(Holm)" in both["A"] and both["B"] == "its interval contains the bar"
 
 
+def test_a_word_that_stands_alone_has_the_n_at_which_it_stands_beside_others(tmp_path):
+    """One run spreads by .2 sqrt(3) = .346. Of four the standard error is .173 and t = 5.77: p = .0052 with three degrees of freedom,
+    below .0125, the level of the first of two. The rule's other side: t = -5.77 for a word that opposes. At a level that four miss
+    (.005) it takes five: t = 6.45, p = .0015."""
+    strong, opposing = row("A", "supports", value=1.0, stderr=0.2), row("A", "opposes", value=-1.0, stderr=0.2)
+    for one in (strong, opposing):
+        assert price(one, 0.0125)[0] == "4 trainings" and price(one, 0.005)[0] == "5 trainings"
+        assert price(one, 0.0125)[1].startswith("`make reproduce-mine SEEDS=4`, about 13 minutes")
+    assert price(row("A", "supports", evidence="items", stderr=0.2), 0.0125) == ("-", "`make reproduce-mine`")
+    other = row("B", "inconclusive", "1 nats, wanted above 0: contains 0; about 9 runs would decide (n = 3).", stderr=1.0)
+    assert "| 4 trainings |" in page([Paper("mine", "Mine", here=True, rows=[strong, other])])
+
+
 def test_a_record_of_older_code_is_open_whatever_its_word():
     assert open_of(row("A", "supports", flag="older", stderr=1e-3)) == {"A": "changed since"}
 
@@ -52,7 +65,7 @@ def test_a_record_of_older_code_is_open_whatever_its_word():
 ])
 def test_what_would_decide_and_what_it_takes(reason, decides, takes):
     """600 seconds for three trainings are 200 each: twelve take 40 minutes."""
-    n, found = price(row("A", "inconclusive", reason))
+    n, found = price(row("A", "inconclusive", reason), 0.025)
     assert n == decides and found.startswith(takes)
 
 
@@ -69,12 +82,12 @@ def test_the_arm_that_did_not_fail_is_named():
 def test_more_seeds_take_the_place_of_those_that_were_asked_for():
     one = row("A", "inconclusive", "contains 0; about 7 runs would decide (n = 3).")
     one.record["run"]["command"] = "make reproduce-mine SEEDS=3"
-    assert price(one)[1].startswith("`make reproduce-mine SEEDS=7`, about 23 minutes")
+    assert price(one, 0.025)[1].startswith("`make reproduce-mine SEEDS=7`, about 23 minutes")
 
 
 def test_processes_and_items_have_no_price_in_seeds():
-    assert price(row("A", "inconclusive", "about 30 runs would decide (n = 3).", evidence="processes")) == ("30 processes", "-")
-    assert price(row("A", "inconclusive", "about 393 items would decide (n = 85).", evidence="items")) == ("393 items", "-")
+    assert price(row("A", "inconclusive", "about 30 runs would decide (n = 3).", evidence="processes"), 0.025) == ("30 processes", "-")
+    assert price(row("A", "inconclusive", "about 393 items would decide (n = 85).", evidence="items"), 0.025) == ("393 items", "-")
 
 
 def test_the_page_names_the_arm_that_passes_and_is_written_where_docs_are(tmp_path):

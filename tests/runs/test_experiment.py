@@ -6,6 +6,7 @@ import pytest
 
 from common.claims.intervals import point, summarize
 from common.errors import RecordError, UserError
+from common.files import write_json
 from common.report import chain
 from common.runs import catalogue, experiment, reproduce
 from common.runs.experiment import Experiment, chosen, every_job
@@ -141,6 +142,15 @@ def test_the_list_of_experiments_names_each_with_the_command_that_runs_it():
     assert catalogue.command("demo", TEXT) == "make reproduce-demo"
     assert catalogue.command("demo", SPEECH) == "make reproduce-demo ONLY=speech"
     assert catalogue.command("demo", LARGE) == "make reproduce-demo RUNG=gpu"
+
+
+def test_the_list_names_measurements_of_a_changed_tree(tmp_path):
+    path = tmp_path / "papers" / "demo" / "results" / f"measurements.{TEXT.document}.json"
+    assert catalogue.recorded(tmp_path, "demo", TEXT) == ""
+    for dirty, shown in ((False, "2026-11-29"), (True, "2026-11-29, dirty")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"run": {"started_at": "2026-11-29T10:00:00+00:00", "dirty": dirty}})
+        assert catalogue.recorded(tmp_path, "demo", TEXT) == shown
 
 
 # --- what a record can be held against -------------------------------------------------------------
