@@ -201,7 +201,7 @@ def entries(task: str, split: str, count: int) -> list[dict]:
     apart = held_out(task)
     if split in apart:
         if count > HELD_OUT:
-            raise ValueError(f"five: {count} problems of {task} are asked for, and {split} has {HELD_OUT}; ask for fewer, or raise HELD_OUT")
+            raise ValueError(f"five: {count} problems of {task} are asked for, and {split} has {HELD_OUT}; ask for fewer")
         return list(apart[split][:count])
     asked = {entry["question"] for each in apart.values() for entry in each}
     return list(itertools.islice((entry for entry in _drawn(task, split) if entry["question"] not in asked), count))
