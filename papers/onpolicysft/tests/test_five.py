@@ -40,7 +40,7 @@ def small(monkeypatch):
         tokenizer=words, source={"name": "x"}))
     monkeypatch.setitem(five.SIZES, "small", SMALL)
     monkeypatch.setattr(five, "LIMIT", 8)
-    for kind, changes, options in five.ARMS.values():
+    for _, changes, _ in five.ARMS.values():
         if "max_new_tokens" in changes:
             assert changes["max_new_tokens"] == five.CAP == 160
             monkeypatch.setitem(changes, "max_new_tokens", 14)
