@@ -40,7 +40,7 @@ ARMS: dict[str, tuple[str, dict, dict]] = {
     "fixed data": ("FixedData", {}, {}),
     "best of n": ("BestOfN", {}, {}),
     "grpo": ("GRPO", {}, {"beta": 0.04}),
-    "grpo, length": ("GRPO", {"max_new_tokens": CAP, "micro_batch_size": 3}, {"beta": 0.04, "reward": "accuracy + length"}),  # for memory
+    "grpo, length": ("GRPO", {"max_new_tokens": CAP, "micro_batch_size": 2}, {"beta": 0.04, "reward": "accuracy + length"}),  # for memory
     "by lot": ("ByLot", {}, {}),
 }
 SECONDS = {"grpo": 600, "grpo, length": 900}  # of an arm that does not take 240
@@ -101,7 +101,7 @@ def train(seed: int, arm: str, size: str):
     kind, changes, options = ARMS[arm]
     model, data, source = start("float32")
     config = OnPolicySFTConfig(**dict(prompts_per_step=how.prompts, rollouts_per_prompt=how.rollouts, max_new_tokens=LIMIT,
-                                      micro_batch_size=6, lr=RATE, warmup_steps=2) | changes)
+                                      micro_batch_size=4, lr=RATE, warmup_steps=2) | changes)
     training = getattr(module, kind)(ModelSpec("in memory"), config, betas=(0.9, 0.95), weight_decay=0.0, cap=how.cap, seed=seed,
                                      sample_dtype="bfloat16", **options)
     training.given = model, data.words, source
