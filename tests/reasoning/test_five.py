@@ -158,3 +158,17 @@ def test_each_problem_has_its_own_tasks_scorer(data):
 def test_a_tokenizer_without_a_chat_template_is_refused():
     with pytest.raises(SetupError, match="data Five asks through a chat template"):
         five.Five().use(byte_words(template=None))
+
+
+def test_no_task_is_scored_by_another_ones_scorer(data, monkeypatch):
+    """All five compare texts today; a scorer that says whose it is tells them apart."""
+    class Scorer:
+        def __init__(self, task, split):
+            self.task = task
+
+        def score_answer(self, answer, entry):
+            return float(entry["metadata"]["source_dataset"] == self.task)
+
+    problems = data.problems("test", 5)
+    monkeypatch.setattr(five, "dataset", Scorer)
+    assert data.grade(problems, [Rollout(i, written(data, "Answer: 1").ids, True) for i in range(5)]) == [True] * 5
