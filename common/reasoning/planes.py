@@ -1,7 +1,7 @@
 """The plane that methods of reasoning are compared in: accuracy against tokens of a response, drawn by one function for all papers.
 
 A method is a list of points, one a training: `points({"SFT": runs, ...})` reads them from results, `draw` puts a small mark for
-each training and a large one for their mean. Up and to the left is better.
+each training and a large one for their mean, `panels` draws a plane a benchmark side by side. Up and to the left is better.
 """
 
 from __future__ import annotations
@@ -39,3 +39,22 @@ def draw(axis, methods: Mapping[str, Sequence[Point]], marks: Mapping[str, tuple
     axis.set_xticks(ticks, [f"{t:,}" for t in ticks])
     axis.minorticks_off()
     axis.grid(lw=0.3)
+
+
+def panels(plt, benchmarks: Mapping[str, Mapping[str, Sequence[Point]]], marks: Mapping[str, tuple[str, str]], labels: Mapping[str, str],
+           samples: int | None = None, columns: int = 3):
+    """A figure with a plane for each {title: methods}, `columns` in a row, and one legend below. Raises ValueError without a benchmark;
+    other errors are those of `draw`."""
+    if not benchmarks:
+        raise ValueError("panels: no benchmark to draw")
+    lines = -(-len(benchmarks) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.2 * columns, 2.9 * lines), squeeze=False)
+    for place, (axis, (title, methods)) in enumerate(zip(axes.flat, benchmarks.items())):
+        draw(axis, methods, marks, labels if place == 0 else None, samples)
+        axis.set_title(title, fontsize=9)
+        if place % columns:
+            axis.set_ylabel("")
+    for axis in list(axes.flat)[len(benchmarks) :]:
+        axis.set_visible(False)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), frameon=False, fontsize=7, ncols=4, loc="outside lower center")
+    return figure

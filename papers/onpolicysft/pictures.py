@@ -12,8 +12,9 @@ from common.reasoning import planes
 from common.seeds import seeds_of
 
 from .experiments import chains as small
+from .experiments import five as tasks
 from .experiments import sums as real
-from .tables import ARMS, SUMS
+from .tables import ARMS, FIVE, SUMS
 
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
 MARKS = {"base": (GREY, "*"), "opsft": (BLUE, "o"), "by lot": (GREY, "x"), "best of n": (GREEN, "v"), "fixed data": (RED, "s"),
@@ -28,6 +29,10 @@ def chains(results: dict, size: str, folder: Path) -> list[Path]:
 
 def sums(results: dict, size: str, folder: Path) -> list[Path]:
     return _draw({"sums": before_and_after}, results, real.SIZES[size], folder)
+
+
+def five(results: dict, size: str, folder: Path) -> list[Path]:
+    return _draw({"five": five_planes}, results, tasks.SIZES[size], folder)
 
 
 def _draw(pictures: dict[str, Callable], results: dict, how, folder: Path) -> list[Path]:
@@ -59,6 +64,17 @@ def before_and_after(plt, results, how):
         axis.grid(lw=0.3)
     axes[1].legend(frameon=False, fontsize=7)
     return figure
+
+
+def five_planes(plt, results, how):
+    """A plane a task, and their mean: every task counts once."""
+    tests = {arm: [results[f"five/{arm}/seed{s}"]["test"]["by_kind"] for s in seeds_of(results, f"five/{arm}")] for arm in FIVE}
+    names = sorted(tests["base"][0])
+    benchmarks = {name.replace("_", " "): planes.points({arm: [by_task[name] for by_task in found] for arm, found in tests.items()})
+                  for name in names}
+    means = {arm: [{key: fmean(by_task[name][key] for name in names) for key in ("tokens", "avg")} for by_task in found]
+             for arm, found in tests.items()}
+    return planes.panels(plt, benchmarks | {"mean of the five": planes.points(means)}, MARKS, FIVE, how.samples)
 
 
 def plane(plt, results, how):

@@ -8,7 +8,7 @@ from functools import partial
 
 from common.report.planes import Axis, Bench, Document, Recorded
 
-from .tables import ARMS, SUMS
+from .tables import ARMS, FIVE, SUMS
 
 TOKENS = Axis("tokens of a response", "less", scale="log")
 FAMILY = {"opsft": "On-Policy SFT", "again": "On-Policy SFT", "grpo": "GRPO", "grpo, length": "GRPO", "fixed data": "off-policy SFT"}
@@ -17,6 +17,7 @@ FAMILY = {"opsft": "On-Policy SFT", "again": "On-Policy SFT", "grpo": "GRPO", "g
 def planes(recorded: Recorded) -> Iterator[Bench]:
     yield chains(recorded["chains"])
     yield sums(recorded["sums"])
+    yield five(recorded["five"])
 
 
 def chains(of: Document) -> Bench:
@@ -36,6 +37,19 @@ def sums(of: Document) -> Bench:
                   TOKENS, Axis("Avg@2, % of samples that are right", "more", possible=(0.0, 100.0)))
     for arm, name in SUMS.items():
         bench.add(of, name, partial(of.over, f"sums/{arm}", "test", "tokens"), partial(right, of, f"sums/{arm}"),
+                  stands_for=FAMILY.get(arm, ""))
+    return bench
+
+
+def five(of: Document) -> Bench:
+    """The mean of the five tasks, which have as many problems each; task by task: pictures.five_planes."""
+    bench = Bench("reasoning", "five", "SmolLM2-135M that reasons about five tasks",
+                  "SmolLM2-135M-Instruct with one adapter that reasons at length about five tasks of reasoning_gym "
+                  "(common/standins/five.py), every arm trained for the same updates at one rate on rollouts of as many problems of all "
+                  "tasks, then 96 unseen problems of each task with two samples each; means over the tasks.",
+                  TOKENS, Axis("Avg@2, % of samples that are right, mean of five tasks", "more", possible=(0.0, 100.0)))
+    for arm, name in FIVE.items():
+        bench.add(of, name, partial(of.over, f"five/{arm}", "test", "tokens"), partial(right, of, f"five/{arm}"),
                   stands_for=FAMILY.get(arm, ""))
     return bench
 

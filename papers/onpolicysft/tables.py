@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from statistics import fmean, stdev
 
+from common.claims.intervals import interval, summarize
 from common.reasoning.answers import REMAINING
 from common.seeds import seeds_of
 
 from .experiments import chains as small
+from .experiments import five as tasks
 from .experiments import rates as sweep
 from .experiments import sums as real
 
@@ -20,6 +22,7 @@ ARMS = {"base": "the stand-in", "opsft": "On-Policy SFT", "again": "On-Policy SF
 
 
 SUMS = {"base": "the model as it was"} | {arm: ARMS[arm] for arm in real.ARMS}
+FIVE = {"base": "the model as it was"} | {arm: ARMS[arm] for arm in tasks.ARMS}
 
 
 def spread(values: Iterable[float]) -> float:
@@ -113,6 +116,36 @@ def sums_gpu(results: dict, size: str = "gpu") -> Iterator[str]:
     """The same of the larger run on a GPU, if its packages were there."""
     if results["sums-gpu"]:
         yield from sums(results["sums-gpu"], "cuda")
+
+
+def five(results: dict, size: str = "cpu") -> Iterator[str]:
+    """Accuracy and tokens of each task, with intervals over trainings, and a response of each before and after."""
+    how, seeds = tasks.SIZES[size], seeds_of(results, "five/opsft")
+    first = results[f"five/base/seed{seeds[0]}"]["test"]
+    names = sorted(first["by_kind"])
+    yield ""
+    yield (f"SmolLM2-135M on five tasks, {how.updates} updates of {how.prompts} x {how.rollouts} rollouts of at most {tasks.LIMIT} tokens, "
+           f"{len(seeds)} seeds; Avg@{how.samples} in %, tokens at the cap of {how.cap}, [95 % interval]")
+    for arm, name in FIVE.items():
+        runs = [results[f"five/{arm}/seed{s}"] for s in seeds]
+        seconds = f", {fmean(run['seconds'] for run in runs):.0f} s a training" if "seconds" in runs[0] else ""
+        yield f"{name}{seconds}"
+        for task in (*names, "mean"):
+            rows = [[run["test"]["by_kind"][each] for each in (names if task == "mean" else [task])] for run in runs]
+            right, tokens = (summarize([scale * fmean(of[key] for of in row) for row in rows])
+                             for key, scale in (("avg", 100), ("tokens", 1)))
+            yield f"  {task:<26s}{_with_interval(right):>26s}{_with_interval(tokens):>26s}"
+    needed = ", ".join(f"{task} {first['by_kind'][task]['needed']:.1f}" for task in names)
+    yield f"The shortest traces that write every step take, in tokens: {needed}. Seed {seeds[0]}, a problem of each task, before and after:"
+    last = results[f"five/opsft/seed{seeds[0]}"]["test"]
+    for task in names:
+        yield from (f"  {test['said'][task]}" for test in (first, last))
+
+
+def _with_interval(measured: dict) -> str:
+    """One training has none, and nor have equal ones."""
+    found = interval(measured)
+    return f"{measured['value']:.1f}" + (f" [{found[0]:.1f}, {found[1]:.1f}]" if found else "")
 
 
 def paper(results: dict, size: str = "paper") -> Iterator[str]:

@@ -38,3 +38,26 @@ def test_a_method_without_a_point_is_named(tmp_path):
 
     with pytest.raises(ValueError, match="one has no point"):
         draw_all([plane], {}, tmp_path)
+
+
+def test_a_panel_a_benchmark_and_one_legend(tmp_path):
+    seen = {}
+
+    def five(plt, results):
+        benchmarks = {title: planes.points(results) for title in ("first", "second", "third", "mean")}
+        figure = planes.panels(plt, benchmarks, MARKS, {"one": "method one", "other": "method two"}, samples=2)
+        seen["titles"] = [axis.get_title() for axis in figure.axes if axis.get_visible()]
+        seen["labels"] = [axis.get_ylabel() for axis in figure.axes if axis.get_visible()]
+        seen["marks"] = [len(axis.collections) for axis in figure.axes]
+        [legend] = figure.legends
+        seen["legend"] = [text.get_text() for text in legend.get_texts()]
+        return figure
+
+    draw_all([five], TESTS, tmp_path)
+    assert seen["titles"] == ["first", "second", "third", "mean"] and seen["legend"] == ["method one", "method two"]
+    assert seen["marks"] == [4, 4, 4, 4, 0, 0] and seen["labels"] == ["Avg@2, %", "", "", "Avg@2, %"], "two rows of three, two left empty"
+
+
+def test_no_benchmark_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no benchmark"):
+        draw_all([lambda plt, results: planes.panels(plt, {}, MARKS, {})], {}, tmp_path)

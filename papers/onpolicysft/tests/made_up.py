@@ -1,9 +1,11 @@
 """Results as the jobs give them, made up so that every claim in the small supports: tests change one thing and look at the word."""
 
 from common.claims.records import load_claims, make_record, start_run
+from common.reasoning.five import TASKS
 
 from .. import eval as harness
 from ..experiments import chains as small
+from ..experiments import five as tasks
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
 ARMS = {  # accuracy, tokens, normalised std, share of right responses that skip a step
@@ -73,6 +75,28 @@ def sums(changes=None):
     return made
 
 
+FIVE = {"base": (0.6, 75.0), "opsft": (0.7, 35.0), "fixed data": (0.62, 45.0), "best of n": (0.55, 40.0), "grpo": (0.65, 40.0),
+        "grpo, length": (0.58, 42.0), "by lot": (0.5, 90.0)}
+
+
+def five(changes=None, by_task=None):
+    """changes {arm: (accuracy, tokens)}; by_task {(arm, task): (accuracy, tokens)}, of one task alone. Tasks differ, and seeds a little."""
+    made = {}
+    for seed in (3, 4, 5):
+        for number, (arm, both) in enumerate((FIVE | (changes or {})).items()):
+            by_kind = {}
+            for place, task in enumerate(TASKS):
+                avg, tokens = (by_task or {}).get((arm, task), both)
+                avg, tokens = avg + 0.001 * seed + 0.01 * place, tokens + place + 0.01 * seed * number
+                by_kind[task] = {"avg": avg, "tokens": tokens, "problems": 96, "samples": 2, "needed": 30.0 + place,
+                                 "within": [[8, 0.0], [48, 0.4 * avg], [160, avg]]}
+            mean = {key: sum(of[key] for of in by_kind.values()) / 5 for key in ("avg", "tokens")}
+            made[f"five/{arm}/seed{seed}"] = {
+                "arm": arm, "seconds": 1.0, "model": {"name": "x"},
+                "test": mean | {"problems": 480, "samples": 2, "by_kind": by_kind, "said": {task: f"{arm} {task}" for task in TASKS}}}
+    return made
+
+
 def verdict(name, measured):
     """(word, reason) of the record that a run with these measurements would leave."""
     facts = start_run("test") | {"seconds": 0.0}
@@ -80,4 +104,4 @@ def verdict(name, measured):
     return found["word"], found["reason"]
 
 
-assert ARMS.keys() == {"base", *small.ARMS}
+assert ARMS.keys() == {"base", *small.ARMS} and FIVE.keys() == {"base", *tasks.ARMS}

@@ -14,6 +14,7 @@ from common.data import chains
 from common.errors import DataError
 from common.models import ModelSpec, load, tiny
 from common.runs.experiment import every_job, main
+from common.standins import five as five_tasks
 from common.standins import reasoner
 from tests import here
 from tests.small_tokenizers import byte_words
@@ -22,6 +23,7 @@ from .. import eval as harness
 from .. import pictures, quantities, tables
 from ..data import Chains, Rows
 from ..experiments import chains as experiment
+from ..experiments import five as five_experiment
 from ..experiments import paper as paper_scale
 from ..experiments import rates, speed
 from ..experiments import sums as sums_experiment
@@ -82,10 +84,12 @@ def test_a_job_depends_on_what_computes_and_on_nothing_that_shows():
         names = {path.name for path in sources}
         assert {"method.py", "module.py", "sampled.py", "policy_gradient.py", "rollouts.py"} <= names, job.name
         assert not names & {"eval.py", "quantities.py", "tables.py", "pictures.py", "analytic.py", "speed.py", "claims.yaml"}, job.name
-        of_sums = job.name.startswith("sums/")
-        assert any(path.match("reasoner-weights/seed0/model.safetensors") for path in sources) != of_sums
-        assert ("adapter_model.safetensors" in names) == of_sums
-        assert any(path.match("experiments/chains.py") for path in sources) != of_sums  # an arm more there retrains nothing here
+        of_sums, of_five = job.name.startswith("sums/"), job.name.startswith("five/")
+        assert any(path.match("reasoner-weights/seed0/model.safetensors") for path in sources) != (of_sums or of_five)
+        assert any(path.match("sums-weights/adapter_model.safetensors") for path in sources) == of_sums
+        assert any(path.match("five-weights/adapter_model.safetensors") for path in sources) == (of_five and five_tasks.FOLDER.is_dir())
+        for other, own in (("chains", not of_sums and not of_five), ("sums", of_sums), ("five", of_five)):
+            assert any(path.match(f"experiments/{other}.py") for path in sources) == own, "an arm more there retrains nothing here"
 
 
 def test_smoke_walks_every_job_of_the_default_run_at_another_size():
@@ -96,23 +100,28 @@ def test_smoke_walks_every_job_of_the_default_run_at_another_size():
     assert arms(smoke) == arms(cpu) and {job.arguments["seed"] for job in smoke} == {0}
     assert not {named(job) for job in smoke} & {named(job) for job in cpu}
     assert smoke[0].key() != cpu[0].key() == experiment.jobs("cpu")[0].key()
-    for module in (experiment, sums_experiment):
+    for module in (experiment, sums_experiment, five_experiment):
         tiny, full = module.SIZES["smoke"], module.SIZES["cpu"]
         assert all(getattr(tiny, name) <= getattr(full, name) for name in vars(full) if name not in ("seeds", "device"))
 
 
 def test_the_default_sizes_are_those_that_the_claims_name():
     """Seeds, responses a problem and limits are written in claims.yaml and in the README's deviations."""
-    small, real = experiment.SIZES["cpu"], sums_experiment.SIZES["cpu"]
+    small, real, tasks = (module.SIZES["cpu"] for module in (experiment, sums_experiment, five_experiment))
+    of_five = next(each.claims for each in harness.EXPERIMENTS if each.name == "five")
     for claim in CLAIMS:
         if claim["rung"] == "cpu-small":
-            size = real if claim["id"].partition("/")[2] in ASKED else small
+            name = claim["id"].partition("/")[2]
+            size = tasks if name in of_five else real if name in ASKED else small
             assert tuple(claim["protocol"]["seeds"]) == size.seeds, claim["id"]
             assert {int(n) for n in re.findall(r"Avg@(\d+)", claim["protocol"]["metric"])} <= {size.samples}, claim["id"]
     page = (harness.HERE / "README.md").read_text()
     assert f"{small.prompts} problems x {small.rollouts} rollouts, limit {experiment.TINY['max_new_tokens']}, " in page
     assert f"AdamW 5e-4, {small.updates} updates" in page and experiment.TINY["lr"] == 5e-4
     assert f"{real.updates} updates of {real.prompts} problems x {real.rollouts} rollouts" in page
+    asked = f"{tasks.updates} updates of {tasks.prompts} problems x {tasks.rollouts} rollouts,\nAdamW 1e-5, limit {five_experiment.LIMIT}. "
+    assert asked in page
+    assert f"{tasks.test // 5} unseen problems a task" in page and tasks.samples == 2 and tasks.cap == 160
 
 
 def test_more_seeds_are_those_before_and_new_ones_that_wait_for_their_stand_ins(monkeypatch):
