@@ -248,3 +248,26 @@ def load_whisper(dtype: str = "float32", folder: Path | None = None) -> Loaded:
                               "tokenizer_sha256": sums[TOKENIZER], "weights_sha256": models._files_sha256(weights)}
     tokenizer = PreTrainedTokenizerFast.from_pretrained(kept, local_files_only=True)
     return Loaded(model.eval().requires_grad_(False), tokenizer, source | models._held(model, spec))
+
+
+@torch.no_grad()
+def transcribe(loaded: Loaded, states: Tensor, most: int = 64) -> str:
+    """What Whisper's own decoder writes, greedily and without timestamps, when it hears states (1, n, d) of its encoder, whoever made
+    them and however many: nothing here asks for thirty seconds. most: tokens."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    model, settings = loaded.model, loaded.model.generation_config
+    written, cache = [settings.decoder_start_token_id, settings.no_timestamps_token_id], None
+    pending, begun = torch.tensor([written]), len(written)
+    for _ in range(most):
+        out = model(encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=pending, past_key_values=cache,
+                    use_cache=True)
+        logits, cache = out.logits[0, -1], out.past_key_values
+        logits[settings.suppress_tokens] = float("-inf")
+        if len(written) == begun:
+            logits[settings.begin_suppress_tokens] = float("-inf")
+        if (token := int(logits.argmax())) == settings.eos_token_id:
+            break
+        written.append(token)
+        pending = torch.tensor([[token]])
+    return loaded.tokenizer.decode(written[begun:], skip_special_tokens=True).strip()

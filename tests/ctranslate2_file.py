@@ -18,7 +18,8 @@ def tiny_whisper(layers=(2, 1), positions=16, seed=0):
         torch.manual_seed(seed)
         model = WhisperForConditionalGeneration(WhisperConfig(
             vocab_size=len(WORDS), d_model=16, num_mel_bins=8, encoder_layers=layers[0], decoder_layers=layers[1],
-            encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=20, max_source_positions=positions, max_target_positions=12,
+            encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=24,
+            decoder_ffn_dim=20, max_source_positions=positions, max_target_positions=12,
             dropout=0.0, init_std=0.3, bos_token_id=0, eos_token_id=0, pad_token_id=0, decoder_start_token_id=1))
         with torch.no_grad():
             for parameter in model.parameters():
