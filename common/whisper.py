@@ -259,7 +259,7 @@ def transcribe(loaded: Loaded, states: Tensor, most: int = 64) -> str:
     model, settings = loaded.model, loaded.model.generation_config
     written, cache = [settings.decoder_start_token_id, settings.no_timestamps_token_id], None
     pending, begun = torch.tensor([written]), len(written)
-    for _ in range(most):
+    for _ in range(min(most, model.config.max_target_positions - begun)):
         out = model(encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=pending, past_key_values=cache,
                     use_cache=True)
         logits, cache = out.logits[0, -1], out.past_key_values

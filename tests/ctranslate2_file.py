@@ -12,12 +12,12 @@ WORDS = (*SPECIAL, "one", "two", "three")
 KINDS = {torch.float32: 0, torch.int8: 1, torch.int16: 2, torch.float16: 4}
 
 
-def tiny_whisper(layers=(2, 1), positions=16, seed=0):
+def tiny_whisper(layers=(2, 1), positions=16, seed=0, mels=8):
     """A random stock Whisper of 30,000 parameters whose every weight is a number of half precision; its norms do something."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = WhisperForConditionalGeneration(WhisperConfig(
-            vocab_size=len(WORDS), d_model=16, num_mel_bins=8, encoder_layers=layers[0], decoder_layers=layers[1],
+            vocab_size=len(WORDS), d_model=16, num_mel_bins=mels, encoder_layers=layers[0], decoder_layers=layers[1],
             encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=24,
             decoder_ffn_dim=20, max_source_positions=positions, max_target_positions=12,
             dropout=0.0, init_std=0.3, bos_token_id=0, eos_token_id=0, pad_token_id=0, decoder_start_token_id=1))

@@ -13,7 +13,8 @@ Whisper was trained on thirty seconds at once, and looks ahead in four places. E
     ears.join(source, features, embeddings)       where common/streaming/audio.py has CausalEncoder.join
 
 Fed chunk by chunk (`step`) it gives what it gives of the whole (`forward`), as a test holds in double precision; and in one chunk as
-long as the recording it is the stock encoder. What it costs not to look ahead, Whisper's own decoder tells: papers/proactivellm, ONLY=whisper.
+long as the recording it is the stock encoder. What it costs not to look ahead, Whisper's own decoder tells: papers/proactivellm,
+ONLY=whisper.
 """
 
 from __future__ import annotations
