@@ -248,7 +248,8 @@ def train(seed: int, folder: Path, steps: Steps = Steps(), decoder: Loaded | Non
     decoder = decoder or load(SMOLLM2)
     recordings, clock = recordings or Recordings(decoder.tokenizer, seed), Clock(stop)
     rows = Rows(recordings, steps.rows)
-    llm = build(seed, torch.cat([e.features[e.source < 0] for e, _ in rows[10**6]]).float(), decoder, steps.adapter())
+    sample = torch.cat([e.features[e.source < 0] for e, _ in rows[10**6] if e.features is not None])
+    llm = build(seed, sample.float(), decoder, steps.adapter())
     decoder.model.set_attn_implementation("eager")  # backwards on a CPU it is faster than sdpa on such short rows
     module = Training(llm, steps)
     module.decoder.train()

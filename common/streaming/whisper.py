@@ -81,13 +81,13 @@ def tokens_of(waveform: np.ndarray, rate: int, chunk: int, stack: int) -> Tensor
 # -- the encoder -------------------------------------------------------------------------------------------
 class Heard(NamedTuple):
     """What is kept between chunks. frames (B, mels, 2), convolved (B, d, 1): what the next convolutions still see. keys, values: of each
-    layer (B, heads, n, d / heads). count: states so far."""
+    layer (B, heads, n, d / heads). so_far: states."""
 
     frames: Tensor
     convolved: Tensor
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-    count: int
+    so_far: int
 
 
 class ChunkedEncoder(nn.Module):
@@ -111,8 +111,9 @@ class ChunkedEncoder(nn.Module):
 
     def step(self, frames: Tensor, heard: Heard) -> tuple[Tensor, Heard]:
         """The next chunk (B, T, mels), the last one perhaps shorter -> (states (B, T / 2, d), what is kept). ValueError: as `forward`."""
-        if frames.shape[1] > self.chunk or 2 * heard.count % self.chunk:
-            raise ValueError(f"{frames.shape[1]} frames behind {2 * heard.count}: chunks are of {self.chunk}, and only the last is shorter")
+        if frames.shape[1] > self.chunk or 2 * heard.so_far % self.chunk:
+            raise ValueError(f"{frames.shape[1]} frames behind {2 * heard.so_far}: chunks are of {self.chunk}, and only the last is "
+                             "shorter")
         x, seen, convolved = self._convolved(frames, heard)
         keys, values = [], []
         oldest = None if self.past is None else self.past * self.chunk // 2  # states of the past that are attended to
@@ -121,7 +122,7 @@ class ChunkedEncoder(nn.Module):
             x, k, v = self._layer(layer, x, None, k[:, :, cut:], v[:, :, cut:])
             keys.append(k)
             values.append(v)
-        return self.encoder.layer_norm(x), Heard(seen, convolved, tuple(keys), tuple(values), heard.count + x.shape[1])
+        return self.encoder.layer_norm(x), Heard(seen, convolved, tuple(keys), tuple(values), heard.so_far + x.shape[1])
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Frames (B, T, mels), T even -> states (B, T / 2, d), 20 ms each. lengths (B,): frames that are no padding, None: all.
@@ -145,13 +146,13 @@ class ChunkedEncoder(nn.Module):
     def _convolved(self, frames: Tensor, heard: Heard) -> tuple[Tensor, Tensor, Tensor]:
         """(input of the first layer (B, T / 2, d), and the two things that the next convolutions see)."""
         of, count = self.encoder, frames.shape[1] // 2
-        if frames.shape[1] % 2 or heard.count + count > of.config.max_source_positions:
-            raise ValueError(f"{frames.shape[1]} frames behind {2 * heard.count}: this encoder takes them in pairs, and "
+        if frames.shape[1] % 2 or heard.so_far + count > of.config.max_source_positions:
+            raise ValueError(f"{frames.shape[1]} frames behind {2 * heard.so_far}: this encoder takes them in pairs, and "
                              f"{2 * of.config.max_source_positions} at most")
         seen = torch.cat([heard.frames, frames.transpose(1, 2)], 2)
         once = torch.cat([heard.convolved, F.gelu(F.conv1d(seen, of.conv1.weight, of.conv1.bias))], 2)
         x = F.gelu(F.conv1d(once, of.conv2.weight, of.conv2.bias, stride=2)).transpose(1, 2)
-        return x + of.embed_positions.weight[heard.count : heard.count + count], seen[:, :, -2:], once[:, :, -1:]
+        return x + of.embed_positions.weight[heard.so_far : heard.so_far + count], seen[:, :, -2:], once[:, :, -1:]
 
     def _layer(self, layer: nn.Module, x: Tensor, mask: Tensor | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """WhisperEncoderLayer, with keys and values of the past before its own."""

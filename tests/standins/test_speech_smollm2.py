@@ -159,15 +159,15 @@ def test_loss_is_on_the_answer_alone_and_a_step_has_all_four_kinds_of_row():
 
 
 def test_it_can_learn(tmp_path, monkeypatch):
-    """On eight rows again and again a tiny decoder's loss falls, by its adapters and its projector alone."""
+    """On four rows again and again a tiny decoder's loss falls, by its adapters and its projector alone."""
     monkeypatch.setenv("NINEFOLD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(standin, "quality", lambda *given: {})
     whole = standin.Rows.__getitem__
     monkeypatch.setattr(standin.Rows, "__getitem__", lambda self, step: whole(self, 0))
     base = decoder(hidden=32)
-    card = standin.train(0, tmp_path / "x", standin.Steps(steps=61, rows=8, rate=2e-2, warmup=5, every=61), decoder=base,
+    card = standin.train(0, tmp_path / "x", standin.Steps(steps=21, rows=4, rate=2e-2, warmup=2, every=21), decoder=base,
                          recordings=recordings(), again=decoder(hidden=32), progress=False)
-    assert card["curve"][-1][1] < 0.6 * card["curve"][0][1], card["curve"]
+    assert card["curve"][-1][1] < 0.8 * card["curve"][0][1], card["curve"]
     own = dict(decoder(hidden=32).model.named_parameters())
     assert all(torch.equal(p, own[n.replace(".base_layer", "")]) for n, p in base.model.named_parameters() if "lora_" not in n)
 

@@ -33,7 +33,7 @@ def test_chunk_by_chunk_is_the_whole(past):
         for start in range(0, 28, 6):  # the last one has four frames
             states, heard = of.step(x[:, start : start + 6], heard)
             parts.append(states)
-        assert whole.shape == (2, 14, 16) and heard.count == 14
+        assert whole.shape == (2, 14, 16) and heard.so_far == 14
         close(torch.cat(parts, 1), whole)
 
 
