@@ -162,7 +162,8 @@ def test_heard_tokens_take_the_place_of_ids_below_zero():
         x = frames(4 * 6).reshape(2, 6, 32)
         source = torch.tensor([[1, -1, -1, -1, -1, 2], [1, 3, -1, -1, -1, 0]])  # the second ends within a chunk
         joined = of.join(source, x, table)
-        assert torch.equal(joined[0, [0, 5]], table(torch.tensor([1, 2]))) and torch.equal(joined[1, [0, 1, 5]], table(torch.tensor([1, 3, 0])))
+        assert torch.equal(joined[0, [0, 5]], table(torch.tensor([1, 2])))
+        assert torch.equal(joined[1, [0, 1, 5]], table(torch.tensor([1, 3, 0])))
         close(joined[0, 1:5], of(x[:1, 1:5])[0])
         close(joined[1, 2:5], of(x[1:, 2:5])[0])
         kept = torch.zeros(2, 6, 32, dtype=torch.float64)

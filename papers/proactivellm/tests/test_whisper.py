@@ -19,7 +19,8 @@ from tests.digit_words import bank, states, tokenizer
 
 from .. import quantities_whisper, tables
 from ..experiments import arms, whisper
-from .made_up import CLAIMS, FACTS, result, row
+from .made_up import CLAIMS, FACTS, row
+from .made_up import of_whisper as results
 
 
 @pytest.fixture(autouse=True)
@@ -158,19 +159,6 @@ def test_splits_of_the_arms_are_apart_from_the_stand_ins():
 
 
 # -- the claims, worked out by hand ------------------------------------------------------------------------
-def results(seeds=3):
-    found = {"whisper/heard": {"words": [4, 6] * 20, "model": {"name": "w"}, "ways": {
-        "stock": {"wer": 20.0, "errors": [1, 1] * 20, "too many": 0},
-        "one chunk": {"wer": 20.0, "errors": [1, 1] * 19 + [0, 2], "too many": 0},
-        "480 ms": {"wer": 100.0, "errors": [4, 6] * 20, "too many": 9}, "960 ms": {"wer": 50.0, "errors": [2, 3] * 20, "too many": 5}}},
-        "whisper/standin": {"model": {"name": "s"}, "quality": {}, "steps": 1, "cpu_seconds": 1}}
-    for seed in range(seeds):
-        for task in ("words", "spoken"):
-            for arm in whisper.NAMES:
-                found[f"whisper/{task}/{arm}/seed{seed}"] = result(task, arm, seed) | ({"heads": {}} if arm == "full" else {})
-    return found
-
-
 def word(name, measured):
     record = make_record(CLAIMS.find(name), CLAIMS.sha256, measured[name], FACTS, seeds=[0, 1, 2])["verdict"]
     return record["word"], record["reason"]
