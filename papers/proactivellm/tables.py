@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from statistics import fmean, median, stdev
 
 from .experiments import arms as small
-from .experiments import exact, speech, text
+from .experiments import exact, speech, text, whisper
 from .quantities import Runs, Translation
 
 ARMS = {"start": "the stand-in: whole streams alone", "full": "full: L_batch + L_MSLM + .1 KL", "plain law": "full, the plain path law",
@@ -63,6 +63,22 @@ def of_words(results: dict, size: str = "cpu") -> Iterator[str]:
 
 def of_spoken(results: dict, size: str = "cpu") -> Iterator[str]:
     yield from _of_speech(Runs(results, "speech/spoken"), "Spoken questions")
+
+
+def of_whisper(results: dict, size: str = "cpu") -> Iterator[str]:
+    heard, standin = results["whisper/heard"], results["whisper/standin"]
+    yield ""
+    yield (f"Whisper tiny.en on {len(heard['words'])} utterances of recorded digits, its own decoder, before any training: % of the words "
+           "wrong (words too many)")
+    yield ", ".join(f"{way} {found['wer']:.1f} ({found['too many']})" for way, found in heard["ways"].items())
+    yield f"The speech LLM, everything read, 100 - WER by task and way to count: {standin['quality']}"
+    for task, what in (("words", "Recorded digits, written down"), ("spoken", "Questions about recorded digits")):
+        runs = Runs(results, f"whisper/{task}")
+        yield ""
+        yield f"{what}; wait-k with a stride of {fmean(runs.run(s, 'full')['stride'] for s in runs.seeds):.2f} units of 480 ms"
+        yield from cells(runs, whisper.NAMES)
+        yield from heads(runs)
+        yield from unmoved([runs])
 
 
 def _of_speech(runs: Runs, what: str) -> Iterator[str]:

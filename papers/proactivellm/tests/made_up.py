@@ -95,6 +95,19 @@ def of_speech(points=None, seeds=3):
     return found
 
 
+def of_whisper(seeds=3):
+    found = {"whisper/heard": {"words": [4, 6] * 20, "model": {"name": "w"}, "ways": {
+        "stock": {"wer": 20.0, "errors": [1, 1] * 20, "too many": 0},
+        "one chunk": {"wer": 20.0, "errors": [1, 1] * 19 + [0, 2], "too many": 0},
+        "480 ms": {"wer": 100.0, "errors": [4, 6] * 20, "too many": 9}, "960 ms": {"wer": 50.0, "errors": [2, 3] * 20, "too many": 5}}},
+        "whisper/standin": {"model": {"name": "s"}, "quality": {}, "steps": 1, "cpu_seconds": 1}}
+    for seed in range(seeds):
+        for task in ("words", "spoken"):
+            for arm in speech.NAMES:
+                found[f"whisper/{task}/{arm}/seed{seed}"] = result(task, arm, seed) | ({"heads": {}} if arm == "full" else {})
+    return found
+
+
 def of_speed(probe=1.1, late=1.05, processes=3):
     return {f"speed/process{i}": {"decode": [0.01, 0.0101], "probe": [0.01 * probe + 1e-5 * i, 0.0101 * probe],
                                   "read early": [0.009, 0.0091], "read late": [0.009 * late + 1e-5 * i, 0.0091 * late],

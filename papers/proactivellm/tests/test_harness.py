@@ -10,7 +10,7 @@ import torch
 
 from common.runs.experiment import every_job
 
-from .. import baselines, heads, pictures, quantities, standins, tables
+from .. import baselines, heads, pictures, quantities, quantities_whisper, standins, tables
 from .. import eval as harness
 from ..data import batch_of
 from ..decoding import Streamed
@@ -18,7 +18,7 @@ from ..experiments import arms, exact, speech, text
 from ..method import Law, forward, read_path
 from ..scoring import auroc, earliest, operating, quality
 from ..tasks import Task
-from .made_up import CLAIMS, of_speech, of_speed, of_text
+from .made_up import CLAIMS, of_speech, of_speed, of_text, of_whisper
 
 
 def of(claim):
@@ -28,7 +28,7 @@ def of(claim):
 def test_every_claim_is_measured_blocked_or_not_checkable():
     counted = quantities.exact({}, "analytic")
     run = quantities.text(of_text()) | quantities.speed(of_speed())
-    asked = quantities.words(of_speech()) | quantities.spoken(of_speech())
+    asked = quantities.words(of_speech()) | quantities.spoken(of_speech()) | quantities_whisper.whisper(of_whisper())
     assert {*asked} == {claim for e in harness.EXPERIMENTS for claim in e.claims} and not {*run} & {*asked}
     for claim in CLAIMS:
         if claim.get("status") != "not-checkable":
