@@ -130,7 +130,8 @@ def test_compute_is_what_was_spent_until_a_probe():
     """Three updates of two responses, probes after none, one and three, of two seeds with their own lengths; a cache saves the teacher's
     and the sampling's part."""
     found = {f"{arm}/seed{seed}": {"history": {"length": [10.0 + seed, 20.0, 30.0]},
-                                   "curve": [[0, 0.1], [1, 0.2 + 0.2 * seed], [3, 0.5]]} for arm in ("start", "SF", "TF") for seed in (0, 1)}
+                                   "curve": [[0, 0.1], [1, 0.2 + 0.2 * seed], [3, 0.5]]}
+             for arm in ("start", "SF", "TF") for seed in (0, 1)}
     arms = quantities.Arms(found)
     for arm, cached in (("SF", None), ("TF", None), ("TF", "logits")):
         xs, ys = pictures._spent(arms, arm, 2, cached)
@@ -188,7 +189,8 @@ def test_the_default_sizes_are_those_that_the_claims_and_the_page_name():
     for claim in CLAIMS:
         if claim["rung"] == "cpu-small" and claim["protocol"]["evidence"] == "trainings":
             of_pair = claim["id"].partition("/")[2] in harness.REAL
-            assert tuple(claim["protocol"]["seeds"]) == size.seeds == other.distilled.seeds == real.SIZES["cpu"].seeds == reasoners.SIZES["cpu"].seeds, claim["id"]
+            every = {size.seeds, other.distilled.seeds, real.SIZES["cpu"].seeds, reasoners.SIZES["cpu"].seeds}
+            assert every == {tuple(claim["protocol"]["seeds"])}, claim["id"]
             text = claim["statement"] + claim["protocol"]["metric"]
             samples, short = (real.SIZES["cpu"].samples, real.SHORT) if of_pair else (size.samples, small.SHORT)
             assert {int(n) for n in re.findall(r"(?:Avg|Pass)@(\d+)", text)} <= {samples}, claim["id"]
@@ -201,7 +203,7 @@ def test_the_default_sizes_are_those_that_the_claims_and_the_page_name():
     assert f"{other.updates} updates of {other.prompts} problems x {other.rollouts} responses" in page
     meeting, how = reasoners.SIZES["cpu"], timing.SIZES["cpu"]
     assert f"{meeting.updates} updates of {meeting.prompts} problems x {meeting.rollouts} responses, AdamW 5e-4" in page
-    assert f"{how.case.student} and {how.case.teacher} wide" in page and f"{how.processes} processes" in page
+    assert f"{how.case.student} and {how.case.teacher} wide" in page and "three processes with" in page and how.processes == 3
     assert small.RATE == 2e-3 and better.RL_RATE == 5e-4 and size.updates % len(small.LADDER) == 0
 
 
