@@ -319,6 +319,17 @@ def prefill_bench(of: Document, timed: Mapping[str, tuple[str, str]], shares: Ca
     return bench
 
 
+def reasoners_bench() -> Bench:
+    """Reasoners of common/standins that each paper of the family trains further from the same weights on the same problems."""
+    return Bench("reasoning", "chains", "A small reasoner that repeats itself, trained further",
+                 "One small reasoner a seed (109,000 parameters, of common/standins), every arm trained for the same updates on responses "
+                 "to as many problems, then 200 unseen problems with four samples each at the reasoner's own cap. On-Policy SFT and its "
+                 "rivals learn from a verifier and each has a rate of its own; what is distilled learns from another reasoner, at one "
+                 "rate and by no verifier.",
+                 Axis("tokens of a response", "less", scale="log", shown=(16.0, 100.0)),
+                 Axis("Avg@4, % of samples that are right", "more", shown=(74.0, 100.0)))
+
+
 def share_by_round(ours: Sequence[float], dense: Sequence[float]) -> list[float]:
     """In %."""
     return [100 * a / b for a, b in zip(ours, dense, strict=True)]

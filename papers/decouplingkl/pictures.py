@@ -13,7 +13,7 @@ from common.reasoning import planes
 from .experiments import chains as small
 from .experiments import real as pair
 from .experiments import strong as better
-from .quantities import Arms, Strong
+from .quantities import Arms, Strong, update_of
 from .tables import ARMS
 
 BLUE, RED, GREY, GREEN, PURPLE, GOLD = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#d9a441"
@@ -26,7 +26,7 @@ MARKS = {"start": (GREY, "*"), "SF": (BLUE, "o"), "mix 0.25": (BETWEEN[0], "o"),
 
 def weak(results: dict, size: str, folder: Path) -> list[Path]:
     """Writes the pictures of the experiment; returns the files."""
-    return _draw({"mixtures": mixtures, "plane": plane}, results, small.SIZES[size], folder)
+    return _draw({"mixtures": mixtures, "plane": plane, "compute": compute}, results, small.SIZES[size], folder)
 
 
 def strong(results: dict, size: str, folder: Path) -> list[Path]:
@@ -88,6 +88,36 @@ def plane(plt, results, how):
     _plane(axis, Arms(results), ("start", *small.ARMS), how.samples)
     figure.legend(frameon=False, fontsize=7, ncols=3, loc="outside lower center")
     return figure
+
+
+def compute(plt, results, how):
+    """Right answers against the FLOPs that were spent until then, cell by cell: where both sources are sampled, and where the teacher's
+    trajectories and logits are cached."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), sharey=True)
+    arms = Arms(results)
+    for axis, cached in zip(axes, (None, "logits")):
+        for name in ("SF", "SR", "TF", "TR"):
+            xs, ys = _spent(arms, name, how.prompts, cached if name in ("TF", "TR") else None)
+            colour, mark = MARKS[name]
+            axis.plot(xs, ys, color=colour, marker=mark, ms=4, lw=1, ls="-" if name in ("SF", "SR") else "--",
+                      label=ARMS[name] if axis is axes[0] else None)
+        axis.set(xlabel="GFLOP spent", xlim=(0, None), ylim=(0, None))
+        axis.set_title("every response is sampled" if cached is None else "the teacher's text and logits are cached", fontsize=9)
+        axis.grid(lw=0.3)
+    axes[0].set_ylabel(f"Avg@{how.probed} on validation problems, %")
+    figure.legend(frameon=False, fontsize=7, ncols=4, loc="outside lower center")
+    return figure
+
+
+def _spent(arms: Arms, name: str, prompts: int, cached: str | None) -> tuple[list[float], list[float]]:
+    """(GFLOP until each probe, Avg in % there), means over seeds: every update's at its own responses' mean length."""
+    xs, ys = [], []
+    for seed in arms.seeds:
+        run = arms.run(seed, name)
+        updates = [prompts * update_of(name, length, cached) / 1e9 for length in run["history"]["length"]]
+        xs.append([sum(updates[: int(row[0])]) for row in run["curve"]])
+        ys.append([100 * row[1] for row in run["curve"]])
+    return [fmean(column) for column in zip(*xs)], [fmean(column) for column in zip(*ys)]
 
 
 def _plane(axis, arms: Arms, names, samples: int) -> None:

@@ -18,6 +18,7 @@ from common.shapes import Shape
 
 from . import analytic, reported
 from .experiments.chains import ARMS, MIXED, SR
+from .experiments.reasoners import CELLS as MEETING
 from .experiments.strong import ARMS as STRONG_ARMS
 from .experiments.strong import STOPS, SWITCHES
 
@@ -278,21 +279,78 @@ def real(results: dict, size: str = "cpu") -> dict[str, dict]:
     }
 
 
+# -- where both papers of the family meet --------------------------------------------------------------------
+def reasoners(results: dict, size: str = "cpu") -> dict[str, dict]:
+    arms = Arms(results, "reasoners/")
+    of, names = partial(claim, arms.seeds), ("start", *MEETING, "SFT, brief")
+
+    def left(seed: int, which: Sequence[str]) -> float:
+        """Tokens of the briefest of these arms, as a share of the start's."""
+        return min(arms.tokens(seed, arm) for arm in which) / arms.tokens(seed, "start")
+
+    return {
+        "C18a": of("C18a", left, MEETING, [("SFT, brief",)], best=min, beside={f"{arm}, tokens": (arms.tokens, arm) for arm in names}),
+        "C18b": of("C18b", lambda seed, arm: arms.sharper(seed, arm, "SF"), "SR", ["SF again"],
+                   beside={arm: (arms.entropy, arm) for arm in names}),
+    }
+
+
+# -- memory and time -----------------------------------------------------------------------------------------
+def timing(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """Each job is a process; a loss's ratio is of its peak, or of the fastest repetition a token, to the whole loss's."""
+    losses, samplings = ([results[name] for name in sorted(results) if name.startswith(f"timing/{kind}/")] for kind in ("loss", "sampling"))
+
+    def over(row: dict, way: str, get: Callable[[dict], float]) -> float:
+        return get(row[way]) / get(row["whole"])
+
+    def peak(of: dict) -> float:
+        return max(of["peak_bytes"])
+
+    def a_token(of: dict) -> float:
+        return min(of["seconds"]) / of["tokens"]
+
+    def summed(values: Sequence[float], placebo: Sequence[float], beside: dict[str, float]) -> dict:
+        ours, control = (summarize(each, 0.001, "processes") for each in (values, placebo))
+        return ours | {"placebo": control, "baselines": beside}
+
+    ways = ("whole", "chunked", "one chunk")
+    return {
+        "C17m": summed([over(row, "chunked", peak) for row in losses], [over(row, "one chunk", peak) for row in losses],
+                       {f"{way}, GiB": fmean(peak(row[way]) for row in losses) / 2**30 for way in ways}),
+        "C17t": summed([over(row, "chunked", a_token) for row in losses], [over(row, "one token", a_token) for row in losses],
+                       {f"{way}, ms a token": 1000 * fmean(a_token(row[way]) for row in losses) for way in (*ways, "one token")}),
+        "C17g": summed([fmean(ours / theirs for ours, theirs in zip(row["sample"], row["generate"])) for row in samplings],
+                       [row["generate"][1] / row["generate"][0] for row in samplings],
+                       {f"{way}, tokens a second": fmean(fmean(row[way]) for row in samplings) for way in ("sample", "generate")}),
+    }
+
+
 # -- the paper's size --------------------------------------------------------------------------------------
 CELLS = ("sf", "sr", "tf", "tr")
 LENGTHS = ("128", "4096")
 
 
 def paper(results: dict, size: str = "paper") -> dict[str, dict]:
-    """Of the runs that are there, called as their configs; a claim without one of its runs stays not-run. A quantity is a mean of
-    differences between runs, of an entry of their means or of one benchmark's."""
+    """Of the runs that are there, called as their configs; a claim without one of its runs or benchmarks stays not-run. A quantity is a
+    mean of differences between runs, of an entry of their means or of one benchmark's."""
     runs = results["paper"]
 
     def entry(run: str, name: str) -> float:
-        return runs[run]["by"]["math"][name[5:]] if name.startswith("math ") else runs[run][name]
+        benchmark, _, of = name.rpartition(" ")
+        return runs[run]["by"][benchmark][of] if benchmark else runs[run][name]
+
+    def has(run: str, name: str) -> bool:
+        benchmark = name.rpartition(" ")[0]
+        return run in runs and (not benchmark or benchmark in runs[run]["by"])
+
+    def of_run(run: str, name: str) -> dict | None:
+        return point(entry(run, name)) if has(run, name) else None
+
+    def ratio(one: str, other: str) -> dict | None:
+        return point(entry(one, "tokens") / entry(other, "tokens")) if {one, other} <= {*runs} else None
 
     def differences(pairs: Sequence[tuple[str, str]], name: str) -> dict | None:
-        if any(run not in runs for pair in pairs for run in pair):
+        if not all(has(run, name) for pair in pairs for run in pair):
             return None
         return point(fmean(entry(one, name) - entry(other, name) for one, other in pairs),
                      baselines={run: entry(run, name) for pair in pairs for run in pair})
@@ -310,6 +368,8 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
         "C3": differences([("4b-sr-128", "4b-sf-128")], "math avg"), "C3b": differences([("4b-sf-128", "4b-sr-128")], "math passed"),
         "C4": differences([("4b-sf-4096-grpo", "4b-sf-4096")], "math avg"),
         "C4b": differences([("4b-sr-4096-grpo", "4b-sr-4096")], "math avg"),
+        "C4c": differences([("8b-sf-128-grpo", "8b-sf-128")], "math avg"), "C4d": of_run("8b-sr-128-grpo", "math avg"),
+        "C4f": differences([("8b-sr-128", "8b-sf-128")], "math avg"),
         "C5": differences(by_source(LENGTHS), "avg"), "C5b": differences(by_source(LENGTHS), "passed"),
         "C5c": differences(by_source(("4096",)), "avg"), "C5d": differences(by_source(("4096",)), "passed"),
         "C7": differences(by_length(CELLS), "avg"), "C7b": differences(by_length(CELLS), "passed"),
@@ -317,12 +377,14 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
         "C10": differences([("4b-sr-curriculum", "4b-sr-4096")], "avg"),
         "C10p": differences([("4b-sr-curriculum", "4b-sr-4096")], "passed"),
         "C11": differences([("8b-sr-curriculum", "8b-sr-4096")], "avg"),
+        "C11p": differences([("8b-sr-curriculum", "8b-sr-4096")], "passed"), "C11l": ratio("8b-sr-4096", "8b-sr-curriculum"),
         "C12": differences([("4b-sr-curriculum", "4b-sr-4096")], "math avg"),
-        "C8": point(runs["4b-sr-4096"]["tokens"]) if "4b-sr-4096" in runs else None,
-        "C8b": point(runs["8b-sr-4096"]["tokens"]) if "8b-sr-4096" in runs else None,
-        "C10l": point(runs["4b-sr-4096"]["tokens"] / runs["4b-sr-curriculum"]["tokens"])
-        if {"4b-sr-4096", "4b-sr-curriculum"} <= {*runs} else None,
+        "C12b": differences([("8b-sr-curriculum", "8b-sr-4096")], "math avg"), "C12l": of_run("4b-sr-curriculum", "math tokens"),
+        "C8": of_run("4b-sr-4096", "tokens"), "C8b": of_run("8b-sr-4096", "tokens"), "C10l": ratio("4b-sr-4096", "4b-sr-curriculum"),
+        "C19l": differences([("4b-sf-128", "4b-sr-128")], "tokens"),
     }
+    beside_math = [f"{benchmark} {of}" for benchmark in ("gsm8k", "amc23", "aime24") for of in ("avg", "passed")]  # table 1
+    found |= {f"C19{letter}": differences([("4b-sr-128", "4b-sf-128")], name) for letter, name in zip("abcdef", beside_math)}
     return {name: measured for name, measured in found.items() if measured}
 
 

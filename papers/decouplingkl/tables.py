@@ -7,8 +7,10 @@ from statistics import fmean, stdev
 
 from .experiments import chains as small
 from .experiments import real as pair
+from .experiments import reasoners as meeting
 from .experiments import strong as better
 from .quantities import Arms, Strong
+from .quantities import timing as timed
 
 ARMS = {"start": "the student, untouched", "SF": "SF: student's prefixes, forward KL", "mix 0.25": "mixture, lambda .25",
         "mix 0.5": "mixture, lambda .5", "mix 0.75": "mixture, lambda .75", "SR": "SR: student's prefixes, reverse KL",
@@ -17,7 +19,7 @@ ARMS = {"start": "the student, untouched", "SF": "SF: student's prefixes, forwar
         "curriculum": "SR, entropy-gated curriculum", "ladder": "SR, the same ladder, no gate",
         "by entropy": "forward where the teacher doubts",
         "SF again": "SF once more, in another order", "shuffled": "SF, a shuffled teacher", "one end": "SR from <eos2>, stop at <eos>",
-        "two ends": "SR from <eos2>, stop at both"}
+        "two ends": "SR from <eos2>, stop at both", "SFT, brief": "SFT on the shortest solutions"}
 WIDTH = 36
 
 
@@ -78,10 +80,10 @@ def over_updates(arms: Arms, names: Iterable[str]) -> Iterator[str]:
                                                    for done, avg, tokens, cut, nats in rows)
 
 
-def decisions(arms: Arms) -> Iterator[str]:
+def decisions(arms: Arms, names: Iterable[str] = ("curriculum", "ladder")) -> Iterator[str]:
     """What the curriculum's gate read and did."""
     yield "The curriculum's gate: after update, length, entropy against what it asks for, share at the cap -> what it did, next length"
-    for name in ("curriculum", "ladder"):
+    for name in names:
         for seed in arms.seeds:
             rows = arms.run(seed, name)["decisions"]
             yield f"{name}, seed {seed}: " + "; ".join(
@@ -130,3 +132,23 @@ def real(results: dict, size: str = "cpu") -> Iterator[str]:
     yield ""
     for name in ("start", "SF", "SR"):
         yield f"{ARMS[name]}, seed {arms.seeds[0]}: {arms.test(arms.seeds[0], name)['said'][0]}"
+
+
+def reasoners(results: dict, size: str = "cpu") -> Iterator[str]:
+    how, arms = meeting.SIZES[size], Arms(results, "reasoners/")
+    yield ""
+    yield f"A reasoner of the family after {how.updates} updates of {how.prompts} x {how.rollouts} responses, distilled from another"
+    yield from (line.replace("the student, untouched", "the reasoner, untouched") for line in cells(arms, ("start", *meeting.ARMS), False))
+    yield ""
+    yield f"Over updates (Avg@{how.probed} in %/tokens/% at the cap/nats, on {how.probe} validation problems)"
+    yield from over_updates(arms, meeting.ARMS)
+    yield ""
+    yield from decisions(arms, ("curriculum",))
+
+
+def timing(results: dict, size: str = "cpu") -> Iterator[str]:
+    """What the claims' ratios are of, means over processes."""
+    yield ""
+    for name, measured in timed(results, size).items():
+        yield (f"{name}: {measured['value']:.3f} (placebo {measured['placebo']['value']:.3f}); " +
+               ", ".join(f"{side} {value:,.3g}" for side, value in measured["baselines"].items()))

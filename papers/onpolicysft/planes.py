@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
-from common.report.planes import Axis, Bench, Document, Recorded
+from common.report.planes import Axis, Bench, Document, Recorded, reasoners_bench
 
 from .tables import ARMS, FIVE, SUMS
 
@@ -21,10 +20,7 @@ def planes(recorded: Recorded) -> Iterator[Bench]:
 
 
 def chains(of: Document) -> Bench:
-    bench = Bench("reasoning", "chains", "A small reasoner that repeats itself, made brief",
-                  "One small reasoner a seed (109,000 parameters, of common/standins), every arm trained for the same updates on "
-                  "rollouts of as many problems, then 200 unseen problems with four samples each at the reasoner's own cap.",
-                  replace(TOKENS, shown=(16.0, 28.0)), Axis("Avg@4, % of samples that are right", "more", shown=(74.0, 100.0)))
+    bench = reasoners_bench()
     for arm, name in ARMS.items():
         bench.add(of, name, partial(of.over, arm, "test", "tokens"), partial(right, of, arm), stands_for=FAMILY.get(arm, ""))
     return bench

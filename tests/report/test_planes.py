@@ -270,3 +270,18 @@ def test_a_job_that_is_gone_leaves_no_point(tmp_path):
 def test_not_recorded_is_no_user_error():
     """It never leaves a bench, so that a missing result cannot end a report."""
     assert not issubclass(NotRecorded, RecordError)
+
+
+def test_both_papers_of_reasoning_meet_on_one_bench():
+    """One function makes it for both, each method of the family has a point or a command there, and both ask the same problems."""
+    from papers.decouplingkl.experiments import reasoners
+    from papers.onpolicysft.experiments import chains
+
+    bench = next(bench for bench in planes.gather()["reasoning"] if bench.key == "chains")
+    assert set(bench.stands_for.values()) == set(next(f for f in FAMILIES if f.key == "reasoning").methods)
+    here, there = reasoners.SIZES["cpu"], chains.SIZES["cpu"]
+    data = chains.Chains(count=1)
+    assert [p.prompt for p in reasoners.held_out(here.test, here.problems)] == [p.prompt for p in chains.held_out(data, there.test)]
+    for name in ("problems", "updates", "prompts", "rollouts", "test", "samples"):
+        assert getattr(here, name) == getattr(there, name), name
+    assert (reasoners.CAP, reasoners.RATE) == (chains.CAP, chains.TINY["lr"])

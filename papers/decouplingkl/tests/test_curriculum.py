@@ -53,6 +53,31 @@ def test_what_happens_when_the_gate_fails(on_fail, length):
     assert gate.decide(0.8, 2)["action"] == on_fail and gate.length == length and not gate.open
 
 
+@pytest.mark.parametrize("on_fail", ["hold", "stop", "rollback"])
+def test_the_length_never_falls_but_by_rolling_back(on_fail):
+    """Over 300 random walks of the entropy (acceptance check 8; pitfall 10). The check is about decisions that let training go on:
+    rolling back to the length of the stage that passed is a fall, the only one, by one stage, and the last decision there is."""
+    import random
+
+    for seed in range(300):
+        draw = random.Random(seed)
+        ladder = tuple(sorted(draw.sample(range(1, 200), draw.randint(1, 6))))
+        gate = Gate(ladder, draw.choice([0.0, 0.3, 0.6, 2.0]), start=1.0, on_fail=on_fail)
+        lengths, step = [gate.length], 0
+        while gate.open:
+            step += 1
+            gate.decide(draw.random(), step)
+            lengths.append(gate.length)
+        steps = [b - a for a, b in zip(map(ladder.index, lengths), map(ladder.index, lengths[1:]))]
+        assert all(up == 1 for up in steps[:-1]) and len(gate.decisions) == len(steps)
+        if steps:
+            fell = on_fail == "rollback" and not gate.decisions[-1]["passed"] and len(steps) > 1
+            assert steps[-1] == (-1 if fell else int(gate.decisions[-1]["passed"]))
+        with_threshold = [row["entropy"] >= gate.threshold for row in gate.decisions]
+        assert with_threshold == [row["passed"] for row in gate.decisions], "on iff the entropy is at least the threshold"
+        assert not gate.open and (gate.closed or gate.length == ladder[-1])
+
+
 def test_relative_ends_and_a_second_gate():
     assert Gate((1, 2), 0.85, start=2.0).threshold == 1.7
     assert Gate((1, 2), 0.0).threshold == 0 and Gate((1, 2), math.inf).threshold == math.inf  # of any start

@@ -16,7 +16,7 @@ from common.standins import reasoner
 from .. import eval as harness
 from .. import pictures, quantities, standins, tables
 from ..experiments import chains as small
-from ..experiments import real
+from ..experiments import real, reasoners, timing
 from ..experiments import strong as better
 from .made_up import CLAIMS, strong, verdict, weak
 
@@ -27,12 +27,13 @@ def of(claim):
 
 def test_every_claim_is_measured_blocked_or_not_checkable():
     counted, run, asked = quantities.exact({}, "analytic"), quantities.weak(weak()), quantities.strong(strong())
-    assert {*asked} == {*harness.STRONG} and not {*run} & {*asked}
+    later = [claim for e in harness.EXPERIMENTS if e.name in ("reasoners", "timing") for claim in e.claims]
+    assert {*asked} == {*harness.STRONG} and not {*run} & {*asked} and not {*run, *asked} & {*later} and len(later) == 5
     for claim in CLAIMS:
         if claim.get("status") != "not-checkable":
-            here = {"analytic": counted, "cpu-small": {*run, *asked}}.get(claim["rung"], ())
+            here = {"analytic": counted, "cpu-small": {*run, *asked, *later}}.get(claim["rung"], ())
             assert of(claim) in here or claim.get("blocked_by"), claim["id"]
-    assert {*counted, *run, *asked} <= {of(claim) for claim in CLAIMS}
+    assert {*counted, *run, *asked, *later} <= {of(claim) for claim in CLAIMS}
 
 
 @pytest.mark.numerics
@@ -54,7 +55,9 @@ def test_required_claims_and_headlines_are_about_what_the_default_run_measures()
 def runs(names):
     """Summaries as experiments/paper.py gives them, every run a point better and a hundred tokens longer than the one before."""
     return {name: {"avg": 30.0 + i, "passed": 40.0 + 2 * i, "tokens": 1000.0 + 100 * i, "at_cap": 0.0,
-                   "by": {"math": {"avg": 50.0 + 3 * i, "passed": 60.0 + i}}} for i, name in enumerate(names)}
+                   "by": {"math": {"avg": 50.0 + 3 * i, "passed": 60.0 + i, "tokens": 500.0 + 10 * i}} | {
+                       name: {"avg": k * i, "passed": -k * i} for k, name in ((2, "gsm8k"), (4, "amc23"), (6, "aime24"))}}
+            for i, name in enumerate(names)}
 
 
 CONFIGS = sorted(path.stem for path in (harness.HERE / "configs" / "cuda").glob("*.yaml"))
@@ -73,7 +76,11 @@ def test_differences_of_runs_by_hand():
     found = {name: measured["value"] for name, measured in quantities.paper({"paper": runs(names)}).items()}
     assert found == pytest.approx({
         "C3": 3, "C3b": -1, "C4": 15, "C4b": 15, "C5": -2, "C5b": -4, "C5c": -2, "C5d": -4, "C7": 4, "C7b": 8, "C7c": 4, "C7d": 4,
-        "C8": 1500, "C10": 3, "C10p": 6, "C10l": 1500 / 1800, "C12": 9})
+        "C8": 1500, "C10": 3, "C10p": 6, "C10l": 1500 / 1800, "C12": 9, "C12l": 580, "C19a": 2, "C19b": -2, "C19c": 4, "C19d": -4,
+        "C19e": 6, "C19f": -6, "C19l": -100})
+    names = ["8b-sr-4096", "8b-sf-128", "8b-sr-curriculum", "8b-sr-128", "8b-sf-128-grpo", "8b-sr-128-grpo"]
+    found = {name: measured["value"] for name, measured in quantities.paper({"paper": runs(names)}).items()}
+    assert found == pytest.approx({"C8b": 1000, "C11": 2, "C11p": 4, "C11l": 1000 / 1200, "C12b": 6, "C4c": 9, "C4d": 65, "C4f": 6})
 
 
 def test_shapes_are_those_of_the_models():
@@ -92,7 +99,8 @@ def test_tables_and_pictures_show_every_arm(tmp_path):
     for name in ("start", *small.ARMS):
         assert tables.ARMS[name] in text, name
     assert "0.400 < 0.500" in text and "rollback, 12" in text and "loss 0, gradient's norm 0, change of a weight 0" in text
-    assert {path.name for path in pictures.weak(found, "cpu", tmp_path)} == {"mixtures.svg", "plane.svg"}
+    assert {path.name for path in pictures.weak(found, "cpu", tmp_path)} == {"mixtures.svg", "plane.svg", "compute.svg"}
+    assert "GFLOP" in (tmp_path / "compute.svg").read_text() and "logits are cached" in (tmp_path / "compute.svg").read_text()
     assert "entropy-gated curriculum" in (tmp_path / "plane.svg").read_text()
     assert "Mean of 5 seeds" in "\n".join(tables.weak(weak(seeds=5))) and pictures.weak(weak(seeds=5), "cpu", tmp_path)
 
@@ -118,6 +126,21 @@ def test_a_response_s_part_of_an_update_is_counted_exactly():
     assert arms.flops(0, "SR") == quantities.update_of("SR", 50)
 
 
+def test_compute_is_what_was_spent_until_a_probe():
+    """Three updates of two responses, probes after none, one and three, of two seeds with their own lengths; a cache saves the teacher's
+    and the sampling's part."""
+    found = {f"{arm}/seed{seed}": {"history": {"length": [10.0 + seed, 20.0, 30.0]},
+                                   "curve": [[0, 0.1], [1, 0.2 + 0.2 * seed], [3, 0.5]]}
+             for arm in ("start", "SF", "TF") for seed in (0, 1)}
+    arms = quantities.Arms(found)
+    for arm, cached in (("SF", None), ("TF", None), ("TF", "logits")):
+        xs, ys = pictures._spent(arms, arm, 2, cached)
+        first = sum(2 * quantities.update_of(arm, length, cached) for length in (10.0, 11.0)) / 2
+        rest = sum(2 * quantities.update_of(arm, length, cached) for length in (20.0, 30.0))
+        assert xs == pytest.approx([0.0, first / 1e9, (first + rest) / 1e9]) and ys == pytest.approx([10.0, 30.0, 50.0])
+    assert pictures._spent(arms, "TF", 2, "logits")[0][-1] < 0.6 * pictures._spent(arms, "TF", 2, None)[0][-1]
+
+
 # -- the jobs ----------------------------------------------------------------------------------------------
 def test_every_job_names_a_function_with_these_arguments():
     for jobs, count in ((small.jobs(), 3 * (2 + len(small.ARMS))), (better.jobs(), 3 * (1 + len(better.ARMS) + len(better.STOPS)))):
@@ -136,6 +159,9 @@ def test_a_job_depends_on_what_computes_and_on_nothing_that_shows():
     for job in {job.function: job for job in every_job(harness.EXPERIMENTS)}.values():
         sources = job.sources()
         names = {path.name for path in sources}
+        if job.name.startswith("timing/"):
+            assert {"method.py", "rollouts.py", "speed.py"} <= names and not names & {"module.py", "quantities.py", "claims.yaml"}
+            continue
         assert {"method.py", "module.py", "curriculum.py", "sampled.py", "rollouts.py", "problems.py"} <= names, job.name
         assert not names & {"eval.py", "quantities.py", "tables.py", "pictures.py", "analytic.py", "reported.py", "claims.yaml"}, job.name
         for folder in ("reasoner-weights/seed0", "students/weak/seed0", "students/strong/seed0"):
@@ -148,6 +174,9 @@ def test_smoke_walks_every_job_at_another_size():
         return {(job.name.rpartition("/seed")[0], job.function, *sorted(job.arguments.keys())) for job in jobs}
 
     smoke, cpu = every_job(harness.EXPERIMENTS, "smoke"), every_job(harness.EXPERIMENTS, "cpu")
+    timed = [[job for job in jobs if job.name.startswith("timing/")] for jobs in (smoke, cpu)]
+    assert {job.function for job in timed[0]} == {job.function for job in timed[1]} and {j.arguments["process"] for j in timed[0]} == {0}
+    smoke, cpu = ([job for job in jobs if not job.name.startswith("timing/")] for jobs in (smoke, cpu))
     assert arms(smoke) == arms(cpu) and {job.arguments["seed"] for job in smoke} == {0}
     assert not {named(job) for job in smoke} & {named(job) for job in cpu}
     for tiny, full in ((small.SIZES["smoke"], small.SIZES["cpu"]), (better.SIZES["smoke"].distilled, better.SIZES["cpu"].distilled)):
@@ -158,9 +187,10 @@ def test_the_default_sizes_are_those_that_the_claims_and_the_page_name():
     """Seeds, responses a problem, updates and lengths are written in claims.yaml and in the README's deviations."""
     size, other = small.SIZES["cpu"], better.SIZES["cpu"]
     for claim in CLAIMS:
-        if claim["rung"] == "cpu-small":
+        if claim["rung"] == "cpu-small" and claim["protocol"]["evidence"] == "trainings":
             of_pair = claim["id"].partition("/")[2] in harness.REAL
-            assert tuple(claim["protocol"]["seeds"]) == size.seeds == other.distilled.seeds == real.SIZES["cpu"].seeds, claim["id"]
+            every = {size.seeds, other.distilled.seeds, real.SIZES["cpu"].seeds, reasoners.SIZES["cpu"].seeds}
+            assert every == {tuple(claim["protocol"]["seeds"])}, claim["id"]
             text = claim["statement"] + claim["protocol"]["metric"]
             samples, short = (real.SIZES["cpu"].samples, real.SHORT) if of_pair else (size.samples, small.SHORT)
             assert {int(n) for n in re.findall(r"(?:Avg|Pass)@(\d+)", text)} <= {samples}, claim["id"]
@@ -171,6 +201,9 @@ def test_the_default_sizes_are_those_that_the_claims_and_the_page_name():
     assert f"{size.prompts} responses an update, AdamW 2e-3, {size.updates} updates (weak) or {other.distilled.updates} (strong)" in page
     assert f"ladder {', '.join(map(str, small.LADDER))}" in page and f"{small.GATE:g}".lstrip("0") + " of the start's entropy" in page
     assert f"{other.updates} updates of {other.prompts} problems x {other.rollouts} responses" in page
+    meeting, how = reasoners.SIZES["cpu"], timing.SIZES["cpu"]
+    assert f"{meeting.updates} updates of {meeting.prompts} problems x {meeting.rollouts} responses, AdamW 5e-4" in page
+    assert f"{how.case.student} and {how.case.teacher} wide" in page and "three processes with" in page and how.processes == 3
     assert small.RATE == 2e-3 and better.RL_RATE == 5e-4 and size.updates % len(small.LADDER) == 0
 
 

@@ -85,6 +85,26 @@ def test_trls_jsd_is_another_loss():
         close(mixed_kl(zq, zp, beta, "jsd") / min(beta, 1 - beta), direction(zq, zp), 1e-4)
 
 
+def test_the_specifications_figures_of_jsd_beside_the_linear_mix():
+    """Spec 3.4: JSD at 1e-4, 1/2 and .9999 is 6.1e-5, .1367 and 6.4e-5, on a pair whose directions are .6077 and .6390 and whose linear
+    mix at 1/2 is .6233. Its logits are not handed down; these were solved for, and have the same figures."""
+    zq, zp = (torch.tensor([logits], dtype=torch.float64) for logits in ([0.192, -2.019, 0.0], [2.158, 1.704, 0.0]))
+    found = {("linear", lam): float(mixed_kl(zq, zp, lam)) for lam in (0.0, 0.5, 1.0)}
+    found |= {("jsd", beta): float(mixed_kl(zq, zp, beta, "jsd")) for beta in (0.0, 1e-4, 0.5, 0.9999, 1.0)}
+    assert {name: f"{value:.2g}" if value < 1e-3 else f"{value:.4f}" for name, value in found.items()} == {
+        ("linear", 0.0): "0.6077", ("linear", 0.5): "0.6233", ("linear", 1.0): "0.6390", ("jsd", 0.0): "0.6077", ("jsd", 1e-4): "6.1e-05",
+        ("jsd", 0.5): "0.1367", ("jsd", 0.9999): "6.4e-05", ("jsd", 1.0): "0.6390"}
+
+
+def test_equal_logits_have_exactly_no_loss_and_no_slope():
+    """Not nearly: the closed form, which trains, gives zeros."""
+    zq, _ = pair(n=64, V=50, scale=3.0)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        for lam in (0.0, 0.3, 1.0):
+            value, slope = kl_and_slope(zq.to(dtype), zq.to(dtype), lam)
+            assert not value.any() and not slope.any(), (dtype, lam)
+
+
 def test_by_entropy_goes_forward_where_the_teacher_is_undecided():
     zq, zp = pair(scale=2.0)
     H = method.entropy(zp.log_softmax(-1))

@@ -84,6 +84,12 @@ def test_every_kind_of_config_trains_and_says_what_it_did(trained, hub):
         changed = any(not torch.equal(moved[n], start[n]) for n in start)
         assert changed != grpo, "a random model is never right, and GRPO has nothing to learn from"
         assert next(iter(moved.values())).dtype == torch.float32
+        decisions = about.get("decisions")
+        assert (decisions is not None) == ("curriculum" in name)
+        if decisions is not None:  # train.py writes down what the gate read and did
+            assert decisions[0]["step"] == 1 and decisions[0]["length"] == 2 and decisions[0]["entropy"] > 0
+            assert [row["next_length"] for row in decisions] == [{"advance": {2: 3, 3: 5}[row["length"]], "hold": row["length"],
+                                                                  "rollback": 2}[row["action"]] for row in decisions]
     lines = (trained / "trajectories-4b.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["trajectories"]["max_new_tokens"] == 5 and len(lines) > 2
 
@@ -119,13 +125,52 @@ def test_what_is_asked_is_checked(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["4b-sr-128", "4b-tf-128"])
+@pytest.mark.parametrize("name", ["4b-sr-128", "4b-tf-128", "4b-tr-128"])
 def test_trl_trains_the_same_configs(name, hub, tmp_path):
     from ..train_trl import main
 
     run = tmp_path / name
     config = HERE / "configs" / "cuda" / f"{name}.yaml"
-    assert main(["--config", str(config), *options(name, hub, run), "--model.init_args.trajectories=null",
-                 "--model.init_args.config.micro_batch_size=1", "--model.init_args.teacher.dtype=float32"]) == 0
+    more = [] if name == "4b-sr-128" else [f"--model.init_args.trajectories={tmp_path / 'unread.jsonl'}"]
+    assert main(["--config", str(config), *options(name, hub, run), *more, "--model.init_args.config.micro_batch_size=1",
+                 "--model.init_args.teacher.dtype=float32"]) == 0
     about = json.loads((run / "model" / "training.json").read_text())
     assert about["back-end"] == "trl" and about["steps"] == 2 and about["distilled_from"] == "teacher"
+    assert about["decisions"] == [] and not (tmp_path / "unread.jsonl").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trl_goes_on_with_grpo(hub, tmp_path):
+    """`follow_up`: the stock trainer on a reward of 1 for what is right and has ended, without a reference."""
+    from ..train_trl import main
+
+    name, run = "4b-sr-4096-grpo", tmp_path / "grpo"
+    wanted = [*options(name, hub, run), "--trainer.max_steps=2", "--model.init_args.config.prompts_per_step=2",
+              "--model.init_args.config.rollouts_per_prompt=2", "--model.init_args.config.micro_batch_size=2"]
+    assert main(["--config", str(HERE / "configs" / "cuda" / f"{name}.yaml"), *wanted]) == 0
+    about = json.loads((run / "model" / "training.json").read_text())
+    assert about["back-end"] == "trl" and about["steps"] == 2 and about["module"] == "GRPO" and "teacher" not in about
+    log = json.loads(next((run / "trl").glob("checkpoint-*/trainer_state.json")).read_text())["log_history"]
+    rewards = [row["reward"] for row in log if "reward" in row]
+    assert len(rewards) == 2 and all(0 <= reward <= 1 for reward in rewards)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trl_walks_the_curriculum_where_it_need_not_go_back(hub, tmp_path, capsys):
+    """`follow`: the config's ladder and gate, read on held-out problems; with rollback the config is refused in a line."""
+    from ..train_trl import main
+
+    text = (HERE / "configs" / "cuda" / "4b-sr-curriculum.yaml").read_text()
+    for old, new in (("ladder: [128, 256, 512, 1024, 2048, 4096]", "ladder: [2, 3, 5]"), ("stage_steps: 250", "stage_steps: 1"),
+                     ("prompts: 64", "prompts: 2"), ("cap: 8192", "cap: 6"), ("h_min: 0.85", "h_min: 0.0")):
+        assert old in text
+        text = text.replace(old, new)
+    found = {}
+    for on_fail in ("rollback", "hold"):
+        config, run = tmp_path / f"{on_fail}.yaml", tmp_path / on_fail
+        config.write_text(text.replace("on_fail: rollback", f"on_fail: {on_fail}"))
+        found[on_fail] = main(["--config", str(config), *options("4b-sr-curriculum", hub, run), "--model.init_args.teacher.dtype=float32"])
+    assert found == {"rollback": 2, "hold": 0} and "on_fail is rollback, which only train.py can do" in capsys.readouterr().err
+    about = json.loads((tmp_path / "hold" / "model" / "training.json").read_text())
+    assert about["steps"] == 3 and [(row["step"], row["length"], row["action"], row["next_length"]) for row in about["decisions"]] == [
+        (1, 2, "advance", 3), (2, 3, "advance", 5)]

@@ -11,6 +11,7 @@ import torch
 
 from common.errors import SetupError
 from common.reasoning.rollouts import Rollout, sample
+from tests.numerics import close, far
 from tests.small_tokenizers import byte_words, tokenizer
 
 from .. import module
@@ -96,6 +97,31 @@ def test_trajectories_are_the_teachers_are_kept_and_are_cut_when_read(tmp_path):
         TrajectoryCache(path, {})
     with pytest.raises(ValueError, match="prefix is student"):
         training(trajectories=str(path))
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("lam", [0.0, 0.4, 1.0])
+def test_a_shorter_length_has_the_losses_of_the_same_first_tokens(lam):
+    """Pitfall 7: a trajectory that is cut at T_m has, token by token, what the whole one has there; neither model looks ahead."""
+    from ..method import mixed_kl
+    from ..trajectories import shortened
+
+    found, problems = ready(training(config={"prefix": "teacher", "lam": lam}))
+    rows = [r for r in found.rollouts(problems[:4], 0) if len(r.ids) > 3]
+    assert len(rows) > 2
+
+    def losses(r):
+        prompt = list(problems[r.prompt].prompt)
+        with torch.no_grad():
+            zq, zp = (m(torch.tensor([[*prompt, *r.ids]])).logits[0, len(prompt) - 1 : -1] for m in (found.model, found.teacher))
+        return mixed_kl(zq, zp, lam)
+
+    for r in rows:
+        (cut,) = shortened([r], 3)
+        whole, first = losses(r), losses(cut)
+        close(first, whole[:3], 1e-12)
+        close(found.loss_sum(problems, [cut]), whole[:3].sum(), 1e-10)
+        far(found.loss_sum(problems, [r]), whole[:3].sum(), 1e-3)
 
 
 def test_first_tokens_of_cached_trajectories_follow_the_teachers_softmax(tmp_path):

@@ -280,9 +280,9 @@ def test_figures_of_the_paper():
 
 # -- the paper's size --------------------------------------------------------------------------------------
 RUNS = {name: {"avg": drawn(name, "avg"), "passed": drawn(name, "passed"), "tokens": drawn(name, "tokens"), "by": {
-    "math": {"avg": drawn(name, "math"), "passed": drawn(name, "math passed")}, "aime24": {"avg": drawn(name, "aime"), "passed": 0.0}}}
+    of: {entry: drawn(name, of, entry) for entry in ("avg", "passed", "tokens")} for of in ("math", "gsm8k", "amc23", "aime24")}}
     for name in [f"4b-{cell}-{n}" for cell in ("sf", "sr", "tf", "tr") for n in (128, 4096)] + ["4b-sf-4096-grpo", "4b-sr-4096-grpo",
-                 "4b-sr-curriculum", "8b-sr-curriculum", "8b-sr-4096"]}
+                 "4b-sr-curriculum", "8b-sr-curriculum", "8b-sr-4096", "8b-sf-128", "8b-sr-128", "8b-sf-128-grpo", "8b-sr-128-grpo"]}
 BY_SOURCE = [(f"s{k}-{n}", f"t{k}-{n}") for n in (128, 4096) for k in "fr"]
 DIFFERENCES = {  # claim: pairs of runs of the 4B teacher, entry, of MATH alone
     "C3": ([("sr-128", "sf-128")], "avg", True), "C3b": ([("sf-128", "sr-128")], "passed", True),
@@ -309,16 +309,44 @@ def test_differences_of_runs_at_the_papers_size(claim):
         assert claim not in quantities.paper({"paper": {name: result for name, result in RUNS.items() if name != f"4b-{run}"}})
 
 
+OTHERS = {  # claim: run, less run, benchmark or "" for the mean, entry
+    "C11": ("8b-sr-curriculum", "8b-sr-4096", "", "avg"), "C11p": ("8b-sr-curriculum", "8b-sr-4096", "", "passed"),
+    "C12b": ("8b-sr-curriculum", "8b-sr-4096", "math", "avg"), "C4c": ("8b-sf-128-grpo", "8b-sf-128", "math", "avg"),
+    "C4f": ("8b-sr-128", "8b-sf-128", "math", "avg"), "C19l": ("4b-sf-128", "4b-sr-128", "", "tokens"),
+    "C19a": ("4b-sr-128", "4b-sf-128", "gsm8k", "avg"), "C19b": ("4b-sr-128", "4b-sf-128", "gsm8k", "passed"),
+    "C19c": ("4b-sr-128", "4b-sf-128", "amc23", "avg"), "C19d": ("4b-sr-128", "4b-sf-128", "amc23", "passed"),
+    "C19e": ("4b-sr-128", "4b-sf-128", "aime24", "avg"), "C19f": ("4b-sr-128", "4b-sf-128", "aime24", "passed")}
+
+
+@pytest.mark.parametrize("claim", OTHERS)
+def test_differences_with_the_other_teacher_and_on_one_benchmark(claim):
+    one, other, benchmark, entry = OTHERS[claim]
+
+    def value(run):
+        return RUNS[run]["by"][benchmark][entry] if benchmark else RUNS[run][entry]
+
+    measured = quantities.paper({"paper": RUNS})[claim]
+    assert measured["value"] == pytest.approx(value(one) - value(other), rel=1e-9)
+    assert measured["baselines"] == {one: value(one), other: value(other)}
+    for run in (one, other):
+        assert claim not in quantities.paper({"paper": {name: result for name, result in RUNS.items() if name != run}})
+        left = RUNS[run] | {"by": {of: row for of, row in RUNS[run]["by"].items() if of != benchmark}}
+        assert (claim in quantities.paper({"paper": RUNS | {run: left}})) == (not benchmark), "of a run that was not asked that benchmark"
+
+
 def test_lengths_at_the_papers_size():
     measured = quantities.paper({"paper": RUNS})
-    assert set(measured) == {*DIFFERENCES, "C8", "C8b", "C10l", "C11"}
+    assert set(measured) == {*DIFFERENCES, *OTHERS, "C8", "C8b", "C10l", "C11l", "C12l", "C4d"}
+    assert measured["C12l"]["value"] == RUNS["4b-sr-curriculum"]["by"]["math"]["tokens"]
+    assert measured["C4d"]["value"] == RUNS["8b-sr-128-grpo"]["by"]["math"]["avg"]
+    assert measured["C11l"]["value"] == RUNS["8b-sr-4096"]["tokens"] / RUNS["8b-sr-curriculum"]["tokens"]
     tokens = {name: run["tokens"] for name, run in RUNS.items()}
     assert measured["C8"]["value"] == tokens["4b-sr-4096"] and measured["C8b"]["value"] == tokens["8b-sr-4096"]
     assert measured["C10l"]["value"] == tokens["4b-sr-4096"] / tokens["4b-sr-curriculum"]
     two = {name: RUNS[name] for name in ("4b-sr-4096", "4b-sr-curriculum")}
     assert quantities.paper({"paper": two})["C10l"] == measured["C10l"]
-    assert measured["C11"]["value"] == pytest.approx(RUNS["8b-sr-curriculum"]["avg"] - RUNS["8b-sr-4096"]["avg"])
-    for run, claims in (("4b-sr-4096", {"C8", "C10l"}), ("8b-sr-4096", {"C8b"}), ("4b-sr-curriculum", {"C10l"})):
+    for run, claims in (("4b-sr-4096", {"C8", "C10l"}), ("8b-sr-4096", {"C8b", "C11l"}), ("4b-sr-curriculum", {"C10l", "C12l"}),
+                        ("8b-sr-curriculum", {"C11l"}), ("8b-sr-128-grpo", {"C4d"})):
         assert not claims & {*quantities.paper({"paper": {name: result for name, result in RUNS.items() if name != run}})}
 
 

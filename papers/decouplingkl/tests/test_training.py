@@ -12,7 +12,7 @@ from tests.numerics import close, far
 
 from .. import baselines, module
 from ..heads import Head, check_pair
-from ..scoring import divergences, entropies
+from ..scoring import divergences, entropies, scores
 from .runs import ROWS, SMALL, Coin, difference, fit, fit_in_processes, model, ready, training, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,6 +71,38 @@ def test_a_teacher_that_is_the_student_teaches_nothing(prefix, tmp_path):
             loss.backward()
             assert abs(float(loss.detach())) < 1e-15
             assert max(float(p.grad.abs().max()) for p in found.model.parameters() if p.grad is not None) < 1e-13
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("itself", [False, True])
+def test_the_side_that_pads_lie_on_does_not_matter(lam, itself):
+    """Our batches are padded on the right. Padded on the left, as generation pads, and told so by mask and positions, both models give the
+    same loss over the same tokens; and a teacher that is the student gives none."""
+    from ..method import mixed_kl
+
+    found = training(config={"lam": lam})
+    if itself:
+        found.given_teacher = (baselines.itself(found.given[0]), *found.given_teacher[1:])
+    found, problems = ready(found)
+    prompts = [list(problems[r.prompt].prompt) for r in ROWS]
+    width = max(len(p) + len(r.ids) for p, r in zip(prompts, ROWS))
+    ids, mask, where = (torch.zeros(len(ROWS), width, dtype=kind) for kind in (torch.long, torch.long, torch.bool))
+    for row, (prompt, r) in enumerate(zip(prompts, ROWS)):
+        whole = [*prompt, *r.ids]
+        ids[row, width - len(whole) :], mask[row, width - len(whole) :] = torch.tensor(whole), 1
+        where[row, width - len(r.ids) - 1 : width - 1] = True  # position t - 1 predicts token t
+    assert len(set(mask.sum(1).tolist())) == len(ROWS)
+    with torch.no_grad():
+        zq, zp = (m(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits[where]
+                  for m in (found.model.eval(), found.teacher))
+    left, right = mixed_kl(zq, zp, lam).sum(), found.loss_sum(problems, ROWS)
+    if itself:
+        assert left.abs() < 1e-13 and right.abs() < 1e-13
+    else:
+        close(left, right, 1e-9)
+        shifted = mixed_kl(zq.roll(1, 0), zp, lam).sum()
+        far(shifted, right, 0.01)
 
 
 @pytest.mark.numerics
@@ -262,3 +294,15 @@ def test_entropies_and_divergences_are_sums_over_response_tokens_alone():
     tokens = sum(len(r.ids) for r in ROWS)
     assert divergences(student, teacher, prompts, ROWS, 2) == pytest.approx(
         {"forward": sum(k[0] for k in kls) / tokens, "reverse": sum(k[1] for k in kls) / tokens}, rel=1e-9)
+
+
+def test_pass_at_k_rises_with_k_and_begins_at_avg():
+    """Of any pattern of right answers; it stands still only where more responses cannot help."""
+    draw = torch.Generator().manual_seed(0)
+    for n in (1, 3, 8):
+        right = (torch.rand(12, n, generator=draw) < torch.rand(12, 1, generator=draw)).tolist()
+        rows = [{"correct": row, "lengths": [5] * n, "finished": [True] * n} for row in right]
+        found = scores(rows, 9)
+        passed = [found["pass_at"][k] for k in sorted(found["pass_at"], key=int)]
+        assert passed[0] == pytest.approx(found["avg"]) and all(a <= b + 1e-12 for a, b in zip(passed, passed[1:]))
+        assert passed[-1] == pytest.approx(sum(map(any, right)) / 12) and (len(passed) == 1 or passed[0] < passed[-1])
