@@ -22,7 +22,7 @@ import yaml
 from common import copy_paper
 from common.report import __main__ as report
 from common.report.first import first_lines
-from common.report.rows import read_papers
+from common.report.papers import read_papers
 from common.runs.experiment import every_job
 from tests.in_copies import LIKE_IT, METHOD_MAY_IMPORT, imported_by_method
 

@@ -22,8 +22,8 @@ from ..files import write_atomic
 from ..progress import replace_unprintable
 from . import chain, machines, open_questions, plane_pages
 from .page import page
+from .papers import read_papers
 from .rejudge import rejudge
-from .rows import read_papers
 from .tables import blocks, check, update_block
 
 

@@ -27,7 +27,7 @@ from typing import Any
 from ..claims.records import load_claims
 from ..claims.rungs import RUNGS
 from ..errors import RecordError, UserError
-from ..report.chain import hashes, plain
+from ..report.code import hashes
 from . import inputs, reproduce
 from .jobs import Job, run_jobs, work_folder
 from .reproduce import Log, Outcome, rounded
@@ -140,10 +140,15 @@ def committed(some: Sequence[Experiment], rung: str, results: Results) -> Result
     made: Results = {}
     for experiment in some:
         if experiment.run:
-            made[experiment.name] = plain(rounded(results[experiment.name], experiment.left_out))
+            made[experiment.name] = _as_json(rounded(results[experiment.name], experiment.left_out))
         elif experiment.jobs:
-            made |= {job.name: plain(rounded(results[job.name], experiment.left_out)) for job in _jobs_of(experiment, rung, results)}
+            made |= {job.name: _as_json(rounded(results[job.name], experiment.left_out)) for job in _jobs_of(experiment, rung, results)}
     return made
+
+
+def _as_json(value: Any) -> Any:
+    """What a file of it would be read as: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(value))
 
 
 def sources(paper: str, experiment: Experiment, rung: str, results: Results) -> list[Path]:
