@@ -19,6 +19,10 @@ from .first import first_lines, shown
 from .papers import Paper, read_papers
 from .rows import Row, ours_with_unit, paper_text, sample_text
 
+# A paper's own Python files that have the same name in every paper; what else it has beside method.py is a part of its own.
+SAME_NAMES = ("__init__", "method", "baselines", "analytic", "reported", "data", "module", "train", "scoring", "standins", "eval",
+              "quantities", "tables", "pictures", "families", "planes")
+
 # -------------------------------------------------------------------------------------- Markdown
 
 
@@ -150,6 +154,8 @@ def blocks(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[tup
         if paper.here:
             folder = root / "papers" / paper.key
             made.append((folder / "README.md", "headlines", headline_table(paper) + "\n"))
+            if own := parts(folder):
+                made.append((folder / "README.md", "parts", own + "\n"))
             made.append((folder / "results" / "README.md", "claims", markdown_table(paper.rows) + "\n"))
     return made
 
@@ -158,13 +164,24 @@ def tree(folder: Path) -> str:
     """The Python files of common, each with the sentence that it begins with, and the rooms with theirs."""
     lines = ["```"]
     for path in sorted(folder.rglob("*.py"), key=lambda path: (path.parent != folder, path.parent, path.name != "__init__.py", path.name)):
-        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        about = " ".join(about.split("\n\n")[0].split())
+        about = _about(path)
         place = path.relative_to(folder.parent)
         room = path.name == "__init__.py"
         name = f"{place.parent}/" if room else f"{'  ' * (len(place.parts) - 1)}{path.name}"
         lines.append(f"{name:<24s}  {_sentence(about)}")
     return "\n".join([*lines, "```"])
+
+
+def parts(folder: Path) -> str:
+    """The files beside a paper's method.py that other papers need not have, each with the sentence that it begins with; "" of none."""
+    found = [path for path in sorted(folder.glob("*.py")) if path.stem not in SAME_NAMES]
+    return "\n".join(["```", *(f"{path.name:<22s}  {_sentence(_about(path))}" for path in found), "```"]) if found else ""
+
+
+def _about(path: Path) -> str:
+    """The first paragraph of a file's docstring, in one line."""
+    about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(about.split("\n\n")[0].split())
 
 
 def _sentence(text: str, width: int = 110) -> str:
