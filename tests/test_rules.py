@@ -19,7 +19,7 @@ import yaml
 
 from common.claims.rules import COMPARING, EFFECT
 from common.report.tables import SAME_NAMES
-from common.runs.sources import imported_modules
+from common.runs.sources import imported_modules, reached
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"trl", "datasets", "lm_eval", "vllm", "matplotlib"}  # slow, or not on the GPU image
@@ -310,6 +310,37 @@ def rooms_import_downwards(root):
                 yield f"{module} imports {other}, which stands on the same floor or above"
 
 
+# What enters these rooms is needed by two papers.
+KITS = ("benchmarks", "data", "reasoning", "standins", "streaming", "timing", "training", "vision")
+ONE_USER = {  # files of them that one paper alone reaches, and why they stand there all the same
+    "common/benchmarks/interaction.py": "measures of the field, which stand with the other scorers of streams",
+    "common/benchmarks/language.py": "the wrapper over lm-eval, for whoever has a model in memory; the others' tasks need their own",
+    "common/data/hard_scenes.py": "scenes.py made hard: it draws that file's objects and asks its questions",
+    "common/data/stories.py": "what common's own stand-in of stories is trained on",
+    "common/standins/llava_qwen3.py": "llava.py's recipe on a second family; recipe, card and weights of a stand-in stand together",
+    "common/standins/stories.py": "a stand-in with its card and weights, as the other stand-ins",
+    "common/streaming/batched.py": "common's own stand-in of stories decodes by it",
+    "common/streaming/planes.py": "the plane of all streaming methods, as reasoning/planes.py is that of reasoning",
+    "common/vision/visual_tokens.py": "ranking for any method; VisiPruner's ranks are its own paper's, in pruners.py",
+}
+
+
+def kits_have_two_users(root):
+    """A file that is not a paper's own is there because two papers reach it, tests apart; ONE_USER names the exceptions."""
+    users = {}
+    for paper in sorted(path.parent for path in (root / "papers").glob("*/eval.py")):
+        own = [path for path in paper.rglob("*.py") if "tests" not in path.relative_to(paper).parts]
+        for file in reached(own, root):
+            users.setdefault(file.relative_to(root).as_posix(), set()).add(paper.name)
+    for path in [path for room in KITS for path in python_files(root, f"common/{room}") if path.name != "__init__.py"]:
+        name = path.relative_to(root).as_posix()
+        count = len(users.get(name, ()))
+        if count < 2 and name not in ONE_USER:
+            yield f"{name}: {', '.join(users.get(name, ())) or 'no paper'} alone needs it: it belongs there, or into ONE_USER with a reason"
+        elif count > 1 and name in ONE_USER:
+            yield f"{name}: {count} papers need it; it is no exception any more"
+
+
 SILENCED = 2  # lines
 
 
@@ -340,7 +371,7 @@ RULES = [
     heavy_imports_inside_functions, no_utils, claims_have_sources, papers_have_headlines, files_are_small,
     files_name_no_machine, lock_is_index_neutral, citation_names_every_paper,
     make_help_lists_every_target, papers_have_the_same_parts, no_import_circles, rooms_import_downwards,
-    types_are_checked,
+    kits_have_two_users, types_are_checked,
 ]  # fmt: skip
 
 
@@ -409,6 +440,12 @@ BAD_TREES = [  # rule, files of a tree that breaks it, how often
                               "common/streaming/caches.py": "", "common/benchmarks/maths.py": "from ..reasoning.verifiers import x",
                               "common/benchmarks/text.py": "from ..reasoning.verifiers import x",
                               "common/reasoning/verifiers.py": "from .rollouts import x", "common/reasoning/rollouts.py": ""}, 4),
+    (kits_have_two_users, {"papers/a/eval.py": "from common.vision import seen, own, visual_tokens\nfrom common.data import both",
+                           "papers/b/eval.py": "import common.vision.visual_tokens", "papers/b/data.py": "from common.vision import seen",
+                           "papers/b/tests/test_data.py": "from common.vision import own",
+                           "common/vision/seen.py": "from ..data import both",
+                           "common/vision/own.py": "", "common/vision/visual_tokens.py": "", "common/data/both.py": "",
+                           "common/data/nobody.py": "", "common/doctor.py": ""}, 3),
     (types_are_checked, {"pyproject.toml": "[tool.mypy]\nfiles = ['common/files.py']\nexclude = 'common/report'"}, 3),
     (types_are_checked, {"papers/a/method.py": "", "pyproject.toml":
         CHECKED + "[[tool.mypy.overrides]]\nmodule = ['common.report.*', 'a.method', 'torch.*']\nignore_errors = true"}, 2),
