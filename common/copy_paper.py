@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import UserError
 from .progress import replace_unprintable
 from .runs.sources import ROOT, data_of, imported_modules, reached
 
@@ -104,8 +105,8 @@ Every file that the paper's own files import, or that these import in turn, with
 """
 
 
-class CopyError(Exception):
-    """Something the user can mend; the message says what."""
+class CopyError(UserError):
+    """A paper or a place that cannot be: which, and what to choose instead."""
 
 
 @dataclass(frozen=True)
@@ -280,4 +281,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (CopyError, OSError) as error:  # OSError: a folder that cannot be made or written
-        sys.exit(f"copy: {error}")
+        print(f"copy: {error}", file=sys.stderr)
+        sys.exit(2)

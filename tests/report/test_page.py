@@ -267,5 +267,5 @@ def test_the_command_writes_the_page_and_names_what_is_invalid(root, tmp_path, c
 
 def test_a_page_that_cannot_be_written_is_one_line(root, capsys):
     (root / "file").write_text("")
-    assert command.main(["--out", str(root / "file" / "report.html")], root) == 1
+    assert command.main(["--out", str(root / "file" / "report.html")], root) == 2
     assert "cannot be written" in capsys.readouterr().err
