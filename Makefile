@@ -139,9 +139,9 @@ clean: ## remove caches, finished work and the report (keeps .venv and committed
 reproduce-% copy-%:
 	@$(error $@: there is no such paper here yet; implemented: $(PAPERS))
 
-# What single experiments were called before they had names of their own; records still show it.
-speech-% multi30k-% scratch-% patches-% sums-%:
-	@$(error $@: an experiment is asked for by its name: make reproduce-$* ONLY=$(firstword $(subst -, ,$@)))
-
 standins-%:
 	@$(error $@: nothing of that name has small models; there is: $(STANDINS))
+
+# Anything else that is no target, and no file either.
+.DEFAULT:
+	@$(error $@: there is no such target; make help lists all, and one experiment is asked for by its name: make reproduce-<paper> ONLY=<name>)

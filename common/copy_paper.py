@@ -6,7 +6,8 @@ A student who wants to change a method should not carry eight others. Inside a p
 relative, so the folder may be renamed afterwards. Which files of `common` come along is found by
 following the imports, function-level ones too; data files beside a copied module come with it, and so
 do folders beside it that it names, e.g. of trained weights.
-The versions are those of uv.lock, written as a plain requirements.txt without any index.
+The versions are those of uv.lock, written as a plain requirements.txt without any index. What came along is printed, and
+stands in the copy's README: each part of common with its size and with who needs it there.
 """
 
 import os
@@ -15,12 +16,18 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import UserError
 from .progress import replace_unprintable
 from .runs.sources import ROOT, data_of, imported_modules, reached
 
-NOT_COPIED = shutil.ignore_patterns("__pycache__", "lightning_logs", ".*")
+# The points of planes.py are read beside those of other papers, by nothing that a copy has.
+ELSEWHERE = "planes.py"
+NOT_COPIED = shutil.ignore_patterns("__pycache__", "lightning_logs", ".*", ELSEWHERE)
+NAMED = 3  # users of a part whose names are shown
 
 MAKEFILE = """\
 # Copied from Ninefold. The environment is made from requirements.txt, with pip's own settings, unless the user brings one:
@@ -89,17 +96,92 @@ equations to functions, the deviations. Links in it to other folders lead to the
 
 Change `papers/{paper}/method.py`; `common/` holds only what this paper uses. Python 3.11 or newer.
 Apache-2.0, see LICENSE; to cite, see CITATION.cff.
+
+## What came along of common
+
+Every file that the paper's own files import, or that these import in turn, with the data beside it.
+
+{table}
 """
 
 
-class CopyError(Exception):
-    """Something the user can mend; the message says what."""
+class CopyError(UserError):
+    """A paper or a place that cannot be: which, and what to choose instead."""
 
 
-def needed_files(root, paper):
+@dataclass(frozen=True)
+class Part:
+    """A room of common, or a module in no room. files: with its data; lines: of its Python files; users: who imports it."""
+
+    name: str
+    files: int
+    lines: int
+    users: tuple[str, ...]
+
+
+def own_files(root: Path, paper: str) -> list[Path]:
+    """The Python files of a paper that a copy has."""
+    return sorted(file for file in (root / "papers" / paper).rglob("*.py") if file.name != ELSEWHERE)
+
+
+def needed_files(root: Path, paper: str) -> list[Path]:
     """Files of `common` that the paper's Python files reach, and the data beside them, relative to root, sorted."""
-    code = {f for f in reached(sorted((root / "papers" / paper).rglob("*.py")), root) if f.is_relative_to(root / "common")}
+    code = {f for f in reached(own_files(root, paper), root) if f.is_relative_to(root / "common")}
     return sorted(file.relative_to(root) for file in code | data_of(code))
+
+
+def part_of(file: Path) -> str:
+    """common/data/text.py -> data, common/files.py -> files."""
+    return file.parts[1] if len(file.parts) > 2 else file.stem
+
+
+def parts(root: Path, paper: str) -> list[Part]:
+    """What a copy of the paper has of common, the largest first.
+
+    Users are the paper's own files, tests as one; of a part that only common needs, the parts that do.
+    """
+    files = needed_files(root, paper)
+    own: dict[str, dict[str, None]] = {}
+    other: dict[str, dict[str, None]] = {}
+    for file in [*own_files(root, paper), *(root / file for file in files if file.suffix == ".py")]:
+        place = file.relative_to(root)
+        ours = place.parts[0] == "papers"
+        user = ("tests" if "tests" in place.parts else Path(*place.parts[2:]).as_posix()) if ours else f"common.{part_of(place)}"
+        for name in _parts_imported(file, root):
+            if name != user.removeprefix("common.") or ours:
+                (own if ours else other).setdefault(name, {})[user] = None
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        found.setdefault(part_of(file), []).append(root / file)
+    made = [Part(name, len(its), sum(len(f.read_text(encoding="utf-8").splitlines()) for f in its if f.suffix == ".py"),
+                 tuple(sorted(own.get(name) or other.get(name, {}), key=lambda user: (user == "tests", user))))
+            for name, its in found.items()]
+    return sorted(made, key=lambda part: (-part.lines, part.name))
+
+
+def _parts_imported(file: Path, root: Path) -> Iterator[str]:
+    for name in imported_modules(file, ".".join(file.relative_to(root).parent.parts)):
+        words = name.split(".")
+        if words[0] == "common" and len(words) > 1:
+            yield words[1]
+
+
+def needed_by(part: Part) -> str:
+    """The users of a part in a cell of a table."""
+    more = len(part.users) - NAMED
+    return ", ".join(part.users[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def table(found: list[Part]) -> list[tuple[str, str, str, str]]:
+    """Rows of what came along, with their heads and their sum."""
+    return [("part of common", "files", "lines", "needed by"),
+            *((part.name, f"{part.files}", f"{part.lines:,}", needed_by(part)) for part in found),
+            ("total", f"{sum(part.files for part in found)}", f"{sum(part.lines for part in found):,}", "")]
+
+
+def markdown(found: list[Part]) -> str:
+    head, *rows = ("| " + " | ".join(row) + " |" for row in table(found))
+    return "\n".join([head, "|---|--:|--:|---|", *rows])
 
 
 def shared_by_tests(root, paper):
@@ -179,7 +261,7 @@ def copy_paper(paper, destination, root=ROOT):
         (new / "pytest.ini").write_text(pytest_ini(root))
         (new / "requirements.txt").write_text(requirements(root))
         (new / "Makefile").write_text(MAKEFILE.format(paper=paper))
-        (new / "README.md").write_text(README.format(paper=paper, commit=commit(root)))
+        (new / "README.md").write_text(README.format(paper=paper, commit=commit(root), table=markdown(parts(root, paper))))
         new.rename(dest)  # takes the place of an empty folder, too
     return dest
 
@@ -189,7 +271,9 @@ def main(arguments):
         raise CopyError("usage: python -m common.copy_paper PAPER FOLDER (default: $DEST)")
     dest = copy_paper(arguments[0], arguments[1] if len(arguments) > 1 else os.environ.get("DEST", ""))
     count = sum(file.is_file() for file in dest.rglob("*"))
-    print(f"copy-{arguments[0]}: {count} files in {dest}; `make test` there runs its tests")
+    print(f"copy-{arguments[0]}: {count} files in {dest}; `make test` there runs its tests\n")
+    for name, files, lines, users in table(parts(ROOT, arguments[0])):
+        print(f"  {name:<15}{files:>6}{lines:>8}  {users}".rstrip())
 
 
 if __name__ == "__main__":
@@ -197,4 +281,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (CopyError, OSError) as error:  # OSError: a folder that cannot be made or written
-        sys.exit(f"copy: {error}")
+        print(f"copy: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -35,7 +35,7 @@ LONG = ("tests/test_papers.py", "tests/test_tutorial.py", "papers/vica/tests/tes
         "papers/gpe/tests/test_method.py", "papers/vica/tests/test_paper_scale.py", "tests/vision/test_llava.py",
         "papers/gpe/tests/test_training.py", "papers/visipruner/tests/test_training.py", "papers/skipgpt/tests/test_paper_scale.py",
         "papers/gpe/tests/test_harness.py", "papers/decouplingkl/tests/test_training.py", "papers/onpolicysft/tests/test_harness.py",
-        "papers/onpolicysft/tests/test_module.py", "tests/runs/test_survival.py", "tests/report/test_report_browser.py",
+        "papers/onpolicysft/tests/test_training.py", "tests/runs/test_survival.py", "tests/report/test_report_browser.py",
         "tests/test_environment.py", "tests/test_families.py", "papers/skipgpt/tests/test_skipping.py")
 
 

@@ -8,7 +8,7 @@ import yaml
 from common.claims.intervals import summarize
 from common.claims.records import load_claims, make_record, write_record
 from common.claims.rules import COMPARING
-from common.report.chain import digest_of
+from common.report.code import digest_of
 
 RUN = {
     "started_at": "2026-11-22T10:00:00+00:00",

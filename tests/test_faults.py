@@ -8,6 +8,7 @@ nothing half-written is left, and a run without the fault gives the right record
 import datetime
 import errno
 import fcntl
+import gzip
 import os
 import re
 import resource
@@ -28,7 +29,8 @@ from common.claims.records import load_claims, read_record, read_records, same_r
 from common.data import prose, speech
 from common.errors import FileError, ModelError, SetupError
 from common.models import load, tiny
-from common.runs import reproduce
+from common.runs import experiment, reproduce
+from common.runs.experiment import Experiment
 from common.runs.jobs import Job, run_jobs
 from common.training.checkpoints import WholeCheckpoints, read_checkpoint, resume_from
 from common.training.cli import check_checkpoint
@@ -441,6 +443,27 @@ def _(demo):
     status, said = demo.run(measure, "--publish")
     assert status == 2 and "the tree changed during the run" in said and not read_records(demo.results)
     assert demo.run(measure) == (0, "") and read_record(demo.scratch / "C1.cpu-small.json")["run"]["dirty"]
+
+
+# -- inputs ------------------------------------------------------------------------------------------------
+def damaged_input(name, files):
+    @fault("input empty, cut short or unequal", name, "error")
+    def _(demo):
+        paths = [demo.cache.parent / file for file in files]
+        for path, content in zip(paths, files.values()):
+            path.mkdir() if content is None else path.write_bytes(content)
+        job = Job("number/0", "tests.killed_run:number", {"seed": 0}, tuple(map(str, paths)))
+        reads = Experiment("reads", "cpu", jobs=lambda size: [job])
+        demo.monkeypatch.setattr(experiment, "run_jobs", lambda *_, **__: pytest.fail("a job was started"))
+        status, said = demo.run(lambda rung, log: experiment.measure("demo", (reads,), None, rung, log))
+        assert status == 2 and str(paths[-1]) in said and len(said.splitlines()) == 1 and not read_records(demo.scratch)
+
+
+damaged_input("a text without a byte", {"wikitext.txt": b""})
+damaged_input("an archive cut short", {"train.en.gz": gzip.compress(bytes(range(256)) * 9)[:-40]})
+damaged_input("an error page in place of lines of JSON", {"gsm8k.jsonl": b"<!DOCTYPE html>"})
+damaged_input("a folder of the file's name", {"fsdd.zip": None})
+damaged_input("a translation that lacks a line", {"val.en.gz": gzip.compress(b"a dog\na cat\n"), "val.de.gz": gzip.compress(b"ein Hund\n")})
 
 
 # -- workers -----------------------------------------------------------------------------------------------

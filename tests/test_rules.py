@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from common.claims.rules import COMPARING, EFFECT
-from common.runs.sources import imported_modules
+from common.report.tables import SAME_NAMES
+from common.runs.sources import imported_modules, reached
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"trl", "datasets", "lm_eval", "vllm", "matplotlib"}  # slow, or not on the GPU image
@@ -223,19 +224,34 @@ def make_help_lists_every_target(root):
 
 # Names that experiments have in every paper.
 EXPERIMENTS = {"exact", "smollm2", "speed", "paper"}
+# Python files that a paper has where it needs them: weights of its own, rivals in other papers.
+WHERE_NEEDED = {"standins", "planes"}
+FILES = ("README.md", "claims.yaml", *(f"{name}.py" for name in SAME_NAMES if name not in WHERE_NEEDED), "configs/cpu/rehearsal.yaml",
+         "experiments/__init__.py", "experiments/paper.py", "results/README.md", "tests/test_method.py", "tests/test_analytic.py",
+         "tests/test_training.py", "tests/test_experiments.py", "tests/test_paper_scale.py")  # fmt: skip
+WITHOUT = {  # files that a paper does not have, and why
+    "papers/layerfusion/scoring.py": "an answer is one word, which common.standins.llava scores as it does for its stand-ins",
+    "papers/skipgpt/scoring.py": "what it measures are losses, perplexity and the tasks of common.benchmarks: it scores no answer itself",
+    "papers/streamingthinker/scoring.py": "`scores` stands in experiments/arms.py, from which committed results were computed",
+}
 
 
 def papers_have_the_same_parts(root):
-    """Every paper that the Makefile offers (it has an eval.py) has the files of CONTRIBUTING.md, and its experiments stand in
+    """Every paper that the Makefile offers (it has an eval.py) has the files of CONTRIBUTING.md, but for those that WITHOUT names. What
+    else stands beside its method says in its first line what it is, and is on the map of its README; its experiments stand in
     experiments/: none beside the method, and none that reads what only judges or shows."""
     for paper in sorted(path.parent for path in (root / "papers").glob("*/eval.py")):
-        for name in ("README.md", "claims.yaml", "method.py", "baselines.py", "analytic.py",
-                     "data.py", "module.py", "train.py", "configs", "tests", "eval.py", "quantities.py", "tables.py",
-                     "experiments", "results/README.md"):  # fmt: skip
-            if not (paper / name).exists():
+        readme = (paper / "README.md").read_text() if (paper / "README.md").is_file() else ""
+        for name in FILES:
+            if not (paper / name).exists() and f"papers/{paper.name}/{name}" not in WITHOUT:
                 yield f"papers/{paper.name}: has no {name}"
-        for name in sorted(path.stem for path in paper.glob("*.py") if path.stem in EXPERIMENTS or "experiment" in path.stem):
-            yield f"papers/{paper.name}/{name}.py: belongs into experiments/"
+            elif (paper / name).exists() and f"papers/{paper.name}/{name}" in WITHOUT:
+                yield f"papers/{paper.name}: has {name}, and WITHOUT says that it has none"
+        for path in sorted(paper.glob("*.py")):
+            if path.stem in EXPERIMENTS or "experiment" in path.stem:
+                yield f"papers/{paper.name}/{path.name}: belongs into experiments/"
+            elif path.stem not in SAME_NAMES and not (ast.get_docstring(ast.parse(path.read_text())) and path.name in readme):
+                yield f"papers/{paper.name}/{path.name}: begins with a sentence on what it is, which README.md shows (report --readme)"
         if len(text := (paper / "eval.py").read_text().splitlines()) > 60:
             yield f"papers/{paper.name}/eval.py: {len(text)} lines; it says which experiments there are, and no more"
         for path in sorted(paper.glob("experiments/*.py")):
@@ -294,6 +310,37 @@ def rooms_import_downwards(root):
                 yield f"{module} imports {other}, which stands on the same floor or above"
 
 
+# What enters these rooms is needed by two papers.
+KITS = ("benchmarks", "data", "reasoning", "standins", "streaming", "timing", "training", "vision")
+ONE_USER = {  # files of them that one paper alone reaches, and why they stand there all the same
+    "common/benchmarks/interaction.py": "measures of the field, which stand with the other scorers of streams",
+    "common/benchmarks/language.py": "the wrapper over lm-eval, for whoever has a model in memory; the others' tasks need their own",
+    "common/data/hard_scenes.py": "scenes.py made hard: it draws that file's objects and asks its questions",
+    "common/data/stories.py": "what common's own stand-in of stories is trained on",
+    "common/standins/llava_qwen3.py": "llava.py's recipe on a second family; recipe, card and weights of a stand-in stand together",
+    "common/standins/stories.py": "a stand-in with its card and weights, as the other stand-ins",
+    "common/streaming/batched.py": "common's own stand-in of stories decodes by it",
+    "common/streaming/planes.py": "the plane of all streaming methods, as reasoning/planes.py is that of reasoning",
+    "common/vision/visual_tokens.py": "ranking for any method; VisiPruner's ranks are its own paper's, in pruners.py",
+}
+
+
+def kits_have_two_users(root):
+    """A file that is not a paper's own is there because two papers reach it, tests apart; ONE_USER names the exceptions."""
+    users = {}
+    for paper in sorted(path.parent for path in (root / "papers").glob("*/eval.py")):
+        own = [path for path in paper.rglob("*.py") if "tests" not in path.relative_to(paper).parts]
+        for file in reached(own, root):
+            users.setdefault(file.relative_to(root).as_posix(), set()).add(paper.name)
+    for path in [path for room in KITS for path in python_files(root, f"common/{room}") if path.name != "__init__.py"]:
+        name = path.relative_to(root).as_posix()
+        count = len(users.get(name, ()))
+        if count < 2 and name not in ONE_USER:
+            yield f"{name}: {', '.join(users.get(name, ())) or 'no paper'} alone needs it: it belongs there, or into ONE_USER with a reason"
+        elif count > 1 and name in ONE_USER:
+            yield f"{name}: {count} papers need it; it is no exception any more"
+
+
 SILENCED = 2  # lines
 
 
@@ -323,7 +370,8 @@ RULES = [
     papers_import_only_themselves, common_never_imports_papers, method_imports_alone,
     heavy_imports_inside_functions, no_utils, claims_have_sources, papers_have_headlines, files_are_small,
     files_name_no_machine, lock_is_index_neutral, citation_names_every_paper,
-    make_help_lists_every_target, papers_have_the_same_parts, no_import_circles, rooms_import_downwards, types_are_checked,
+    make_help_lists_every_target, papers_have_the_same_parts, no_import_circles, rooms_import_downwards,
+    kits_have_two_users, types_are_checked,
 ]  # fmt: skip
 
 
@@ -376,10 +424,14 @@ BAD_TREES = [  # rule, files of a tree that breaks it, how often
     (make_help_lists_every_target, {"Makefile": "L := c d\n.PHONY: help a $(L)\n"
                                     "help:\n\t@echo '  help  x'\n\t@echo '  c  y'\n"
                                     "a: ; @true\n$(L): ; @true\n"}, 2),  # fmt: skip
-    (papers_have_the_same_parts, {"papers/a/eval.py": "", "papers/b/method.py": ""}, 14),
-    (papers_have_the_same_parts, {"papers/a/eval.py": "x\n" * 61, "papers/a/speed.py": "", "papers/a/text_experiment.py": "",
+    (papers_have_the_same_parts, {"papers/a/eval.py": "", "papers/b/method.py": ""}, len(FILES) - 1),
+    (papers_have_the_same_parts, {"papers/a/eval.py": "x = 1\n" * 61, "papers/a/speed.py": "", "papers/a/text_experiment.py": "",
                                   "papers/a/experiments/text.py": "from .. import tables\nfrom ..quantities import text\n"
-                                  "from ..planes import planes"}, 19),
+                                  "from ..planes import planes"}, len(FILES) - 1 + 6),
+    (papers_have_the_same_parts, {**dict.fromkeys((f"papers/a/{name}" for name in FILES), ""), "papers/a/README.md": "shown.py silent.py",
+                                  "papers/a/shown.py": "\"\"\"A part.\"\"\"", "papers/a/silent.py": "x = 1",
+                                  "papers/a/hidden.py": "\"\"\"A part.\"\"\"", "papers/a/standins.py": ""}, 2),
+    (papers_have_the_same_parts, dict.fromkeys((f"papers/skipgpt/{name}" for name in FILES), ""), 1),  # scoring.py, against WITHOUT
     (no_import_circles, {"common/a.py": "from .b import x", "common/b.py": "def f():\n    from . import c",
                          "common/c.py": "from common.a import y", "common/d.py": "from . import a"}, 1),
     (no_import_circles, {"papers/a/x.py": "from .y import z", "papers/a/y.py": "from .x import z"}, 1),
@@ -388,6 +440,12 @@ BAD_TREES = [  # rule, files of a tree that breaks it, how often
                               "common/streaming/caches.py": "", "common/benchmarks/maths.py": "from ..reasoning.verifiers import x",
                               "common/benchmarks/text.py": "from ..reasoning.verifiers import x",
                               "common/reasoning/verifiers.py": "from .rollouts import x", "common/reasoning/rollouts.py": ""}, 4),
+    (kits_have_two_users, {"papers/a/eval.py": "from common.vision import seen, own, visual_tokens\nfrom common.data import both",
+                           "papers/b/eval.py": "import common.vision.visual_tokens", "papers/b/data.py": "from common.vision import seen",
+                           "papers/b/tests/test_data.py": "from common.vision import own",
+                           "common/vision/seen.py": "from ..data import both",
+                           "common/vision/own.py": "", "common/vision/visual_tokens.py": "", "common/data/both.py": "",
+                           "common/data/nobody.py": "", "common/doctor.py": ""}, 3),
     (types_are_checked, {"pyproject.toml": "[tool.mypy]\nfiles = ['common/files.py']\nexclude = 'common/report'"}, 3),
     (types_are_checked, {"papers/a/method.py": "", "pyproject.toml":
         CHECKED + "[[tool.mypy.overrides]]\nmodule = ['common.report.*', 'a.method', 'torch.*']\nignore_errors = true"}, 2),

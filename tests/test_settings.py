@@ -240,7 +240,7 @@ def test_a_destination_that_cannot_be_is_refused_in_a_sentence(dest, tmp_path):
         text=True,
         env=outside(DEST=dest.format(file=tmp_path / "file")),
     )
-    assert done.returncode and done.stderr.startswith("copy: ") and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("copy: ") and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 # --- from elsewhere, and with a Python that is told otherwise -------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from common.claims.rules import WORDS
 from tests.in_copies import LIBRARIES
-from tests.test_rules import ROOT, RULES, tracked
+from tests.test_rules import FILES, ROOT, RULES, tracked
 
 PAGE = (ROOT / "docs" / "add-a-paper.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^(?:(?P<append>Append to )?`(?P<name>[\w./-]+)`\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -85,14 +85,17 @@ def test_the_page_makes_a_tenth_paper(tree):
     run, published, copied = outputs
     table = dict(re.findall(rf"^(C\d) +[\w-]+ +({'|'.join(WORDS)})(?= )", run, re.MULTILINE))
     assert table == {"C1": "adds-up", "C2": "supports", "C3": "not-run"}, run
-    assert "5 passed" in run and "All checks passed!" in run and "Success: no issues found" in run
+    assert "10 passed" in run and "All checks passed!" in run and "Success: no issues found" in run
     folder = tree / "papers" / "window"
+    written = {name.removeprefix("papers/window/") for name in names if name.startswith("papers/window/")}
+    assert set(FILES) <= written and written - set(FILES) == {"experiments/echoes.py"}  # the files of the nine
+    assert (folder / "results" / "losses.svg").is_file()
     assert sorted(p.name for p in (folder / "results").glob("C*.json")) == ["C1.analytic.json", "C2.cpu-small.json", "C3.paper-scale.json"]
     assert "**supports** (cpu-small)" in (folder / "README.md").read_text() and "**adds-up**" in (folder / "results/README.md").read_text()
     assert "A Window Is Enough" in (tree / "README.md").read_text()
     copy = tree.parent / "my-window"
     assert (copy / "papers" / "window" / "method.py").is_file() and (copy / "common" / "progress.py").is_file()
-    assert "files in" in copied and not (copy / "common" / "vision").exists()
+    assert "files in" in copied and "part of common" in copied and not (copy / "common" / "vision").exists()
     for rule in RULES:
         assert not list(rule(tree)), rule.__name__
 

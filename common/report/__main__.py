@@ -6,6 +6,8 @@
     python -m common.report --check     fails if a block or a page of docs/ differs from what the records give, or a record
                                         from what the committed results give (chain.py)
     python -m common.report --rejudge   writes records anew from the committed results, where a rule changed (rejudge.py)
+
+Exit status: 1 for records that are invalid or not what the results give, 2 for what the user can mend.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from ..files import write_atomic
 from ..progress import replace_unprintable
 from . import chain, machines, open_questions, plane_pages
 from .page import page
+from .papers import read_papers
 from .rejudge import rejudge
-from .rows import read_papers
 from .tables import blocks, check, update_block
 
 
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         return int(bool(problems))
     except UserError as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     results -> verdict   every record is computed again from results/measurements.*.json, by the paper's quantities and
                          claims.yaml: value, interval, controls, word and reason must be equal
-    code -> results      results/sources.json has the hash of every file that an experiment's jobs depended on; where the tree's
+    code -> results      (code.py) results/sources.json has the hash of every file that an experiment's jobs depended on; where the tree's
                          differs, the records are of older code, and the files are named
     run -> commit        a record's commit is in the history, before the commit that is checked out
 
@@ -12,7 +12,6 @@ A paper's experiments are reached by the name of its eval.py: common imports no 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import json
 import math
@@ -137,64 +136,6 @@ def unequal_paths(a: Any, b: Any, at: str = "") -> Iterator[str]:
             yield at.rstrip(".")
     elif a != b:
         yield at.rstrip(".")
-
-
-# -- code -> results ---------------------------------------------------------------------------------------
-def older_code(record: dict, root: Path = ROOT) -> list[str]:
-    """Files that differ now from those that the record's results were computed by; for a measurement that names none, so much.
-
-    Only files that were there are compared: a new one changes a result through one of these, which then imports it.
-    """
-    if (named := record["run"].get("sources")) is None:
-        measured = record["measured"]["value"] is not None and record["claim"]["rung"] != "analytic"
-        return ["(the run did not write down its sources)"] if measured else []
-    files = _sources(root / "papers" / record["claim"]["paper_key"] / "results" / "sources.json").get(named["experiment"])
-    if files is None or digest_of(files) != named["sha256"]:
-        return ["(results/sources.json does not hold the files that the record names)"]
-    return [name for name, sha in files.items() if not name.startswith("(") and _sha256(root / name) != sha]
-
-
-def digest_of(files: Mapping[str, str | None]) -> str:
-    """One hash over {file: hash}: what a record carries."""
-    return hashlib.sha256(json.dumps(dict(sorted(files.items()))).encode()).hexdigest()
-
-
-def hashes(files: Iterator[Path] | list[Path], root: Path = ROOT) -> dict[str, str | None]:
-    """{file relative to the root: the first 16 digits of its hash}; of what lies outside, or in a cache, the name in brackets,
-    which says what was read and cannot be looked up in another tree."""
-    return {_place(path, root): _sha256(path) for path in sorted(files)}
-
-
-def _place(path: Path, root: Path) -> str:
-    if not path.is_absolute():
-        return path.as_posix()
-    inside = path.is_relative_to(root) and not path.relative_to(root).parts[0].startswith(".")
-    return path.relative_to(root).as_posix() if inside else f"({path.name})"
-
-
-def _sources(path: Path) -> dict[str, dict[str, str]]:
-    try:
-        return _read(path, path.stat().st_mtime_ns)
-    except (OSError, ValueError):
-        return {}
-
-
-@functools.lru_cache(maxsize=32)
-def _read(path: Path, changed: int) -> dict[str, dict[str, str]]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        facts = path.stat()
-        return _hash(path, facts.st_mtime_ns, facts.st_size)
-    except OSError:
-        return None
-
-
-@functools.lru_cache(maxsize=4096)
-def _hash(path: Path, changed: int, size: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 # -- run -> commit -----------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from html import escape
 
 from ..claims.rules import number, rule_text
 from .charts import forest
-from .rows import Paper, Row, ours_with_unit, paper_text, sample_text, value_text
+from .papers import Paper
+from .rows import Row, ours_with_unit, paper_text, sample_text, value_text
 from .words import chip, e
 
 

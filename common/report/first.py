@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..claims.headlines import Headline
 from ..claims.intervals import interval
 from ..claims.rules import rule_text
-from .rows import COMING, Paper, ours_with_unit
+from .papers import COMING, Paper
+from .rows import ours_with_unit
 
 # Beside a word that no small run gave.
 AT = {"analytic": "exact arithmetic; not run in the small", "gpu-random-weights": "real size, random weights"}

@@ -21,7 +21,8 @@ from ..claims.machine import ROOT
 from ..claims.records import read_records
 from ..files import write_atomic, write_json
 from ..progress import replace_unprintable
-from .rows import PLANNED, ours_text
+from .papers import PLANNED
+from .rows import ours_text
 from .tables import cell
 
 FACTS, PAGE = Path("docs") / "machines.json", Path("docs") / "machines.md"

@@ -19,7 +19,8 @@ from ..claims.headlines import family, first_miss, holm
 from ..claims.intervals import over_items, sample_size
 from ..claims.rules import FAILS, rule_text
 from ..files import write_atomic
-from .rows import Paper, Row, ours_with_unit
+from .papers import Paper
+from .rows import Row, ours_with_unit
 from .tables import cell
 
 PAGE = Path("docs") / "open.md"

@@ -19,8 +19,9 @@ from ..claims.rules import KINDS
 from .charts import legend, strip
 from .drawer import claim, copy, data, kind, look, state
 from .first import first_lines, intervals_shown, shown
+from .papers import Paper
 from .plane_pages import Planes, section
-from .rows import RUNGS, Paper, Row, anchors
+from .rows import RUNGS, Row, anchors
 from .words import MEANING, chip, e, how
 
 LINKS = re.compile(r"(?:https://)?((?:github\.com|arxiv\.org/abs)/[\w./-]+)")

@@ -27,8 +27,9 @@ from ..claims.intervals import point, refuse_unusable, summarize
 from ..claims.machine import ROOT
 from ..errors import RecordError
 from ..seeds import seeds_of
-from .chain import RUNGS_OF, digest_of, older_code
-from .rows import PLANNED
+from .chain import RUNGS_OF
+from .code import digest_of, older_code
+from .papers import PLANNED
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from typing import Any
 from ..claims.machine import ROOT
 from ..claims.records import SEED, load_claims, make_record, read_record, record_path, seeds_counted, write_record
 from ..errors import RecordError, UserError
-from .chain import RUNGS_OF, committed_results, digest_of
+from .chain import RUNGS_OF, committed_results
+from .code import digest_of
 
 
 def rejudge(paper: str, root: Path = ROOT) -> Iterator[str]:

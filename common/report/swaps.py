@@ -15,7 +15,8 @@ from typing import NamedTuple
 from ..claims.machine import ROOT
 from ..claims.verdict import verdict
 from ..progress import replace_unprintable
-from .rows import Row, read_papers
+from .papers import read_papers
+from .rows import Row
 
 FORM = "{:<20}{:<20}{:<20}{}"
 SHARED = ("ceiling", "baselines", "details", "delta")  # of the measurement as a whole, and of no arm

@@ -1,4 +1,4 @@
-"""Records -> the tables that people read: those of READMEs, between their markers, and the last lines of a run.
+"""Records -> the tables that people read: those of READMEs, between their markers.
 
 Everything comes from papers/*/claims.yaml and papers/*/results/, so that the same records give the same bytes. A claim
 without a record keeps its row; a record whose claim was changed since is *stale*, one whose code was changed is *older*, one
@@ -8,23 +8,20 @@ that does not validate is *invalid*, one of a tree with changes or of results/.s
 from __future__ import annotations
 
 import ast
-import json
-import textwrap
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..claims.machine import BLOCK, ROOT
-from ..claims.records import Claims
-from ..claims.rules import KINDS, WORDS, number, rule_text
+from ..claims.rules import KINDS, rule_text
 from ..errors import RecordError
 from ..files import write_atomic
 from .first import first_lines, shown
-from .rows import Paper, Row, ours_text, ours_with_unit, paper_text, read_papers, rows_of, sample_text
+from .papers import Paper, read_papers
+from .rows import Row, ours_with_unit, paper_text, sample_text
 
-# Flags that a run marks in its own table; that a row was measured in a changed tree is not one: it is what the run is.
-MARKED = {"stale": "claims.yaml says otherwise than this record", "older": "made by older code",
-          "unlisted": "claims.yaml has no such claim"}
+# A paper's own Python files that have the same name in every paper; what else it has beside method.py is a part of its own.
+SAME_NAMES = ("__init__", "method", "baselines", "analytic", "reported", "data", "module", "train", "scoring", "standins", "eval",
+              "quantities", "tables", "pictures", "families", "planes")
 
 # -------------------------------------------------------------------------------------- Markdown
 
@@ -157,6 +154,8 @@ def blocks(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[tup
         if paper.here:
             folder = root / "papers" / paper.key
             made.append((folder / "README.md", "headlines", headline_table(paper) + "\n"))
+            if own := parts(folder):
+                made.append((folder / "README.md", "parts", own + "\n"))
             made.append((folder / "results" / "README.md", "claims", markdown_table(paper.rows) + "\n"))
     return made
 
@@ -165,13 +164,24 @@ def tree(folder: Path) -> str:
     """The Python files of common, each with the sentence that it begins with, and the rooms with theirs."""
     lines = ["```"]
     for path in sorted(folder.rglob("*.py"), key=lambda path: (path.parent != folder, path.parent, path.name != "__init__.py", path.name)):
-        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        about = " ".join(about.split("\n\n")[0].split())
+        about = _about(path)
         place = path.relative_to(folder.parent)
         room = path.name == "__init__.py"
         name = f"{place.parent}/" if room else f"{'  ' * (len(place.parts) - 1)}{path.name}"
         lines.append(f"{name:<24s}  {_sentence(about)}")
     return "\n".join([*lines, "```"])
+
+
+def parts(folder: Path) -> str:
+    """The files beside a paper's method.py that other papers need not have, each with the sentence that it begins with; "" of none."""
+    found = [path for path in sorted(folder.glob("*.py")) if path.stem not in SAME_NAMES]
+    return "\n".join(["```", *(f"{path.name:<22s}  {_sentence(_about(path))}" for path in found), "```"]) if found else ""
+
+
+def _about(path: Path) -> str:
+    """The first paragraph of a file's docstring, in one line."""
+    about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(about.split("\n\n")[0].split())
 
 
 def _sentence(text: str, width: int = 110) -> str:
@@ -189,50 +199,3 @@ def check(root: Path = ROOT, papers: Sequence[Paper] | None = None) -> list[Path
         except RecordError:
             different.append(path)
     return list(dict.fromkeys(different))
-
-
-# -------------------------------------------------------------------------- the end of a run
-
-
-def _rows(claims: Claims, records: Sequence[dict], older: Sequence[str]) -> list[Row]:
-    rows = rows_of(claims, records)
-    for row in rows:
-        if row.id in older and not row.flag:
-            row.flag = "older"
-    return rows
-
-
-def terminal_table(claims: Claims, records: Sequence[dict], older: Sequence[str] = ()) -> str:
-    """All claims with their verdicts, in at most 120 columns. older: ids of those that are shown by a record of older code."""
-    rows = _rows(claims, records, older)
-    form = "{:<6}{:<19}{:<16}{:>13}  {:<26}{}"
-    lines = [form.format("claim", "rung", "verdict", "paper", "ours", "statement"), "-" * 119]
-    for row in rows:
-        shown = row.shown
-        word = f"{row.word} *" if row.flag in MARKED else row.word
-        paper = number(shown["paper"]["value"])
-        ours = textwrap.shorten(ours_text(row.record), 25, placeholder="…")
-        statement = textwrap.shorten(shown["statement"], 38, placeholder="…")
-        lines.append(form.format(row.short, row.rung, word, paper, ours, statement).rstrip())
-    flags = sorted({row.flag for row in rows} & set(MARKED))
-    return "\n".join(lines + [f"* {flag}: {MARKED[flag]}" for flag in flags])
-
-
-def json_line(claims: Claims, records: Sequence[dict], *, rung: str, seconds: float, commit: str, dirty: bool = False,
-              older: Sequence[str] = ()) -> str:
-    """One line of JSON for programs: counts of the words as the table shows them, what flags stand beside them, seconds,
-    commit, whether the tree had changes that the commit does not hold, rung."""
-    rows = _rows(claims, records, older)
-    words, flags = Counter(row.word for row in rows), Counter(row.flag for row in rows)
-    return json.dumps(
-        {
-            "paper": claims.paper["key"],
-            "rung": rung,
-            "seconds": round(seconds, 1),
-            "commit": commit,
-            "dirty": dirty,
-            "counts": {word: words[word] for word in WORDS},
-            "stale": flags["stale"],
-            "older": flags["older"],
-        }
-    )

@@ -27,9 +27,8 @@ from typing import Any
 from ..claims.records import load_claims
 from ..claims.rungs import RUNGS
 from ..errors import RecordError, UserError
-from ..files import data_file
-from ..report.chain import hashes, plain
-from . import reproduce
+from ..report.code import hashes
+from . import inputs, reproduce
 from .jobs import Job, run_jobs, work_folder
 from .reproduce import Log, Outcome, rounded
 from .sources import closure
@@ -91,8 +90,7 @@ def measure(paper: str, experiments: Sequence[Experiment], only: str | None, run
     some, folder = chosen(experiments, rung, only), work_folder(paper, rung)
     if rung in ("gpu", "paper") and all(e.rung == "analytic" for e in some):
         log(f"{paper} has no experiment at rung {rung}: nothing runs there, arithmetic alone is checked")
-    for experiment in some:
-        _find(experiment)
+    _find(some, rung)
     results = _results(some, rung, folder, log)
     to_commit = committed(some, rung, results)
     undrawn = [name for e in experiments if e not in some for name in e.draws]
@@ -142,10 +140,15 @@ def committed(some: Sequence[Experiment], rung: str, results: Results) -> Result
     made: Results = {}
     for experiment in some:
         if experiment.run:
-            made[experiment.name] = plain(rounded(results[experiment.name], experiment.left_out))
+            made[experiment.name] = _as_json(rounded(results[experiment.name], experiment.left_out))
         elif experiment.jobs:
-            made |= {job.name: plain(rounded(results[job.name], experiment.left_out)) for job in _jobs_of(experiment, rung, results)}
+            made |= {job.name: _as_json(rounded(results[job.name], experiment.left_out)) for job in _jobs_of(experiment, rung, results)}
     return made
+
+
+def _as_json(value: Any) -> Any:
+    """What a file of it would be read as: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(value))
 
 
 def sources(paper: str, experiment: Experiment, rung: str, results: Results) -> list[Path]:
@@ -211,12 +214,13 @@ def _jobs_of(experiment: Experiment, size: str, results: Results) -> list[Job]:
     return [*first, *(experiment.then(size, results) if experiment.then else [])]
 
 
-def _find(experiment: Experiment) -> None:
-    """Its data and all else that it needs are there. Raises UserError before any work."""
-    for name in experiment.data:
-        data_file(name)
-    if experiment.ready:
-        experiment.ready()
+def _find(some: Sequence[Experiment], rung: str) -> None:
+    """What the experiments need is there, and every file that they and their jobs name is whole. Raises UserError before any work."""
+    for experiment in some:
+        inputs.look([inputs.named(name) for name in experiment.data])
+        if experiment.ready:
+            experiment.ready()
+    inputs.look(file for e in some if e.jobs for job in e.jobs(rung) for file in job.data)
 
 
 def _draw(some: Sequence[Experiment], results: Results, size: str, folder: Path) -> list[Path]:

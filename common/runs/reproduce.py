@@ -42,8 +42,9 @@ from ..claims.rungs import RUNGS, make_command, rung_of
 from ..errors import RecordError
 from ..files import advice, sweep, write_atomic, write_json
 from ..progress import replace_unprintable
-from ..report import tables as report
-from ..report.chain import digest_of, older_code
+from ..report import ending
+from ..report.code import digest_of, older_code
+from ..report.rows import ours_text
 from ..seeds import refuse_nonsense
 
 Log = Callable[[str], None]
@@ -123,13 +124,13 @@ def run(here: Path, rung: str, measure: Callable[[str, Log], Outcome], publish: 
             log(f"picture: {path.relative_to(here.parent.parent)}")
     log("")
     older = [record["claim"]["id"] for record in shown if older_code(record)]
-    log(report.terminal_table(claims, shown + now, older))
+    log(ending.terminal_table(claims, shown + now, older))
     for line in differences(committed, now):
         log(line)
     if facts["dirty"]:
         log(f"This tree has changes that no commit holds{_changes()}, so the run names no commit and its records stay "
             "in results/.scratch/.")
-    log(report.json_line(claims, shown + now, rung=rung, seconds=facts["seconds"], commit=facts["commit"], dirty=facts["dirty"],
+    log(ending.json_line(claims, shown + now, rung=rung, seconds=facts["seconds"], commit=facts["commit"], dirty=facts["dirty"],
                          older=older))
     return exit_status(shown + now, os.environ.get("STRICT") == "1", older)
 
@@ -147,7 +148,7 @@ def differences(committed: Sequence[dict], now: Sequence[dict]) -> list[str]:
         elif (old["verdict"]["word"], old["measured"]["value"]) == (record["verdict"]["word"], record["measured"]["value"]):
             same += 1
         else:
-            was, ours = (f"{r['verdict']['word']} {report.ours_text(r)}" for r in (old, record))
+            was, ours = (f"{r['verdict']['word']} {ours_text(r)}" for r in (old, record))
             turned = "" if old["verdict"]["word"] == record["verdict"]["word"] else "  <- another word"
             lines.append(f"  {record['claim']['id']}: committed {was}; this run {ours}{turned}")
     begin = f"Against the committed records: {same} equal, {len(lines)} different"

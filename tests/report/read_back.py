@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from common.report.rows import read_papers
+from common.report.papers import read_papers
 
 
 def one_paper(root, key="demo"):

@@ -14,8 +14,8 @@ import papers
 from common.claims.intervals import summarize
 from common.claims.records import load_claims, make_record, read_record, write_record
 from common.report import __main__ as command
-from common.report import chain
-from common.report.rows import read_paper
+from common.report import chain, code
+from common.report.papers import read_paper
 from tests.sample_records import RUN, claim, claims_yaml, one
 
 EVAL = '''
@@ -71,14 +71,14 @@ def publish(root):
     """What a run of the paper would leave."""
     folder = root / "papers" / "demo"
     claims, results = load_claims(folder / "claims.yaml"), folder / "results"
-    files = {name: chain.hashes([folder / "eval.py"], root) for name in ("exact", "small")}
+    files = {name: code.hashes([folder / "eval.py"], root) for name in ("exact", "small")}
     (results / "sources.json").write_text(json.dumps(files))
     (results / "measurements.cpu-small.json").write_text(json.dumps({"run": {}, "results": RESULTS}))
     method, nothing = (summarize([RESULTS[f"{arm}/seed{s}"]["gain"] for s in range(3)]) for arm in ("method", "nothing"))
     measured = {"C1": ("exact", one(3.0)), "C2": ("small", method | {"placebo": nothing, "baselines": {"nothing": 0.0}})}
     for name, (experiment, found) in measured.items():
         run = RUN | {"commit": git(root, "rev-parse", "HEAD"),
-                     "sources": {"experiment": experiment, "sha256": chain.digest_of(files[experiment])}}
+                     "sources": {"experiment": experiment, "sha256": code.digest_of(files[experiment])}}
         write_record(make_record(claims.find(name), claims.sha256, found, run, seeds=[0, 1, 2]), results)
     run = {key: value for key, value in RUN.items() if key != "sources"} | {"commit": git(root, "rev-parse", "HEAD")}
     write_record(make_record(claims.find("C4"), claims.sha256, None, run, seeds=[]), results)
@@ -202,13 +202,13 @@ def test_results_that_are_gone_or_changed(root):
 
 def test_older_code_is_named_with_its_files(root):
     made = read_record(path_of(root, "C2"))
-    assert chain.older_code(made, root) == []
+    assert code.older_code(made, root) == []
     path = root / "papers/demo/eval.py"
     path.write_text(EVAL + "# one more thought\n")
-    assert chain.older_code(made, root) == ["papers/demo/eval.py"]
+    assert code.older_code(made, root) == ["papers/demo/eval.py"]
     assert row(root, "C2").flag == "older" and "Made by older code: papers/demo/eval.py changed since" in row(root, "C2").problem
     path.unlink()
-    assert chain.older_code(made, root) == ["papers/demo/eval.py"]
+    assert code.older_code(made, root) == ["papers/demo/eval.py"]
 
 
 def test_sources_that_lack_the_experiment_or_are_of_another_run(root):
@@ -218,9 +218,9 @@ def test_sources_that_lack_the_experiment_or_are_of_another_run(root):
     for content in ({"exact": files["exact"]}, files | {"small": {"papers/demo/eval.py": "0" * 16}}, files | {"small": {}}, {}):
         path.write_text(json.dumps(content))
         os.utime(path, ns=(len(json.dumps(content)),) * 2)  # the cache goes by the time
-        assert chain.older_code(made, root) == said and row(root, "C2").flag == "older"
+        assert code.older_code(made, root) == said and row(root, "C2").flag == "older"
     path.unlink()
-    assert chain.older_code(made, root) == said
+    assert code.older_code(made, root) == said
 
 
 def test_what_lies_outside_of_the_tree_is_named_and_not_looked_up(root, tmp_path_factory):
@@ -228,13 +228,13 @@ def test_what_lies_outside_of_the_tree_is_named_and_not_looked_up(root, tmp_path
     weights.parent.mkdir(parents=True)
     for path in (data, weights):
         path.write_text("x")
-    files = chain.hashes([root / "papers/demo/eval.py", data, weights], root)
+    files = code.hashes([root / "papers/demo/eval.py", data, weights], root)
     assert set(files) == {"papers/demo/eval.py", "(lines.txt)", "(model.safetensors)"}
     made = read_record(path_of(root, "C2"))
     (root / "papers/demo/results/sources.json").write_text(json.dumps({"small": files}))
-    made["run"]["sources"]["sha256"] = chain.digest_of(files)
+    made["run"]["sources"]["sha256"] = code.digest_of(files)
     data.unlink()
-    assert chain.older_code(made, root) == []
+    assert code.older_code(made, root) == []
 
 
 # ------------------------------------------------------------------------------- other commits

@@ -3,7 +3,8 @@
 import pytest
 
 from common.report.open_questions import PAGE, is_stale, open_rows, page, price, update
-from common.report.rows import Paper, Row
+from common.report.papers import Paper
+from common.report.rows import Row
 
 RULE = {"above": 0.0, "falsified_if": "not"}
 

@@ -19,7 +19,8 @@ from common.errors import RecordError
 from common.report import __main__ as command
 from common.report import tables as report
 from common.report.page import page
-from common.report.rows import RUNGS, Row, asked_for, read_papers, rows_of
+from common.report.papers import asked_for, read_papers
+from common.report.rows import RUNGS, Row, rows_of
 from common.report.words import MEANING, RULES, SIZES
 from tests.report.read_back import Parsed, one_paper
 from tests.sample_records import RUN, UP, claim, every_word, headline, held, write
@@ -116,7 +117,7 @@ def test_supports_never_has_matches_class_whatever_was_measured(rule, rung, kind
 
 
 def read_paper_of(made):
-    from common.report.rows import Paper
+    from common.report.papers import Paper
 
     entry = {**made["claim"], "paper": made["paper"], "protocol": made["protocol"]}
     claims = records.Claims({"key": "demo"}, [entry], "0")
@@ -266,5 +267,5 @@ def test_the_command_writes_the_page_and_names_what_is_invalid(root, tmp_path, c
 
 def test_a_page_that_cannot_be_written_is_one_line(root, capsys):
     (root / "file").write_text("")
-    assert command.main(["--out", str(root / "file" / "report.html")], root) == 1
+    assert command.main(["--out", str(root / "file" / "report.html")], root) == 2
     assert "cannot be written" in capsys.readouterr().err

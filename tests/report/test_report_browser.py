@@ -20,7 +20,8 @@ import pytest
 from common.claims.records import load_claims, make_record, write_record
 from common.claims.rules import WORDS
 from common.report.page import page
-from common.report.rows import anchors, read_papers
+from common.report.papers import read_papers
+from common.report.rows import anchors
 from common.report.words import MEANING
 from tests.sample_records import RUN, claim, headline, held, one, write
 

@@ -12,9 +12,11 @@ from common.claims.records import load_claims, make_record, write_record
 from common.claims.rules import WORDS
 from common.errors import RecordError
 from common.report import __main__ as command
+from common.report import ending
 from common.report import tables as report
 from common.report.page import page
-from common.report.rows import COMING, PLANNED, anchors, read_paper, read_papers, rows_of
+from common.report.papers import COMING, PLANNED, read_paper, read_papers
+from common.report.rows import anchors, rows_of
 from tests.report.read_back import Parsed, one_paper
 from tests.sample_records import RUN, UP, claim, every_word, one, write
 
@@ -240,11 +242,11 @@ def test_any_statement_survives_the_round_trip(tmp_path, statement, where):
 def test_terminal_table_fits_120_columns(root):
     folder = root / "papers/demo"
     claims, made = load_claims(folder / "claims.yaml"), records.read_records(folder / "results")
-    table = report.terminal_table(claims, made)
+    table = ending.terminal_table(claims, made)
     lines = table.splitlines()
     assert max(map(len, lines)) <= 120 and len(lines) == 12
     assert [line[25:].split()[0] for line in lines[2:]] == LAST
-    line = report.json_line(claims, made, rung="cpu-small", seconds=12.34, commit="abc")
+    line = ending.json_line(claims, made, rung="cpu-small", seconds=12.34, commit="abc")
     assert "\n" not in line
     assert json.loads(line) == {
         "paper": "demo", "rung": "cpu-small", "seconds": 12.3, "commit": "abc", "dirty": False, "stale": 0, "older": 0,
@@ -256,16 +258,16 @@ def test_a_run_in_a_changed_tree_counts_the_words_that_it_prints(root):
     """A comment appended to a file turned every count to 0, and a row measured a second ago was called stale."""
     claims = load_claims(root / "papers/demo/claims.yaml")
     made = [{**r, "run": {**r["run"], "dirty": True}} for r in records.read_records(root / "papers/demo/results")]
-    table = report.terminal_table(claims, made)
+    table = ending.terminal_table(claims, made)
     assert "*" not in table and "stale" not in table
-    line = json.loads(report.json_line(claims, made, rung="cpu-small", seconds=1, commit="abc", dirty=True))
+    line = json.loads(ending.json_line(claims, made, rung="cpu-small", seconds=1, commit="abc", dirty=True))
     assert line["counts"] == {word: LAST.count(word) for word in WORDS} and line["dirty"] and line["stale"] == 0
     stale = [{**r, "protocol": {**r["protocol"], "metric": "another"}} for r in made[:2]] + made[2:]
-    assert "* stale: claims.yaml says otherwise" not in report.terminal_table(claims, stale)  # it is of a changed tree
+    assert "* stale: claims.yaml says otherwise" not in ending.terminal_table(claims, stale)  # it is of a changed tree
     clean = [{**r, "run": {**r["run"], "dirty": False}} for r in stale]
-    table = report.terminal_table(claims, clean)
+    table = ending.terminal_table(claims, clean)
     assert table.count(" *") == 2 and "* stale: claims.yaml says otherwise" in table
-    assert json.loads(report.json_line(claims, clean, rung="cpu-small", seconds=1, commit="abc"))["stale"] == 2
+    assert json.loads(ending.json_line(claims, clean, rung="cpu-small", seconds=1, commit="abc"))["stale"] == 2
 
 
 def test_a_folder_without_claims_is_planned(tmp_path):

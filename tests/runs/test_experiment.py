@@ -7,7 +7,7 @@ import pytest
 from common.claims.intervals import point, summarize
 from common.errors import RecordError, UserError
 from common.files import write_json
-from common.report import chain
+from common.report import code
 from common.runs import catalogue, experiment, reproduce
 from common.runs.experiment import Experiment, chosen, every_job
 from common.runs.jobs import Job, run_jobs
@@ -180,7 +180,7 @@ def test_a_record_names_the_files_that_its_experiment_depends_on(here):
     assert set(files) == {"exact", "text", "speed"} and files["text"]["tests/killed_run.py"]
     for name, of in (("C1.analytic", "exact"), ("C2.cpu-small", "text")):
         run = json.loads((scratch / f"{name}.json").read_text())["run"]
-        assert run["sources"] == {"experiment": of, "sha256": chain.digest_of(files[of])}
+        assert run["sources"] == {"experiment": of, "sha256": code.digest_of(files[of])}
     assert experiment.main(here, ALL, ["--only", "speech"]) == 0
     assert set(json.loads((scratch / "sources.json").read_text())) == {"exact", "text", "speed", "speech"}  # of the others nothing is lost
 

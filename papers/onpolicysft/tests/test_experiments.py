@@ -281,6 +281,9 @@ def test_sums_train_as_named_on_training_problems_and_answer_test_problems(arm, 
     else:
         (_, dtype), (_, first, brief, _, problems, cap, seed) = rest
         assert (first is models[1], brief is models[0], problems, cap, seed) == (True, True, [("test", 0), ("test", 1)], how.cap, 5)
+    del seen[:], models[:]
+    assert sums.base(6, "smoke") == {"model": {"name": "taught"}, "test": "scores"}
+    assert seen == [("start", "bfloat16"), ("test", models[0], torch.float32, "smoke", 6)]
 
 
 def test_sums_are_scored_at_the_starting_models_cap(monkeypatch):

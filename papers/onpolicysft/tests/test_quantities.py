@@ -10,6 +10,7 @@ from tests.numerics import drawn
 from .. import quantities
 from ..experiments import chains as small
 from ..experiments import sums
+from .made_up import CLAIMS
 
 SEEDS = (0, 2, 5)
 RIVALS = ("grpo", "grpo, length", "fixed data", "best of n")
@@ -290,3 +291,13 @@ def test_an_error_names_the_claim_that_has_no_number():
 def test_facts_name_the_model_and_the_problems():
     base = {"model": {"name": "m"}, "test": {"problems": 96}}
     assert quantities.facts(base, "sums") == ([{"name": "m"}], [{"name": "sums", "split": "test", "n": 96}])
+
+
+@pytest.mark.parametrize(("name", "asked"), [
+    ("C1s", 100 * (1 - quantities.BRIEF)),
+    ("C1n", 100 * (1 - quantities.BRIEF_IN_ENGLISH)),
+    ("C1m", -100 * quantities.LESS),
+])  # fmt: skip
+def test_updates_are_counted_until_what_the_claims_ask_for(name, asked):
+    """How short and how accurate a model must be for the count of updates to end is the rule of another claim: one number, twice."""
+    assert CLAIMS.find(name)["protocol"]["rule"]["above"] == pytest.approx(asked)

@@ -115,6 +115,12 @@ def test_the_default_jobs_run_on_another_model(monkeypatch):
     qwen3.knocked(0, "smoke")
     qwen3.looked(1, "smoke")
     assert seen == [("knocked_out", "another 0", llava.SIZES["smoke"]), ("looked_at", "another 1", llava.SIZES["smoke"])]
+    monkeypatch.setattr(llava, "features", lambda split, size: f"{split} at {size}")
+    assert qwen3.features("smoke") == "test at smoke"
+    chosen = {"boundary": 3, "threshold": 0.25}
+    monkeypatch.setattr(llava, "pruned_by", lambda parts, size: {"of": parts, "config": chosen})
+    monkeypatch.setattr(equal, "compared", lambda parts, config, size: (parts, config.boundary, config.tokens_threshold, config.shallow))
+    assert qwen3.pruned(2, "smoke") == {"of": "another 2", "config": chosen, "equal": ("another 2", 3, 0.25, None)}
 
 
 # -- a pretrained decoder ------------------------------------------------------------------------------------
