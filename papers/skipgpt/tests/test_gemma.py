@@ -188,10 +188,16 @@ def test_tensors_of_another_model_are_refused(work):
 
 
 def test_routers_are_saved_with_a_card_and_come_back(work, cache, monkeypatch):
-    real = routers_gemma.hold_budget
-    monkeypatch.setattr(routers_gemma, "hold_budget", lambda model, state, ids, target, **how: real(
-        model, state, ids, target, **{**how, "tolerance": 0.2}))
+    real, held = routers_gemma.hold_budget, []
+
+    def hold(model, state, ids, target, **how):
+        held.append((ids, target, next(model.parameters()).dtype))
+        return real(model, state, ids, target, **{**how, "tolerance": 0.2})
+
+    monkeypatch.setattr(routers_gemma, "hold_budget", hold)
     facts = routers_gemma.make(3, steps=2, folder=cache / "seed3", dtype="float32", log=lambda text: None, work=work)
+    ((ids, target, dtype),) = held
+    assert torch.equal(ids, work.held_back) and target == 0.25 and dtype == torch.float32
     card = json.loads((cache / "seed3" / CARD).read_text())
     assert card["base"]["name"] == "random:gemma3_text" and card["layers"] == 4 and card["config"]["router_norm"]
     assert {name: card["extra"][name] for name in ("seed", "steps", "tokens")} == {"seed": 3, "steps": 2, "tokens": 2 * 2 * 20}
@@ -222,12 +228,17 @@ def test_windows_begin_with_the_start_token_and_no_test_document_is_trained_on()
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------
+HELD: list = []  # on which windows budgets were held, in the order of the jobs
+
+
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
     """Every job at smoke size, as a run calls them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NINEFOLD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        found = {}
+        found, real = {}, gemma.hold_budget
+        HELD.clear()
+        patch.setattr(gemma, "hold_budget", lambda model, state, ids, *a, **how: HELD.append(ids) or real(model, state, ids, *a, **how))
         for job in gemma.jobs("smoke"):
             assert job.function.startswith("papers.skipgpt.experiments.gemma:")
             found[job.name] = json.loads(json.dumps(getattr(gemma, job.function.partition(":")[2])(**job.arguments)))
@@ -256,6 +267,12 @@ def test_arms_differ_and_what_is_paired_is_the_same(walked):
     for name, row in walked["gemma/static"].items():
         assert row["sparsity"] == pytest.approx(len(row["dropped"]) / 8), name
         assert len(row["dropped"]) == 2, name
+
+
+def test_budgets_are_held_on_what_is_neither_trained_on_nor_scored(walked):
+    back, long = gemma.work_of(0, "smoke").held_back, gemma.long_ones(gemma.Bytes(), "smoke", "validation")
+    assert [tuple(ids.shape) for ids in HELD] == [(2, 40), (8, 20), (8, 20), (8, 20), (8, 20)]  # long; token-blind; three of stage 2
+    assert torch.equal(HELD[0], long) and all(torch.equal(ids, back) for ids in HELD[1:])
 
 
 def test_a_budget_that_is_missed_is_refused(monkeypatch, cache):
