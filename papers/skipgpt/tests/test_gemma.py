@@ -391,16 +391,20 @@ def word(claim, **changed):
     return make_record(CLAIMS.find(claim), CLAIMS.sha256, quantities_gemma.gemma(results)[claim], facts, seeds=[])["verdict"]["word"]
 
 
-@pytest.mark.parametrize("claim, wrong, placebo_too", [
-    ("C1b", dict(both=2.9), dict(routers=2.8, dense=2.85)),
-    ("C2f", dict(plan=3.3), dict(random=3.5, again=3.5)),
-    ("C2g", dict(random=3.3, again=3.3), dict(random=5.0, again=4.0)),
-    ("C2h", dict(long_plan=3.1), dict(long_random=3.3)),
-    ("C5b", dict(both=3.39), dict(foreign=3.0)),
-    ("C11d", dict(attn=0.1, mlp=0.4), dict(uniform_attn=0.3, uniform_mlp=0.2)),
-    ("C16c", dict(blind=3.3), dict(random=3.5, again=3.5)),
-])
-def test_words_follow_the_arms(claim, wrong, placebo_too):
+MOVES = {  # what makes a claim false; what makes its control pass, too
+    "C1b": (dict(both=2.9), dict(routers=2.8, dense=2.85)),
+    "C2f": (dict(plan=3.3), dict(random=3.5, again=3.5)),
+    "C2g": (dict(random=3.3, again=3.3), dict(random=5.0, again=4.0)),
+    "C2h": (dict(long_plan=3.1), dict(long_random=3.3)),
+    "C5b": (dict(both=3.39), dict(foreign=3.0)),
+    "C11d": (dict(attn=0.1, mlp=0.4), dict(uniform_attn=0.3, uniform_mlp=0.2)),
+    "C16c": (dict(blind=3.3), dict(random=3.5, again=3.5)),
+}
+
+
+@pytest.mark.parametrize("claim", quantities_gemma.NAMES)
+def test_words_follow_the_arms(claim):
+    wrong, placebo_too = MOVES[claim]
     assert word(claim) == "supports"
     assert word(claim, **wrong) == "opposes"
     assert word(claim, **placebo_too) == "inconclusive"
