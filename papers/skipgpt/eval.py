@@ -11,8 +11,8 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import pictures, quantities, tables
-from .experiments import blind, paper, rates, scratch, smollm2, speed
+from . import pictures, quantities, quantities_gemma, tables
+from .experiments import blind, gemma, paper, rates, scratch, smollm2, speed
 
 HERE = Path(__file__).parent
 # Curves that only pictures read, and lists of every token: kept in the cache, too long to commit.
@@ -32,6 +32,10 @@ EXPERIMENTS = (
     Experiment("rates", "cpu", None, rates.jobs, tables=tables.rates, asked=True, walked=False, document="rates", minutes=4),
     Experiment("blind", "cpu", None, blind.jobs, tables=tables.blind, asked=True, walked=False, document="blind", left_out=LONG,
                minutes=240),
+    Experiment("gemma", "cpu", quantities_gemma.gemma, gemma.jobs, tables=tables.gemma, asked=True, walked=False,
+               claims=quantities_gemma.NAMES, document="gemma", left_out=LONG, minutes=170, ready=gemma.ready,
+               needs="Gemma-3-270M (`uv sync --inexact --group gemma`); `python -m papers.skipgpt.routers_gemma --seed 0 1 2`",
+               facts=lambda results: tuple([results["gemma/dense"][what]] for what in ("model", "text"))),
     Experiment("real", "cpu", None, smollm2.real_jobs, tables=tables.real, asked=True, document="real-data",
                left_out=(*LONG, "windows"), minutes=12, data=smollm2.REAL_FILES),
     Experiment("gpu", "gpu", quantities.gpu, run=speed.gpu, minutes=10, document="gpu-random-weights",

@@ -68,6 +68,32 @@ def blind(results: dict, size: str = "cpu") -> Iterator[str]:
                    f"{row['mlp_skip']:.3f}  whole modules dropped {len(row['dropped'])}")
 
 
+def gemma(results: dict, size: str = "cpu") -> Iterator[str]:
+    """The second real decoder: short windows, long ones, what was skipped."""
+    def line(name: str, rows: list[dict]) -> str:
+        cells = [fmean(row[key] for row in rows) if key in rows[0] else math.nan for key in ("attn_skip", "mlp_skip", "sparsity")]
+        long = fmean(row["long"]["ce"] for row in rows) if "ce" in rows[0].get("long", {}) else math.nan
+        return f"{name:<46s}{fmean(row['ce'] for row in rows):8.3f}{long:8.3f}" + "".join(f"{cell:9.3f}" for cell in cells)
+
+    yield ""
+    yield "Gemma-3-270M (4-bit weights, fp32), held-out prose, T = 0.25; cross-entropy in nats, then on long windows"
+    yield f"{'method':<46s}{'CE':>8s}{'long':>8s}{'attn':>9s}{'MLP':>9s}{'modules':>9s}"
+    yield line("dense", [results["gemma/dense"]])
+    seeds = seeds_of(results, "gemma/routers")
+    runs = [results[f"gemma/routers/seed{seed}"] for seed in seeds]
+    for kind, title in (("skip", f"routers [trained {len(seeds)} x]"), ("matched", "  their rates at random"),
+                        ("matched again", "  another draw"), ("uniform", "  their mean rate at random")):
+        if runs:
+            yield line(title, [run[kind] | ({"long": run["long"][kind]} if kind in run["long"] else {}) for run in runs])
+    for name, row in results["gemma/static"].items():
+        yield line(f"  {name} [training-free]", [row])
+    if seeds:
+        yield line("token-blind routers [trained]", [results[f"gemma/token-blind/seed{seed}"] for seed in seeds])
+        stages = [results[f"gemma/recovery/seed{seed}"] for seed in seeds]
+        for name in ("dense + LoRA", "routers", "routers + LoRA", "routers + dense's LoRA"):
+            yield line(f"stage 2: {name}", [stage[name] for stage in stages])
+
+
 def _methods(rows: dict[str, list[dict]]) -> Iterator[str]:
     yield f"{'method':<56s}{'CE':>8s}{'recall acc':>12s}{'attn skip':>11s}{'MLP skip':>10s}{'sparsity':>10s}"
     for name, seeds in rows.items():
