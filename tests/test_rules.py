@@ -27,7 +27,8 @@ METHOD_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}
 SOURCES = {"abstract", "table", "figure", "text", "repo", "secondary", "derived"}
 # Whom a reader may be sent to. No package index: its address belongs to the machine.
 HOSTS = {
-    "aclanthology.org", "arxiv.org", "doi.org", "example.org", "github.com", "huggingface.co",
+    "aclanthology.org", "ai.google.dev",  # the second for the terms of Gemma
+    "arxiv.org", "doi.org", "example.org", "github.com", "huggingface.co",
     "index.invalid", "json-schema.org", "openreview.net", "proceedings.mlr.press", "www.apache.org",
     "www.w3.org",
 }  # fmt: skip
@@ -318,8 +319,13 @@ ONE_USER = {  # files of them that one paper alone reaches, and why they stand t
     "common/data/hard_scenes.py": "scenes.py made hard: it draws that file's objects and asks its questions",
     "common/data/stories.py": "what common's own stand-in of stories is trained on",
     "common/standins/llava_qwen3.py": "llava.py's recipe on a second family; recipe, card and weights of a stand-in stand together",
+    "common/reasoning/five.py": "what common's own stand-in of five tasks is trained on",
+    "common/standins/five.py": "a stand-in with its card and weights, as the other stand-ins",
+    "common/standins/speech_smollm2.py": "a stand-in, likewise; GPE's speech (C7) is to begin from it",
     "common/standins/stories.py": "a stand-in with its card and weights, as the other stand-ins",
     "common/streaming/batched.py": "common's own stand-in of stories decodes by it",
+    "common/streaming/digits.py": "what that stand-in is trained on",
+    "common/streaming/whisper.py": "that stand-in's encoder, where audio.py has the small one of both streaming papers",
     "common/streaming/planes.py": "the plane of all streaming methods, as reasoning/planes.py is that of reasoning",
     "common/vision/visual_tokens.py": "ranking for any method; VisiPruner's ranks are its own paper's, in pruners.py",
 }
