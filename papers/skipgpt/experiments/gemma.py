@@ -74,7 +74,7 @@ def jobs(size: str = "cpu") -> list[Job]:
     def job(name: str, function: str, seconds: float, after: tuple[str, ...] = ("gemma/dense",), **arguments) -> Job:
         return Job(f"gemma/{name}", f"{__name__}:{function}", {"size": size, **arguments}, seconds=seconds * SIZES[size].share, after=after)
 
-    each = [("routers", "measured", 480), ("token-blind", "token_blind", 3000), ("recovery", "recovery", 2400)]
+    each = [("routers", "measured", 480), ("token-blind", "token_blind", 2700), ("recovery", "recovery", 2000)]
     return [job("dense", "dense", 180, after=()), job("static", "static", 1500),
             *(job(f"{name}/seed{seed}", function, seconds, seed=seed) for name, function, seconds in each for seed in seeds(size))]
 
