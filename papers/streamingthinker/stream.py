@@ -65,8 +65,8 @@ def converse(reasoner: Reasoner, encode: Callable[[str, int], list[int]], tokeni
         if timing:
             answered = any(event.kind == "answer" for event in thought.events)
             until = "first answer token" if answered else "end, for no answer came"
-            delay = thought.at("answer" if answered else "end") - thought.at("read")
-            out.write(f"delay, from the last sentence to the {until}: {delay:.2f} s by the clock of this machine ({environment()['cpu']}), schedule "
+            delay, machine = thought.at("answer" if answered else "end") - thought.at("read"), environment()["cpu"]
+            out.write(f"delay, from the last sentence to the {until}: {delay:.2f} s by the clock of this machine ({machine}), schedule "
                       f"{schedule}\n")
             out.flush()
         if thought.truncated:
