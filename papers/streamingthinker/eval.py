@@ -1,9 +1,7 @@
 """What StreamingThinker's claims are measured by: `python -m papers.streamingthinker.eval` is what `make reproduce-streamingthinker` runs.
 
-Rungs: `cpu` (two cores: arms tuned from one base on generated stories, two caches, schedules, the event model, the gate on planted
-faults; ONLY=variants: other tasks and orders, and what the mask is for; ONLY=realtext: tokens waited on real questions; ONLY=symbolic, then
-ONLY=paced: a real model on them), `smoke` (the same way with models that have learnt nothing), `paper` (the paper's models and tasks);
-the exact claims are part of every run.
+Rungs: `cpu` (arms tuned from one base on stories, two caches, schedules, the event model, the gate; by name: variants, gated, encoders,
+realtext, aligned, symbolic, paced), `smoke` (the same with models that have learnt nothing), `paper`; the exact claims are part of all.
 """
 
 from __future__ import annotations
@@ -49,11 +47,9 @@ EXPERIMENTS = (
     Experiment("aligned", "cpu", quantities_real.aligned, aligned.jobs, tables=tables.aligned, asked=True, claims=("C18a",),
                document="aligned", minutes=0.2, needs="the group `reasoning` of pyproject.toml", ready=aligned.ready),
     Experiment("symbolic", "cpu", quantities_real.symbolic, symbolic.jobs, tables=tables.symbolic, asked=True, walked=False,
-               claims=("C18d", "C18n", "C18s", "C18u", "C18w"), document="symbolic", minutes=240, ready=adapters.ready,
-               needs="the groups `text` and `reasoning` of pyproject.toml"),
+               claims=("C18d", "C18n", "C18s", "C18u", "C18w"), document="symbolic", minutes=240, ready=adapters.ready),
     Experiment("paced", "cpu", quantities_real.paced, paced.jobs, tables=tables.paced, asked=True, alone=True, walked=False,
-               claims=("C18c", "C18e"), document="paced", minutes=30, ready=paced.ready,
-               needs="adapters: `python -m papers.streamingthinker.adapters`"),
+               claims=("C18c", "C18e"), document="paced", minutes=30, ready=paced.ready, needs="adapters.py's adapters"),
     Experiment("realtext", "cpu", quantities.realtext, realtext.jobs, tables=tables.realtext, asked=True, claims=("C2p", "C2r"),
                document="realtext", minutes=0.5, data=realtext.FILES),
     Experiment("paper", "paper", quantities.paper, run=paper.measure, tables=tables.paper, document="paper-scale",
