@@ -1,7 +1,6 @@
 """What StreamingThinker's claims are measured by: `python -m papers.streamingthinker.eval` is what `make reproduce-streamingthinker` runs.
 
-Rungs: `cpu` (arms tuned from one base on stories, two caches, schedules, the event model, the gate; by name: variants, gated, encoders,
-realtext, aligned, symbolic, paced), `smoke` (the same with models that have learnt nothing), `paper`; the exact claims are part of all.
+Rungs: `cpu` (what is `asked` by its name alone), `smoke` (the same with models that have learnt nothing), `paper`; the exact always.
 """
 
 from __future__ import annotations
