@@ -153,7 +153,10 @@ def paper(results: dict, size: str = "paper") -> Iterator[str]:
             yield (f"{name:<34s}{task:<14s}right {100 * row['right']:.1f} % of {row['items']}, {row['tokens']:.1f} tokens{waited}; "
                    f"delay (event model) {delays}; cut {100 * row['truncated']:.1f} %")
         if clock := run.get("clock"):
-            yield f"{name:<34s}by the clock: first token after {clock['first']:.2f} s, delay {clock['delay']:.2f} s, {clock['items']} items"
+            more = f", views of both caches {1000 * clock['join']:.1f} ms" if "join" in clock else ""
+            more += f", at most {clock['peak']:,.0f} MB" if clock.get("peak") else ""
+            yield (f"{name:<34s}by the clock: first token after {clock['first']:.2f} s, delay {clock['delay']:.2f} s, {clock['items']} "
+                   f"items{more}")
 
 
 def realtext(results: dict, size: str = "cpu") -> Iterator[str]:

@@ -56,7 +56,7 @@ def test_the_contrary_opposes(claim, changes):
 
 @pytest.mark.parametrize("claim, changes", [
     ("C1s", but("untuned", D2=96)), ("C3s", {"saved": {"blocking": [70, 65, 62]}}), ("C4s", but("untuned", D1=5, D2=40)),
-    ("C5s", but("untuned", D2=96)), ("C7s", but("untuned", D2=95)), ("C10e", {"hasty": 199}), ("C12s", but("streaming", D2=20)),
+    ("C5s", but("untuned", D2=96)), ("C7s", but("untuned", D2=95)), ("C10e", {"hasty": 200}), ("C12s", but("streaming", D2=20)),
     ("C3w", {"batch": (1.0, 1.01, 1.02)}), ("C1r", but("untuned", D2=96)), ("C6s", {"changes": {"batch spe": (0.5, 0.4, 0.38)}}),
     ("C15e", {"changes": {"batch spe": (0.5, 0.15, 0.6)}}), ("C14s", {"changes": {"lot": (0.95, 0.97)}}),
     ("C14u", {"changes": {"lot": (0.95, 0.97)}}), ("C14m", {"random": [200, 200]}),
