@@ -1,8 +1,6 @@
 """What StreamingThinker's claims are measured by: `python -m papers.streamingthinker.eval` is what `make reproduce-streamingthinker` runs.
 
-Rungs: `cpu` (two cores: arms tuned from one base on generated stories, two caches, schedules, the event model, the gate on planted
-faults; ONLY=variants: other tasks and orders, and what the mask is for; ONLY=realtext: tokens waited on real questions), `smoke` (the
-same way with models that have learnt nothing), `paper` (the paper's models and tasks); the exact claims are part of every run.
+Rungs: `cpu` (what is `asked` by its name alone), `smoke` (the same with models that have learnt nothing), `paper`; the exact always.
 """
 
 from __future__ import annotations
@@ -12,8 +10,22 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import pictures, quantities, tables
-from .experiments import arms, attention, clock, exact, gated, gates, paper, realtext, speed, symbolic, variants
+from . import adapters, pictures, quantities, quantities_real, tables
+from .experiments import (
+    aligned,
+    arms,
+    attention,
+    clock,
+    exact,
+    gated,
+    gates,
+    paced,
+    paper,
+    realtext,
+    speed,
+    symbolic,
+    variants,
+)
 
 HERE = Path(__file__).parent
 
@@ -31,10 +43,12 @@ EXPERIMENTS = (
                minutes=4),
     Experiment("variants", "cpu", quantities.variants, variants.jobs, tables=tables.variants, asked=True, claims=("C8s", "C13s", "C17s"),
                document="variants", minutes=60),
-    Experiment("aligned", "cpu", quantities.aligned, symbolic.aligned_jobs, tables=tables.aligned, asked=True, claims=("C18a",),
-               document="aligned", minutes=0.2),
-    Experiment("symbolic", "cpu", quantities.symbolic, symbolic.jobs, tables=tables.symbolic, asked=True, walked=False, claims=("C18s",),
-               document="symbolic", minutes=400),
+    Experiment("aligned", "cpu", quantities_real.aligned, aligned.jobs, tables=tables.aligned, asked=True, claims=("C18a",),
+               document="aligned", minutes=0.2, needs="the group `reasoning` of pyproject.toml", ready=aligned.ready),
+    Experiment("symbolic", "cpu", quantities_real.symbolic, symbolic.jobs, tables=tables.symbolic, asked=True, walked=False,
+               claims=("C18d", "C18n", "C18s", "C18u", "C18w"), document="symbolic", minutes=240, ready=adapters.ready),
+    Experiment("paced", "cpu", quantities_real.paced, paced.jobs, tables=tables.paced, asked=True, alone=True, walked=False,
+               claims=("C18c", "C18e"), document="paced", minutes=30, ready=paced.ready, needs="adapters.py's adapters"),
     Experiment("realtext", "cpu", quantities.realtext, realtext.jobs, tables=tables.realtext, asked=True, claims=("C2p", "C2r"),
                document="realtext", minutes=0.5, data=realtext.FILES),
     Experiment("paper", "paper", quantities.paper, run=paper.measure, tables=tables.paper, document="paper-scale",

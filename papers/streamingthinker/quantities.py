@@ -6,7 +6,7 @@ Results are read as they are committed; what seeds there are decides how many ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import fmean
 
@@ -38,6 +38,7 @@ def exact(results: dict, size: str) -> dict[str, dict]:
         "C3d": point(fmean(overlap), baselines={f"{task}, shorter trace": value for task, value in zip(reported.TASKS, shorter)}),
         "C3e": point(analytic.last_unit_delay() - reported.TABLE_2["streaming D1"][0][analytic.DELAY]),
         "C4": point(100 * ((depth["D2"] - depth["D1"]) - (depth["D3"] - depth["D2"])), baselines=depth),
+        "C4r": point(100 * min(depth["D2"] - depth["D1"], depth["D3"] - depth["D2"]), baselines=depth),
         "C5a": point(100 * analytic.largest_position_gap(("D1", "D2", "D3"))), "C5b": point(100 * analytic.largest_position_gap(("SFT",))),
         "C7a": point(-max(faster), baselines=dict(zip(reported.TASKS, (100 * gap for gap in gaps)))),
         "C7c": point(max(max(row) - min(row) for row in excess), baselines={t: fmean(row) for t, row in zip(reported.TASKS, excess)}),
@@ -201,30 +202,6 @@ def gated(results: dict, size: str = "cpu") -> dict[str, dict]:
             "C14u": claim(seeds, partial(over, entry="unit"), "gated", "lot", 100 / units, shown("unit"))}
 
 
-def aligned(results: dict, size: str = "cpu") -> dict[str, dict]:
-    """Questions that can be aligned, clustered by template."""
-    of = results["aligned"]
-    none = [0.0] * len(of["survives"])
-
-    def shared(name: str) -> dict:
-        return paired([100.0 * one for one in of[name]], none, of["templates"])
-
-    return {"C18a": shared("survives") | {"placebo": shared("swapped"), "baselines": of["reasons"] | {
-        "units skipped, %": 100 * of["skipped"]}}}
-
-
-def symbolic(results: dict, size: str = "cpu") -> dict[str, dict]:
-    """Right answers on templates that no training has, clustered by template."""
-    runs = {way: results[f"symbolic/{way}"] for way in ("untuned", "batch", "interleaved", "streaming")}
-
-    def over(way: str, than: str) -> dict:
-        ours, theirs = ([100.0 * one for one in runs[name]["correct"]] for name in (way, than))
-        return paired(ours, theirs, runs[way]["templates"])
-
-    return {"C18s": over("streaming", "batch") | {"placebo": over("untuned", "batch"), "baselines": {
-        way: 100 * fmean(run["correct"]) for way, run in runs.items()}}}
-
-
 def attention(results: dict, size: str = "cpu") -> dict[str, dict]:
     seeds = seeds_of(results, "attention/batch")
     if not seeds:  # results that are older than the experiment
@@ -264,7 +241,7 @@ def gate(results: dict, size: str = "cpu") -> dict[str, dict]:
 
     everything = [row for kind, row in faults.items()]
     not_dropped = sum(of - hit for hit, of in everything), sum(of for _, of in everything)
-    return {"C14c": dropped(found["count faults"]), "C14o": dropped(found["order faults"]),
+    return {"C14c": dropped(found["count faults"]), "C14o": dropped(found["order faults"]), "C14q": dropped(["quoted"]),
             "C14k": clean | {"placebo": percent(*not_dropped)}}
 
 
@@ -286,8 +263,12 @@ def clock(results: dict, size: str = "cpu") -> dict[str, dict]:
     def beyond(name: str) -> dict:
         return summarize([100 * (row[name] - 1) for row in rows], 0.1, "processes")
 
-    return {"C3w": beyond("streaming") | {"sensitivity": beyond("batch"), "baselines": {
-        f"{name}, ms": 1000 * fmean(row["delay"][name] for row in rows) for name in ("streaming", "predicted", "batch")}}}
+    def sooner(name: str) -> dict:
+        return summarize([100 * (1 - row["delay"][name] / row["delay"]["batch"]) for row in rows], 0.1, "processes")
+
+    shown = {f"{name}, ms": 1000 * fmean(row["delay"][name] for row in rows) for name in ("streaming", "predicted", "batch")}
+    return {"C3w": beyond("streaming") | {"sensitivity": beyond("batch"), "baselines": shown},
+            "C3k": sooner("streaming") | {"placebo": sooner("batch"), "baselines": shown}}
 
 
 def speed(results: dict, size: str = "cpu") -> dict[str, dict]:
@@ -307,24 +288,36 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
         by = runs.get(name, {}).get("by", {})
         return by if all(task in by for task in reported.KEYS) else None
 
-    def over(name: str, quantity: Callable[[dict, dict], float], than: str = "qwen3-4b_original") -> dict | None:
+    def over(name: str, quantity: Callable[[dict, dict], float], than: str = "qwen3-4b_original",
+             join: Callable[[Iterable[float]], float] = fmean) -> dict | None:
         ours, theirs = tasks(name), tasks(than)
         if ours is None or theirs is None:
             return None
         by = {task: quantity(ours[task], theirs[task]) for task in reported.KEYS}
-        return point(fmean(by.values()), baselines=by)
+        return point(join(by.values()), baselines=by)
 
     def better(ours: dict, theirs: dict) -> float:
         return 100 * (ours["right"] - theirs["right"])
 
-    def sooner(ours: dict, theirs: dict) -> float:
-        return 100 * (1 - ours["delay"]["streaming"] / theirs["delay"]["batch"])
+    def sooner(ours: dict, theirs: dict, way: str = "batch") -> float:
+        return 100 * (1 - ours["delay"]["streaming"] / theirs["delay"][way])
+
+    def on_hotpot(name: str, than: str) -> dict | None:
+        """Tokens of a run on HotpotQA against another's, in %."""
+        ours, theirs = (runs.get(run, {}).get("by", {}).get("hotpotqa") for run in (name, than))
+        return point(100 * ours["tokens"] / theirs["tokens"]) if ours and theirs else None
 
     asked_first, asked_last = "qwen3-4b_streaming_d3", "qwen3-4b_streaming-context_d3"
-    measured_by_clock = runs.get(asked_first, {}).get("clock")
+    clocked = runs.get(asked_first, {}).get("clock") or {}
     found = {"C1": over(asked_first, better), "C2": over(asked_first, lambda ours, _: 100 * (1 - ours["waited"] / ours["heard"])),
-             "C3": over(asked_first, sooner), "C8": over(asked_last, better, "qwen3-4b_original-context"),
-             "C9": measured_by_clock and point(measured_by_clock["first"], baselines={"delay, s": measured_by_clock["delay"]})}
+             "C3": over(asked_first, sooner), "C4p": over("qwen3-4b_batch_d2", better, "qwen3-4b_batch_d1"),
+             "C5p": over("qwen3-4b_batch-spe_d2", lambda *of: abs(better(*of)), "qwen3-4b_batch_d2", max),
+             "C7p": over(asked_first, partial(sooner, way="blocking"), "qwen3-4b_interleaved_d3"),
+             "C8": over(asked_last, better, "qwen3-4b_original-context"),
+             "C9": point(clocked["first"], baselines={"delay, s": clocked["delay"]}) if clocked else None,
+             "C10p": point(1000 * clocked["join"]) if "join" in clocked else None,
+             "C10m": point(clocked["peak"]) if clocked.get("peak") else None,
+             "C11p": on_hotpot("qwen3-4b_streaming_d1", "qwen3-4b_streaming-context_d1")}
     return {name: measured for name, measured in found.items() if measured is not None}
 
 

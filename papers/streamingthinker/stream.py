@@ -5,7 +5,8 @@
 --checkpoint is a folder that training wrote (weights or adapter, tokenizer, streamingthinker.json), a stand-in of stories
 (common/standins/stories-weights/seed0), or any causal model with a chat template whose embedding has room for five tokens. Every line is
 an input of its own: the question first, then sentences, each ending with . ! or ?. What a user writes is never taken for structure.
---show timing prints after each unit when it was written and when its sentence had come, in seconds of this machine's clock.
+--show timing prints after each unit when it was written and when its sentence had come, and the delay of the answer: seconds of this
+machine's clock, from the last sentence's arrival to the first answer token, under the schedule that is named beside it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from common.claims.machine import environment
 from common.errors import UserError
 from common.streaming.live import open_checkpoint, units_of
 from common.streaming.units import ends_sentence
@@ -61,7 +63,11 @@ def converse(reasoner: Reasoner, encode: Callable[[str, int], list[int]], tokeni
 
         thought = reasoner.think((encode(sentence, i) for i, sentence in enumerate(text)), depth, schedule, told)
         if timing:
-            out.write(f"delay, from the last sentence to the end: {thought.at('end') - thought.at('read'):.2f} s\n")
+            answered = any(event.kind == "answer" for event in thought.events)
+            until = "first answer token" if answered else "end, for no answer came"
+            delay, machine = thought.at("answer" if answered else "end") - thought.at("read"), environment()["cpu"]
+            out.write(f"delay, from the last sentence to the {until}: {delay:.2f} s by the clock of this machine ({machine}), schedule "
+                      f"{schedule}\n")
             out.flush()
         if thought.truncated:
             print("streamingthinker: a unit or the answer reached its cap and was cut", file=sys.stderr)

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 
 from .experiments.arms import UNTUNED
 from .quantities import Arms
+from .quantities_real import WAYS, Adapters
 from .standins import ARMS
 
 NAMES = {"start": "the base, in batch (as trained)", "untuned": "the base in streaming, positions from 0",
@@ -107,11 +108,30 @@ def aligned(results: dict, size: str = "cpu") -> Iterator[str]:
 
 
 def symbolic(results: dict, size: str = "cpu") -> Iterator[str]:
+    of = Adapters(results)
     yield ""
-    for job, run in results.items():
-        if job.startswith("symbolic/"):
-            yield (f"{job:<24s}right {100 * fmean(run['correct']):.1f} % of {len(run['correct'])}, units {100 * run['units']:.1f} %, cut "
-                   f"{100 * run['truncated']:.1f} %; tokens waited -{run['waited']:.1f} %, delay (event model) -{run['delay']:.1f} %")
+    for told, name in (("new", "templates that no training has"), ("known", "trained templates, other numbers")):
+        first = of.run(of.seeds[0], "batch", told)
+        waited = fmean(results["symbolic/asked"][told]["waited"])
+        yield (f"gsm_symbolic, {name}: {len(first['correct'])} questions, {len(of.seeds)} trainings (mean, spread), in %; tokens waited "
+               f"-{waited:.1f} % but in batch; delay (event model, each arm in its own ways)")
+        for way in ("untuned", *WAYS):
+            rows = [of.run(seed, way, told) for seed in (of.seeds[:1] if way == "untuned" else of.seeds)]
+            seconds = ", ".join(f"{kind} {fmean(row['delay'][kind] for row in rows):.2f} s" for kind in rows[0]["delay"])
+            right = spread([100 * fmean(row["correct"]) for row in rows])
+            thoughts, skips = (spread([100 * row[entry][0] / row[entry][1] for row in rows]) for entry in ("thoughts", "skips"))
+            cut, tokens = (fmean(row[entry] for row in rows) for entry in ("truncated", "tokens"))
+            yield (f"  {way:<12s}right {right}, thoughts {thoughts}, skips {skips}, cut {100 * cut:.1f}; {tokens:.1f} tokens; "
+                   f"delay {seconds}")
+
+
+def paced(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    for name, row in results.items():
+        if name.startswith("paced/"):
+            yield (f"{name}, two threads, .4 s a word, {row['items']} questions: a token {1000 * row['tau']:.0f} ms, a segment "
+                   f"{1000 * row['p']:.0f} ms; delay measured {row['streaming']:.2f}, predicted {row['predicted']:.2f}, batch "
+                   f"{row['batch']:.2f} s; thinking takes {100 * row['duty']:.0f} % of the reading, cut {row['cut']}")
 
 
 def attention(results: dict, size: str = "cpu") -> Iterator[str]:
@@ -133,7 +153,10 @@ def paper(results: dict, size: str = "paper") -> Iterator[str]:
             yield (f"{name:<34s}{task:<14s}right {100 * row['right']:.1f} % of {row['items']}, {row['tokens']:.1f} tokens{waited}; "
                    f"delay (event model) {delays}; cut {100 * row['truncated']:.1f} %")
         if clock := run.get("clock"):
-            yield f"{name:<34s}by the clock: first token after {clock['first']:.2f} s, delay {clock['delay']:.2f} s, {clock['items']} items"
+            more = f", views of both caches {1000 * clock['join']:.1f} ms" if "join" in clock else ""
+            more += f", at most {clock['peak']:,.0f} MB" if clock.get("peak") else ""
+            yield (f"{name:<34s}by the clock: first token after {clock['first']:.2f} s, delay {clock['delay']:.2f} s, {clock['items']} "
+                   f"items{more}")
 
 
 def realtext(results: dict, size: str = "cpu") -> Iterator[str]:
@@ -148,6 +171,12 @@ def gate(results: dict, size: str = "cpu", of: str = "gate") -> Iterator[str]:
     found = results[of]
     yield ""
     for encoder, kept in found["kept"].items():
-        yield f"The gate with {encoder}: keeps {100 * kept[0] / kept[1]:.1f} % of {kept[1]} clean traces"
+        yield f"The gate with {encoder}: keeps {100 * kept[0] / kept[1]:.1f} % of {kept[1]} clean traces; of as many faulty ones"
         for kind, (dropped, of) in found["dropped"][encoder].items():
-            yield f"  drops {100 * dropped / of:5.1f} % of {of} traces with a fault: {kind}"
+            yield (f"  {kind:<9s}recall {100 * dropped / of:5.1f} % of {of}, precision {precision(dropped, of, *kept)}")
+
+
+def precision(dropped: int, of: int, kept: int, clean: int) -> str:
+    """Share of faulty ones among what is dropped of as many faulty traces as clean ones, in %; "-" where nothing is dropped."""
+    hit, alarm = dropped / of, 1 - kept / clean
+    return f"{100 * hit / (hit + alarm):5.1f} %" if hit + alarm else "-"

@@ -29,6 +29,7 @@ from common.benchmarks.sampled import sampling_lm
 from common.errors import UserError
 from common.files import write_json
 from common.models import Loaded, ModelSpec, load
+from common.streaming.two_streams import TwoStreams
 
 from .. import harness, questions
 from ..reasoner import Event, Reasoner
@@ -124,10 +125,13 @@ def by_task(run: Path, spec: ModelSpec, card: dict, depth: int, how: dict[str, A
 # -- by the clock ------------------------------------------------------------------------------------------
 def clock(of: Loaded, card: dict, depth: int, how: dict[str, Any], device: str, data: Path | str | None = None) -> dict[str, Any]:
     """{"first": s from the stream's start to the first written token (table 4), "delay": s from the last word to the first answer token,
-    "items", "truncated"}: means, with a reader and a writer at once."""
+    "join": s of all views on the two parts of an example's cache, "items", "truncated"}: means, with a reader and a writer at once; on CUDA
+    "peak": MiB of weights, caches and passes."""
     chat = harness.chat_of(of.model, of.tokenizer, card)
     order = "context" if card.get("context_first") else "question"
-    firsts, delays, cut = [], [], 0
+    firsts, delays, joins, cut = [], [], [], 0
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     for item in questions.load_items(how["clock_task"], data, how["clock_items"]):
         segments, words = harness.segments_of(chat, questions.prompt_of(item), order)
         times: dict[str, float] = {}
@@ -150,7 +154,27 @@ def clock(of: Loaded, card: dict, depth: int, how: dict[str, Any], device: str, 
                 times.setdefault("answer", time.perf_counter())
 
         reasoner = Reasoner(of.model, chat.tokens(), card.get("start", 0), unit_cap=how["unit_cap"], rest_cap=how["cap"], choose=choose)
-        cut += reasoner.think(spoken(), depth, "streams" if device == "cuda" else "threads", told).truncated
+        thought = reasoner.think(spoken(), depth, "streams" if device == "cuda" else "threads", told)
+        cut += thought.truncated
+        joins.append(joining(of.model, segments, sum(map(len, thought.units)) + len(thought.rest)))
         firsts.append(times["first"] - times["began"])
         delays.append(times["answer"] - times["last"])
-    return {"first": fmean(firsts), "delay": fmean(delays), "items": len(firsts), "truncated": cut / len(firsts)}
+    peak = {"peak": torch.cuda.max_memory_allocated() / 2**20} if device == "cuda" else {}
+    means = dict(zip(("first", "delay", "join"), map(fmean, (firsts, delays, joins))))
+    return means | {"items": len(firsts), "truncated": cut / len(firsts)} | peak
+
+
+def joining(model, segments: list[list[int]], written: int, tries: int = 20) -> float:
+    """Seconds that the two parts of a cache take to be opened apart and together: a view for each segment that is read and for each token
+    that is written (where the paper splits and merges once a segment)."""
+    two = TwoStreams(model)
+    for segment in segments:
+        two.read(segment)
+
+    def of(view: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        for _ in range(tries):
+            view()
+        return (time.perf_counter() - began) / tries
+
+    return len(segments) * of(two.cache.reader) + written * of(lambda: two.cache.writer(two.source_length))

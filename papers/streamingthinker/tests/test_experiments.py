@@ -298,20 +298,21 @@ def test_the_clock_is_paced_by_measured_costs_and_predicted_from_what_was_writte
     seen = []
     monkeypatch.setattr(clock, "costs", lambda reasoner, told: seen.append((reasoner, list(told))) or (0.01, 0.02, 30.0))
 
-    def timed(reasoner, story, r):
-        seen.append((reasoner, story, r))
+    def timed(reasoner, told, pauses):
+        seen.append((reasoner, told, pauses))
         number = len(seen)
-        return (0.5 * number**2, Of(units=[(1,) * 3] * len(story.words), m=4 + number))
+        return (0.5 * number**2, Of(units=[(1,) * 3] * len(told), m=4 + number))
 
     monkeypatch.setattr(clock, "timed", timed)
     found = clock.clock(1, "five")
     warm = [stories.totals(2000 + i, "val", 4) for i in range(2)]
     ours, waits = (("ours", "streaming 4", 7, 9), ("waits", "streaming 4", 7, 9))
     r = 0.01 * 30.0 / (0.5 * sum(sum(s.words) for s in warm) / 2)  # thinking takes half of the reading time
-    assert seen[0] == (ours, warm) and found["r"] == pytest.approx(r) and (found["tau"], found["p"]) == (0.01, 0.02)
+    assert seen[0] == (ours, list(map(clock.ids_of, warm))) and found["r"] == pytest.approx(r)
+    assert (found["tau"], found["p"]) == (0.01, 0.02)
     told = [stories.totals(2500 + i, "val", 4) for i in range(3)]
-    assert [(who, story) for who, story, _ in seen[1:]] == [(who, story) for story in told for who in (ours, waits)]
-    assert all(of[2] == pytest.approx(r) for of in seen[1:])
+    assert [(who, ids) for who, ids, _ in seen[1:]] == [(who, clock.ids_of(story)) for story in told for who in (ours, waits)]
+    assert all(pauses == pytest.approx([r * len(s) for s in ids]) for _, ids, pauses in seen[1:])
     costs = latency.Costs(r=found["r"], tau=0.01, p=0.02, whole=0.02)
     rows = [(0.5 * (2 + 2 * i) ** 2, 0.5 * (3 + 2 * i) ** 2,
              latency.simulate("streaming", s.words, [3] * len(s.words), 6 + 2 * i, costs).delay) for i, s in enumerate(told)]
@@ -326,7 +327,7 @@ def test_jobs_of_what_is_timed(monkeypatch):
     monkeypatch.setattr(arms, "weights", lambda seed, *arms: (f"{seed}", *arms))
     found = clock.jobs("cpu")
     assert [(job.name, job.arguments, job.data) for job in found] == [
-        (f"clock/process{i}", {"process": i, "size": "cpu"}, ("4", "streaming")) for i in range(3)]
+        (f"clock/process{i}", {"process": i, "size": "cpu"}, ("4", "streaming")) for i in range(5)]
     assert [(job.name, job.arguments) for job in speed.jobs("cpu")] == [
         (f"step/process{i}", {"process": i, "size": "cpu"}) for i in range(3)]
 
@@ -340,7 +341,7 @@ def test_costs_are_of_a_token_and_of_a_segment(monkeypatch):
     told = TEST[:2]
     thoughts = iter([Of(units=[(1,) * 2, (1,) * 3], rest=(1,) * 4, at={"end": 30.0}.get),
                      Of(units=[(1,)], rest=(1,), at={"end": 12.0}.get)])
-    tau, p, tokens = clock.costs(Of(model="model", think=lambda segments: next(thoughts)), told)
+    tau, p, tokens = clock.costs(Of(model="model", think=lambda segments: next(thoughts)), map(clock.ids_of, told))
     assert read == [stories.ids(s) for story in told for s in story.source]
     each = [(30.0 - len(told[0].source)) / (5 + 4 + 1), (12.0 - len(told[1].source)) / (1 + 1 + 1)]
     assert (tau, p, tokens) == (pytest.approx(sum(each) / 2), 1.0, 3.0)
@@ -359,7 +360,7 @@ def test_a_delay_is_from_the_last_segment_to_the_first_answer_token(monkeypatch)
             told(Of(kind=kind))
         return "thought"
 
-    delay, thought = clock.timed(Of(think=think), story, 0.25)
+    delay, thought = clock.timed(Of(think=think), clock.ids_of(story), [0.25 * n for n in story.words])
     assert delay == pytest.approx(1.5) and thought == "thought" and torch.get_num_threads() == threads
     assert slept == pytest.approx([0.25 * len(s) for s in story.source])
 

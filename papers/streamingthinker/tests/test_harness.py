@@ -14,7 +14,7 @@ from common.models import load, tiny
 from common.runs.experiment import every_job
 from common.standins import stories as base_of
 
-from .. import baselines, pictures, quantities, standins, tables, worded
+from .. import baselines, pictures, quantities, quantities_real, standins, tables, worded
 from .. import eval as harness
 from ..experiments import arms as small
 from ..experiments import clock as timed
@@ -35,7 +35,8 @@ def test_every_claim_is_measured_blocked_or_not_checkable():
     run = quantities.arms(arms()) | quantities.clock(clock()) | quantities.gold(gold()) | quantities.gate(gate())
     run |= quantities.speed(speed()) | quantities.realtext(realtext()) | quantities.variants(variants())
     run |= quantities.gated(made_up.gated()) | quantities.attention(made_up.attention()) | quantities.encoders(made_up.encoders())
-    run |= quantities.aligned(made_up.aligned()) | quantities.symbolic(made_up.symbolic())
+    run |= quantities_real.aligned(made_up.aligned()) | quantities_real.symbolic(made_up.symbolic())
+    run |= quantities_real.paced(made_up.paced())
     large = quantities.paper(made_up.paper())
     for claim in CLAIMS:
         if claim.get("status") != "not-checkable":
@@ -71,9 +72,16 @@ def test_tables_and_pictures_show_every_arm(tmp_path):
     assert "batch, positions from 0" in "\n".join(tables.attention(made_up.attention()))
     assert "with minilm: keeps 96.0 % of 500" in "\n".join(tables.gate(made_up.encoders(), of="encoders"))
     assert "60.0 % of 1500 questions align by rule (50 of 50 templates" in "\n".join(tables.aligned(made_up.aligned()))
-    assert "symbolic/streaming      right 32.0 % of 200" in "\n".join(tables.symbolic(made_up.symbolic()))
-    assert "first token after 6.23 s" in "\n".join(tables.paper(made_up.paper()))
+    text = "\n".join(tables.symbolic(made_up.symbolic()))
+    assert "other numbers: 95 questions, 3 trainings" in text and "  untuned     right 1.9, thoughts 1.0, skips 93.3, cut 10.0" in text
+    assert "delay blocking 4.11 s, buffered 2.21 s" in text and "tokens waited -85.1 %" in text
+    assert "delay measured 1.50, predicted 1.47, batch 4.20 s" in "\n".join(tables.paced(made_up.paced()))
+    text = "\n".join(tables.paper(made_up.paper()))
+    assert "first token after 6.23 s" in text and "100 items, views of both caches 4.0 ms, at most 7,990 MB" in text
     assert "tokens waited -82.5 %" in "\n".join(tables.gold(gold())) and "keeps 96.0 % of 500" in "\n".join(tables.gate(gate()))
+    text = "\n".join(tables.gate(gate(dropped={"ahead": [40, 50], "quoted": [0, 100]})))
+    assert "ahead    recall  80.0 % of 50, precision  95.2 %" in text  # 80 of 100 faulty ones beside 4 of 100 clean ones
+    assert "quoted   recall   0.0 % of 100, precision   0.0 %" in text and tables.precision(0, 9, 9, 9) == "-"
 
 
 def test_results_that_are_older_than_an_arm_are_read():
@@ -134,10 +142,12 @@ def test_the_clock_and_its_prediction_are_of_one_size():
     model = base_of.build(0).eval()
     ours, waits = (kind(model, worded.of_stories(), unit_cap=3, rest_cap=3) for kind in (Reasoner, baselines.Batch))
     story = stories.totals(0)
-    tau, p, tokens = timed.costs(ours, [story])
+    told = timed.ids_of(story)
+    tau, p, tokens = timed.costs(ours, [told])
     assert tau > 0 and p > 0 and len(story.source) <= tokens <= 3 * len(story.source)
-    streamed, thought = timed.timed(ours, story, r=tau)
-    waited, _ = timed.timed(waits, story, r=tau)
+    pauses = [tau * n for n in story.words]
+    streamed, thought = timed.timed(ours, told, pauses)
+    waited, _ = timed.timed(waits, told, pauses)
     assert 0 < streamed < waited and len(thought.units) == len(story.source)
 
 

@@ -2,10 +2,13 @@
 
 import io
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
+from common.claims.machine import ROOT
 from common.data import stories
 from common.models import load, tiny
 from common.standins import stories as base_of
@@ -14,7 +17,7 @@ from common.streaming.units import ends_sentence
 from tests.small_tokenizers import tokenizer
 
 from .. import stream, worded
-from ..reasoner import BadInput, Reasoner
+from ..reasoner import BadInput, Event, Reasoner, Thought
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,48 @@ def test_the_first_unit_is_printed_before_the_second_sentence_is_written(checkpo
     os.close(there)
     work.join(20)
     lines = out.getvalue().splitlines()
-    assert len(lines) == 5 and lines[-1].startswith("delay, from the last sentence to the end: ")
+    assert len(lines) == 5 and lines[-1].startswith("delay, from the last sentence to the ")
+    assert "by the clock of this machine (" in lines[-1] and lines[-1].endswith("), schedule threads")
+
+
+def test_a_delay_ends_at_the_first_answer_token_and_says_whose_clock_and_schedule(capsys):
+    """By hand: the last sentence comes after 3 s, the answer's first token after 5 s, the end after 9 s."""
+    class Thinker:
+        def __init__(self, *events):
+            self.events = events
+
+        def think(self, segments, depth, schedule, told):
+            list(segments)
+            return Thought(events=[Event(kind, 0, at) for kind, at in self.events])
+
+    words = type("Words", (), {"decode": staticmethod(lambda ids, **_: "")})
+    for events, says in ((((("read", 1.0), ("read", 3.0), ("answer", 5.0), ("end", 9.0))), "first answer token: 2.00 s"),
+                         ((("read", 3.0), ("end", 9.0)), "end, for no answer came: 6.00 s")):
+        out = io.StringIO()
+        stream.converse(Thinker(*events), lambda text, i: [1], words, iter([iter(["Total ann?"])]), 2, "serial", out, True)
+        assert f"delay, from the last sentence to the {says} by the clock of this machine (" in out.getvalue()
+        assert out.getvalue().endswith("), schedule serial\n")
+
+
+def test_the_command_itself_prints_a_unit_before_the_next_sentence_is_sent(checkpoint, tmp_path):
+    """Through a FIFO into a process of its own: what the acceptance check asks of the command."""
+    pipe = tmp_path / "said"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "papers.streamingthinker.stream", "--checkpoint", checkpoint, "--unit-cap", "4", "--rest-cap", "4",
+               "--show", "timing"]
+    keeper = os.open(pipe, os.O_RDWR)  # so that neither side waits for the other to open
+    with open(pipe) as stdin:
+        work = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        os.write(keeper, b"Total ann bob? ")
+        first = work.stdout.readline()
+        assert "its sentence" in first, "a unit while there is no second sentence"
+        os.write(keeper, b"Ann has 3. Bob has 4.\n")
+        os.close(keeper)
+        rest = work.communicate(timeout=60)[0].splitlines()
+    finally:
+        work.kill()
+    assert len(rest) == 4 and rest[-1].startswith("delay, from the last sentence to the ") and work.returncode == 0
 
 
 def test_lines_are_inputs_of_their_own_and_caps_are_told(checkpoint, monkeypatch, capsys):

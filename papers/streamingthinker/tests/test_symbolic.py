@@ -1,16 +1,12 @@
 """Worked lines behind the sentences that make them known: by hand, and on the generator's own questions."""
 
 import pytest
-import torch
 
 from common.errors import DataError
-from common.models import load, tiny
 from tests.small_tokenizers import tokenizer
 
 from .. import symbolic
-from ..experiments import symbolic as experiment
-from ..method import collate, forward
-from ..reasoner import Reasoner
+from ..experiments import aligned as experiment
 from ..symbolic import SKIP, Aligned, Lines, align
 
 QUESTION = "Ann has 3 boxes of 20 stamps. She likes them. She finds half a dozen. How many stamps has she?"
@@ -42,7 +38,7 @@ def test_numbers_by_hand():
     assert symbolic._sides("4*2=8 and 8+1=9") == ({4, 2, 1}, {8, 9}) and symbolic._sides("Ann finds 6") == ({6}, set())
 
 
-def test_real_questions_are_aligned_or_dropped_and_templates_are_split():
+def test_real_questions_are_aligned_or_dropped():
     pytest.importorskip("reasoning_gym")
     found = symbolic.surveyed(120)
     kept = [one for _, one in found if isinstance(one, Aligned)]
@@ -50,9 +46,6 @@ def test_real_questions_are_aligned_or_dropped_and_templates_are_split():
     for one in kept:
         assert len(one.units) == len(one.sentences) >= 3 and any(unit != SKIP for unit in one.units[1:])
         assert one.sentences[0].endswith("?") and one.answer.replace(".0", "") in one.deep.replace(",", "").replace(".0", "")
-    train, test = symbolic.split(kept)
-    assert train and test and not {one.template for one in train} & {one.template for one in test}
-    assert len(train) + len(test) == len(kept)
     found = experiment.aligned("smoke")
     assert sum(found["swapped"]) < 0.2 * sum(found["survives"]) and sum(found["reasons"].values()) == 60 - sum(found["survives"])
 
@@ -73,19 +66,3 @@ def test_segments_in_tokens_end_with_a_line_and_open_no_structure():
     assert of.answered(sample.target[-1]) == "66" and of.answered(of.plain("So nothing")) == "So nothing"
     with pytest.raises(DataError, match="cuts ' ####' into more than one token"):
         Lines.of(tokenizer("qwen2"))
-
-
-def test_batched_writing_is_the_reasoner_s(monkeypatch):
-    of, asked = words(), [align(QUESTION, WORKED, "66"), align("Ann has 3. Bob has 2. How many?", "3+2=5\n3-2=1\n5+1=6", "6")]
-    model = load(tiny(vocab_size=len(of.tokenizer), num_hidden_layers=1, initializer_range=0.4)).model
-    rows = experiment.written(model, of, asked, experiment.WAYS["streaming"], (4, 5))
-    for one, row in zip(asked, rows):
-        alone = Reasoner(model, of.tokens(), unit_cap=4, rest_cap=5).think([of.line(s) for s in one.sentences], 2)
-        assert (row.units, row.rest) == (alone.units, alone.rest)
-    samples = experiment.rows_at(3, asked, of, 0, 3)
-    assert samples == experiment.rows_at(3, asked, of, 0, 3) and torch.isfinite(forward(model, collate(samples))).all()
-    monkeypatch.setattr(experiment, "opened", lambda how: (load(tiny(vocab_size=len(of.tokenizer), num_hidden_layers=1)).model, of))
-    monkeypatch.setattr(symbolic, "surveyed", lambda count, seed: [(i, align(QUESTION, WORKED, "66", i)) for i in range(6)])
-    found = {way: experiment.run(way, "smoke") for way in ("untuned", "streaming", "batch", "interleaved")}
-    assert found["untuned"]["losses"] == [] and all(len(found[way]["losses"]) == 1 for way in ("streaming", "batch", "interleaved"))
-    assert all(row["correct"] == [0] and row["templates"] == [4] and row["waited"] > 50 for row in found.values())

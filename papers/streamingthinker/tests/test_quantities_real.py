@@ -1,0 +1,109 @@
+"""Quantities of real questions, of the clock and of the paper's own size, each worked out by hand from results in which no two numbers
+are equal."""
+
+from statistics import fmean
+
+import pytest
+
+from tests.golden import same
+from tests.numerics import drawn
+
+from .. import quantities, quantities_real
+from ..reported import KEYS
+
+SEEDS = (0, 1, 2)
+WAYS = {"batch": ("batch",), "interleaved": ("blocking", "buffered"), "streaming": ("streaming",)}
+
+
+def scored(way, seed):
+    """200 and 50 answers, thoughts of 400 and of 90, delays in the arm's own ways."""
+    found = {}
+    for told, n, of in (("new", 200, 400), ("known", 50, 90)):
+        right, thoughts = round(n * drawn(way, seed, told, "right")), round(of * drawn(way, seed, told, "thoughts"))
+        delay = {kind: 1 + drawn(way, seed, told, kind) for kind in WAYS.get(way, ("streaming",))}
+        found[told] = {"correct": [int(i < right) for i in range(n)], "thoughts": [thoughts, of], "skips": [1, 7], "delay": delay}
+    return found
+
+
+RUNS = {"untuned": scored("untuned", 0)} | {f"{way}/seed{seed}": scored(way, seed) for way in WAYS for seed in SEEDS}
+WAITED = [70 + 10 * drawn("waited", i) for i in range(60)]
+FOUND = {f"symbolic/{name}": run for name, run in RUNS.items()} | {
+    "symbolic/asked": {"new": {"waited": WAITED, "templates": [i % 31 for i in range(60)]}, "known": {"waited": [1.0], "templates": [1]}}}
+
+
+def right(way, seed, told):
+    run = RUNS["untuned"] if way == "untuned" else RUNS[f"{way}/seed{seed}"]
+    return 100 * sum(run[told]["correct"]) / len(run[told]["correct"])
+
+
+def thoughts(way, seed):
+    hits, of = (RUNS["untuned"] if way == "untuned" else RUNS[f"{way}/seed{seed}"])["new"]["thoughts"]
+    return 100 * hits / of
+
+
+@pytest.mark.parametrize("claim, told, resolution", [("C18s", "new", 0.5), ("C18n", "known", 2.0)])
+def test_answers_of_an_adapter_less_those_of_batch(claim, told, resolution):
+    def over(way):
+        return [right(way, seed, told) - right("batch", seed, told) for seed in SEEDS]
+
+    same(quantities_real.symbolic(FOUND)[claim], over("streaming"), placebo=over("untuned"), resolution=resolution,
+         shown={way: [right(way, seed, told) for seed in SEEDS] for way in ("untuned", *WAYS)})
+
+
+def test_thoughts_of_an_adapter_less_those_of_batch():
+    same(quantities_real.symbolic(FOUND)["C18u"], [thoughts("streaming", s) - thoughts("batch", s) for s in SEEDS], resolution=0.25,
+         placebo=[thoughts("untuned", s) - thoughts("batch", s) for s in SEEDS],
+         shown={way: [thoughts(way, s) for s in SEEDS] for way in ("untuned", *WAYS)})
+
+
+def test_every_arm_is_timed_on_its_own_traces_and_in_its_own_way():
+    def saved(way, kind):
+        late = [RUNS[f"{way}/seed{s}"]["new"]["delay"][kind] for s in SEEDS]
+        return [100 * (1 - a / RUNS[f"batch/seed{s}"]["new"]["delay"]["batch"]) for a, s in zip(late, SEEDS)]
+
+    same(quantities_real.symbolic(FOUND)["C18d"], saved("streaming", "streaming"), placebo=saved("interleaved", "blocking"), resolution=0.1,
+         shown={"streaming": saved("streaming", "streaming"), "interleaved, blocking": saved("interleaved", "blocking"),
+                "interleaved, buffered": saved("interleaved", "buffered")})
+
+
+def test_tokens_waited_are_of_questions_clustered_by_template():
+    measured = quantities_real.symbolic(FOUND)["C18w"]
+    assert measured["value"] == pytest.approx(fmean(WAITED)) and (measured["n_items"], measured["n_clusters"]) == (60, 31)
+    assert measured["placebo"]["value"] == 0
+
+
+def test_the_clock_on_real_questions():
+    rows = {f"paced/process{i}": {name: 1 + drawn(name, i) for name in ("streaming", "batch", "predicted")} for i in range(5)}
+    measured = quantities_real.paced(rows | {"clock/process0": {}})
+    rows = list(rows.values())
+    shown = {f"{name}, s": [row[name] for row in rows] for name in ("streaming", "predicted", "batch")}
+    same(measured["C18c"], [100 * (1 - row["streaming"] / row["batch"]) for row in rows], placebo=[0.0] * 5, resolution=0.1,
+         over="processes", shown=shown)
+    same(measured["C18e"], [100 * (row["streaming"] / row["predicted"] - 1) for row in rows], resolution=0.1, over="processes",
+         sensitivity=[100 * (row["batch"] / row["predicted"] - 1) for row in rows], shown=shown)
+
+
+def test_the_paper_s_own_size():
+    """Of the runs that are there: without one of its runs, or without a task, a claim is not measured."""
+    def by(name, *entries):
+        return {task: {entry: 1 + drawn(name, task, entry) for entry in entries} | {
+            "delay": {way: 1 + drawn(name, task, way) for way in ("streaming", "batch", "blocking")}} for task in KEYS}
+
+    runs = {f"qwen3-4b_{name}": {"by": by(name, "right", "tokens", "waited", "heard")} for name in (
+        "original", "batch_d1", "batch_d2", "batch-spe_d2", "interleaved_d3", "streaming_d1", "streaming_d3", "streaming-context_d1")}
+    runs["qwen3-4b_streaming_d3"]["clock"] = {"first": 6.5, "delay": 9.5, "join": 0.0025, "peak": 7900.0}
+    measured = {name: of["value"] for name, of in quantities.paper({"paper": runs}).items()}
+
+    def of(name, task, entry="right"):
+        return runs[f"qwen3-4b_{name}"]["by"][task][entry]
+
+    steps = [100 * (of("batch_d2", task) - of("batch_d1", task)) for task in KEYS]
+    gaps = [abs(100 * (of("batch-spe_d2", task) - of("batch_d2", task))) for task in KEYS]
+    sooner = [100 * (1 - of("streaming_d3", task, "delay")["streaming"] / of("interleaved_d3", task, "delay")["blocking"]) for task in KEYS]
+    tokens = 100 * of("streaming_d1", "hotpotqa", "tokens") / of("streaming-context_d1", "hotpotqa", "tokens")
+    assert measured["C4p"] == pytest.approx(fmean(steps)) and measured["C5p"] == pytest.approx(max(gaps))
+    assert measured["C7p"] == pytest.approx(fmean(sooner)) and measured["C11p"] == pytest.approx(tokens)
+    assert (measured["C9"], measured["C10p"], measured["C10m"]) == (6.5, 2.5, 7900.0)
+    assert set(measured) == {"C1", "C2", "C3", "C4p", "C5p", "C7p", "C9", "C10m", "C10p", "C11p"}  # C8: no original with the context first
+    del runs["qwen3-4b_batch_d2"]["by"]["pubmedqa"], runs["qwen3-4b_streaming_d1"], runs["qwen3-4b_streaming_d3"]["clock"]["peak"]
+    assert set(quantities.paper({"paper": runs})) == {"C1", "C2", "C3", "C7p", "C9", "C10p"}

@@ -1,0 +1,155 @@
+"""Traces from a generator: what is asked of it and in which order, what is kept, and rows that training reads as they are."""
+
+import json
+
+import numpy as np
+import pytest
+
+from common.errors import DataError
+from common.models import load, tiny
+from common.reasoning.rollouts import Rollout
+from tests.small_tokenizers import tokenizer
+
+from .. import traces
+from ..curation import Gate
+from ..data import JsonTraces, read_row
+from ..traces import CHECK, CUES, Problem, chat_writer, make_rows, units_of
+from ..worded import Chat
+
+PROBLEM = Problem(("How many has Ann?", "Ann has 3.", "It rains.", "She gets 2."), "5")
+UNITS = "we ask for Ann <EOQ> three of Ann <EOT> <Skip> <EOT> 3 + 2 = 5 she gets <EOT>"
+
+
+def letters(texts):
+    """Similar where letters are."""
+    rows = np.array([[text.lower().count(chr(ord("a") + i)) for i in range(26)] for text in texts], float)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+
+
+GATE = Gate(letters, diagonal=0.2, first=0.0)
+
+
+class Scripted:
+    """A writer whose replies are given by what is asked: units, what follows the cue, what follows the check."""
+
+    def __init__(self, units=UNITS, deep="3 and 2 are \\boxed{5}.", check="3 + 2 is \\boxed{5}"):
+        self.replies, self.asked = (units, deep, check), []
+
+    def __call__(self, asked, attempt):
+        found = []
+        for message, begun in asked:
+            place = 2 if begun.endswith(CHECK) else 1 if begun.endswith(CUES[2]) else 0
+            self.asked.append((place, attempt, message, begun))
+            reply = self.replies[place]
+            found.append(reply(attempt) if callable(reply) else reply)
+        return found
+
+
+def test_what_is_asked_and_in_which_order():
+    writer = Scripted()
+    rows, dropped = make_rows([PROBLEM], writer, GATE)
+    assert [(place, attempt) for place, attempt, _, _ in writer.asked] == [(0, 0), (1, 0), (2, 0)] and dropped == [{}, {}]
+    message = writer.asked[0][2]
+    assert message.endswith("Text:\nHow many has Ann? <EOQ> Ann has 3. <EOS> It rains. <EOS> She gets 2. <EOS>") and "<Skip>" in message
+    assert writer.asked[0][3] == "" and "\\boxed{}" not in message, "no answer is asked for before the last unit"
+    assert writer.asked[1][3] == f"{UNITS} {CUES[2]}" and "\\boxed{}" in writer.asked[1][2]
+    assert writer.asked[2][3] == f"{UNITS} {CUES[2]} 3 and 2 are \\boxed{{5}}. {CHECK}"
+    told = {"context": "Ann has 3. <EOS> It rains. <EOS> She gets 2. <EOS>", "instruct": "How many has Ann? <EOQ>"}
+    assert rows == [{"Instruct_Context": told, "streaming_reasoning": UNITS, "deep_reasoning": "3 and 2 are 5. <EOR>",
+                     "self_check": f"{CHECK} 3 + 2 is 5", "answer": "\\boxed{5}"}]
+
+
+def test_rows_are_what_training_reads():
+    (row,), _ = make_rows([PROBLEM], Scripted(), GATE)
+    read = read_row(json.loads(json.dumps(row)))
+    assert read["source"] == list(PROBLEM.sentences) and read["units"] == ["we ask for Ann", "three of Ann", "", "3 + 2 = 5 she gets"]
+    assert (read["deep"], read["answer"]) == ("3 and 2 are 5.", "5")
+    words = tokenizer("qwen2")
+    chat = Chat.of(words, 400)
+    made = JsonTraces("a", "b", depths=[1, 2, 3]).sample(row, chat)
+    assert sorted(made) == [1, 2, 3]
+    last = [words.decode(made[d].target[-1]) for d in (1, 2, 3)]
+    assert CHECK.split(",")[0] in last[2] and "3 and 2" in last[1] and "3 and 2" not in last[0] and all("boxed{5}" in text for text in last)
+
+
+def test_what_fails_is_written_once_more_and_then_dropped():
+    late = Scripted(units=lambda attempt: UNITS if attempt else "we ask <EOQ> all of it <EOT>")
+    rows, dropped = make_rows([PROBLEM], late, GATE)
+    assert len(rows) == 1 and dropped == [{"count": 1}, {}]
+    for broken, why in ((dict(units=f"{UNITS} So it is 5."), "count"), (dict(units="<think> we ask"), "count"),
+                        (dict(deep="\\boxed{6}"), "answer"), (dict(check="no, \\boxed{4}"), "answer"), (dict(deep="5"), "answer"),
+                        (dict(units=UNITS.replace("three of Ann", "Ann has 3.")), "quoted")):
+        rows, dropped = make_rows([PROBLEM], Scripted(**broken), GATE)
+        assert rows == [] and dropped == [{why: 1}, {why: 1}], broken
+    other = Problem(("How many has Bob?", "Bob has 3.", "It rains.", "He gets 2."), "5")
+    writer = Scripted(deep=lambda attempt: "\\boxed{5}" if attempt else "\\boxed{4}")
+    rows, dropped = make_rows([PROBLEM, other], writer, GATE, passes=3)
+    assert len(rows) == 2 and dropped == [{"answer": 2}, {}, {}] and {attempt for _, attempt, *_ in writer.asked} == {0, 1}
+
+
+def test_the_teacher_writes_the_units_that_are_kept():
+    teacher, writer = Scripted(units=UNITS), Scripted(units="we ask <EOQ> all at once <EOT>")
+    rows, dropped = make_rows([PROBLEM], writer, GATE, teacher)
+    assert rows[0]["streaming_reasoning"] == UNITS and dropped == [{}, {}]
+    (_, _, message, begun), = teacher.asked
+    assert message.endswith("Reasoning:\nwe ask <EOQ> all at once <EOT>") and PROBLEM.text in message and begun == ""
+
+
+def test_units_of_a_reply():
+    assert units_of("<think>\nhm\n</think> a  b <EOQ>\nc <EOT> ") == ("a b", "c") and units_of("a <EOQ> b") == ("a", "b")
+    assert units_of("<think> never ends") == () and units_of("") == ()
+    assert traces.unboxed("So $2+3$ is \\boxed{\\frac{1}{2}}.") == "So 2+3 is \\frac{1}{2}."
+
+
+def test_problems_and_their_faults(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    row = {"question": "How  many?", "context": "Ann has 3. It rains.", "answer": 5}
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"context": ["A b.", "c."]}) + "\n")
+    assert traces.read_problems(path) == [Problem(("How many?", "Ann has 3.", "It rains."), "5"), Problem(("How many?", "A b.", "c."), "5")]
+    for wrong in ({"context": "One."}, {"context": "Ann <EOT> has. B."}, {"answer": " "}, {"question": None}, {"context": "A <Skip>. B."}):
+        path.write_text(json.dumps(row) + "\n" + json.dumps(row | wrong) + "\n")
+        with pytest.raises(DataError, match="problems.jsonl, line 2"):
+            traces.read_problems(path)
+    with pytest.raises(DataError, match="there is no file gone"):
+        traces.read_problems(tmp_path / "gone")
+
+
+def test_a_writer_goes_on_behind_what_is_begun():
+    words, seen = tokenizer("qwen2"), {}
+
+    def draw(prompts, n, cap, **how):
+        seen.update(prompts=prompts, n=n, cap=cap, **how)
+        return [Rollout(i, (*words.encode(" a dog"), words.eos_token_id), True) for i in range(len(prompts))]
+
+    write = chat_writer(draw, words, 7, 0.6)
+    assert write([("how many?", "the cat")], 3) == [" a dog"] and write([], 0) == []
+    text = words.decode(seen["prompts"][0])
+    assert text.endswith("the cat") and "how many?" in text and (seen["n"], seen["cap"], seen["temperature"]) == (1, 7, 0.6)
+    assert seen["end"] == words.eos_token_id and seen["generator"].initial_seed() == 3, "another attempt draws anew"
+
+
+def test_the_command_from_problems_to_rows(tmp_path, monkeypatch, capsys):
+    """A tiny model answers nothing right: every problem is dropped, twice, and it says so. With a scripted one there are rows."""
+    words = tokenizer("qwen2")
+    model = load(tiny("qwen2", vocab_size=400, eos_token_id=words.eos_token_id, max_position_embeddings=4096)).model
+    model.save_pretrained(tmp_path / "model")
+    words.save_pretrained(tmp_path / "model")
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "rows.jsonl"
+    problems.write_text(json.dumps({"question": "How many has Ann?", "context": list(PROBLEM.sentences[1:]), "answer": "5"}) + "\n")
+    monkeypatch.setattr(traces, "gate_of", lambda encoder, of, clean: GATE)
+    asked = ["--problems", str(problems), "--out", str(out), "--generator", str(tmp_path / "model"), "--cap", "3"]
+    assert traces.main(asked) == 0 and out.read_text() == "" and "0 of 1 problems have a trace" in capsys.readouterr().out
+    monkeypatch.setattr(traces, "model_writer", lambda *of: Scripted())
+    assert traces.main(asked) == 0 and read_row(json.loads(out.read_text()))["answer"] == "5"
+    assert "1 of 1 problems have a trace; dropped: pass 1: none; pass 2: none" in capsys.readouterr().out
+    assert traces.main([*asked, "--problems", str(tmp_path / "gone")]) == 2 and "no file gone" in capsys.readouterr().err
+
+
+def test_bars_of_the_gate(tmp_path):
+    with pytest.raises(DataError, match="name clean traces"):
+        traces.gate_of("tf-idf", [PROBLEM], None)
+    (row,), _ = make_rows([PROBLEM], Scripted(), GATE)
+    clean = tmp_path / "clean.jsonl"
+    clean.write_text((json.dumps(row) + "\n") * 20)
+    gate = traces.gate_of("tf-idf", [PROBLEM], clean)
+    assert 0 < gate.diagonal < 1 and 0 < gate.first <= 1 and gate.accepts(traces.Trace(PROBLEM.sentences, traces.units_of(UNITS)))

@@ -1,0 +1,236 @@
+"""Streaming chains of thought from a language model, in the form that training reads: section 3.1 and app. C (no code was released).
+
+    python -m papers.streamingthinker.traces --problems FILE --out FILE --generator Qwen/Qwen3-32B [--teacher MODEL] [--engine vllm]
+
+Problems are JSON lines {"question", "context" (a text, or sentences), "answer"}; --out gets rows that `data.JsonTraces` reads. In turn:
+
+    1  the generator writes a unit for each sentence, in order (RULES; one example)
+    2  the teacher, where there is one, rewrites units so that they and the sentences pair one to one, and adds nothing (REWRITE)
+    3  depths by intervention: the generator goes on behind its own units and the cue of D2, to the answer; then, behind "Wait", to the
+       check of D3. D1 is the same trace without what lies between, and the loader leaves it out
+    4  the gate of curation.py, and the right answer of both; what fails is generated once more, then dropped
+
+A generator is any `Writer`: from messages, each with the beginning of its reply, to what follows. `model_writer` makes one of a
+transformers model or of vLLM. The prompts are ours: the paper prints a gist, and its depths' texts are not known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import DataError, UserError
+from common.files import write_atomic
+from common.models import ModelSpec, load
+from common.reasoning.rollouts import sample
+from common.reasoning.verifiers import after_thinking, last_boxed
+
+from . import curation
+from .curation import PASSES, SKIP, Gate, Trace, generate
+from .data import MARKS, read_row
+from .questions import grade, sentences
+from .worded import CUES
+
+CHECK = "Wait, let me check that again."
+EXAMPLE = ("How many apples has Ann? <EOQ> Ann has 3 apples. <EOS> It rains. <EOS> Bob gives her 2 more. <EOS>\n"
+           "The question is how many apples Ann has in the end. <EOQ> Ann starts with 3 apples. <EOT> <Skip> <EOT> With Bob's 2 she "
+           "has 3 + 2 = 5. <EOT>")
+RULES = ("You reason while a text is being read to you: first a question, which ends with <EOQ>, then sentences, each of which ends with "
+         "<EOS>. Write one short unit of reasoning for each of them, in their order, and leave none out. Say what is asked and end with "
+         "<EOQ>; then for each sentence say in your own words what it tells, clear up what is unclear, or do the small step that follows "
+         "from it and from what you have written, and end with <EOT>. Where a sentence does not matter, write <Skip> <EOT>. Use nothing "
+         "that comes later, assume nothing that is not said, and write no summary and no answer at the end.\n\nExample:\n{example}\n\n"
+         "Text:\n{text}")
+REWRITE = ("Here is a text in marked sentences and a reasoning in marked units that goes with it. Rewrite the units so that each belongs "
+           "to one sentence, in the same order: a unit may use its own sentence and those before it, and nothing that comes later; none "
+           "stands for two sentences or comes late, none repeats its sentence word for word, and nothing is added to what the reasoning "
+           "says. Where a sentence does not matter the unit is <Skip>. Keep the marks: one <EOQ>, then one <EOT> a sentence. Write the "
+           "units alone.\n\nText:\n{text}\n\nReasoning:\n{units}")
+ANSWER = "\n\nWhen you have written the last unit, think once more as a whole, and put the final answer within \\boxed{}."
+
+Writer = Callable[[Sequence[tuple[str, str]], int], list[str]]  # (message, beginning of the reply) of each, attempt -> what follows
+
+
+@dataclass(frozen=True)
+class Problem:
+    """sentences: the question first."""
+
+    sentences: tuple[str, ...]
+    answer: str
+
+    @property
+    def text(self) -> str:
+        return marked(self.sentences, "<EOS>")
+
+
+def marked(parts: Sequence[str], end: str) -> str:
+    """The first part with <EOQ> behind it, the others with `end`."""
+    return " ".join(f"{part} {'<EOQ>' if i == 0 else end}" for i, part in enumerate(parts))
+
+
+def units_of(text: str) -> tuple[str, ...]:
+    """The units of a reply; what stands behind the last mark is one too many, so that the gate sees it. () where a thought never ends."""
+    plain = after_thinking(text)
+    *units, rest = (" ".join(part.split()) for part in MARKS.split(plain or "")[::2])
+    return (*units, *([rest] if rest else []))
+
+
+# -- from problems to rows ---------------------------------------------------------------------------------
+def make_rows(problems: Sequence[Problem], writer: Writer, gate: Gate, teacher: Writer | None = None, kind: str = "number",
+              passes: int = PASSES) -> tuple[list[dict[str, Any]], list[dict[str, int]]]:
+    """(rows in the released form, with "self_check"; how many were dropped for each reason, by pass). kind: how an answer is graded, as of
+    `questions.Task`."""
+    rows: dict[int, dict[str, Any]] = {}
+    dropped: list[dict[str, int]] = []
+    for attempt in range(passes):
+        reasons: Counter[str] = Counter()
+        left = [i for i in range(len(problems)) if i not in rows]
+        of = [problems[i] for i in left]
+        drafts = [Trace(p.sentences, units_of(reply)) for p, reply in
+                  zip(of, writer([(RULES.format(example=EXAMPLE, text=p.text), "") for p in of], attempt))]
+        if teacher:
+            asked = [(REWRITE.format(text=d_of.text, units=marked(d.units, "<EOT>")), "") for d_of, d in zip(of, drafts)]
+            drafts = [replace(d, units=units_of(reply)) for d, reply in zip(drafts, teacher(asked, attempt))]
+        deeper = [deepened(*pair) for pair in zip(of, drafts, *_both(of, drafts, writer, kind, attempt))]
+        for i, (trace, row) in zip(left, deeper):
+            found = generate([(trace.sentences, problems[i].answer)], lambda s, a, trace=trace: trace, gate, passes=1)
+            if found.kept:
+                rows[i] = row
+            reasons.update(found.dropped[0])
+        dropped.append(dict(reasons))
+    return [rows[i] for i in sorted(rows)], dropped
+
+
+def _both(of: Sequence[Problem], drafts: Sequence[Trace], writer: Writer, kind: str, attempt: int) -> tuple[list, list, list]:
+    """(what follows the cue of D2, what follows CHECK behind it, whether both come to the right answer)."""
+    asked = [(RULES.format(example=EXAMPLE, text=p.text) + ANSWER, f"{marked(d.units, '<EOT>')} {CUES[2]}") for p, d in zip(of, drafts)]
+    deep = [_whole(reply) for reply in writer(asked, attempt)]
+    checks = [_whole(reply) for reply in writer([(message, f"{begun} {d} {CHECK}") for (message, begun), d in zip(asked, deep)], attempt)]
+    golds = [p.answer for p in of]
+    return deep, checks, [a and b for a, b in zip(grade(kind, deep, golds), grade(kind, checks, golds))]
+
+
+def _whole(text: str) -> str:
+    return " ".join((after_thinking(text) or "").split())
+
+
+def deepened(problem: Problem, draft: Trace, deep: str, check: str, right: bool) -> tuple[Trace, dict[str, Any]]:
+    """(the trace as the gate takes it, with the right answer only where both depths come to it; the row)."""
+    answer = problem.answer if right else f"not {problem.answer}"
+    question, *told = problem.sentences
+    row = {"Instruct_Context": {"context": " ".join(f"{s} <EOS>" for s in told), "instruct": f"{question} <EOQ>"},
+           "streaming_reasoning": marked([unit or SKIP for unit in draft.units], "<EOT>"), "deep_reasoning": f"{unboxed(deep)} <EOR>",
+           "self_check": f"{CHECK} {unboxed(check)}", "answer": f"\\boxed{{{problem.answer}}}"}
+    return replace(draft, answer=answer), row
+
+
+def unboxed(text: str) -> str:
+    """A text up to its last sentence before the box: the answer stands in a field of its own, behind <EOR>."""
+    boxed, plain = last_boxed(text), MARKS.sub("", text)
+    return " ".join((plain if boxed is None else plain.replace(f"\\boxed{{{boxed}}}", boxed)).replace("$", "").split())
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Raises DataError naming the line that is no problem of three sentences, or that has marks of structure in it."""
+    if not path.is_file():
+        raise DataError(f"there is no file {path.name}")
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            told = (" ".join(row["question"].split()), *sentences(row["context"]))
+            answer = str(row["answer"]).strip()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path.name}, line {number}: {error!r}; question, context and answer are expected") from error
+        if len(told) < 3 or not all((*told, answer)) or any(MARKS.search(s) or SKIP in s for s in told):
+            raise DataError(f"{path.name}, line {number}: a question, two sentences and an answer are the least, without {SKIP} and marks")
+        found.append(Problem(told, answer))
+    return found
+
+
+# -- writers -----------------------------------------------------------------------------------------------
+def model_writer(name: str, engine: str = "transformers", cap: int = 1024, temperature: float = 0.6, rows: int = 16, **options) -> Writer:
+    """A `Writer` of a model with a chat template, asked not to think first where its template knows of that. engine: "vllm" or
+    "transformers". options: of vllm.LLM, or of ModelSpec. Raises what `load` and VllmSampler do."""
+    if engine == "vllm":
+        from transformers import AutoTokenizer
+
+        from common.reasoning.engine import VllmSampler
+
+        sampler, tokenizer = VllmSampler(name, **options), AutoTokenizer.from_pretrained(name)
+        draw = sampler.sample
+    else:
+        loaded = load(ModelSpec(name, **options))
+        tokenizer = loaded.tokenizer
+
+        def draw(prompts, n, most, **how):
+            return [r for at in range(0, len(prompts), rows) for r in sample(loaded.model, prompts[at : at + rows], n, most, **how)]
+
+    return chat_writer(draw, tokenizer, cap, temperature)
+
+
+def chat_writer(draw: Callable, tokenizer, cap: int, temperature: float) -> Writer:
+    """draw: as `common.reasoning.rollouts.sample` without its model."""
+    def write(asked: Sequence[tuple[str, str]], attempt: int) -> list[str]:
+        prompts = []
+        for message, begun in asked:
+            text = tokenizer.apply_chat_template([{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True,
+                                                 enable_thinking=False)
+            prompts.append(tokenizer.encode(text + begun, add_special_tokens=False))
+        found = draw(prompts, 1, cap, end=tokenizer.eos_token_id, temperature=temperature,
+                     generator=torch.Generator().manual_seed(attempt)) if prompts else []
+        return [tokenizer.decode([t for t in r.ids if t != tokenizer.eos_token_id], skip_special_tokens=False) for r in found]
+
+    return write
+
+
+# -- the command -------------------------------------------------------------------------------------------
+def gate_of(encoder: str, problems: Sequence[Problem], clean: Path | None) -> Gate:
+    """Bars from clean rows in the released form, or the defaults of `Gate`, which are for a sentence encoder."""
+    encode = curation.minilm() if encoder == "minilm" else curation.tf_idf([s for p in problems for s in p.sentences])
+    if clean is None:
+        if encoder != "minilm":
+            raise DataError("the gate's own bars are for a sentence encoder: with tf-idf name clean traces to set them by (--clean)")
+        return Gate(encode)
+    rows = [read_row(json.loads(line)) for line in clean.read_text(encoding="utf-8").splitlines()]
+    return Gate.calibrated([Trace(tuple(row["source"]), tuple(row["units"])) for row in rows], encode)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Streaming chains of thought for problems, generated, rewritten and gated.")
+    parser.add_argument("--problems", type=Path, required=True, help='JSON lines: {"question", "context", "answer"}')
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines that JsonTraces reads")
+    parser.add_argument("--generator", required=True, help="hub id or folder (the paper: Qwen/Qwen3-32B)")
+    parser.add_argument("--teacher", help="hub id or folder (the paper: Qwen/Qwen3-235B-A22B-Instruct-2507); default: none")
+    parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
+    parser.add_argument("--kind", choices=["number", "label", "text"], default="number", help="how an answer is graded")
+    parser.add_argument("--encoder", choices=["minilm", "tf-idf"], default="minilm")
+    parser.add_argument("--clean", type=Path, help="clean rows of the released form, twenty or more, to set the gate's bars by")
+    parser.add_argument("--passes", type=int, default=PASSES)
+    parser.add_argument("--cap", type=int, default=1024, help="most tokens of a reply")
+    options = parser.parse_args(argv)
+    try:
+        problems = read_problems(options.problems)
+        gate = gate_of(options.encoder, problems, options.clean)
+        writer = model_writer(options.generator, options.engine, options.cap)
+        teacher = model_writer(options.teacher, options.engine, options.cap) if options.teacher else None
+        rows, dropped = make_rows(problems, writer, gate, teacher, options.kind, options.passes)
+    except (UserError, ValueError, TypeError, ImportError) as error:
+        print(f"streamingthinker traces: {error}", file=sys.stderr)
+        return 2
+    write_atomic(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    reasons = "; ".join(f"pass {i}: " + (", ".join(f"{why} {n}" for why, n in by.items()) or "none") for i, by in enumerate(dropped, 1))
+    print(f"{len(rows)} of {len(problems)} problems have a trace; dropped: {reasons}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
