@@ -13,13 +13,13 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import pictures, quantities, quantities_trained, tables
-from .experiments import committed, llava, paper, probes, smollm2, speed, stages, trained
+from .experiments import committed, llava, own, paper, probes, smollm2, speed, stages, trained
 
 HERE = Path(__file__).parent
 LONG = ("C1l", "C1m", "C1g", "C1v", "C1k", "C1i", "C1j", "C2l", "C2e", "C2k", "C2i", "C2j", "C3n", "C3o")
 MORE = ("C2u", "C2v", "C2w", "C2x", "C3l", "C3m", "C10l")
 VARIANTS = ("C11l", "C12l", "C13l", "C13m")
-SMOLLM2, COMMITTED = ("C23r", "C23d", "C23g"), ("C21e", "C21f", "C21g")
+SMOLLM2, COMMITTED, OWN = ("C23r", "C23d", "C23g"), ("C21e", "C21f", "C21g"), ("C24a", "C24b", "C24c")
 
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact, tables=tables.exact),
@@ -34,6 +34,9 @@ EXPERIMENTS = (
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, alone=True, document="cpu-small", minutes=1.5),
     Experiment("committed", "cpu", quantities.committed, committed.jobs, tables=tables.committed, asked=True, walked=False,
                claims=COMMITTED, document="committed", minutes=25, facts=lambda results: ([results["committed/seed0"]["model"]], [])),
+    Experiment("own", "cpu", quantities.own, own.jobs, tables=tables.own, asked=True, walked=False, claims=OWN, document="own", minutes=3,
+               ready=own.ready, needs="the four models of standins.py: make standins-layerfusion",
+               facts=lambda results: ([of["model"] for name, of in results.items() if name.startswith("own/") and "model" in of], [])),
     Experiment("long", "cpu", quantities_trained.long, trained.long_jobs, tables=tables.long, asked=True, walked=False, claims=LONG,
                document="long", minutes=420, ready=lambda: tables.looked_first(HERE / "results")),
     Experiment("long-more", "cpu", quantities_trained.more, trained.more_jobs, tables=tables.more, asked=True, walked=False,

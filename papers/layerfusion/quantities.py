@@ -159,6 +159,28 @@ def committed(results: dict, size: str = "cpu") -> dict[str, dict]:
     return {claim: of.without(layer) for claim, layer in (("C21e", "2"), ("C21f", "9"), ("C21g", "11"))}
 
 
+def own(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C24: the four small LLaVAs of this paper, on hard scenes; differences are of the same questions, clustered by picture."""
+    asked = results["own/features"]["test"]
+
+    def right(name: str, kinds: Sequence[str] = (), layer: str = "") -> list[float]:
+        of = results[f"own/{name}"]
+        answers = of["another picture"][layer] if layer else of["test"]
+        return [100.0 * int(bit) for bit, kind in zip(answers, asked["kinds"], strict=True) if not kinds or kind in kinds]
+
+    def less(ours: list[float], theirs: list[float], kinds: Sequence[str] = ()) -> dict:
+        return clustered(ours, theirs, [p for p, kind in zip(asked["pictures"], asked["kinds"]) if not kinds or kind in kinds])
+
+    fine = ("tens", "digit", "shade")
+    gained = less(right("triple"), right("default"))
+    return {
+        "C24a": less(right("triple", fine), right("default", fine), fine)
+        | {"placebo": less(right("triple", fine, "2"), right("default", fine), fine)},
+        "C24b": less(right("region"), right("triple")) | {"placebo": gained},
+        "C24c": less(right("cross-attention"), right("triple")) | {"placebo": gained},
+    }
+
+
 @dataclass(frozen=True)
 class Swapped:
     """Committed models of an experiment: what they answer as they are, and with a layer of other pictures."""
@@ -238,7 +260,7 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
     over("C3", [f"{kind}_{name}" for kind in (*EXTERNAL, *INTERNAL) for name in PAPERS_SETS], _best_and_steadiest, means)
     losses = {run: {seed: of[LOSS] for seed, of in seeds.items() if LOSS in of} for run, seeds in results["paper"].items()}
     over("C10", ["internal-modular_all", "internal-modular_double"], lambda ends: ends[0] - ends[1], losses)
-    over("C11", [f"internal-modular_triple{variant}" for variant in ("", "_post", "_parallel")],
+    over("C11", [f"internal-modular_triple{variant}" for variant in ("", "-post", "-parallel")],
          lambda means: max(means) - min(means), means)
     over("C12", [f"{data}_{kind}_triple" for kind in (*INTERNAL, *EXTERNAL) for data in ("737k", "332k")], _inside_gains_more, means)
     return found

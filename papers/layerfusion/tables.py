@@ -53,12 +53,12 @@ def probes(results: dict, size: str = "cpu") -> Iterator[str]:
                 if name in rows[0]["shifted"]:
                     line += "  |" + "".join(f"{100 * fmean(r['shifted'][name][k] for r in rows):7.1f}" for k in kinds)
                 yield line
-        yield precondition([behind(r) for r in rows])
+        yield precondition([behind(r) for r in rows], 100 / tested)
 
 
-def precondition(gaps: list[float]) -> str:
-    """Whether sets of layers can matter, as far as draws of the pictures establish it. gaps: of each draw, in points."""
-    found = summarize(gaps)
+def precondition(gaps: list[float], one: float) -> str:
+    """Whether sets of layers can matter, as far as draws of the pictures establish it. gaps: of each draw, in points; one: a picture's."""
+    found = summarize(gaps, one)
     ends = interval(found)
     draws = ", ".join(f"{gap:.1f}" for gap in gaps)
     text = f"The most even layer is {found['value']:.1f} points behind the best layer on its worst kind (by draw of pictures {draws}): "
@@ -71,9 +71,10 @@ def looked_first(folder: Path) -> None:
     """Prints, before hours of training, what the probes of the default run say of it. folder: of committed results."""
     path = folder / "measurements.cpu-small.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else {}
-    gaps = [behind(row) for name, row in sorted(rows.items()) if name.startswith("probes/hard/")]
-    print("Before any training, hard scenes by probes (C17a). " + (precondition(gaps) if gaps else
-                                                                   "They were not asked: make reproduce-layerfusion does."), flush=True)
+    hard = [row for name, row in sorted(rows.items()) if name.startswith("probes/hard/")]
+    said = precondition([behind(row) for row in hard], 100 / hard[0]["counts"][1]) if hard else (
+        "They were not asked: make reproduce-layerfusion does.")
+    print(f"Before any training, hard scenes by probes (C17a). {said}", flush=True)
 
 
 def stages(results: dict, size: str = "cpu") -> Iterator[str]:
@@ -123,6 +124,15 @@ def committed(results: dict, size: str = "cpu") -> Iterator[str]:
         swaps = "; ".join(f"layer {layer} from {way} {100 * bits.count('1') / len(bits):.1f}" for way in ("another picture", "drawn again")
                           for layer, bits in row[way].items())
         yield f"{row['model']['name']}: right, % {100 * row['test'].count('1') / len(row['test']):.1f}; {swaps}"
+
+
+def own(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "The four small LLaVAs of this paper on hard scenes: right, %; with a layer of another picture"
+    for name in (name for name in results if name.startswith("own/") and name != "own/features"):
+        row = results[name]
+        swaps = ", ".join(f"{layer}: {100 * of_bits(bits):.1f}" for layer, bits in row["another picture"].items())
+        yield f"{name.removeprefix('own/'):<{WIDTH}s}{100 * of_bits(row['test']):7.1f}; {swaps}"
 
 
 def long(results: dict, size: str = "cpu") -> Iterator[str]:

@@ -62,15 +62,24 @@ class Size:
     features: str = "cpu"
 
 
-SIZES = {"cpu": Size(seeds_asked(), 100, 1000, 16, 12, 4, 500)}
+SIZES = {"cpu": Size(seeds_asked(), 100, 1000, 16, 12, 4, 200)}
 SIZES["smoke"] = SIZES["cpu"]  # never walked, nor its features
 
 
 def jobs(size: str = "cpu") -> list[Job]:
-    made = [Job("smollm2/features/dinov2", f"{trained.__name__}:features",
-                {"of": "smollm2", "tower_of": "dinov2", "size": size}, seconds=300)]
+    made = [Job("smollm2/features/dinov2", f"{__name__}:features", {"size": size}, seconds=300)]
     return made + [Job(f"smollm2/{arm}/seed{seed}", f"{__name__}:run", {"arm": arm, "seed": seed, "size": size}, seconds=5000,
                        after=("smollm2/features/dinov2",)) for arm in ARMS for seed in SIZES[size].seeds]
+
+
+def features(size: str = "cpu") -> dict:
+    """As trained.features, of the first pictures that are tested here."""
+    s = SIZES[size]
+    found = trained.features("smollm2", "dinov2", s.features)
+    for which in ("test", "easy-VQA"):
+        n = sum(picture < s.test for picture in found[which]["pictures"])
+        found[which] = {name: of[:n] for name, of in found[which].items()}
+    return found
 
 
 class Reader:

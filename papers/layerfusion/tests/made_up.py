@@ -118,6 +118,13 @@ def smollm2(direct=0.7) -> dict:
         for arm, value in share.items() for seed in TRAINED}
 
 
+def own(triple=0.8, region=0.7, cross=0.6, swapped=0.3) -> dict:
+    asked = {"test": ASKED["test"]}
+    share = {"default": 0.5, "triple": triple, "region": region, "cross-attention": cross}
+    return {"own/features": asked} | {f"own/{name}": {"model": {"name": name}, "test": bits(value, 800), "another picture": {
+        "2": bits(swapped, 800)}} for name, value in share.items()}
+
+
 def committed(other=0.7, again=0.98) -> dict:
     n = 450
     one = {"model": {"name": "llava-smollm2/seed0"}, "test": bits(0.98, n)} | {

@@ -51,20 +51,23 @@ def test_the_default_run_has_the_seeds_that_are_written_down():
 
 def test_tables_show_every_arm():
     results = made_up.trained(stuck=("late region",))
-    text = "\n".join((*tables.exact({}), *tables.probes(made_up.probes()), *tables.stages(made_up.stages()), *tables.llava(made_up.llava()),
-                      *tables.speed(made_up.speed()), *tables.long(results), *tables.more(results), *tables.variants(results),
-                      *tables.smollm2(made_up.smollm2()), *tables.committed(made_up.committed())))
+    text = "\n".join((
+        *tables.exact({}), *tables.probes(made_up.probes()), *tables.stages(made_up.stages()), *tables.llava(made_up.llava()),
+        *tables.speed(made_up.speed()), *tables.long(results), *tables.more(results), *tables.variants(results),
+        *tables.smollm2(made_up.smollm2()), *tables.committed(made_up.committed()), *tables.own(made_up.own())))
     for name in (*probes.SETS, *probes.MEANS, *trained.LONG, *trained.MORE, *trained.VARIANTS, "their own internal concat",
                  "layer 9 from another picture", "no single layer knows all", "a single layer knows nearly all", "173,027,334",
-                 "SmolLM2 with", "layer 2 from another picture 70.0", "no picture", "     -    0 of 3", "   500    3 of 3"):
+                 "SmolLM2 with", "cross-attention", "layer 2 from another picture 70.0", "no picture", "     -    0 of 3",
+                 "   500    3 of 3"):
         assert name in text, name
 
 
 def test_the_precondition_says_what_is_established(tmp_path, capsys):
-    assert tables.precondition([3.7, 1.7, 6.7]).endswith("is not established") and "4.0 points" in tables.precondition([3.7, 1.7, 6.7])
-    assert tables.precondition([5.0, 5.1, 5.2]).endswith("no single layer knows all")
-    assert tables.precondition([1.0, 1.1, 1.2]).endswith("sets cannot matter here")
-    assert tables.precondition([9.0]).endswith("is not established"), "one draw has no interval"
+    recorded = tables.precondition([3.7, 1.7, 6.7], 0.3)
+    assert recorded.endswith("is not established") and "4.0 points" in recorded
+    assert tables.precondition([5.0, 5.1, 5.2], 0.3).endswith("no single layer knows all")
+    assert tables.precondition([1.0, 1.1, 1.2], 0.3).endswith("sets cannot matter here")
+    assert tables.precondition([9.0], 0.3).endswith("is not established"), "one draw has no interval"
     tables.looked_first(tmp_path)
     assert "They were not asked" in capsys.readouterr().out
     (tmp_path / "measurements.cpu-small.json").write_text(json.dumps({"results": made_up.probes()}))

@@ -69,7 +69,7 @@ def test_jobs_wait_for_the_features_of_their_tower(monkeypatch):
     beside = {arm: trained.LONG[arm] for arm in ("external direct, triple", "internal direct, triple", "internal modular, triple")}
     assert functions(trained.variant_jobs("two")) == expected("long", beside) | expected("variants", trained.VARIANTS)
     monkeypatch.setitem(smollm2.SIZES, "two", smollm2.Size((0, 4), 1, 1, 1, 1, 1, 1))
-    features = ("features", {"of": "smollm2", "tower_of": "dinov2", "size": "two"}, ())
+    features = ("features", {"size": "two"}, ())
     assert functions(smollm2.jobs("two")) == {"smollm2/features/dinov2": features} | {
         f"smollm2/{arm}/seed{seed}": ("run", {"arm": arm, "seed": seed, "size": "two"}, ("smollm2/features/dinov2",))
         for arm in smollm2.ARMS for seed in (0, 4)}
@@ -189,7 +189,9 @@ def test_what_is_asked_and_what_a_blind_model_would_get(monkeypatch):
         every = [q for row in of for q in row]
         assert found[which]["pictures"] == [i for i, row in enumerate(of) for _ in row] and found[which]["kinds"] == [q.kind for q in every]
         assert found[which]["blind"] == "".join("01"[a == q.answer] for a, q in zip(scenes.blind(known, every), every))
-    assert 0 < found["nats"]["all"] < found["nats"]["looked up"] < np.log(8), "colours are eight"
+    train = [hard_scenes.scene(i) for i in range(9)]
+    assert found["nats"] == {"all": trained.nats(train, hard_scenes.KINDS),
+                             "looked up": trained.nats(train, ("color", "shape", "row", "column"))}
     assert {*found} == {"nats", "test", "easy-VQA"} and trained.bits([True, False]) == "10"
 
 
@@ -274,6 +276,16 @@ def test_the_pretrained_decoder_is_trained_as_long_on_as_much(fitted, monkeypatc
     _, path, card = fitted["saved"]
     assert path.name == "model" and (card["arm"], card["seed"], card["base"], card["right"]) == (
         "external direct, triple", 4, source, {"test": 0.5})
+
+
+def test_what_it_is_asked_is_of_the_first_pictures(monkeypatch):
+    monkeypatch.setitem(smollm2.SIZES, "stub", smollm2.Size((4,), 1, 1, 1, 1, 1, 2, "of long"))
+    whole = {"pictures": [0, 0, 1, 2, 2], "kinds": ["color", "row", "row", "color", "row"], "blind": "10110"}
+    monkeypatch.setattr(trained, "features", lambda *of: {"nats": 1.0, "test": whole, "easy-VQA": whole} if of == (
+        "smollm2", "dinov2", "of long") else None)
+    cut = {"pictures": [0, 0, 1], "kinds": ["color", "row", "row"], "blind": "101"}
+    assert smollm2.features("stub") == {"nats": 1.0, "test": cut, "easy-VQA": cut}
+    assert trained.asked(3)["test"][:2] == trained.asked(2)["test"] and trained.asked(3)["easy-VQA"][:2] == trained.asked(2)["easy-VQA"]
 
 
 def test_it_is_tested_on_unseen_scenes_in_both_looks(monkeypatch):

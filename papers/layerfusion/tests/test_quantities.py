@@ -236,6 +236,33 @@ def test_swaps_of_the_committed_pretrained_model():
     assert len(measured) == 3
 
 
+def test_the_four_models_of_this_paper():
+    asked = {"pictures": [i // 4 for i in range(24)], "kinds": ["color", "digit", "tens", "shade"] * 6}
+    names = ("default", "triple", "region", "cross-attention")
+
+    def answers(*path):
+        return "".join("01"[drawn(*path, i) > 0.5] for i in range(24))
+
+    found = {"own/features": {"test": asked}} | {f"own/{name}": {"test": answers(name), "another picture": {
+        k: answers(name, k) for k in ("2", "9", "11")}} for name in names}
+
+    def right(name, layer=""):
+        of = found[f"own/{name}"]
+        return [100 * int(bit) for bit in (of["another picture"][layer] if layer else of["test"])]
+
+    measured, triple, default = quantities.own(found), right("triple"), right("default")
+    here = [i for i, kind in enumerate(asked["kinds"]) if kind != "color"]
+
+    def fine(values):
+        return [values[i] for i in here]
+
+    held(measured["C24a"], fine(minus(triple, default)), fine(asked["pictures"]),
+         placebo=(fine(minus(right("triple", "2"), default)), fine(asked["pictures"])))
+    for claim, name in (("C24b", "region"), ("C24c", "cross-attention")):
+        held(measured[claim], minus(right(name), triple), asked["pictures"], placebo=(minus(triple, default), asked["pictures"]))
+    assert len(measured) == 3
+
+
 # -- the paper's size --------------------------------------------------------------------------------------
 SCALE = {"MME-C": 8, "MME-P": 20, "OCRBench": 10}
 AVERAGED = {"C4": "external-direct_default", "C5": "external-direct_all", "C6": "external-direct_triple", "C7": "internal-modular_double",
@@ -246,8 +273,8 @@ SETS_OF_PAPER = ("single", "double", "triple", "former", "latter", "all")
 
 
 def papers_runs():
-    names = {*AVERAGED.values(), *(f"{kind}_{name}" for kind in OF_PAPER for name in SETS_OF_PAPER), "internal-modular_triple_post",
-             "internal-modular_triple_parallel", *(f"{data}_{kind}_triple" for data in ("332k", "737k") for kind in OF_PAPER)}
+    names = {*AVERAGED.values(), *(f"{kind}_{name}" for kind in OF_PAPER for name in SETS_OF_PAPER), "internal-modular_triple-post",
+             "internal-modular_triple-parallel", *(f"{data}_{kind}_triple" for data in ("332k", "737k") for kind in OF_PAPER)}
     return {run: {str(seed): {name: drawn(run, seed, name) * SCALE.get(name, 1) for name in reported.BENCHMARKS} | {
         "TextVQA with OCR": 1.0, "training loss": drawn(run, seed, "loss")} for seed in SEEDS} for run in sorted(names)}
 
@@ -269,7 +296,7 @@ def test_averages_at_the_papers_size():
     same(measured["C3"], best, resolution=0.01)
     same(measured["C10"], [drawn("internal-modular_all", seed, "loss") - drawn("internal-modular_double", seed, "loss") for seed in SEEDS],
          resolution=0.01)
-    three = [*zip(*(mean[f"internal-modular_triple{variant}"] for variant in ("", "_post", "_parallel")))]
+    three = [*zip(*(mean[f"internal-modular_triple{variant}"] for variant in ("", "-post", "-parallel")))]
     same(measured["C11"], [max(of) - min(of) for of in three], resolution=0.01)
     gain = {kind: minus(mean[f"737k_{kind}_triple"], mean[f"332k_{kind}_triple"]) for kind in OF_PAPER}
     inside, outside = ([(a + b) / 2 for a, b in zip(gain[f"{where}-direct"], gain[f"{where}-modular"])]

@@ -8,7 +8,7 @@ from common.claims.records import load_claims
 from common.claims.verdict import verdict
 
 from .. import quantities, quantities_trained
-from ..eval import COMMITTED, HERE, LONG, MORE, SMOLLM2, VARIANTS
+from ..eval import COMMITTED, HERE, LONG, MORE, OWN, SMOLLM2, VARIANTS
 from . import made_up
 
 CLAIMS = load_claims(HERE / "claims.yaml")
@@ -28,20 +28,20 @@ def small(**changes):
 def asked(**arms):
     of, results = quantities_trained, made_up.trained(**arms)
     return (of.long(results) | of.more(results) | of.variants(results) | of.smollm2(made_up.smollm2())
-            | quantities.committed(made_up.committed()))
+            | quantities.committed(made_up.committed()) | quantities.own(made_up.own()))
 
 
 def test_with_these_results_every_claim_of_the_small_run_holds():
     found = words(small())
     assert set(found.values()) == {"supports"}, {k: v for k, v in found.items() if v != "supports"}
-    asked_for = {*LONG, *MORE, *VARIANTS, *SMOLLM2, *COMMITTED}
+    asked_for = {*LONG, *MORE, *VARIANTS, *SMOLLM2, *COMMITTED, *OWN}
     assert set(found) == {c["id"].partition("/")[2] for c in CLAIMS if c["rung"] == "cpu-small"} - asked_for
 
 
 def test_with_these_results_every_claim_of_the_long_run_holds():
     found = words(asked())
     assert set(found.values()) == {"supports"}, {k: v for k, v in found.items() if v != "supports"}
-    assert set(found) == {*LONG, *MORE, *VARIANTS, *SMOLLM2, *COMMITTED}
+    assert set(found) == {*LONG, *MORE, *VARIANTS, *SMOLLM2, *COMMITTED, *OWN}
 
 
 def test_no_control_would_pass_in_its_claims_place():
@@ -98,6 +98,11 @@ def test_a_pretrained_decoder_turns_with_its_gain():
     found = words(quantities_trained.smollm2(made_up.smollm2(0.5)))
     assert found == {"C23r": "inconclusive", "C23d": "supports", "C23g": "inconclusive"}
     assert set(words(quantities.committed(made_up.committed(other=0.98))).values()) == {"opposes"}
+
+
+@pytest.mark.parametrize("shares, claim", [({"triple": 0.52}, "C24a"), ({"region": 0.9}, "C24b"), ({"cross": 0.9}, "C24c")])
+def test_a_claim_of_the_committed_models_turns_with_its_quantity(shares, claim):
+    assert words(quantities.own(made_up.own(**shares)))[claim] == "opposes"
 
 
 def test_quantities_by_hand():
