@@ -209,6 +209,7 @@ def test_a_committed_model_is_the_training_of_its_arm_or_nothing(tiny, monkeypat
     monkeypatch.setitem(asked_of.SIZES, "small", asked_of.Size(2, "smoke"))
     opened = own.stand_in
     monkeypatch.setattr(own, "stand_in", lambda name: opened(name, dv=DV))
+    monkeypatch.setattr(asked_of, "shown", trained.shown)  # of the fixture
     right = trained.trained("long", "external direct, triple", 0, "smoke")["end"]["test"]
     found = asked_of.looked("triple", "small")
     assert found["model"] == {"name": "layerfusion/triple", "sha256": cards["triple"]["sha256"]}

@@ -24,7 +24,7 @@ def answers(n, *path):
 
 def run(*path):
     end = {where: answers(21 if where == "easy-VQA" else 48, *path, where) for where in ("test", "shifted", "another picture", "easy-VQA")}
-    return {"end": end, "loss": [drawn(*path, "loss", i) for i in range(8)], "looked up": [0.8] * 7 + [0.6] * 23, "all": [0.5] * PARTS}
+    return {"end": end, "loss": [drawn(*path, "loss", i) for i in range(12)], "looked up": [0.8] * 7 + [0.6] * 23, "all": [0.5] * PARTS}
 
 
 FEATURES = {"nats": {"all": 1.4, "looked up": 1.5}, "test": TEST | {"blind": answers(48, "blind")},
@@ -133,8 +133,8 @@ def test_more():
              shown={"all seeds": fmean(means(harm)), "converged seeds": 3.0})
 
     def worse(kind):
-        loss = {name: [RUNS[f"{group}/{kind}, {name}/seed{s}"]["loss"][2] for s in SEEDS] for name, group in (
-            ("all", "long-more"), ("triple", "long"))}  # the third of eight
+        loss = {name: [RUNS[f"{group}/{kind}, {name}/seed{s}"]["loss"][3] for s in SEEDS] for name, group in (
+            ("all", "long-more"), ("triple", "long"))}  # the fourth of twelve
         return [a - b for a, b in zip(loss["all"], loss["triple"])]
 
     simply(measured["C10l"], worse("internal modular"), 1e-3)
@@ -194,6 +194,10 @@ def test_seeds_that_have_not_converged_do_not_count_and_are_shown():
     assert measured["C1l"]["baselines"]["all seeds"] == pytest.approx(fmean(means(gain)))
     assert measured["C1l"]["baselines"]["converged seeds"] == 2 and len(measured["C1l"]["placebo"]["per_seed"]) == 2
     assert len(measured["C1k"]["per_seed"]) == 3
+    control = RUNS | {f"long/{AGAIN}/seed4": RUNS[f"long/{AGAIN}/seed4"] | {"looked up": [1.0] * PARTS}}
+    measured = quantities.long(control)  # a control on a plateau is none
+    assert measured["C1l"]["per_seed"] == pytest.approx(means(gain)[:2])
+    assert (measured["C1m"]["n_runs"], measured["C2l"]["n_runs"]) == (2, 3)
     nobody = {name: of | ({"looked up": [1.0] * PARTS} if DIRECT in name else {}) for name, of in RUNS.items()}
     measured = quantities.long(nobody)
     assert measured["C1l"]["value"] == pytest.approx(fmean(means(gain))) and measured["C1l"]["n_runs"] == 1
