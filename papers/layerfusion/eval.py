@@ -19,7 +19,9 @@ HERE = Path(__file__).parent
 LONG = ("C1l", "C1m", "C1g", "C1v", "C1k", "C1i", "C1j", "C2l", "C2e", "C2k", "C2i", "C2j", "C3n", "C3o")
 MORE = ("C2u", "C2v", "C2w", "C2x", "C3l", "C3m", "C10l")
 VARIANTS = ("C11l", "C12l", "C13l", "C13m")
-SMOLLM2, COMMITTED, OWN = ("C23r", "C23d", "C23g"), ("C21e", "C21f", "C21g"), ("C24a", "C24b", "C24c")
+SMOLLM2 = ("C23r", "C23d", "C23g")
+COMMITTED = ("C21e", "C21f", "C21g")
+OWN = ("C24a", "C24b", "C24c")
 
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact, tables=tables.exact),
