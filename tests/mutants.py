@@ -41,7 +41,7 @@ from tests.mutant_runs import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, REASONS = Path("docs/mutants.md"), Path("docs/mutants.yaml")
-FILES = ("quantities.py", "selection.py", "calibration.py", "experiments/*.py")  # of a paper; quantities come first
+FILES = ("quantities*.py", "selection.py", "calibration.py", "experiments/*.py")  # of a paper; quantities come first
 RUNNING = ("test_harness", "test_experiments", "test_paper_scale", "test_training")  # test files of a paper that run what it computes
 PROCESSES = int(os.environ.get("PROCESSES") or 2)
 SLACK = 20.0  # seconds that a mutant may take beyond four times what its tests take
@@ -232,12 +232,17 @@ def targets(root: Path, paper: str) -> list[str]:
     return [str(path.relative_to(root)) for path in found if stem in ("", path.stem)]
 
 
+def arithmetic(file: str) -> bool:
+    """Quantities, in however many files."""
+    return Path(file).stem.startswith("quantities")
+
+
 def tests_of(root: Path, paper: str) -> list[str]:
     """Test files that name what is broken. Quantities are arithmetic on results: what runs experiments is not asked about them."""
     names = {Path(file).stem for file in targets(root, paper)}
     found = sorted((root / "papers" / paper.partition("/")[0] / "tests").glob("test_*.py"))
     def of(name: str, path: Path) -> bool:
-        if name == "quantities" and path.stem in RUNNING:
+        if arithmetic(name) and path.stem in RUNNING:
             return False
         return bool(re.search(rf"import .*\b{name}\b", path.read_text()))
 
@@ -248,7 +253,7 @@ def meeting(mutant: Mutant, known: dict) -> list[str]:
     """Tests that reach the mutant's line, the fastest first; of a line that runs at import (a table of arms) all that reach its file."""
     line = [test for test, (_, lines) in known.items() if mutant.line in lines.get(mutant.file, ())]
     some = line or [test for test, (_, lines) in known.items() if lines.get(mutant.file)]
-    if mutant.file.endswith("quantities.py"):
+    if arithmetic(mutant.file):
         some = [test for test in some if Path(test.partition("::")[0]).stem not in RUNNING]
     return sorted(some, key=lambda test: known[test][0])
 
@@ -297,7 +302,7 @@ def run(root: Path, paper: str, minutes: float, seed: int = 0) -> list[tuple[Mut
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(PROCESSES) as pool:
         free = list(pool.map(lambda i: Worker(root, Path(folder).resolve() / str(i), tests_of(root, paper)), range(PROCESSES)))
         workers, known = tuple(free), free[0].reached(targets(root, paper))
-        order = sorted(random.Random(seed).sample(made, len(made)), key=lambda mutant: not mutant.file.endswith("quantities.py"))
+        order = sorted(random.Random(seed).sample(made, len(made)), key=lambda mutant: not arithmetic(mutant.file))
         outcome |= {mutant: word for mutant in made if (word := memory.word(mutant, meeting(mutant, known)))}
         began, remembered = time.monotonic(), len(outcome)
         order = [mutant for mutant in order if mutant not in outcome]

@@ -53,6 +53,7 @@ BENCHMARKS = {
     "VQAv2": Benchmark("vqav2_val", ("exact_match",)),
     "SQA-I": Benchmark("scienceqa_img", ("exact_match",)),
     "TextVQA": Benchmark("textvqa_val", ("exact_match",), changes=WITH_OCR),
+    "TextVQA without OCR": Benchmark("textvqa_val", ("exact_match",)),
     "POPE": Benchmark("pope", ("pope_f1_score",)),
     "SEED-I": Benchmark("seedbench", ("seed_image",)),
     "MMStar": Benchmark("mmstar", ("average",)),

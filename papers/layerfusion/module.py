@@ -7,6 +7,7 @@ divided by their number.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,36 +44,34 @@ NEW = "fusion.safetensors"
 
 class FusedTraining(StepTraining):
     """llava: the parts to start from; its projector and feature layers are not read. layers: a set's name, or layers one by one
-    (0 is the embeddings), of a tower with tower_blocks blocks. compat: the set as the official code feeds it. fusion: what an
-    earlier stage wrote (fusion.safetensors), else new from the seed.
+    (0 is the embeddings), of a tower with tower_blocks blocks, of which sets leave out the last unused_blocks (SigLIP: 1). compat: the
+    set as the official code feeds it. fusion: what an earlier stage wrote (fusion.safetensors), else new from the seed.
 
     Raises ValueError for sets and settings that are none, SetupError or ModelError, when the model is built, for parts that do not fit.
     """
 
     PAPER = "layerfusion"
-    SETTINGS = ("llava", "stage", "layers", "tower_blocks", "compat", "position", "pattern", "op", "variant", "points", "learning_rate",
-                "weight_decay", "beta2", "warmup_steps", "schedule")
+    SETTINGS = ("llava", "stage", "layers", "tower_blocks", "unused_blocks", "compat", "position", "pattern", "op", "variant", "points",
+                "learning_rate", "weight_decay", "beta2", "warmup_steps", "schedule")
 
-    def __init__(self, llava: LlavaSpec, layers: str | list[int] = "triple", tower_blocks: int = 24, compat: bool = False,
-                 position: Position = "external", pattern: Pattern = "direct", op: Operation = "parts", variant: Variant = "pre",
-                 points: list[int] | None = None, fusion: str | None = None, stage: Literal["pretrain", "finetune"] = "finetune",
-                 learning_rate: float = 2e-5, weight_decay: float = 0.0, beta2: float = 0.999, warmup_steps: float = 0.03,
-                 schedule: Literal["constant", "cosine", "linear"] = "cosine", gradient_checkpointing: bool = False, seed: int = 1):
+    def __init__(self, llava: LlavaSpec, layers: str | list[int] = "triple", tower_blocks: int = 24, unused_blocks: int = 0,
+                 compat: bool = False, position: Position = "external", pattern: Pattern = "direct", op: Operation = "parts",
+                 variant: Variant = "pre", points: list[int] | None = None, fusion: str | None = None,
+                 stage: Literal["pretrain", "finetune"] = "finetune", learning_rate: float = 2e-5, weight_decay: float = 0.0,
+                 beta2: float = 0.999, warmup_steps: float = 0.03, schedule: Literal["constant", "cosine", "linear"] = "cosine",
+                 gradient_checkpointing: bool = False, seed: int = 1):
         super().__init__(learning_rate, weight_decay, (0.9, beta2), warmup_steps, schedule, seed)
-        self.llava, self.layers, self.tower_blocks, self.compat, self.beta2, self.stage = llava, layers, tower_blocks, compat, beta2, stage
+        self.llava, self.layers, self.compat, self.beta2, self.stage = llava, layers, compat, beta2, stage
+        self.tower_blocks, self.unused_blocks = tower_blocks, unused_blocks
         self.position, self.pattern, self.op, self.variant, self.points = position, pattern, op, variant, points
         self.gradient_checkpointing, self.start_from = gradient_checkpointing, fusion
-        self.config = FusionConfig(self._set(), position, pattern, op, variant, points=None if points is None else tuple(points))
+        of = set_of(layers, tower_blocks, unused_blocks, compat, position)
+        self.config = FusionConfig(of, position, pattern, op, variant, points=None if points is None else tuple(points))
         self.given: Parts | None = None  # set it to train parts that are in memory already
         self.parts: Any = None
         self.decoder: Any = None
         self.fusion: Any = None
         self.internal: Any = None
-
-    def _set(self) -> LayerSet:
-        if not isinstance(self.layers, str):
-            return few("given", self.layers, self.tower_blocks)
-        return code_compat(self.layers, self.tower_blocks, self.position) if self.compat else layer_set(self.layers, self.tower_blocks)
 
     @property
     def tokenizer(self):
@@ -142,6 +141,18 @@ class FusedTraining(StepTraining):
         if self.trainer.is_global_zero:
             save_product(Path(self.trainer.default_root_dir) / "model", self.parts, self.fusion, self.stage,
                          self.run_facts() | {"steps": self.global_step, "trained_from": self.source.get("name")})
+
+
+def set_of(layers: str | Sequence[int], tower_blocks: int, unused_blocks: int = 0, compat: bool = False,
+           position: Position = "external") -> LayerSet:
+    """The set that a training names. unused_blocks: at the tower's end, which it has and sets do not count: the official code takes the
+    last of SigLIP's 27 off, so that the paper's Triple is {3, 20, 25} and its main layer 25. Raises ValueError for a set that is none."""
+    blocks = tower_blocks - unused_blocks
+    if not 0 <= unused_blocks < tower_blocks:
+        raise ValueError(f"unused_blocks is {unused_blocks}, of a tower with {tower_blocks}")
+    if not isinstance(layers, str):
+        return few("given", layers, blocks)
+    return code_compat(layers, blocks, position) if compat else layer_set(layers, blocks)
 
 
 def built(config: FusionConfig, dv: int, decoder: nn.Module, seed: int) -> Fusion:

@@ -3,7 +3,7 @@ claims.yaml, verdicts in common/claims. Beside an effect stands its placebo, or 
 another arm.
 
 Points are percent of pictures (probes) or of questions (LLaVAs) that are answered right. A probe's seed draws pictures of its own to
-fit and to test; a training's seed is its weights and its order.
+fit and to test. What is trained here has a file of its own, quantities_trained.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from common.claims.intervals import paired, point, summarize, t_quantile
 from common.seeds import seeds_of
 
 from . import analytic, reported
+from .experiments.exact import figures
 
 OTHERS = "{}, added layers of another picture"
 LATE, REGIONS = ("late region", "last region"), ("first region", "middle region", "late region", "last region")
@@ -24,25 +25,22 @@ CUTS = (6, 10)  # where the specification saw the stages of DINOv2-S end
 
 # -- analytic ----------------------------------------------------------------------------------------------
 def exact(results: dict, size: str) -> dict[str, dict]:
-    means, known, steady = analytic.averages(), reported.AVERAGES, analytic.steadiness()
+    of = figures()
+    means, known, steady, parameters, work = (of[name] for name in ("means", "known", "spread", "parameters", "work"))
     external = known["external direct"]
-    triples = {kind: of["triple"] for kind, of in known.items() if "triple" in of}
+    triples = {kind: sets["triple"] for kind, sets in known.items() if "triple" in sets}
     inside = max(value for kind, value in triples.items() if kind.startswith("internal"))
     others = min(value for kind, value in steady.items() if kind != "external direct")
-    all_of = {f"{position} {pattern}": analytic.triple(position, pattern) for position, pattern in analytic.KINDS}
-    parameters = {kind: 100 * analytic.added(of) / analytic.MOBILELLAMA_1B4.parameters() for kind, of in all_of.items()}
-    work = {kind: analytic.share_of_prefill(of) for kind, of in all_of.items()}
     return {
-        "C4a": point(means["layer 23 alone"][0]), "C5a": point(means["external direct, all"][0]),
-        "C7a": point(means["internal modular, double"][0]), "C8a": point(means["internal direct, latter"][0]),
-        "C9a": point(means["external modular, former"][0]),
+        "C4a": point(means["layer 23 alone"]), "C5a": point(means["external direct, all"]),
+        "C7a": point(means["internal modular, double"]), "C8a": point(means["internal direct, latter"]),
+        "C9a": point(means["external modular, former"]),
         "C2a": point(round(external["triple"] - external["all"], 2)),
         "C3a": point(round(triples["external direct"] - inside, 2), baselines=triples),
         "C3b": point(others - steady["external direct"], baselines=steady),
         "C16a": point(parameters["external direct"], baselines=parameters), "C16b": point(work["external direct"], baselines=work),
-        "C16c": point(1 + analytic.share_of_prefill(analytic.triple("internal", "modular", "all")) / 100),
-        "C18a": point(max(gqa for _, gqa in analytic.ranges().values()), baselines={k: gqa for k, (_, gqa) in analytic.ranges().items()}),
-        "C18b": point(analytic.equal_batch_range()),
+        "C16c": point(of["all inside"]), "C18a": point(max(of["ranges"].values()), baselines=of["ranges"]),
+        "C18b": point(of["equal batches"]),
     }
 
 
@@ -149,32 +147,68 @@ def clustered(ours: Sequence[float], theirs: Sequence[float], pictures: Sequence
 
 # -- the committed models ----------------------------------------------------------------------------------
 def llava(results: dict, size: str = "cpu") -> dict[str, dict]:
-    """C21: answers of all models, one after the other; pictures, of which they see the same, are the clusters."""
-    seeds = seeds_of(results, "llava")
+    """C21a to C21d: answers of all models, one after the other; pictures, of which they see the same, are the clusters."""
+    of = Swapped(results, "llava")
+    found = {"C21a": of.wrong("test") | {"placebo": of.wrong("hard")}}
+    return found | {claim: of.without(layer) for claim, layer in (("C21b", "2"), ("C21c", "9"), ("C21d", "11"))}
 
-    def right(*way: str) -> list[float]:
+
+def committed(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C21e to C21g: the same of the LLaVA with SmolLM2's decoder."""
+    of = Swapped(results, "committed")
+    return {claim: of.without(layer) for claim, layer in (("C21e", "2"), ("C21f", "9"), ("C21g", "11"))}
+
+
+def own(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C24: the four small LLaVAs of this paper, on hard scenes; differences are of the same questions, clustered by picture."""
+    asked = results["own/features"]["test"]
+
+    def right(name: str, kinds: Sequence[str] = (), layer: str = "") -> list[float]:
+        of = results[f"own/{name}"]
+        answers = of["another picture"][layer] if layer else of["test"]
+        return [100.0 * int(bit) for bit, kind in zip(answers, asked["kinds"], strict=True) if not kinds or kind in kinds]
+
+    def less(ours: list[float], theirs: list[float], kinds: Sequence[str] = ()) -> dict:
+        return clustered(ours, theirs, [p for p, kind in zip(asked["pictures"], asked["kinds"]) if not kinds or kind in kinds])
+
+    fine = ("tens", "digit", "shade")
+    gained = less(right("triple"), right("default"))
+    return {
+        "C24a": less(right("triple", fine), right("default", fine), fine)
+        | {"placebo": less(right("triple", fine, "2"), right("default", fine), fine)},
+        "C24b": less(right("region"), right("triple")) | {"placebo": gained},
+        "C24c": less(right("cross-attention"), right("triple")) | {"placebo": gained},
+    }
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """Committed models of an experiment: what they answer as they are, and with a layer of other pictures."""
+
+    results: dict
+    name: str
+
+    def right(self, *way: str) -> list[float]:
         found: list[float] = []
-        for seed in seeds:
-            of = results[f"llava/seed{seed}"]
+        for seed in seeds_of(self.results, self.name):
+            of = self.results[f"{self.name}/seed{seed}"]
             for name in way:
                 of = of[name]
             found += [100.0 * int(bit) for bit in of]
         return found
 
-    def pictures(which: str = "test") -> list[int]:
-        return results["llava/features"][which]["pictures"] * len(seeds)
+    def pictures(self, which: str = "test") -> list[int]:
+        return self.results[f"{self.name}/features"][which]["pictures"] * len(seeds_of(self.results, self.name))
 
-    def wrong(which: str) -> dict:
-        ours = right(which)
-        return clustered([100 - value for value in ours], [0.0] * len(ours), pictures(which))
+    def wrong(self, which: str) -> dict:
+        ours = self.right(which)
+        return clustered([100 - value for value in ours], [0.0] * len(ours), self.pictures(which))
 
-    def lost(way: str, layer: str) -> dict:
-        return clustered(right("test"), right(way, layer), pictures())
-
-    found = {"C21a": wrong("test") | {"placebo": wrong("hard")}}
-    for claim, layer in (("C21b", "2"), ("C21c", "9"), ("C21d", "11")):
-        found[claim] = lost("another picture", layer) | {"placebo": lost("drawn again", layer)}
-    return found
+    def without(self, layer: str) -> dict:
+        """Points lost where the layer is of another picture; placebo: of the same scene, drawn again."""
+        whole = self.right("test")
+        lost, again = (clustered(whole, self.right(way, layer), self.pictures()) for way in ("another picture", "drawn again"))
+        return lost | {"placebo": again}
 
 
 # -- time --------------------------------------------------------------------------------------------------
@@ -196,114 +230,17 @@ def speed(results: dict, size: str = "cpu") -> dict[str, dict]:
         "iqr_relative": spread, "load_average": max(of["load_average"] for of in found)}}}
 
 
-# -- trained -----------------------------------------------------------------------------------------------
-SETS = ("single", "triple", "latter", "all")
-KINDS = ("external direct", "external modular", "internal direct", "internal modular")
-FINE = ("tens", "digit", "shade")  # what the default layer is worst at, by the probes
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Results of trainings by arm and seed. name: long or variants."""
-
-    results: dict
-    name: str
-    when: str = "end"
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return seeds_of(self.results, f"{self.name}/default" if self.name == "long" else f"{self.name}/triple, Qwen3")
-
-    def run(self, seed: int, arm: str, name: str = "") -> dict:
-        return self.results[f"{name or self.name}/{arm}/seed{seed}"]
-
-    def right(self, seed: int, arm: str, where: str = "test", kinds: Sequence[str] = (), name: str = "") -> float:
-        """Mean over kinds in points; all kinds where none is named."""
-        of = self.run(seed, arm, name)[self.when][where]
-        return 100 * (of if isinstance(of, float) else fmean(of[kind] for kind in (kinds or of)))
-
-    def apart(self, ours: str, theirs: str, where: str = "test", kinds: Sequence[str] = ()) -> dict:
-        return summarize([self.right(s, ours, where, kinds) - self.right(s, theirs, where, kinds) for s in self.seeds], 0.1)
-
-    def over_sets(self, seed: int, kind: str) -> list[float]:
-        return [self.right(seed, f"{kind}, {name}") for name in SETS]
-
-    def ahead(self, kind: str) -> dict:
-        """Mean over sets less the best other kind's."""
-        rows = [{k: fmean(self.over_sets(seed, k)) for k in KINDS} for seed in self.seeds]
-        return summarize([row[kind] - max(row[k] for k in KINDS if k != kind) for row in rows], 0.1)
-
-    def steadier(self, kind: str) -> dict:
-        """The least standard deviation over sets of another kind less this one's."""
-        rows = [{k: stdev(self.over_sets(seed, k)) for k in KINDS} for seed in self.seeds]
-        return summarize([min(row[k] for k in KINDS if k != kind) - row[kind] for row in rows], 0.1)
-
-    def early(self, seed: int, arm: str) -> float:
-        """Training loss after a quarter of the steps."""
-        losses = self.run(seed, arm)["loss"]
-        return losses[len(losses) // 4]
-
-
-def long(results: dict, size: str = "cpu") -> dict[str, dict]:
-    """C1l to C10l."""
-    of = Trained(results, "long")
-    direct, three, again = "external direct, triple", "default", "default three times"
-
-    def worse(kind: str) -> dict:
-        return summarize([of.early(s, f"{kind}, all") - of.early(s, f"{kind}, triple") for s in of.seeds], 1e-3)
-
-    means = {f"{kind}, {name}": fmean(of.right(s, f"{kind}, {name}") for s in of.seeds) for kind in KINDS for name in SETS}
-    return {
-        "C1l": of.apart(direct, three, kinds=FINE) | {"placebo": of.apart(again, three, kinds=FINE), "baselines": means},
-        "C1m": of.apart(again, three, kinds=FINE) | {"sensitivity": of.apart(direct, three, kinds=FINE)},
-        "C1g": of.apart(direct, three, "shifted") | {"placebo": of.apart(again, three, "shifted")},
-        "C1v": of.apart(direct, three, "easy-VQA") | {"placebo": of.apart(again, three, "easy-VQA")},
-        "C2l": of.apart("late region", direct) | {"placebo": of.apart(direct, three)},
-        "C3l": of.ahead("external direct") | {"placebo": of.ahead("internal modular")},
-        "C3m": of.steadier("external direct") | {"placebo": of.steadier("internal modular")},
-        "C10l": worse("internal modular") | {"placebo": worse("external direct")},
-    }
-
-
-def variants(results: dict, size: str = "cpu") -> dict[str, dict]:
-    """C11l to C13m: some beside arms of the long run, where these are among the results."""
-    of = Trained(results, "variants")
-    found = {}
-    for claim, what in (("C13l", "random tower"), ("C13m", "Qwen3")):
-        found[claim] = of.apart(f"triple, {what}", f"default, {what}") | {
-            "placebo": of.apart(f"default three times, {what}", f"default, {what}")}
-    if f"long/internal modular, triple/seed{of.seeds[0]}" in results:
-        three = [[of.right(s, "internal modular, triple", name="long"), of.right(s, "internal modular, post"),
-                  of.right(s, "internal modular, parallel")] for s in of.seeds]
-        other = [of.right(s, "external direct, triple", name="long") - values[0] for s, values in zip(of.seeds, three)]
-        found["C11l"] = summarize([max(values) - min(values) for values in three], 0.1) | {"sensitivity": summarize(other, 0.1)}
-
-        def gain(kind: str, seed: int) -> float:
-            return of.right(seed, f"{kind}, triple", name="long") - of.right(seed, f"{kind}, 1000 pictures")
-
-        direct = {s: gain("external direct", s) for s in of.seeds}
-        turned = [direct[b] - direct[a] for a, b in zip(of.seeds, (*of.seeds[1:], of.seeds[0]))]
-        found["C12l"] = summarize([gain("internal direct", s) - direct[s] for s in of.seeds], 0.1) | {"placebo": summarize(turned, 0.1)}
-    return found
-
-
-def smollm2(results: dict, size: str = "cpu") -> dict[str, dict]:
-    """C23r: a pretrained decoder."""
-    seeds = seeds_of(results, "smollm2/default")
-
-    def right(seed: int, arm: str) -> float:
-        return 100 * fmean(results[f"smollm2/{arm}/seed{seed}"]["test"][kind] for kind in FINE)
-
-    def gain(arm: str) -> dict:
-        return summarize([right(s, arm) - right(s, "default") for s in seeds], 0.1)
-
-    inside = gain("internal direct, triple")["value"]
-    return {"C23r": gain("external direct, triple") | {"placebo": gain("default three times"), "baselines": {"internal direct": inside}}}
-
-
 # -- paper scale -------------------------------------------------------------------------------------------
+PAPERS_SETS = ("single", "double", "triple", "former", "latter", "all")
+EXTERNAL, INTERNAL = ("external-direct", "external-modular"), ("internal-direct", "internal-modular")
+AVERAGED = {"C4": "external-direct_default", "C5": "external-direct_all", "C6": "external-direct_triple", "C7": "internal-modular_double",
+            "C8": "internal-direct_triple", "C9": "external-modular_former", "C13": "siglip_27_external-direct_triple",
+            "C14": "siglip_14_internal-modular_triple"}
+LOSS = "training loss"  # of a run, beside its benchmarks
+
+
 def paper(results: dict, size: str = "paper") -> dict[str, dict]:
-    """{run: {seed: {benchmark: score}}} -> averages of those that have all nine; what is missing stays not-run."""
+    """{run: {seed: {benchmark: score, "training loss"}}} -> what follows from runs that have all nine; what is missing stays not-run."""
     found, means = {}, {}
     for run, seeds in results["paper"].items():
         whole = {seed: analytic.mean_score([of[name] for name in reported.BENCHMARKS]) for seed, of in seeds.items()
@@ -311,18 +248,32 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
         if whole:
             means[run] = whole
 
-    def averaged(claim: str, run: str) -> None:
-        if run in means:
-            found[claim] = summarize(list(means[run].values()), 0.01)
+    def over(claim: str, runs: Sequence[str], value: Callable[[list[float]], float], of: dict[str, dict[str, float]]) -> None:
+        """From the runs' numbers, seed by seed, over seeds that all of them have."""
+        if both := sorted(set.intersection(*(set(of.get(run, {})) for run in runs))):
+            found[claim] = summarize([value([of[run][seed] for run in runs]) for seed in both], 0.01)
 
-    def differ(claim: str, ours: str, theirs: str) -> None:
-        both = sorted(set(means.get(ours, {})) & set(means.get(theirs, {})))
-        if both:
-            found[claim] = summarize([means[ours][s] - means[theirs][s] for s in both], 0.01)
-
-    differ("C1", "external-direct_triple", "external-direct_default")
-    differ("C2", "internal-direct_triple", "internal-direct_latter")
-    for claim, run in (("C4", "external-direct_default"), ("C5", "external-direct_all"), ("C6", "external-direct_triple"),
-                       ("C7", "internal-modular_double"), ("C8", "internal-direct_triple"), ("C9", "external-modular_former")):
-        averaged(claim, run)
+    for claim, run in AVERAGED.items():
+        over(claim, [run], lambda means: means[0], means)
+    over("C1", ["external-direct_triple", "external-direct_default"], lambda means: means[0] - means[1], means)
+    over("C2", ["internal-direct_triple", "internal-direct_latter"], lambda means: means[0] - means[1], means)
+    over("C3", [f"{kind}_{name}" for kind in (*EXTERNAL, *INTERNAL) for name in PAPERS_SETS], _best_and_steadiest, means)
+    losses = {run: {seed: of[LOSS] for seed, of in seeds.items() if LOSS in of} for run, seeds in results["paper"].items()}
+    over("C10", ["internal-modular_all", "internal-modular_double"], lambda ends: ends[0] - ends[1], losses)
+    over("C11", [f"internal-modular_triple{variant}" for variant in ("", "-post", "-parallel")],
+         lambda means: max(means) - min(means), means)
+    over("C12", [f"{data}_{kind}_triple" for kind in (*INTERNAL, *EXTERNAL) for data in ("737k", "332k")], _inside_gains_more, means)
     return found
+
+
+def _best_and_steadiest(means: list[float]) -> float:
+    """means: of external direct's sets, then the other kinds'. The lesser of its two advantages."""
+    width = len(PAPERS_SETS)
+    own, *others = (means[i : i + width] for i in range(0, len(means), width))
+    return min(fmean(own) - max(map(fmean, others)), min(map(stdev, others)) - stdev(own))
+
+
+def _inside_gains_more(means: list[float]) -> float:
+    """means: with much and with little data, of both internal kinds, then of both external ones."""
+    inside, inside_2, outside, outside_2 = (means[i] - means[i + 1] for i in range(0, len(means), 2))
+    return (inside + inside_2) / 2 - (outside + outside_2) / 2

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import fmean
 
+from common.claims.intervals import interval, summarize
 from common.seeds import seeds_of
 
 from . import analytic, reported
 from .quantities import Probes, behind
+from .quantities_trained import ANOTHER, EASY, HOLDS, LOOK, Runs
 
 WIDTH = 46
 ORDER = ("default", "default three times", "single", "double", "triple", "medoids", "first region", "middle region", "late region",
@@ -49,9 +53,28 @@ def probes(results: dict, size: str = "cpu") -> Iterator[str]:
                 if name in rows[0]["shifted"]:
                     line += "  |" + "".join(f"{100 * fmean(r['shifted'][name][k] for r in rows):7.1f}" for k in kinds)
                 yield line
-        gap = fmean(behind(r) for r in rows)
-        yield (f"The most even layer is {gap:.1f} points behind the best layer on its worst kind: " +
-               ("no single layer knows all" if gap > POINTS else "a single layer knows nearly all, and sets cannot matter here"))
+        yield precondition([behind(r) for r in rows], 100 / tested)
+
+
+def precondition(gaps: list[float], one: float) -> str:
+    """Whether sets of layers can matter, as far as draws of the pictures establish it. gaps: of each draw, in points; one: a picture's."""
+    found = summarize(gaps, one)
+    ends = interval(found)
+    draws = ", ".join(f"{gap:.1f}" for gap in gaps)
+    text = f"The most even layer is {found['value']:.1f} points behind the best layer on its worst kind (by draw of pictures {draws}): "
+    if ends is None or ends[0] <= POINTS <= ends[1]:
+        return text + f"whether a single layer knows all to {POINTS} points is not established"
+    return text + ("no single layer knows all" if ends[0] > POINTS else "a single layer knows nearly all, and sets cannot matter here")
+
+
+def looked_first(folder: Path) -> None:
+    """Prints, before hours of training, what the probes of the default run say of it. folder: of committed results."""
+    path = folder / "measurements.cpu-small.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else {}
+    hard = [row for name, row in sorted(rows.items()) if name.startswith("probes/hard/")]
+    said = precondition([behind(row) for row in hard], 100 / hard[0]["counts"][1]) if hard else (
+        "They were not asked: make reproduce-layerfusion does.")
+    print(f"Before any training, hard scenes by probes (C17a). {said}", flush=True)
 
 
 def stages(results: dict, size: str = "cpu") -> Iterator[str]:
@@ -94,26 +117,60 @@ def speed(results: dict, size: str = "cpu") -> Iterator[str]:
         yield f"{name:<{WIDTH}s}{medians}; {found[0]['ratios'][name]['bound']:.3f}"
 
 
-def trained(results: dict, size: str = "cpu") -> Iterator[str]:
-    """Every arm of the long run and of its variants: at half of the steps, at the end, in another look, on easy-VQA."""
-    names = [name for name in results if name.startswith(("long/", "variants/")) and "/seed" in name]
-    arms = list(dict.fromkeys(name.rpartition("/seed")[0] for name in names))
+def committed(results: dict, size: str = "cpu") -> Iterator[str]:
     yield ""
-    yield f"Trained on hard scenes, mean over kinds, %{'':<5s}   half    end  looks  easy  exit   seeds"
-    for arm in arms:
-        rows = [results[f"{arm}/seed{seed}"] for seed in seeds_of(results, arm)]
+    for seed in seeds_of(results, "committed"):
+        row = results[f"committed/seed{seed}"]
+        swaps = "; ".join(f"layer {layer} from {way} {100 * bits.count('1') / len(bits):.1f}" for way in ("another picture", "drawn again")
+                          for layer, bits in row[way].items())
+        yield f"{row['model']['name']}: right, % {100 * row['test'].count('1') / len(row['test']):.1f}; {swaps}"
 
-        def mean(when: str, where: str, rows=rows) -> float:
-            return 100 * fmean(fmean(r[when][where].values()) for r in rows)
 
-        yield (f"{arm:<{WIDTH}s}{mean('half', 'test'):7.1f}{mean('end', 'test'):7.1f}{mean('end', 'shifted'):7.1f}"
-               f"{100 * fmean(r['end']['easy-VQA'] for r in rows):6.1f}{fmean(r['exit'] for r in rows):6.0f}{len(rows):8d}")
+def own(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "The four small LLaVAs of this paper on hard scenes: right, %; with a layer of another picture"
+    for name in (name for name in results if name.startswith("own/") and name != "own/features"):
+        row = results[name]
+        swaps = ", ".join(f"{layer}: {100 * of_bits(bits):.1f}" for layer, bits in row["another picture"].items())
+        yield f"{name.removeprefix('own/'):<{WIDTH}s}{100 * of_bits(row['test']):7.1f}; {swaps}"
+
+
+def long(results: dict, size: str = "cpu") -> Iterator[str]:
+    return trained(results, "long")
+
+
+def more(results: dict, size: str = "cpu") -> Iterator[str]:
+    return trained(results, "long-more")
+
+
+def variants(results: dict, size: str = "cpu") -> Iterator[str]:
+    return trained(results, "variants")
+
+
+def trained(results: dict, name: str) -> Iterator[str]:
+    """Every arm of an experiment: shares right at half of the steps, at the end, in another look, with added layers of another picture, on
+    easy-VQA; when the plateau ended, and how many have converged."""
+    of = Runs(results, name, first="triple, Qwen3" if name == "variants" else "default")
+    yield ""
+    yield f"{name + ': right on hard scenes, %':<{WIDTH}s}   half    end  looks other  easy  exit  converged"
+    for arm in dict.fromkeys(key.split("/")[1] for key in results if key.split("/")[0] in HOLDS[name] and "/seed" in key):
+        rows = [of.run(seed, arm) for seed in of.seeds]
+        end, look, other, easy = (100 * fmean(of_bits(row["end"][where]) for row in rows) for where in ("test", LOOK, ANOTHER, EASY))
+        out = [step for seed in of.seeds if (step := of.exit(seed, arm)) is not None]
+        yield (f"{arm:<{WIDTH}s}{100 * fmean(row['half']['test'] for row in rows):7.1f}{end:7.1f}{look:7.1f}{other:6.1f}{easy:6.1f}"
+               f"{f'{fmean(out):6.0f}' if out else '     -'}{len(of.settled(arm)):5d} of {len(rows)}")
+    yield f"{'no picture':<{WIDTH}s}{'':7s}{of.blind('test'):7.1f}{'':13s}{of.blind(EASY):6.1f}"
+
+
+def of_bits(right: str) -> float:
+    return right.count("1") / len(right)
 
 
 def smollm2(results: dict, size: str = "cpu") -> Iterator[str]:
+    of = Runs(results, "smollm2")
     yield ""
-    yield f"SmolLM2 with DINOv2-S on hard scenes, right, %{'':<3s}   test  another look"
-    for arm in dict.fromkeys(name.rpartition("/seed")[0] for name in results if name.startswith("smollm2/") and "/seed" in name):
-        rows = [results[f"{arm}/seed{seed}"] for seed in seeds_of(results, arm)]
-        means = [100 * fmean(fmean(r[where].values()) for r in rows) for where in ("test", "shifted")]
-        yield f"{arm:<{WIDTH}s}{means[0]:7.1f}{means[1]:14.1f}"
+    yield f"SmolLM2 with DINOv2-S on hard scenes, right, %{'':<3s}   test  another look  converged"
+    for arm in dict.fromkeys(name.split("/")[1] for name in results if name.startswith("smollm2/") and "/seed" in name):
+        shares = [100 * fmean(of_bits(of.run(seed, arm)["end"][where]) for seed in of.seeds) for where in ("test", "shifted")]
+        yield f"{arm:<{WIDTH}s}{shares[0]:7.1f}{shares[1]:14.1f}{len(of.settled(arm)):8d} of {len(of.seeds)}"
+    yield f"{'no picture':<{WIDTH}s}{of.blind('test'):7.1f}"

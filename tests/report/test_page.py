@@ -232,7 +232,7 @@ def test_a_claim_that_an_asked_experiment_measures_names_it_and_no_other_does():
     assert Row("vica/C1r", "cpu-small", asked=papers["vica"]["C1r"].asked).command == "make reproduce-vica ONLY=scratch"
     assert papers["vica"]["C1s"].asked == "" == papers["vica"]["C1"].asked
     assert papers["vica"]["C1"].command == "make reproduce-vica RUNG=paper"
-    assert {row.asked for row in papers["layerfusion"].values()} == {"", "long", "variants", "smollm2"}
+    assert {row.asked for row in papers["layerfusion"].values()} == {"", "committed", "long", "long-more", "own", "smollm2", "variants"}
 
 
 @pytest.mark.parametrize("paper", sorted(path.parent.name for path in (ROOT / "papers").glob("*/eval.py")))

@@ -3,19 +3,21 @@
     make reproduce-layerfusion RUNG=paper
 
 takes every run under lightning_logs/layerfusion (or LAYERFUSION_RUNS), folders <kind>_<set>/seed<n>/finetune/model as the configs write
-them, and asks it the benchmarks' questions (common/benchmarks/vqa.py), greedily, under Vicuna's chat. TextVQA is asked with OCR tokens
-there, which the paper's 35.47 for its baseline does not look like (README, D7). A score is kept in the run's folder when it is there:
-a run that was killed goes on with the next one.
+them, and asks it the benchmarks' questions (common/benchmarks/vqa.py), greedily, under Vicuna's chat. TextVQA is asked without the tokens
+of an OCR system, as the paper's 35.47 for its baseline looks (README, D7), and with them beside. A score is kept in the run's folder when
+it is there: a run that was killed goes on with the next one. The loss that fine-tuning ended with stands beside the scores.
 """
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -29,11 +31,14 @@ from common.vision.conversations import SYSTEM_V1
 from common.vision.parts import CLASS_TOKEN, _pixel_statistics, load_tower
 
 from ..internal import Internal, Pictures
-from ..method import Fusion, FusionConfig, apart, code_compat, few, layer_set
-from ..module import NEW, built, load_new
+from ..method import Fusion, FusionConfig, apart
+from ..module import NEW, built, load_new, set_of
 from ..reported import BENCHMARKS
 
 BATCH = 8
+WITH_OCR = "TextVQA with OCR"
+HARNESS = {"TextVQA": "TextVQA without OCR", WITH_OCR: "TextVQA"}  # ours: the harness's, where they differ
+LAST = 50  # logged losses: what a training ended with
 
 
 @dataclass
@@ -70,7 +75,7 @@ def squared(image: Any, tower: nn.Module) -> Tensor:
     return torch.from_numpy((shown - np.float32(mean)) / np.float32(std)).permute(2, 0, 1).contiguous()
 
 
-def measure(folder: Path, log: Callable[[str], None] = print, device: str = "cuda", benchmarks: Sequence[str] = BENCHMARKS,
+def measure(folder: Path, log: Callable[[str], None] = print, device: str = "cuda", benchmarks: Sequence[str] = (*BENCHMARKS, WITH_OCR),
             limit: int | None = None) -> dict[str, dict[str, dict[str, float]]]:
     """{run: {seed: {benchmark: value in the table's unit}}}. limit: questions of each benchmark, for a try.
 
@@ -87,8 +92,17 @@ def measure(folder: Path, log: Callable[[str], None] = print, device: str = "cud
     for model in models:
         run, seed = model.parts[-4], model.parts[-3]
         opened = functools.cache(functools.partial(open_model, model, device))
-        found.setdefault(run, {})[seed] = one(run, seed, opened, folder, benchmarks, limit, log)
+        found.setdefault(run, {})[seed] = one(run, seed, opened, folder, benchmarks, limit, log) | last_loss(model.parents[0])
     return found
+
+
+def last_loss(folder: Path) -> dict[str, float]:
+    """{"training loss": mean of the last logged ones} of a run's folder; nothing where it keeps no log."""
+    found: list[float] = []
+    for path in sorted(folder.glob("logs/version_*/metrics.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            found += [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
+    return {"training loss": fmean(found[-LAST:])} if found else {}
 
 
 def one(run: str, seed: str, opened: Callable[[], Eyes], folder: Path, benchmarks: Sequence[str], limit: int | None,
@@ -100,8 +114,8 @@ def one(run: str, seed: str, opened: Callable[[], Eyes], folder: Path, benchmark
         row = json.loads(path.read_text()) if path.is_file() else {}
         if row.get("limit", "none yet") != limit:
             try:
-                row = vqa.evaluate(lambda *asked: answer(opened(), *asked), benchmark, folder, label="layerfusion", limit=limit,
-                                   batch_size=BATCH) | {"limit": limit}
+                row = vqa.evaluate(lambda *asked: answer(opened(), *asked), HARNESS.get(benchmark, benchmark), folder,
+                                   label="layerfusion", limit=limit, batch_size=BATCH) | {"limit": limit}
             except vqa.BenchmarkError as error:
                 log(f"{run}, {seed}, {benchmark}: no score. {error}")
                 continue
@@ -127,9 +141,7 @@ def open_model(folder: Path, device: str) -> Eyes:
 
 def config_of(about: dict) -> FusionConfig:
     """The fusion that a training.json names."""
-    named, blocks = about["layers"], about["tower_blocks"]
-    layers = few("given", named, blocks) if not isinstance(named, str) else (
-        code_compat(named, blocks, about["position"]) if about["compat"] else layer_set(named, blocks))
+    layers = set_of(about["layers"], about["tower_blocks"], about.get("unused_blocks", 0), about["compat"], about["position"])
     points = about.get("points")
     return FusionConfig(layers, about["position"], about["pattern"], about["op"], about["variant"],
                         points=None if points is None else tuple(points))

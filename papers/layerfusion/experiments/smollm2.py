@@ -2,44 +2,50 @@
 
     make reproduce-layerfusion ONLY=smollm2
 
-What the small LLaVAs cannot show, because their decoder never saw text. Captions first, then questions, through the model's own
-tokenizer and chat template; what is new and the adapters train in both. An answer is right if every token of it and the end of its
-turn is the most likely one. A killed run goes on from its checkpoints.
+What the small LLaVAs cannot show, because their decoder never saw text. The recipe is that of the SmolLM2 LLaVA that is committed
+(common/standins/llava_smollm2.py: captions, then questions, one token a word, bf16 autocast), with a fusion in place of its projector;
+what is new and the adapters train in both stages. A killed run goes on from its checkpoints. What a run made, adapter and fusion in half
+precision, no file over 4 MB, is kept with its card in the folder of its checkpoints; `opened` reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from common.data import hard_scenes, scenes
-from common.files import cache_dir
-from common.lora import LoraSpec, add_lora
-from common.models import SMOLLM2, load
+from common.errors import ModelError
+from common.files import cache_dir, file_sha256, replacing, write_json
+from common.lora import MOST, LoraSpec, add_lora, merge
+from common.lora import save as save_adapter
+from common.models import SMOLLM2, Loaded, load
 from common.runs.jobs import Job
 from common.runs.sources import closure
 from common.seeds import asked as seeds_asked
 from common.seeds import seed_of
+from common.standins import llava as standins
+from common.standins import llava_smollm2
 from common.training.checkpoints import WholeCheckpoints, keeper, resume_from
 from common.training.fit import quiet
 from common.training.steps import FromStep
 from common.vision import llava
-from common.vision.layout import IGNORED, packed
 
 from ..data import HardRows
 from ..internal import Internal
 from ..method import Fusion, Sizes, apart
 from ..running import hidden
-from .trained import DIRECT, PLAIN, Arm, Columns, Training, fusion_layers, scenes_of, shown, whitened
+from ..small import Training, means, whitened
+from . import trained
+from .trained import DIRECT, PLAIN, Arm, asked, bits, fusion_layers, of_another, scenes_of, shown
 
 ARMS = {name: Arm(DIRECT, of) for name, of in PLAIN.items()} | {
     "external direct, triple": Arm(DIRECT, "triple"), "internal direct, triple": Arm("internal direct", "triple")}
+PARTS = ("projector", "extra")  # of a fusion, a file each
 
 
 @dataclass(frozen=True)
@@ -56,34 +62,50 @@ class Size:
     features: str = "cpu"
 
 
-SIZES = {"cpu": Size(seeds_asked(), 300, 1500, 16, 6, 4, 200)}
+SIZES = {"cpu": Size(seeds_asked(), 100, 1000, 16, 12, 4, 200)}
 SIZES["smoke"] = SIZES["cpu"]  # never walked, nor its features
 
 
 def jobs(size: str = "cpu") -> list[Job]:
-    made = [Job("smollm2/features", "papers.layerfusion.experiments.trained:features",
-                {"of": "smollm2", "tower_of": "dinov2", "size": size}, seconds=300)]
-    return made + [Job(f"smollm2/{arm}/seed{seed}", f"{__name__}:run", {"arm": arm, "seed": seed, "size": size}, seconds=10000,
-                       after=("smollm2/features",)) for arm in ARMS for seed in SIZES[size].seeds]
+    made = [Job("smollm2/features/dinov2", f"{__name__}:features", {"size": size}, seconds=300)]
+    return made + [Job(f"smollm2/{arm}/seed{seed}", f"{__name__}:run", {"arm": arm, "seed": seed, "size": size}, seconds=5000,
+                       after=("smollm2/features/dinov2",)) for arm in ARMS for seed in SIZES[size].seeds]
+
+
+def features(size: str = "cpu") -> dict:
+    """As trained.features, of the first pictures that are tested here."""
+    s = SIZES[size]
+    found = trained.features("smollm2", "dinov2", s.features)
+    for which in ("test", "easy-VQA"):
+        n = sum(picture < s.test for picture in found[which]["pictures"])
+        found[which] = {name: of[:n] for name, of in found[which].items()}
+    return found
 
 
 class Reader:
-    """SmolLM2 with adapters and a fusion: what `trained.Training` reads of a small LLaVA."""
+    """SmolLM2 with adapters and a fusion: what `small.Training` reads of a small LLaVA. rank: None for a decoder without adapters.
 
-    def __init__(self, decoder: nn.Module, tokenizer: Any, arm: Arm, seed: int, sample: Tensor, layers: Sequence[int], rank: int):
+    A visual token starts with the size of the decoder's own embeddings."""
+
+    def __init__(self, decoder: nn.Module, words: Any, arm: Arm, seed: int, sample: Tensor, layers: Sequence[int], rank: int | None):
+        of: Any = decoder
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of("fusion", seed))
-            self.fusion = Fusion(arm.config(), Sizes.of(sample.shape[-1] // len(layers), decoder.config))
+            self.fusion = Fusion(arm.config(), Sizes.of(sample.shape[-1] // len(layers), of.config))
             torch.manual_seed(seed_of("adapters", seed))
-            add_lora(decoder, LoraSpec(rank=rank, alpha=2 * rank, dropout=0.0))  # the model itself has them: its class stays as it is
-        self.decoder, self.tokenizer, self.layers = decoder, tokenizer, tuple(layers)
+            if rank:
+                add_lora(decoder, LoraSpec(rank, alpha=4 * rank, dropout=0.0))  # the model itself has them: its class stays as it is
+        self.decoder, self.tokenizer, self.layers = of, words, tuple(layers)
         self.internal = Internal(decoder, self.fusion).attach()
         self.projector = nn.Identity()
         whitened(self.fusion, apart(sample.float(), layers), seed)
+        with torch.no_grad():
+            tokens = self.fusion(apart(sample[:50].float(), layers))[0]
+            self.fusion.projector.linear_2.weight *= of.get_input_embeddings().weight.std() / tokens.std()
 
     @property
     def prefix(self) -> list[int]:
-        return llava.chat(self.tokenizer)[0] if self.tokenizer.chat_template else [self.tokenizer.bos_token_id]
+        return self.tokenizer.convert_tokens_to_ids(["<bos>", *llava.SYSTEM.split()])
 
     def language_model(self) -> nn.Module:
         return self.decoder
@@ -92,53 +114,98 @@ class Reader:
         return hidden(self.decoder, self.internal, self.fusion, layout, apart(features, self.layers))
 
 
+class Adapting(Training):
+    """A checkpoint holds what is trained alone."""
+
+    def __init__(self, model: Reader, learning_rate: float = 1e-3):
+        super().__init__(model, learning_rate)
+        self.strict_loading = False
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        free = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in free}
+
+
 def run(arm: str, seed: int, size: str = "cpu") -> dict:
-    """{"test", "shifted": {kind: share}, "loss": every 50th, "trained": parameters}."""
+    """{"end": {where: bits}, "all", "looked up": means of 50 steps of the loss of a question, "trained": parameters, "made": {file:
+    sha256}}; where: test, shifted, another picture, as in trained.py."""
     import lightning as L
 
     s, of, loaded = SIZES[size], ARMS[arm], load(SMOLLM2)
     layers = fusion_layers(of)
-    train = Columns(shown("train", "dinov2", s.features), layers)
-    model = Reader(loaded.model.float(), loaded.tokenizer, of, seed, train[:300], layers, s.rank)
+    train = shown("train", "dinov2", s.features, layers)
+    model = Reader(loaded.model.float(), llava_smollm2.words(loaded.tokenizer), of, seed, train[:500], layers, s.rank)
+    model.decoder.set_attn_implementation("eager")  # backwards on a CPU it takes three quarters of sdpa's time on these short rows
     steps = s.stage_1 + s.stage_2
-    some = scenes_of("train", len(train.features))
-    rows = HardRows(some, train, model.tokenizer, model.prefix, s.stage_1, steps, seed, s.rows, s.asked)
-    module = Training(model, 1e-3)
-    key = Job(arm, f"{__name__}:run", {"arm": asdict(of), "seed": seed, "size": asdict(s)}, tuple(str(p) for p in closure(__name__))).key()
-    work = cache_dir() / "layerfusion" / f"smollm2-seed{seed}-{key}"
+    rows = HardRows(scenes_of("train", len(train)), train, model.tokenizer, model.prefix, s.stage_1, steps, seed, s.rows, s.asked)
+    module = Adapting(model)
+    module.decoder.train()
+    work = kept(arm, of, seed, s)
     last, done = resume_from(work)
     with quiet():
         L.Trainer(accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, logger=False,
-                  enable_model_summary=False, enable_progress_bar=False, plugins=[WholeCheckpoints()],
-                  callbacks=[keeper(work, min(50, steps))]).fit(module, DataLoader(FromStep(rows, done, steps), batch_size=None),
+                  precision="bf16-mixed", enable_model_summary=False, enable_progress_bar=False, plugins=[WholeCheckpoints()],
+                  callbacks=[keeper(work, min(20, steps))]).fit(module, DataLoader(FromStep(rows, done, steps), batch_size=None),
                                                                 ckpt_path=last)
-    return tested(model, s, s.features) | {"loss": module.losses[::50], "trained": sum(
-        p.numel() for p in module.parameters() if p.requires_grad)}
+    whole, looked_up = zip(*module.curve[s.stage_1 :])
+    found = {"end": tested(model, of, s), "all": means(whole), "looked up": means(looked_up),
+             "trained": sum(p.numel() for p in module.parameters() if p.requires_grad)}
+    card = {"arm": arm, "seed": seed, "size": asdict(s), "base": loaded.source, "torch": torch.__version__,
+            "right": {where: right.count("1") / len(right) for where, right in found["end"].items()}}
+    return found | {"made": save(model, work / "model", card)}
+
+
+def kept(arm: str, of: Arm, seed: int, s: Size) -> Path:
+    """The folder of a run's checkpoints: by what it is and by all code that it depends on."""
+    key = Job(arm, f"{__name__}:run", {"arm": asdict(of), "seed": seed, "size": asdict(s)}, tuple(str(p) for p in closure(__name__))).key()
+    return cache_dir() / "layerfusion" / f"smollm2-seed{seed}-{key}"
 
 
 @torch.no_grad()
-def tested(model: Reader, s: Size, features: str, batch: int = 16) -> dict:
+def tested(model: Reader, arm: Arm, s: Size) -> dict[str, str]:
+    """{"test", "shifted", "another picture": bits}."""
     model.decoder.eval()
     model.fusion.eval()
-    draw, found = np.random.default_rng(31), {}
-    asked = [hard_scenes.one_of_each_kind(of, draw) for of in scenes_of("test", s.test)]
-    for which in ("test", "shifted"):
-        pictures = Columns(shown(which, "dinov2", features), model.layers)
-        right: dict[str, list[bool]] = {}
-        for start in range(0, s.test, batch):
-            part = asked[start : start + batch]
-            for row, hits in zip(part, answered(model, pictures[start : start + batch], part)):
-                for q, hit in zip(row, hits):
-                    right.setdefault(q.kind, []).append(hit)
-        found[which] = {kind: sum(hits) / len(hits) for kind, hits in right.items()}
-    return found
+    questions = asked(s.test)["test"]
+    pictures = {where: shown(where, "dinov2", s.features, model.layers)[: s.test] for where in ("test", "shifted")}
+    pictures["another picture"] = of_another(pictures["test"], arm.config().layers.main, model.layers)
+    return {where: bits(hit for row in standins.accuracy(model, of, questions, model.hidden, batch=16) for hit in row)
+            for where, of in pictures.items()}
 
 
-def answered(model: Reader, pictures: Tensor, asked: list[list[scenes.Question]]) -> list[list[bool]]:
-    """Whether every scored token of a question is the most likely one, question by question."""
-    layout = packed(model.prefix, [[llava.question_slots(model.tokenizer, q) for q in row] for row in asked], pictures.shape[1])
-    head: Any = model.decoder.get_output_embeddings()
-    scored = layout.targets != IGNORED
-    hit = torch.ones_like(scored)
-    hit[scored] = head(model.hidden(layout, pictures.float())[scored]).argmax(-1) == layout.targets[scored]
-    return [[bool(hit[b][layout.segments[b] == number].all()) for number in range(1, len(row) + 1)] for b, row in enumerate(asked)]
+# -- what a run made ---------------------------------------------------------------------------------------
+def save(model: Reader, folder: Path, card: dict) -> dict[str, str]:
+    """Adapter, a file for each part of the fusion, then the card; {file: sha256}. Raises ModelError for a file over 4 MB."""
+    from safetensors.torch import save as as_bytes
+
+    save_adapter(model.decoder, folder, base=card["base"]["name"])
+    for part in PARTS:
+        tensors = {name: value.detach().half().cpu().contiguous() for name, value in getattr(model.fusion, part).state_dict().items()}
+        if not tensors:
+            continue
+        written = as_bytes(tensors, {"format": "pt"})
+        if len(written) > MOST:
+            raise ModelError(f"{part}.safetensors would have {len(written):,} bytes; a file of weights here has at most {MOST:,}")
+        with replacing(folder / f"{part}.safetensors") as file:
+            file.write(written)
+    made = {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    write_json(folder / "training.json", card | {"files": made})  # written last
+    return made
+
+
+def opened(folder: Path, arm: Arm, dv: int = 384, base: Loaded | None = None) -> Reader:
+    """What `save` wrote, its adapter merged into the decoder. base: another decoder than SmolLM2 (tests), which is changed."""
+    from safetensors.torch import load_file
+
+    base = base or load(SMOLLM2)
+    merge(base.model, folder)
+    layers = fusion_layers(arm)
+    model = Reader(base.model.float(), llava_smollm2.words(base.tokenizer), arm, 0, torch.randn(50, 4, len(layers) * dv), layers, None)
+    for part in PARTS:
+        path = folder / f"{part}.safetensors"
+        if path.is_file():
+            getattr(model.fusion, part).load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    model.decoder.eval()
+    model.fusion.eval()
+    return model

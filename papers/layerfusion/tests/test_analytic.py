@@ -20,6 +20,17 @@ def test_parameters_are_those_of_the_table():
     assert analytic.projector(1) == 6_295_552
 
 
+@pytest.mark.parametrize("shape, parameters", [(analytic.MOBILELLAMA_1B4, 1_364_297_728), (analytic.MOBILELLAMA_2B7, 2_701_560_320)])
+def test_the_decoders_have_them_on_the_meta_device(shape, parameters):
+    """Built by transformers, head and embeddings apart, not by our formula."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(hidden_size=shape.d, intermediate_size=shape.f, num_hidden_layers=shape.L, vocab_size=32000,
+                                             num_attention_heads=shape.H, tie_word_embeddings=False))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
 @pytest.mark.parametrize("name", list(TABLE))
 def test_modules_have_them(name):
     sizes = Sizes(1024, 2048, 5632, 16, 24)

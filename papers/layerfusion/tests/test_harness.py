@@ -29,7 +29,8 @@ def test_jobs_depend_on_what_they_compute_by_and_not_on_what_shows_it():
     assert {"probing.py", "hard_scenes.py", "scenes.py", "tower.py"} <= jobs["probes:probed"]
     assert {"method.py", "tower.py"} <= jobs["stages:found"] and "internal.py" in jobs["speed:one_process"]
     assert {"model.safetensors", "llava.py", "hard_scenes.py"} <= jobs["llava:looked"]
-    assert {"method.py", "internal.py", "mmfuser.py", "running.py", "data.py"} <= jobs["trained:trained"]
+    assert {"method.py", "internal.py", "mmfuser.py", "running.py", "data.py", "small.py", "known_words.py"} <= jobs["trained:trained"]
+    assert {"adapter_model.safetensors", "llava.py", "scenes.py"} <= jobs["committed:looked"]
 
 
 def test_the_default_run_has_the_seeds_that_are_written_down():
@@ -41,7 +42,7 @@ def test_the_default_run_has_the_seeds_that_are_written_down():
             assert seeds == easy == [10, 11, 12, 13, 14]
         elif name in ("C1h", "C1s", "C17a"):
             assert seeds == easy[: s.hard]
-        elif name in (*harness.LONG, *harness.VARIANTS):
+        elif name in (*harness.LONG, *harness.MORE, *harness.VARIANTS, *harness.SMOLLM2):
             assert tuple(seeds) == trained.SIZES["cpu"].seeds
     assert not {0, 1} & set(easy), "the specification's exploration must not count"
     of = speed.SIZES["cpu"]
@@ -49,11 +50,32 @@ def test_the_default_run_has_the_seeds_that_are_written_down():
 
 
 def test_tables_show_every_arm():
-    text = "\n".join((*tables.exact({}), *tables.probes(made_up.probes()), *tables.stages(made_up.stages()), *tables.llava(made_up.llava()),
-                      *tables.speed(made_up.speed()), *tables.trained(made_up.trained()), *tables.smollm2(made_up.smollm2())))
-    for name in (*probes.SETS, *probes.MEANS, *trained.LONG, *trained.VARIANTS, "their own internal concat", "layer 9 from another picture",
-                 "no single layer knows all", "a single layer knows nearly all", "173,027,334", "SmolLM2 with"):
+    results = made_up.trained(stuck=("late region",))
+    text = "\n".join((
+        *tables.exact({}), *tables.probes(made_up.probes()), *tables.stages(made_up.stages()), *tables.llava(made_up.llava()),
+        *tables.speed(made_up.speed()), *tables.long(results), *tables.more(results), *tables.variants(results),
+        *tables.smollm2(made_up.smollm2()), *tables.committed(made_up.committed()), *tables.own(made_up.own())))
+    for name in (*probes.SETS, *probes.MEANS, *trained.LONG, *trained.MORE, *trained.VARIANTS, "their own internal concat",
+                 "layer 9 from another picture", "no single layer knows all", "a single layer knows nearly all", "173,027,334",
+                 "SmolLM2 with", "cross-attention", "layer 2 from another picture 70.0", "no picture", "     -    0 of 3",
+                 "   500    3 of 3"):
         assert name in text, name
+
+
+def test_the_precondition_says_what_is_established(tmp_path, capsys):
+    recorded = tables.precondition([3.7, 1.7, 6.7], 0.3)
+    assert recorded.endswith("is not established") and "4.0 points" in recorded
+    assert tables.precondition([5.0, 5.1, 5.2], 0.3).endswith("no single layer knows all")
+    assert tables.precondition([1.0, 1.1, 1.2], 0.3).endswith("sets cannot matter here")
+    assert tables.precondition([9.0], 0.3).endswith("is not established"), "one draw has no interval"
+    tables.looked_first(tmp_path)
+    assert "They were not asked" in capsys.readouterr().out
+    (tmp_path / "measurements.cpu-small.json").write_text(json.dumps({"results": made_up.probes()}))
+    tables.looked_first(tmp_path)
+    (long,) = (e for e in harness.EXPERIMENTS if e.name == "long")
+    long.ready()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("no single layer knows all") and "by probes (C17a)" in second
 
 
 def test_pictures_are_drawn(tmp_path):

@@ -13,8 +13,8 @@ from common.data import easyvqa, hard_scenes, scenes
 from common.seeds import seed_of
 from common.standins import llava as standins
 
-from .. import probing
-from ..experiments import llava, probes, smollm2, speed, stages, trained
+from .. import known_words, probing
+from ..experiments import committed, llava, probes, smollm2, speed, stages, trained
 from ..method import Stages, few, layer_set
 
 LAYERS = tuple(range(1, 13))
@@ -37,7 +37,9 @@ def test_every_arm_has_the_kind_the_layers_and_what_varies():
     for kind in ("external direct", "external modular", "internal direct", "internal modular"):
         for name in ("single", "triple", "latter", "all"):
             expected[f"{kind}, {name}"] = (*kind.split(), "pre", layer_set(name, 12), 4000, "dinov2", "llama")
-    assert {name: told(arm) for name, arm in trained.LONG.items()} == expected
+    assert {name: told(arm) for name, arm in (trained.LONG | trained.MORE).items()} == expected
+    first = {*plain, "late region", *(f"{kind}, {name}" for kind in trained.KINDS for name in ("triple", "latter"))}
+    assert {*trained.LONG} == first and not {*trained.LONG} & {*trained.MORE}
     read = {name: trained.fusion_layers(arm) for name, arm in trained.LONG.items()}
     assert (read["default"], read["default three times"], read["late region"]) == ((11,), (11,), (9, 10, 11))
     assert trained.LONG["default"].config() != trained.LONG["default three times"].config()
@@ -55,17 +57,25 @@ def test_every_arm_has_the_kind_the_layers_and_what_varies():
 
 def test_jobs_wait_for_the_features_of_their_tower(monkeypatch):
     monkeypatch.setitem(trained.SIZES, "two", trained.Size((0, 4), 1, 1, 1, 1, 1))
-    for name, make, arms in (("long", trained.long_jobs, trained.LONG), ("variants", trained.variant_jobs, trained.VARIANTS)):
+    def expected(name, arms):
         towers = {arm.tower for arm in arms.values()}
-        expected = {f"{name}/features/{of}": ("features", {"of": name, "tower_of": of, "size": "two"}, ()) for of in towers}
-        expected |= {f"{name}/{arm}/seed{seed}": ("trained", {"of": name, "arm": arm, "seed": seed, "size": "two"},
-                                                  (f"{name}/features/{arms[arm].tower}",)) for arm in arms for seed in (0, 4)}
-        assert functions(make("two")) == expected
+        found = {f"{name}/features/{of}": ("features", {"of": name, "tower_of": of, "size": "two"}, ()) for of in towers}
+        return found | {f"{name}/{arm}/seed{seed}": ("trained", {"of": name, "arm": arm, "seed": seed, "size": "two"},
+                                                     (f"{name}/features/{arms[arm].tower}",)) for arm in arms for seed in (0, 4)}
+
+    long = expected("long", trained.LONG)
+    assert functions(trained.long_jobs("two")) == long
+    assert functions(trained.more_jobs("two")) == long | expected("long-more", trained.MORE), "a claim about all sets reads both"
+    beside = {arm: trained.LONG[arm] for arm in ("external direct, triple", "internal direct, triple", "internal modular, triple")}
+    assert functions(trained.variant_jobs("two")) == expected("long", beside) | expected("variants", trained.VARIANTS)
     monkeypatch.setitem(smollm2.SIZES, "two", smollm2.Size((0, 4), 1, 1, 1, 1, 1, 1))
-    features = ("features", {"of": "smollm2", "tower_of": "dinov2", "size": "two"}, ())
-    assert functions(smollm2.jobs("two")) == {"smollm2/features": features} | {
-        f"smollm2/{arm}/seed{seed}": ("run", {"arm": arm, "seed": seed, "size": "two"}, ("smollm2/features",))
+    features = ("features", {"size": "two"}, ())
+    assert functions(smollm2.jobs("two")) == {"smollm2/features/dinov2": features} | {
+        f"smollm2/{arm}/seed{seed}": ("run", {"arm": arm, "seed": seed, "size": "two"}, ("smollm2/features/dinov2",))
         for arm in smollm2.ARMS for seed in (0, 4)}
+    monkeypatch.setitem(committed.SIZES, "two", committed.Size((0, 9), 1))
+    assert functions(committed.jobs("two")) == {"committed/features": ("features", {"size": "two"}, ())} | {
+        f"committed/seed{s}": ("looked", {"seed": s, "size": "two"}, ("committed/features",)) for s in (0, 9)}
     monkeypatch.setitem(llava.SIZES, "two", llava.Size((0, 9), 1))
     assert functions(llava.jobs("two")) == {"llava/features": ("features", {"size": "two"}, ()), "stand-in/seed9": (
         "made", {"seed": 9}, ())} | {f"llava/seed{s}": ("looked", {"seed": s, "size": "two"}, ("llava/features", f"stand-in/seed{s}"))
@@ -90,21 +100,23 @@ def fitted(monkeypatch, tmp_path):
         def fit(self, module, loader, ckpt_path):
             seen.update(module=module, ckpt_path=ckpt_path, steps=loader.dataset)
             module.losses = [float(i) for i in range(120)]
+            module.curve = [(float(i), 2.0 * i) for i in range(120)]
             for callback in seen["trainer"]["callbacks"]:
                 if type(callback).__name__ == "Halfway":
                     for step in (9, 10, 11):
                         callback.on_train_batch_end(Of(global_step=step), None, None, None, 0)
 
     monkeypatch.setattr(L, "Trainer", Trainer)
-    for module in (trained, smollm2):
+    for module, training in ((trained, "Training"), (smollm2, "Adapting")):
         monkeypatch.setattr(module, "cache_dir", lambda: tmp_path)
         monkeypatch.setattr(module, "resume_from", lambda work: ("last", 3))
         monkeypatch.setattr(module, "FromStep", lambda rows, done, steps: (rows, done, steps))
         monkeypatch.setattr(module, "DataLoader", lambda data, batch_size: Of(dataset=data) if batch_size is None else None)
         monkeypatch.setattr(module, "keeper", lambda work, every: ("keeper", every))
         monkeypatch.setattr(module, "HardRows", lambda *of: of)
+        monkeypatch.setattr(module, "save", lambda model, path, *card: seen.update(saved=(model, path, *card)) or {"file": "hash"})
         both = [nn.Parameter(torch.zeros(5)), nn.Parameter(torch.zeros(3), False)]
-        monkeypatch.setattr(module, "Training", lambda *of, both=both: Of(made_with=of, parameters=lambda: iter(both)))
+        monkeypatch.setattr(module, training, lambda *of, both=both: Of(made_with=of, parameters=lambda: iter(both), decoder=nn.Identity()))
     return seen
 
 
@@ -116,16 +128,16 @@ def test_a_training_reads_training_scenes_and_is_tested_at_half_and_at_the_end(a
         monkeypatch.setitem(trained.VARIANTS, arm, trained.Arm("external direct", "triple", pictures=4))
     of = (trained.LONG | trained.VARIANTS)[arm]
     asked, shown, made = [], [], []
-    monkeypatch.setattr(trained, "shown", lambda *of: shown.append(of) or torch.arange(7)[:, None, None].expand(7, 2, 12).half())
+    whole = torch.arange(7)[:, None, None].expand(7, 2, 12).half()
+    monkeypatch.setattr(trained, "shown", lambda *of: shown.append(of) or trained.Columns(whole, of[-1]))
     monkeypatch.setattr(trained, "Small", lambda *of: made.append(of) or Of(fusion=nn.Linear(2, 3), tokenizer="words", prefix=[1]))
-    monkeypatch.setattr(trained, "tested", lambda *of: asked.append(of) or {"tested": len(asked)})
+    monkeypatch.setattr(trained, "tested", lambda *of, ours=False: asked.append((*of, ours)) or {"test": "0111"[: 2 + 2 * ours]})
     monkeypatch.setattr(trained, "scenes_of", lambda split, count, shifted=False: (split, count, shifted))
     monkeypatch.setattr(trained, "closure", lambda name: [])
-    monkeypatch.setattr(trained, "plateau", lambda losses: losses)
     found = trained.trained("long", arm, 4, "stub")
-    assert shown == [("train", of.tower, "stub")]
-    (small_arm, seed, sample, layers), = made
-    assert (small_arm, seed, layers) == (of, 4, (2, 9, 11)) and sample.shape == (count, 2, 3)
+    assert shown == [("train", of.tower, "stub", (2, 9, 11))]
+    (fusion, decoder, seed, sample, layers), = made
+    assert (fusion, decoder, seed, layers) == (of.config(), of.decoder, 4, (2, 9, 11)) and sample.shape == (count, 2, 3)
     assert sample[:, 0, 0].tolist() == list(range(count))
     rows, done, steps = fitted["steps"]
     assert rows[0] == ("train", count, False) and rows[2:] == ("words", [1], 4, 16, 4, 5) and rows[1].layers == layers
@@ -133,9 +145,11 @@ def test_a_training_reads_training_scenes_and_is_tested_at_half_and_at_the_end(a
     options = fitted["trainer"]
     assert (options["max_steps"], options["gradient_clip_val"], options["accelerator"], options["max_epochs"]) == (16, 1.0, "cpu", -1)
     assert options["callbacks"][1] == ("keeper", 16) and [type(p).__name__ for p in options["plugins"]] == ["WholeCheckpoints"]
-    assert found == {"parameters": 9, "half": {"tested": 1}, "end": {"tested": 2}, "loss": [24.5, 74.5, 109.5],
-                     "exit": [float(i) for i in range(4, 120)]}
-    assert len(asked) == 2 and all(of_arm is of and s is how and size == "stub" for _, of_arm, s, size in asked)
+    assert found == {"parameters": 9, "half": {"test": 0.5}, "end": {"test": "0111"}, "loss": [24.5, 84.5], "all": [28.5, 86.5],
+                     "looked up": [57.0, 173.0]}  # of steps 4 and on, 50 and 66 of them
+    assert [(of_arm, s, size, ours) for _, of_arm, s, size, ours in asked] == [(of, how, "stub", False), (of, how, "stub", True)]
+    model, path = fitted["saved"]
+    assert model is fitted["module"].made_with[0] and (path.parent / "half.json").is_file() and path.name == "model.safetensors"
 
 
 def test_what_is_shown_is_of_its_split(monkeypatch):
@@ -147,81 +161,169 @@ def test_what_is_shown_is_of_its_split(monkeypatch):
     def images(split, count, shifted=False):
         return [hard_scenes.scene(i, split, shifted=shifted).image().tobytes() for i in range(count)]
 
+    easy = [easyvqa.image("test", number).tobytes() for number, _ in known_words.pictures(2)]
     for which, expected in (("train", images("train", 3)), ("test", images("test", 2)), ("shifted", images("test", 2, True)),
-                            ("easy-VQA", [easyvqa.image("test", n).tobytes() for n in easyvqa.numbers("test")[:2]])):
-        assert trained.shown(which, "dinov2", "stub") == (f"layerfusion-hard-{which}", len(expected), LAYERS, expected)
-    assert trained.shown("shifted", "random", "stub") == ("encoded", "random", 2, LAYERS)
-    monkeypatch.setattr(trained, "shown", lambda which, tower_of, size: range({"train": 3}.get(which, 2)))
-    assert trained.features("long", "dinov2", "stub") == {"train": 3, "test": 2, "shifted": 2, "easy-VQA": 2}
-    assert trained.features("long", "random", "stub") == {}
+                            ("easy-VQA", easy)):
+        found = trained.shown(which, "dinov2", "stub", (3, 11))
+        assert found.features == (f"layerfusion-hard-{which}", len(expected), LAYERS, expected)
+        assert (found.layers, found.there) == ((3, 11), LAYERS)
+    found = trained.shown("shifted", "random", "stub", (3, 11))
+    assert found.features == ("encoded", "random", 2, (3, 11)) and found.there == found.layers == (3, 11), "no layer that nobody reads"
+
+
+def test_what_is_asked_and_what_a_blind_model_would_get(monkeypatch):
+    monkeypatch.setitem(trained.SIZES, "stub", trained.Size((4,), 1, 1, 1, 9, 5))
+    seen = []
+    monkeypatch.setattr(trained, "shown", lambda *of: seen.append(of))
+    found = trained.features("long", "dinov2", "stub")
+    assert seen == [(which, "dinov2", "stub", LAYERS) for which in ("train", "test", "shifted", "easy-VQA")]
+    seen.clear()
+    assert trained.features("long", "random", "stub") == found and not seen
+    draw = np.random.default_rng(31)
+    rows = {"test": [hard_scenes.one_of_each_kind(hard_scenes.scene(i, "test"), draw) for i in range(5)],
+            "easy-VQA": [row for _, row in known_words.pictures(5)]}
+    assert trained.asked(5) == rows
+    draw = np.random.default_rng(41)
+    known = [q for i in range(9) for q in hard_scenes.some(hard_scenes.scene(i), draw, 12)]
+    for which, of in rows.items():
+        every = [q for row in of for q in row]
+        assert found[which]["pictures"] == [i for i, row in enumerate(of) for _ in row] and found[which]["kinds"] == [q.kind for q in every]
+        assert found[which]["blind"] == "".join("01"[a == q.answer] for a, q in zip(scenes.blind(known, every), every))
+    train = [hard_scenes.scene(i) for i in range(9)]
+    assert found["nats"] == {"all": trained.nats(train, hard_scenes.KINDS),
+                             "looked up": trained.nats(train, ("color", "shape", "row", "column"))}
+    assert {*found} == {"nats", "test", "easy-VQA"} and trained.bits([True, False]) == "10"
+
+
+def test_the_loss_without_a_picture_by_hand(monkeypatch):
+    """Two scenes; of a text that both ask with two answers .693 is left, of one that each asks nothing."""
+    pools = {"a": {"digit": [scenes.Question("digit", "same ?", "1")], "row": [scenes.Question("row", "a ?", "1")]},
+             "b": {"digit": [scenes.Question("digit", "same ?", "2")], "row": [scenes.Question("row", "b ?", "2"),
+                                                                              scenes.Question("row", "a ?", "2")]}}
+    monkeypatch.setattr(trained.hard_scenes, "by_kind", lambda of: pools[of])
+    assert trained.nats(["a", "b"], ["digit"]) == pytest.approx(np.log(2)) and trained.nats(["a"], ["digit", "row"]) == 0
+    thirds = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))  # "a ?": half a draw says 1, a quarter says 2
+    assert trained.nats(["a", "b"], ["row"]) == pytest.approx(0.75 * thirds)
+    assert trained.nats(["a", "b"], ["digit", "row", "tens"]) == pytest.approx((np.log(2) + 0.75 * thirds) / 2)
 
 
 def test_columns_are_of_the_layers_asked_for():
     whole = torch.arange(2 * 3 * 24, dtype=torch.float32).view(2, 3, 24).half()
     found = trained.Columns(whole, (2, 11))
     assert torch.equal(found[1], torch.cat([whole[1, :, 2:4], whole[1, :, 20:22]], -1)) and found[:].shape == (2, 3, 4)
+    few_there = trained.Columns(whole[..., :6], (9, 2), (2, 9, 11))
+    assert torch.equal(few_there[0], torch.cat([whole[0, :, 2:4], whole[0, :, :2]], -1)) and len(few_there) == 2
+
+
+def test_added_layers_are_of_the_next_picture_and_the_main_one_is_not():
+    own = torch.arange(3.0)[:, None, None].expand(3, 2, 6).clone()
+    found = trained.of_another(own, 11, (2, 9, 11))
+    assert found[:, 0].tolist() == [[2, 2, 2, 2, 0, 0], [0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 2, 2]]
+    assert torch.equal(trained.of_another(own, 11, (11,)), own)
 
 
 def test_tests_are_of_unseen_scenes_in_eval_mode(monkeypatch):
-    monkeypatch.setattr(trained, "shown", lambda which, tower_of, size: torch.full((2, 1, 12), float(
-        {"test": 1, "shifted": 2, "easy-VQA": 3}[which])) if (tower_of, size) == ("random", "stub") else None)
+    marks = {"test": 1.0, "shifted": 2.0, "easy-VQA": 3.0}
+    monkeypatch.setattr(trained, "shown", lambda which, tower_of, size, layers: trained.Columns(
+        torch.full((2, 1, 12), marks[which]), layers) if (tower_of, size, layers) == ("random", "stub", (1, 3)) else None)
+    monkeypatch.setattr(trained, "of_another", lambda own, main, layers: own + 10 * main)
+    monkeypatch.setattr(trained, "asked", lambda count: {"test": f"{count} hard", "easy-VQA": f"{count} easy"})
     decoder, fusion = nn.Dropout(), nn.Dropout()
     model = Of(decoder=decoder, fusion=fusion, layers=(1, 3), hidden="way")
     asked = []
 
     def accuracy(of, pictures, questions, way):
         asked.append((of, pictures.unique().tolist(), questions, way, decoder.training, fusion.training))
-        return [[True, False], [True, True]]
+        return [[True, False], [True, len(asked) == 1]]
 
     monkeypatch.setattr(standins, "accuracy", accuracy)
-    monkeypatch.setattr(standins, "by_kind", lambda questions, right: (len(questions), right))
-    found = trained.tested(model, Of(tower="random"), trained.Size((4,), 1, 1, 1, 3, 2), "stub")
-    draw = np.random.default_rng(31)
-    hard = [hard_scenes.one_of_each_kind(hard_scenes.scene(i, "test"), draw) for i in range(2)]
-    easy = [easyvqa.questions("test", n) for n in easyvqa.numbers("test")[:2]]
-    assert asked == [(model, [x], questions, "way", False, False) for x, questions in ((1.0, hard), (2.0, hard), (3.0, easy))]
-    right = [[True, False], [True, True]]
-    assert found == {"test": (2, right), "shifted": (2, right), "easy-VQA": 0.75} and decoder.training and fusion.training
+    arm = Of(tower="random", config=lambda: Of(layers=Of(main=3)))
+    found = trained.tested(model, arm, trained.Size((4,), 1, 1, 1, 3, 2), "stub")
+    expected = [(model, [x], questions, "way", False, False) for x, questions in ((1.0, "2 hard"), (2.0, "2 hard"), (3.0, "2 easy"))]
+    assert asked == expected and found == {"test": "1011", "shifted": "1010", "easy-VQA": "1010"}
+    assert decoder.training and fusion.training
+    asked.clear()
+    assert {*trained.tested(model, arm, trained.Size((4,), 1, 1, 1, 3, 2), "stub", ours=True)} == {*found, "another picture"}
+    assert asked == [*expected, (model, [31.0], "2 hard", "way", False, False)]
 
 
 # -- a pretrained decoder ----------------------------------------------------------------------------------
 def test_the_pretrained_decoder_is_trained_as_long_on_as_much(fitted, monkeypatch):
     how, made, seen = smollm2.Size((4,), 4, 12, 5, 3, 2, 6, "of long"), [], []
     monkeypatch.setitem(smollm2.SIZES, "stub", how)
-    monkeypatch.setattr(smollm2, "load", lambda spec: Of(model=Of(float=lambda: "float32"), tokenizer="words"))
-    monkeypatch.setattr(smollm2, "shown", lambda *of: seen.append(of) or torch.zeros(7, 2, 12))
-    monkeypatch.setattr(smollm2, "Reader", lambda *of: made.append(of) or Of(tokenizer="words", prefix=[1]))
+    source = {"name": "SmolLM2"}
+    monkeypatch.setattr(smollm2, "load", lambda spec: Of(model=Of(float=lambda: "float32"), tokenizer="own", source=source))
+    monkeypatch.setattr(smollm2.llava_smollm2, "words", lambda tokenizer: f"words of {tokenizer}")
+    monkeypatch.setattr(smollm2, "shown", lambda *of: seen.append(of) or trained.Columns(torch.zeros(7, 2, 12), of[-1]))
+    how_attending = []
+    monkeypatch.setattr(smollm2, "Reader", lambda *of: made.append(of) or Of(
+        tokenizer="words", prefix=[1], decoder=Of(set_attn_implementation=how_attending.append)))
     monkeypatch.setattr(smollm2, "scenes_of", lambda split, count: (split, count))
     monkeypatch.setattr(smollm2, "closure", lambda name: [])
-    monkeypatch.setattr(smollm2, "tested", lambda model, s, features: {"test": (s, features)})
+    asked = []
+    monkeypatch.setattr(smollm2, "tested", lambda model, of, s: asked.append((of, s)) or {"test": "01"})
     found = smollm2.run("external direct, triple", 4, "stub")
     (decoder, words, arm, seed, sample, layers, rank), = made
-    assert (decoder, words, arm, seed, layers, rank) == ("float32", "words", smollm2.ARMS["external direct, triple"], 4, (2, 9, 11), 2)
+    of = smollm2.ARMS["external direct, triple"]
+    assert (decoder, words, arm, seed, layers, rank) == ("float32", "words of own", of, 4, (2, 9, 11), 2) and how_attending == ["eager"]
     rows, done, steps = fitted["steps"]
     assert rows[0] == ("train", 7) and rows[2:] == ("words", [1], 4, 16, 4, 5, 3) and (done, steps) == (3, 16)
-    assert seen == [("train", "dinov2", "of long")] and sample.shape == (7, 2, 3) and fitted["module"].made_with[1] == 1e-3
+    assert seen == [("train", "dinov2", "of long", (2, 9, 11))] and sample.shape == (7, 2, 3)
     options = fitted["trainer"]
-    assert (options["max_steps"], options["gradient_clip_val"], options["callbacks"]) == (16, 1.0, [("keeper", 16)])
-    assert found == {"test": (how, "of long"), "loss": [0.0, 50.0, 100.0], "trained": 5}
+    assert (options["max_steps"], options["gradient_clip_val"], options["precision"]) == (16, 1.0, "bf16-mixed")
+    assert options["callbacks"] == [("keeper", 16)] and asked == [(of, how)]
+    assert found == {"end": {"test": "01"}, "all": [28.5, 86.5], "looked up": [57.0, 173.0], "trained": 5, "made": {"file": "hash"}}
+    _, path, card = fitted["saved"]
+    assert path.name == "model" and (card["arm"], card["seed"], card["base"], card["right"]) == (
+        "external direct, triple", 4, source, {"test": 0.5})
+
+
+def test_what_it_is_asked_is_of_the_first_pictures(monkeypatch):
+    monkeypatch.setitem(smollm2.SIZES, "stub", smollm2.Size((4,), 1, 1, 1, 1, 1, 2, "of long"))
+    whole = {"pictures": [0, 0, 1, 2, 2], "kinds": ["color", "row", "row", "color", "row"], "blind": "10110"}
+    monkeypatch.setattr(trained, "features", lambda *of: {"nats": 1.0, "test": whole, "easy-VQA": whole} if of == (
+        "smollm2", "dinov2", "of long") else None)
+    cut = {"pictures": [0, 0, 1], "kinds": ["color", "row", "row"], "blind": "101"}
+    assert smollm2.features("stub") == {"nats": 1.0, "test": cut, "easy-VQA": cut}
+    assert trained.asked(3)["test"][:2] == trained.asked(2)["test"] and trained.asked(3)["easy-VQA"][:2] == trained.asked(2)["easy-VQA"]
 
 
 def test_it_is_tested_on_unseen_scenes_in_both_looks(monkeypatch):
-    shown = {"test": 1.0, "shifted": 2.0}
-    monkeypatch.setattr(smollm2, "shown", lambda which, tower_of, features: torch.full((3, 1, 12), shown[which])
-                        if (tower_of, features) == ("dinov2", "of long") else None)
-    model, asked = Of(decoder=nn.Dropout(), fusion=nn.Dropout(), layers=(1, 3)), []
+    marks = {"test": 1.0, "shifted": 2.0}
+    monkeypatch.setattr(smollm2, "shown", lambda which, tower_of, features, layers: trained.Columns(
+        torch.full((9, 1, 12), marks[which]), layers) if (tower_of, features) == ("dinov2", "of long") else None)
+    monkeypatch.setattr(smollm2, "of_another", lambda own, main, layers: own + 10 * main)
+    monkeypatch.setattr(smollm2, "asked", lambda count: {"test": f"{count} hard"})
+    model, asked = Of(decoder=nn.Dropout(), fusion=nn.Dropout(), layers=(1, 3), hidden="way"), []
 
-    def answered(of, pictures, part):
-        asked.append((pictures.unique().tolist(), len(pictures), part, of.decoder.training, of.fusion.training))
-        return [[(q.kind == "digit") == (pictures[0, 0, 0] == 1) for q in row] for row in part]
+    def accuracy(of, pictures, questions, way, batch):
+        asked.append((pictures.unique().tolist(), len(pictures), questions, way, of.decoder.training, of.fusion.training))
+        return [[True, len(asked) == 3]]
 
-    monkeypatch.setattr(smollm2, "answered", answered)
-    found = smollm2.tested(model, smollm2.Size((4,), 1, 1, 1, 1, 1, 3), "of long", batch=2)
-    draw = np.random.default_rng(31)
-    hard = [hard_scenes.one_of_each_kind(hard_scenes.scene(i, "test"), draw) for i in range(3)]
-    assert asked == [([x], n, part, False, False) for x in (1.0, 2.0) for n, part in ((2, hard[:2]), (1, hard[2:]))]
-    kinds = {q.kind for row in hard for q in row}
-    assert found == {"test": {k: float(k == "digit") for k in kinds}, "shifted": {k: float(k != "digit") for k in kinds}}
+    monkeypatch.setattr(standins, "accuracy", accuracy)
+    found = smollm2.tested(model, smollm2.ARMS["default"], smollm2.Size((4,), 1, 1, 1, 1, 1, 3, "of long"))
+    assert asked == [([x], 3, "3 hard", "way", False, False) for x in (1.0, 2.0, 111.0)]
+    assert found == {"test": "10", "shifted": "10", "another picture": "11"}
+
+
+def test_the_committed_pretrained_model_is_asked_as_the_others_are(monkeypatch):
+    monkeypatch.setitem(committed.SIZES, "stub", committed.Size((4,), 3))
+    pictures = {name: torch.arange(3.0)[:, None, None] + 10 * k for k, name in enumerate(("test", "again", "hard"))}
+    rows = [[scenes.Question("digit", "what digit ?", "1")], [scenes.Question("row", "row of red ?", "2")] * 2]
+    monkeypatch.setattr(llava, "shown", lambda count: pictures if count == 3 else None)
+    monkeypatch.setattr(llava, "asked", lambda count: {"test": rows, "hard": None})
+    assert committed.features("stub") == {"test": {"pictures": [0, 1, 1], "kinds": ["digit", "row", "row"]}}
+    monkeypatch.setattr(committed, "swapped", lambda own, other, k, layers: (
+        "swapped", own.flatten().tolist(), other.flatten().tolist(), k, layers))
+    monkeypatch.setattr(llava, "bits", lambda hits: next(iter(hits)))
+    model = Of(source="source")
+    monkeypatch.setattr(committed.llava_smollm2, "opened", lambda folder: model if folder.name == "seed4" else None)
+    monkeypatch.setattr(standins, "accuracy", lambda of, shown, questions, batch: [[(
+        shown.flatten().tolist() if torch.is_tensor(shown) else shown, questions)]] if of is model else None)
+    found = committed.looked(4, "stub")
+    assert (found["model"], found["test"]) == ("source", ([0, 1, 2], rows))
+    for name, other in (("another picture", [2, 0, 1]), ("drawn again", [10, 11, 12])):
+        assert found[name] == {str(k): (("swapped", [0, 1, 2], other, k, (2, 9, 11)), rows) for k in (2, 9, 11)}
 
 
 # -- the committed models ----------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The paper's own table, rehearsed: a tiny trained model put together again, answers by number, and what becomes of scores."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from common.vision import llava
 
 from ..experiments import paper
 from ..method import Fusion, Sizes
-from ..module import NEW, FusedTraining, save_product
+from ..module import NEW, FusedTraining, save_product, set_of
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "cuda").glob("*.yaml"))
 
@@ -83,21 +82,68 @@ def test_a_config_is_the_stage_kind_and_set_of_its_name(path):
     of = yaml.safe_load(path.read_text())
     about = of["model"]["init_args"]
     tower, size, data, kind, named, stage = path.stem.split("_")
+    named, _, variant = named.partition("-")
     assert (about["stage"], f"{about['position']}-{about['pattern']}") == (stage, kind)
-    assert about["layers"] == ([23] if named == "default" else named) and data == "665k"
+    assert about["layers"] == ([23] if named == "default" else named) and about.get("variant", "pre") == (variant or "pre")
     assert ("2.7B" in about["llava"]["decoder"]["name"]) == (size == "27") and tower in about["llava"]["tower"]
     assert about["tower_blocks"] == {"clip": 24, "siglip": 27}[tower]
     assert (about["fusion"] is None) == (stage == "pretrain")
     if stage == "finetune":
-        first = yaml.safe_load(path.with_name(path.name.replace("finetune", "pretrain")).read_text())
+        first = yaml.safe_load(path.with_name(path.name.replace("finetune", "pretrain").replace(data, "665k")).read_text())
+        steps = {"332k": 332_649, "665k": 665_298, "737k": 737_000}[data] / 128
+        assert abs(of["trainer"]["max_steps"] - steps) < 1 and {"665k": "mix665k", "332k": "mix332k", "737k": "Cambrian737k"}[data] in (
+            of["data"]["init_args"]["train"])
+        prefix = {"665k": "" if (tower, size) == ("clip", "14") else f"{tower}_{size}_"}.get(data, f"{data}_")
+        run = of["trainer"]["default_root_dir"].split("/")[-3]
+        assert run == f"{prefix}{kind}_{named}{'-' * bool(variant)}{variant}", "the name that quantities read"
         assert about["fusion"] == f"{first['trainer']['default_root_dir']}/model/{NEW}"
-    config = FusedTraining(None, **{k: about[k] for k in ("layers", "tower_blocks", "position", "pattern")}).config
+    config = FusedTraining(None, **{k: about[k] for k in ("layers", "tower_blocks", "position", "pattern")},
+                           unused_blocks=about.get("unused_blocks", 0), variant=about.get("variant", "pre")).config
+    if tower == "siglip":
+        assert (config.layers.main, config.layers.layers) == (25, (3, 20, 25)), "the paper's Triple"
     assert len(config.blocks({"14": 24, "27": 32}[size])) == (len(config.layers.extras) if about["position"] == "internal" else 0)
 
 
 def test_the_configs_cover_the_rows_that_claims_compare():
-    names = {path.stem.removeprefix("clip_14_665k_") for path in CONFIGS}
-    for run in ("external-direct_default", "external-direct_triple", "external-direct_all", "external-modular_former",
-                "internal-direct_triple", "internal-direct_latter", "internal-modular_double", "internal-modular_triple"):
-        assert {f"{run}_pretrain", f"{run}_finetune"} <= names
-    assert len(CONFIGS) == 24 and not json.dumps(sorted(names)).count("..")
+    from .. import quantities
+
+    runs = {yaml.safe_load(path.read_text())["trainer"]["default_root_dir"].split("/")[-3] for path in CONFIGS if "finetune" in path.name}
+    kinds = (*quantities.EXTERNAL, *quantities.INTERNAL)
+    asked = {*quantities.AVERAGED.values(), "external-direct_default", "internal-direct_latter", "internal-modular_all",
+             *(f"{kind}_{name}" for kind in kinds for name in quantities.PAPERS_SETS),
+             *(f"internal-modular_triple-{variant}" for variant in ("post", "parallel")),
+             *(f"{data}_{kind}_triple" for data in ("332k", "737k") for kind in kinds)}
+    assert asked <= runs and runs - asked == {"clip_27_external-direct_triple", "siglip_14_external-direct_triple"}
+    assert len(CONFIGS) == 70
+
+
+@pytest.mark.parametrize("layers, compat, read, main", [("triple", False, (3, 20, 25), 25), ("triple", True, (3, 20, 25), 25),
+                                                        ("latter", True, (*range(15, 27),), 25), ([20], False, (20, 25), 25)])
+def test_sets_of_a_tower_whose_last_block_the_official_code_takes_off(layers, compat, read, main):
+    """SigLIP has 27 blocks; the tower itself keeps all of them."""
+    found = set_of(layers, 27, 1, compat)
+    assert (found.blocks, found.main, found.layers) == (26, main, read)
+    module = FusedTraining(None, layers=layers, tower_blocks=27, unused_blocks=1, compat=compat)
+    about = {"layers": layers, "tower_blocks": 27, "unused_blocks": 1, "compat": compat, "position": "external", "pattern": "direct",
+             "op": "parts", "variant": "pre"}
+    assert module.config.layers == found == paper.config_of(about).layers and module.tower_blocks == 27
+    assert set_of("triple", 27).layers == (3, 20, 26), "as it was: the last but one of its own"
+    with pytest.raises(ValueError, match="unused_blocks is 27"):
+        set_of("triple", 27, 27)
+
+
+def test_textvqa_is_asked_without_an_ocr_systems_tokens_and_with_them(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(vqa, "evaluate", lambda answer, name, out, **how: asked.append(name) or {"value": float(len(asked))})
+    found = paper.one("run", "seed1", lambda: None, tmp_path, ("TextVQA", paper.WITH_OCR, "GQA"), None, lambda line: None)
+    assert asked == ["TextVQA without OCR", "TextVQA", "GQA"] and found == {"TextVQA": 1.0, "TextVQA with OCR": 2.0, "GQA": 3.0}
+    plain, with_ocr = vqa.BENCHMARKS["TextVQA without OCR"], vqa.BENCHMARKS["TextVQA"]
+    assert (plain.task, plain.metrics, plain.changes) == (with_ocr.task, with_ocr.metrics, None) and with_ocr.changes == vqa.WITH_OCR
+
+
+def test_the_loss_that_a_training_ended_with_is_read_from_its_log(tmp_path):
+    assert paper.last_loss(tmp_path) == {}
+    for version, rows in (("version_0", ["9.0,0"] * 9), ("version_1", ["3.0,1", ",2", *["2.0,3"] * 30, *["1.0,4"] * 20])):
+        (tmp_path / "logs" / version).mkdir(parents=True)
+        (tmp_path / "logs" / version / "metrics.csv").write_text("\n".join(["train/loss,step", *rows]) + "\n")
+    assert paper.last_loss(tmp_path) == {"training loss": pytest.approx((30 * 2.0 + 20 * 1.0) / 50)}

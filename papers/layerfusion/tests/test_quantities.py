@@ -10,7 +10,7 @@ from tests.golden import held, same
 from tests.numerics import drawn
 
 from .. import analytic, quantities, reported
-from ..experiments import probes, trained
+from ..experiments import probes
 
 SEEDS = (0, 1, 4)
 
@@ -214,105 +214,104 @@ def test_times():
     assert few(2)["C22a"]["resolution"] == pytest.approx(stdev(rounds["external direct"][0][:2]) / 2**0.5)
 
 
-# -- trained -----------------------------------------------------------------------------------------------
-KINDS, SETS = ("external direct", "external modular", "internal direct", "internal modular"), ("single", "triple", "latter", "all")
-ASKED = ("color", "digit", "tens", "shade", "count")
+def test_swaps_of_the_committed_pretrained_model():
+    def answers(*path):
+        return "".join("01"[drawn(*path, i) > 0.5] for i in range(12))
+
+    pictures = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    found = {"committed/features": {"test": {"pictures": pictures}}} | {f"committed/seed{seed}": {
+        "test": answers(seed, "test"), **{way: {k: answers(seed, way, k) for k in ("2", "9", "11")}
+                                          for way in ("another picture", "drawn again")}} for seed in SEEDS}
+
+    def right(*path):
+        rows = [found[f"committed/seed{seed}"] for seed in SEEDS]
+        for name in path:
+            rows = [row[name] for row in rows]
+        return [100 * int(bit) for row in rows for bit in row]
+
+    measured = quantities.committed(found | {"llava/features": {}, "llava/seed0": {}})
+    for claim, layer in (("C21e", "2"), ("C21f", "9"), ("C21g", "11")):
+        held(measured[claim], minus(right("test"), right("another picture", layer)), pictures * 3,
+             placebo=(minus(right("test"), right("drawn again", layer)), pictures * 3))
+    assert len(measured) == 3
 
 
-def run(*path):
-    when = {which: {"test": {kind: drawn(*path, which, kind) for kind in ASKED}, "easy-VQA": drawn(*path, which, "easy"),
-                    "shifted": {kind: drawn(*path, which, "shifted", kind) for kind in ASKED}} for which in ("half", "end")}
-    return when | {"loss": [drawn(*path, "loss", i) for i in range(8)]}
+def test_the_four_models_of_this_paper():
+    asked = {"pictures": [i // 4 for i in range(24)], "kinds": ["color", "digit", "tens", "shade"] * 6}
+    names = ("default", "triple", "region", "cross-attention")
 
+    def answers(*path):
+        return "".join("01"[drawn(*path, i) > 0.5] for i in range(24))
 
-TRAINED = {f"{group}/{arm}/seed{seed}": run(group, arm, seed) for group, arms in (("long", trained.LONG), ("variants", trained.VARIANTS))
-           for arm in arms for seed in SEEDS}
+    found = {"own/features": {"test": asked}} | {f"own/{name}": {"test": answers(name), "another picture": {
+        k: answers(name, k) for k in ("2", "9", "11")}} for name in names}
 
+    def right(name, layer=""):
+        of = found[f"own/{name}"]
+        return [100 * int(bit) for bit in (of["another picture"][layer] if layer else of["test"])]
 
-def right(arm, where="test", kinds=ASKED, group="long"):
-    """Of every seed at the end, in points."""
-    rows = [TRAINED[f"{group}/{arm}/seed{seed}"]["end"][where] for seed in SEEDS]
-    return [100 * (row if where == "easy-VQA" else fmean(row[kind] for kind in kinds)) for row in rows]
+    measured, triple, default = quantities.own(found), right("triple"), right("default")
+    here = [i for i, kind in enumerate(asked["kinds"]) if kind != "color"]
 
+    def fine(values):
+        return [values[i] for i in here]
 
-def test_long_trainings():
-    measured, fine = quantities.long(TRAINED), ("tens", "digit", "shade")
-    direct = "external direct, triple"
-    for claim, where, kinds in (("C1l", "test", fine), ("C1g", "shifted", ASKED), ("C1v", "easy-VQA", ())):
-        gain, again = (minus(right(arm, where, kinds), right("default", where, kinds)) for arm in (direct, "default three times"))
-        same(measured[claim], gain, placebo=again, resolution=0.1, shown={
-            f"{kind}, {name}": right(f"{kind}, {name}") for kind in KINDS for name in SETS} if claim == "C1l" else {})
-        if claim == "C1l":
-            same(measured["C1m"], again, sensitivity=gain, resolution=0.1)
-    same(measured["C2l"], minus(right("late region"), right(direct)), placebo=minus(right(direct), right("default")), resolution=0.1)
-    over = {kind: [*zip(*(right(f"{kind}, {name}") for name in SETS))] for kind in KINDS}  # of every seed, four sets
-
-    def others(kind):
-        return [over[k] for k in KINDS if k != kind]
-
-    def ahead(kind):
-        return [fmean(own) - max(map(fmean, rest)) for own, *rest in zip(over[kind], *others(kind))]
-
-    def steadier(kind):
-        return [min(map(stdev, rest)) - stdev(own) for own, *rest in zip(over[kind], *others(kind))]
-
-    same(measured["C3l"], ahead("external direct"), placebo=ahead("internal modular"), resolution=0.1)
-    same(measured["C3m"], steadier("external direct"), placebo=steadier("internal modular"), resolution=0.1)
-
-    def early(arm):
-        return [TRAINED[f"long/{arm}/seed{seed}"]["loss"][2] for seed in SEEDS]  # the third of eight
-
-    same(measured["C10l"], *(minus(early(f"{kind}, all"), early(f"{kind}, triple")) for kind in ("internal modular",)), resolution=1e-3,
-         placebo=minus(early("external direct, all"), early("external direct, triple")))
-    assert len(measured) == 8
-
-
-def test_variants():
-    measured, v = quantities.variants(TRAINED), partial(right, group="variants")
-    for claim, what in (("C13l", "random tower"), ("C13m", "Qwen3")):
-        same(measured[claim], minus(v(f"triple, {what}"), v(f"default, {what}")), resolution=0.1,
-             placebo=minus(v(f"default three times, {what}"), v(f"default, {what}")))
-    three = [*zip(right("internal modular, triple"), v("internal modular, post"), v("internal modular, parallel"))]
-    same(measured["C11l"], [max(of) - min(of) for of in three], resolution=0.1,
-         sensitivity=minus(right("external direct, triple"), right("internal modular, triple")))
-    gained = {kind: minus(right(f"{kind}, triple"), v(f"{kind}, 1000 pictures")) for kind in ("external direct", "internal direct")}
-    a, b, c = gained["external direct"]
-    same(measured["C12l"], minus(gained["internal direct"], (a, b, c)), placebo=[b - a, c - b, a - c], resolution=0.1)
-    alone = quantities.variants({name: of for name, of in TRAINED.items() if name.startswith("variants/")})
-    assert {*alone} == {"C13l", "C13m"} and alone["C13l"] == measured["C13l"]
-
-
-def test_a_pretrained_decoder():
-    arms = ("default", "default three times", "external direct, triple", "internal direct, triple")
-    found = {f"smollm2/{arm}/seed{seed}": {where: {kind: drawn(arm, seed, where, kind) for kind in ASKED} for where in ("test", "shifted")}
-             for arm in arms for seed in SEEDS}
-
-    def gain(arm):
-        return [100 * (fmean(found[f"smollm2/{arm}/seed{s}"]["test"][k] for k in ("tens", "digit", "shade"))
-                       - fmean(found[f"smollm2/default/seed{s}"]["test"][k] for k in ("tens", "digit", "shade"))) for s in SEEDS]
-
-    same(quantities.smollm2(found)["C23r"], gain("external direct, triple"), placebo=gain("default three times"), resolution=0.1,
-         shown={"internal direct": gain("internal direct, triple")})
+    held(measured["C24a"], fine(minus(triple, default)), fine(asked["pictures"]),
+         placebo=(fine(minus(right("triple", "2"), default)), fine(asked["pictures"])))
+    for claim, name in (("C24b", "region"), ("C24c", "cross-attention")):
+        held(measured[claim], minus(right(name), triple), asked["pictures"], placebo=(minus(triple, default), asked["pictures"]))
+    assert len(measured) == 3
 
 
 # -- the paper's size --------------------------------------------------------------------------------------
+SCALE = {"MME-C": 8, "MME-P": 20, "OCRBench": 10}
+AVERAGED = {"C4": "external-direct_default", "C5": "external-direct_all", "C6": "external-direct_triple", "C7": "internal-modular_double",
+            "C8": "internal-direct_triple", "C9": "external-modular_former", "C13": "siglip_27_external-direct_triple",
+            "C14": "siglip_14_internal-modular_triple"}
+OF_PAPER = ("external-direct", "external-modular", "internal-direct", "internal-modular")
+SETS_OF_PAPER = ("single", "double", "triple", "former", "latter", "all")
+
+
+def papers_runs():
+    names = {*AVERAGED.values(), *(f"{kind}_{name}" for kind in OF_PAPER for name in SETS_OF_PAPER), "internal-modular_triple-post",
+             "internal-modular_triple-parallel", *(f"{data}_{kind}_triple" for data in ("332k", "737k") for kind in OF_PAPER)}
+    return {run: {str(seed): {name: drawn(run, seed, name) * SCALE.get(name, 1) for name in reported.BENCHMARKS} | {
+        "TextVQA with OCR": 1.0, "training loss": drawn(run, seed, "loss")} for seed in SEEDS} for run in sorted(names)}
+
+
 def test_averages_at_the_papers_size():
-    names = {"C4": "external-direct_default", "C5": "external-direct_all", "C6": "external-direct_triple", "C7": "internal-modular_double",
-             "C8": "internal-direct_triple", "C9": "external-modular_former", "latter": "internal-direct_latter"}
-    scale = {"MME-C": 8, "MME-P": 20, "OCRBench": 10}
-    runs = {run: {str(seed): {name: drawn(run, seed, name) * scale.get(name, 1) for name in reported.BENCHMARKS} | {"more": 1.0}
-                  for seed in SEEDS} for run in names.values()}
-    mean = {run: {seed: fmean(drawn(run, int(seed), name) for name in reported.BENCHMARKS) for seed in of} for run, of in runs.items()}
+    runs = papers_runs()
+    mean = {run: [fmean(drawn(run, seed, name) for name in reported.BENCHMARKS) for seed in SEEDS] for run in runs}
     measured = quantities.paper({"paper": runs})
-    for claim, run in names.items():
-        if claim != "latter":
-            same(measured[claim], [*mean[run].values()], resolution=0.01)
-    pairs = {"C1": ("external-direct_triple", "external-direct_default"), "C2": ("internal-direct_triple", "internal-direct_latter")}
-    for claim, (ours, theirs) in pairs.items():
-        same(measured[claim], [mean[ours][str(s)] - mean[theirs][str(s)] for s in SEEDS], resolution=0.01)
-    del runs["internal-direct_latter"]["1"]["POPE"], runs["external-direct_all"]
-    runs["external-direct_triple"] = {"0": runs["external-direct_triple"]["0"] | {"GQA": 3.0}}
+    for claim, run in AVERAGED.items():
+        same(measured[claim], mean[run], resolution=0.01)
+    for claim, ours, theirs in (("C1", "external-direct_triple", "external-direct_default"),
+                                ("C2", "internal-direct_triple", "internal-direct_latter")):
+        same(measured[claim], minus(mean[ours], mean[theirs]), resolution=0.01)
+    best = []
+    for i in range(3):
+        over = {kind: [mean[f"{kind}_{name}"][i] for name in SETS_OF_PAPER] for kind in OF_PAPER}
+        own = over.pop("external-direct")
+        best.append(min(fmean(own) - max(map(fmean, over.values())), min(map(stdev, over.values())) - stdev(own)))
+    same(measured["C3"], best, resolution=0.01)
+    same(measured["C10"], [drawn("internal-modular_all", seed, "loss") - drawn("internal-modular_double", seed, "loss") for seed in SEEDS],
+         resolution=0.01)
+    three = [*zip(*(mean[f"internal-modular_triple{variant}"] for variant in ("", "-post", "-parallel")))]
+    same(measured["C11"], [max(of) - min(of) for of in three], resolution=0.01)
+    gain = {kind: minus(mean[f"737k_{kind}_triple"], mean[f"332k_{kind}_triple"]) for kind in OF_PAPER}
+    inside, outside = ([(a + b) / 2 for a, b in zip(gain[f"{where}-direct"], gain[f"{where}-modular"])]
+                       for where in ("internal", "external"))
+    same(measured["C12"], minus(inside, outside), resolution=0.01)
+    assert {*measured} == {*AVERAGED, "C1", "C2", "C3", "C10", "C11", "C12"}
+
+
+def test_what_is_missing_at_the_papers_size_is_not_run():
+    runs = papers_runs()
+    del runs["internal-direct_latter"]["1"]["POPE"], runs["siglip_27_external-direct_triple"]
+    runs["external-direct_triple"] = {"0": runs["external-direct_triple"]["0"]}
     fewer = quantities.paper({"paper": runs})
-    assert {*measured} - {*fewer} == {"C5"} and fewer["C2"]["n_runs"] == 2 and fewer["C1"]["n_runs"] == 1
+    assert {*quantities.paper({"paper": papers_runs()})} - {*fewer} == {"C13"}
+    assert (fewer["C2"]["n_runs"], fewer["C1"]["n_runs"], fewer["C3"]["n_runs"]) == (2, 1, 1)
     runs["internal-direct_latter"] = {"0": {"GQA": 1.0}}
-    assert "C2" not in quantities.paper({"paper": runs}) and quantities.paper({"paper": {}}) == {}
+    fewer = quantities.paper({"paper": runs})
+    assert not {"C2", "C3", "C13"} & {*fewer} and quantities.paper({"paper": {}}) == {}

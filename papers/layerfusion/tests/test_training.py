@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from common.errors import ModelError, SetupError
+from common.vision.layout import packed
 from tests.numerics import close
 
 from ..module import FusedTraining, load_new
 from ..train import cli
-from .runs import difference, fit, fit_in_processes, text_batch, trained, training
+from .runs import difference, fit, fit_in_processes, parts, text_batch, trained, training
 
 # Trainings are in double precision, except for what their losses are logged in, and what stock norms and rotations are computed in.
 LOSSES, GRADIENTS, PARAMETERS = 1e-6, 1e-7, 1e-6
@@ -32,6 +33,30 @@ def one(tmp_path_factory):
     """The reference: 3 steps of 4 rows, each step one micro-batch on one device, internal modular with its gates open."""
     torch.set_num_threads(1)
     return fit(training(), tmp_path_factory.mktemp("layerfusion-one"))
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_the_tower_is_read_in_eval_mode_and_gets_no_gradient(stage):
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    given = parts()
+    given.tower = CLIPVisionModel(CLIPVisionConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=8, num_attention_heads=2,
+                                                   image_size=8, patch_size=4, projection_dim=16, attention_dropout=0.5)).double().eval()
+    seen = []
+    given.tower.register_forward_hook(lambda tower, args, kwargs, out: seen.append(
+        (tower.training, torch.is_grad_enabled(), out.last_hidden_state.requires_grad)), with_kwargs=True)
+    module = training(stage=stage)
+    module.given = given
+    module.configure_model()
+    module.train()
+    layout = packed([1, 2], [[([5, 6, 7], [-100, 8, 9])]], 4)
+    losses = [module.loss_sum({"layout": layout, "pixels": torch.ones(1, 3, 8, 8, dtype=torch.float64)})[0] for _ in range(2)]
+    losses[0].backward()
+    assert seen == [(False, False, False)] * 2 and torch.equal(*losses), "dropout would tell them apart"
+    assert not any(p.grad is not None for p in given.tower.parameters())
+    assert not any("tower" in name for name, _ in module.named_parameters()), "the optimiser never sees it"
+    assert all(p.grad is not None for p in module.fusion.projector.parameters())
+    assert any(p.grad is not None for p in module.decoder.parameters()) == (stage == "finetune")
 
 
 def test_a_step_of_four_is_four_of_one_recomputed_or_not(one, tmp_path):

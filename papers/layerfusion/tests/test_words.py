@@ -1,12 +1,14 @@
 """From results to words: what holds with made-up results, and that each claim turns with the quantity that it is about."""
 
+from statistics import fmean
+
 import pytest
 
 from common.claims.records import load_claims
 from common.claims.verdict import verdict
 
-from .. import quantities
-from ..eval import HERE, LONG, VARIANTS
+from .. import quantities, quantities_trained
+from ..eval import COMMITTED, HERE, LONG, MORE, OWN, SMOLLM2, VARIANTS
 from . import made_up
 
 CLAIMS = load_claims(HERE / "claims.yaml")
@@ -24,20 +26,22 @@ def small(**changes):
 
 
 def asked(**arms):
-    results = made_up.trained(**arms)
-    return quantities.long(results) | quantities.variants(results) | quantities.smollm2(made_up.smollm2())
+    of, results = quantities_trained, made_up.trained(**arms)
+    return (of.long(results) | of.more(results) | of.variants(results) | of.smollm2(made_up.smollm2())
+            | quantities.committed(made_up.committed()) | quantities.own(made_up.own()))
 
 
 def test_with_these_results_every_claim_of_the_small_run_holds():
     found = words(small())
     assert set(found.values()) == {"supports"}, {k: v for k, v in found.items() if v != "supports"}
-    assert set(found) == {c["id"].partition("/")[2] for c in CLAIMS if c["rung"] == "cpu-small"} - {*LONG, *VARIANTS, "C23r"}
+    asked_for = {*LONG, *MORE, *VARIANTS, *SMOLLM2, *COMMITTED, *OWN}
+    assert set(found) == {c["id"].partition("/")[2] for c in CLAIMS if c["rung"] == "cpu-small"} - asked_for
 
 
 def test_with_these_results_every_claim_of_the_long_run_holds():
     found = words(asked())
     assert set(found.values()) == {"supports"}, {k: v for k, v in found.items() if v != "supports"}
-    assert set(found) == {*LONG, *VARIANTS, "C23r"}
+    assert set(found) == {*LONG, *MORE, *VARIANTS, *SMOLLM2, *COMMITTED, *OWN}
 
 
 def test_no_control_would_pass_in_its_claims_place():
@@ -66,19 +70,47 @@ def test_a_claim_turns_with_its_quantity(changes, claim):
 
 @pytest.mark.parametrize("arms, claim", [
     ({"external direct, triple": 0.62}, "C1l"), ({"default three times": 0.7}, "C1m"), ({"late region": 0.9}, "C2l"),
-    ({"internal direct, all": 1.0, "internal direct, latter": 1.0}, "C3l"), ({"external direct, all": 0.3}, "C3m"),
-    ({"internal modular, post": 0.3}, "C11l"), ({"internal direct, 1000 pictures": 0.7}, "C12l"), ({"triple, Qwen3": 0.4}, "C13m")])
+    ({"external modular, triple": 0.55}, "C1k"), ({"internal direct, triple": 0.55}, "C1i"), ({"internal modular, triple": 0.55}, "C1j"),
+    ({"external direct, latter": 0.95}, "C2e"), ({"external modular, latter": 0.95}, "C2k"), ({"internal direct, latter": 0.95}, "C2i"),
+    ({"internal modular, latter": 0.95}, "C2j"), ({"external direct, all": 0.95}, "C2u"), ({"external modular, all": 0.95}, "C2v"),
+    ({"internal direct, all": 0.95}, "C2w"), ({"internal modular, all": 0.95}, "C2x"),
+    ({"internal direct, triple": 1.0, "internal direct, latter": 1.0}, "C3n"), ({"external direct, latter": 0.3}, "C3o"),
+    ({"internal direct, all": 1.0, "internal direct, latter": 1.0, "internal direct, single": 1.0}, "C3l"),
+    ({"external direct, all": 0.3}, "C3m"), ({"internal modular, post": 0.3}, "C11l"), ({"internal direct, 1000 pictures": 0.7}, "C12l"),
+    ({"triple, Qwen3": 0.4}, "C13m"), ({"triple, random tower": 0.4}, "C13l")])
 def test_a_trained_claim_turns_with_its_quantity(arms, claim):
     assert words(asked(**arms))[claim] != "supports"
-    assert words(quantities.smollm2(made_up.smollm2(0.5))) == {"C23r": "inconclusive"}
+
+
+def test_what_has_not_converged_decides_nothing():
+    """Both kinds of claim: two arms, and means over sets; spread and early loss are about trainings as they are."""
+    found = words(asked(stuck=("external direct, triple",)))
+    for claim in ("C1l", "C1m", "C1g", "C1v", "C2l", "C2e", "C2u", "C11l", "C12l"):
+        assert found[claim] == "inconclusive", claim
+    for claim in ("C1k", "C1i", "C1j", "C2k", "C3n", "C3o", "C3m", "C10l", "C13m"):
+        assert found[claim] == "supports", claim  # C3n: over the set that is left
+    every = tuple(f"{kind}, {name}" for kind in quantities_trained.KINDS for name in quantities_trained.SETS)
+    found = words(asked(stuck=every))
+    assert found["C3n"] == found["C3l"] == found["C1k"] == "inconclusive" and found["C3m"] == "supports"
+
+
+def test_a_pretrained_decoder_turns_with_its_gain():
+    found = words(quantities_trained.smollm2(made_up.smollm2(0.5)))
+    assert found == {"C23r": "inconclusive", "C23d": "supports", "C23g": "inconclusive"}
+    assert set(words(quantities.committed(made_up.committed(other=0.98))).values()) == {"opposes"}
+
+
+@pytest.mark.parametrize("shares, claim", [({"triple": 0.52}, "C24a"), ({"region": 0.9}, "C24b"), ({"cross": 0.9}, "C24c")])
+def test_a_claim_of_the_committed_models_turns_with_its_quantity(shares, claim):
+    assert words(quantities.own(made_up.own(**shares)))[claim] == "opposes"
 
 
 def test_quantities_by_hand():
     row = {"layers": {"1": {"a": 0.9, "b": 0.5}, "2": {"a": 0.7, "b": 0.8}}}
     assert quantities.behind(row) == pytest.approx(20)  # layer 2 is 20 behind on a, layer 1 is 30 behind on b
-    of = quantities.Trained(made_up.trained(), "long")
-    assert of.seeds == (0, 1, 2) and of.right(0, "default") == pytest.approx(60) and of.early(1, "internal modular, all") == 2.51
-    assert of.right(0, "default", "easy-VQA") == pytest.approx(55)
+    of = quantities_trained.Runs(made_up.trained(), "long-more")
+    assert of.seeds == (0, 1, 2) and fmean(of.right(0, "default")) == pytest.approx(60) and of.early(1, "internal modular, all") == 2.51
+    assert fmean(of.right(0, "default", "easy-VQA")) == pytest.approx(55) and of.blind("easy-VQA") == pytest.approx(40)
     exact = quantities.exact({}, "analytic")
     assert exact["C2a"]["value"] == -0.03 and exact["C3a"]["value"] == 1.31 and round(exact["C3b"]["value"], 3) == -0.086
 
