@@ -6,6 +6,7 @@ import io
 import os
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,8 @@ def command(tmp_path, monkeypatch, capsys):
     def run(paper, only):
         of = importlib.import_module(f"papers.{paper}.eval")
         capsys.readouterr()
-        assert experiment.main(of.HERE, of.EXPERIMENTS, ["--rung", "cpu", "--only", only]) == 2
+        experiments = tuple(replace(e, ready=None) for e in of.EXPERIMENTS)  # a package that is missing would be named before
+        assert experiment.main(of.HERE, experiments, ["--rung", "cpu", "--only", only]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"reproduce-{paper}: ")
         return line
@@ -144,7 +146,7 @@ def files_of(paper, only):
 
 
 READ = [("streamingthinker", "realtext"), ("proactivellm", "multi30k"), ("proactivellm", "digits"), ("gpe", "multi30k"),
-        ("gpe", "digits"), ("skipgpt", "real")]  # fmt: skip
+        ("gpe", "digits"), ("skipgpt", "real"), ("proactivellm", "whisper")]  # fmt: skip
 
 
 def test_every_experiment_that_reads_data_is_tried():
