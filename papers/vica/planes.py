@@ -42,7 +42,7 @@ def token_share(count: float) -> float:
 
 def accuracy(of: Document) -> Bench:
     bench = Bench("vision", "vica-llava", "Small LLaVAs turned into ViCA, and what they have to beat",
-                  "The three committed LLaVAs (whose visual features fuse layers 2, 9 and 11 of the tower by the external direct "
+                  "The small LLaVAs, a seed each (whose visual features fuse layers 2, 9 and 11 of the tower by the external direct "
                   "way of layer fusion), the same questions about 250 unseen scenes, 64 visual tokens each. What is tuned was "
                   "tuned for the same steps on the same rows; FLOPs are counted at the model's dimensions, with eleven text "
                   "tokens.", FLOPS, ACCURACY)
@@ -98,7 +98,7 @@ def job_of(of: Document, arm: str, seed: int) -> str:
 
 def dropped(of: Document) -> Bench:
     bench = Bench("vision", "vica-pyramid", "Tokens dropped on the way through ViCA",
-                  "The three LLaVAs as ViCA with all layers, questions about every other of the 250 scenes, each a row of its own; "
+                  "The small LLaVAs as ViCA with all layers, questions about every other of the 250 scenes, each a row of its own; "
                   "half of the visual tokens of all layers, by attention (PyramidDrop) or by lot, untrained for it.",
                   FLOPS, ACCURACY)
     for name, way, share, method in (

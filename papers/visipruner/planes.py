@@ -51,9 +51,9 @@ def with_arms(bench: Bench, of: Document, cost: str, run: str = "") -> Bench:
 
 def tested(of: Document) -> Bench:
     bench = Bench("vision", "visipruner-llava", "Small LLaVAs pruned without training, settings chosen on other pictures",
-                  "The three committed LLaVAs as they are, the same open questions about 150 unseen scenes, one a row; every "
+                  "The small LLaVAs, a seed each, as they are, the same open questions about 150 unseen scenes, one a row; every "
                   "method's setting is chosen on validation pictures, its rivals' at VisiPruner's own number of pairs. Accuracies "
-                  "are clustered by picture; the interval of pairs is over the three models. The test items are not those of "
+                  "are clustered by picture; the interval of pairs is over the models. The test items are not those of "
                   "ViCA.", PAIRS, ACCURACY)
     return with_arms(bench, of, "pairs")
 
@@ -98,7 +98,7 @@ def bits(of: Document, job: str, arm: str, count: int) -> str:
 
 def swept(of: Document) -> Bench:
     bench = Bench("vision", "visipruner-swept", "Small LLaVAs pruned without training, by setting",
-                  "The three committed LLaVAs as they are, the open questions about 40 of 150 unseen scenes; three thresholds "
+                  "The small LLaVAs, a seed each, as they are, the open questions about 40 of 150 unseen scenes; three thresholds "
                   "of VisiPruner, and of each rival the setting that did best on validation pictures at as many pairs.",
                   PAIRS, ACCURACY)
 
