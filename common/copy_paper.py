@@ -249,6 +249,8 @@ def copy_paper(paper, destination, root=ROOT):
     with tempfile.TemporaryDirectory(dir=dest.parent, prefix=".copy-") as folder:
         new = Path(folder) / "new"
         shutil.copytree(root / "papers" / paper, new / "papers" / paper, ignore=NOT_COPIED)
+        if (package := root / "papers" / "__init__.py").is_file():  # a source of every record: without it all look older
+            shutil.copy2(package, new / "papers" / "__init__.py")
         for file in needed_files(root, paper):
             (new / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / file, new / file)

@@ -4,6 +4,7 @@ import pytest
 
 from common import copy_paper
 from common.copy_paper import Part, markdown, needed_by, needed_files, own_files, parts
+from common.report.papers import read_paper
 from tests import copies
 
 TREE = {
@@ -66,6 +67,17 @@ def test_the_command_prints_it_and_the_copy_keeps_it(tmp_path, monkeypatch, caps
     assert len(copied) == sum(part.files for part in found)
     assert sum(len(file.read_text().splitlines()) for file in copied if file.suffix == ".py") == sum(part.lines for part in found)
     assert not list((tmp_path / "copy" / "papers").rglob("planes.py"))
+
+
+def test_a_copy_knows_which_records_are_of_its_own_code(tmp_path, monkeypatch):
+    """All that are so here: what a copy leaves behind is no source of any."""
+    monkeypatch.setattr(copy_paper, "requirements", lambda root: "torch==1.0\n")
+    for paper in ("decouplingkl", "visipruner"):
+        copy = copy_paper.copy_paper(paper, tmp_path / paper)
+        here, there = (read_paper(root / "papers" / paper) for root in (copy_paper.ROOT, copy))
+        assert {row.id: row.problem for row in there.rows} == {row.id: row.problem for row in here.rows}
+        (copy / "papers" / "__init__.py").unlink()
+        assert sum("older code" in row.problem for row in read_paper(copy / "papers" / paper).rows) > 10
 
 
 def beyond(text, root):
