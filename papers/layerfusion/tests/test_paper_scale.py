@@ -71,7 +71,16 @@ def test_scores_are_kept_and_not_made_again(monkeypatch, tmp_path):
     for _ in range(2):
         found = paper.measure(tmp_path / "out", lines.append, device="cpu", benchmarks=("GQA", "OCRBench"))
         assert found == {"external-direct_triple": {"seed2": {"GQA": 50.0}}}
-    assert asked == ["GQA", "OCRBench", "OCRBench"] and any("no score. no such task" in line for line in lines)
+    (model / NEW).write_bytes(b"trained anew")
+    paper.measure(tmp_path / "out", lines.append, device="cpu", benchmarks=("GQA",))
+    assert asked[3:] == ["GQA"] and "other weights" in lines[-2], "a run's name says nothing about its weights"
+    (model / "decoder").mkdir()
+    (model / "decoder" / "model.safetensors").write_bytes(b"another decoder")
+    paper.measure(tmp_path / "out", lines.append, device="cpu", benchmarks=("GQA",))
+    assert asked[4:] == ["GQA"]
+    paper.measure(tmp_path / "out", lines.append, device="cpu", benchmarks=("GQA",), limit=3)
+    assert asked[5:] == ["GQA"], "a try is not all questions"
+    assert asked[:3] == ["GQA", "OCRBench", "OCRBench"] and any("no score. no such task" in line for line in lines)
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="needs a GPU"):
             paper.measure(tmp_path)

@@ -140,7 +140,8 @@ def test_an_arm_answers_by_its_own_way(small, monkeypatch):
 def test_layers_are_chosen_on_validation_pictures_alone(monkeypatch):
     """Chosen on test pictures, the sets would be tested on what they were chosen by."""
     asked, shown = [], []
-    monkeypatch.setattr(smollm2, "test_set", lambda split, *of: asked.append((split, *of)) or (f"pictures of {split}", f"questions of {split}"))
+    pictures = {split: (f"pictures of {split}", f"questions of {split}") for split in ("train", "val", "test")}
+    monkeypatch.setattr(smollm2, "test_set", lambda split, *of: asked.append((split, *of)) or pictures[split])
     monkeypatch.setattr(smollm2, "vica", lambda parts, layers: layers)
     monkeypatch.setattr(smollm2, "log_probabilities", lambda parts, way, *of: shown.append((way, *of)) or "log-probabilities")
     s = smollm2.SIZES["smoke"]
