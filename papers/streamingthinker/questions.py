@@ -24,7 +24,8 @@ from typing import Any
 
 from common.data.text import is_text, lines
 from common.errors import DataError, TaskError
-from common.reasoning.verifiers import MathVerifier, after_thinking, last_boxed
+from common.reasoning.strict import StrictVerifier
+from common.reasoning.verifiers import after_thinking, last_boxed
 from common.streaming.units import sentence_ends
 
 Item = dict[str, Any]
@@ -188,5 +189,5 @@ def process_results(doc: Mapping, results: Sequence) -> dict[str, float]:
 
 
 @cache
-def _verifier() -> MathVerifier:
-    return MathVerifier()
+def _verifier() -> StrictVerifier:
+    return StrictVerifier()

@@ -30,7 +30,8 @@ from common.errors import UserError
 from common.models import ModelSpec, load
 from common.reasoning.problems import Problem, read_problems
 from common.reasoning.rollouts import sample
-from common.reasoning.verifiers import MathVerifier, response_text
+from common.reasoning.strict import StrictVerifier
+from common.reasoning.verifiers import response_text
 
 ASKED = Path(__file__).parent.parent / "configs" / "cuda" / "benchmarks.json"
 MATHS = {"math500": 500, "math5000": 5000}
@@ -125,7 +126,7 @@ def of_a_file(loaded, how: dict[str, Any], data: Path | str | None = None, limit
     end = {words.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     drawn = sample(loaded.model, [p.prompt for p in problems], how["samples"], how["cap"], temperature=how["temperature"],
                    end=end, generator=torch.Generator().manual_seed(0))
-    with MathVerifier() as verifier:
+    with StrictVerifier() as verifier:
         right = verifier.verify_many([(response_text(words, r.ids, end), problems[r.prompt].gold) for r in drawn])
     rows = {"correct": [int(ok and r.finished) for ok, r in zip(right, drawn)], "lengths": [len(r.ids) for r in drawn]}
     return {name: reasoning.by_problem(row, how["samples"]) for name, row in rows.items()} | {"cap": how["cap"], "size": MATHS["math5000"]}
