@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from ..claims.machine import ROOT
-from ..claims.records import SEED, load_claims, make_record, read_record, read_records, record_path, seeds_counted, write_record
+from ..claims.records import (
+    SEED,
+    load_claims,
+    make_record,
+    read_record,
+    read_records,
+    record_path,
+    seeds_counted,
+    write_record,
+)
 from ..errors import RecordError, UserError
 from .chain import RUNGS_OF, committed_results
 from .code import digest_of
