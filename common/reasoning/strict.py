@@ -121,13 +121,13 @@ def _measured(ours: str, theirs: str) -> bool | None:
         return None
     if measures.unit(ours) is not None and measures.unit(theirs) is not None and not _prefixed(ours, theirs):
         return None  # measures.py converts these
-    split = [_with_words(text) for text in (ours, theirs)]
-    if split[0] is None or split[1] is None:
+    first, second = _with_words(ours), _with_words(theirs)
+    if first is None or second is None:
         return None
-    (a, named), (g, other) = split
-    of = si(named), si(other)
-    if of[0] is not None and of[1] is not None:
-        return of[0][0] == of[1][0] and a * of[0][1] == g * of[1][1]
+    (a, named), (g, other) = first, second
+    mine, its = si(named), si(other)
+    if mine is not None and its is not None:
+        return mine[0] == its[0] and a * mine[1] == g * its[1]
     words = [{word.lower().removesuffix("s") for word in text.split()} for text in (named, other)]
     return None if words[0] <= words[1] or words[1] <= words[0] else False
 
