@@ -4,6 +4,7 @@ import pytest
 
 from common.reasoning.answers import REMAINING
 from common.reasoning.strict import UNMENDED, StrictVerifier, decided, in_tens, parts, si
+from tests.reasoning.test_answers import TABLE
 
 pytest.importorskip("math_verify")
 
@@ -40,6 +41,12 @@ def test_what_differs_is_told_apart_either_way_round(gold, answer, verifier):
 @pytest.mark.parametrize("gold, answer", SAME)
 def test_what_is_equal_stays_so(gold, answer, verifier):
     assert verifier(rf"\boxed{{{answer}}}", gold) and verifier(rf"\boxed{{{gold}}}", answer)
+
+
+def test_all_else_is_graded_as_it_was(verifier):
+    asked = [(gold, answer, right) for gold, good, bad in TABLE for right, answers in ((True, good), (False, bad)) for answer in answers]
+    found = verifier.verify_many([(rf"\boxed{{{answer}}}", gold) for gold, answer, _ in asked])
+    assert [(g, a, f) for (g, a, right), f in zip(asked, found) if f is not right] == []
 
 
 def test_what_is_still_wrong_is_listed_as_it_is(verifier):
