@@ -144,7 +144,7 @@ def test_sets_of_a_tower_whose_last_block_the_official_code_takes_off(layers, co
 def test_textvqa_is_asked_without_an_ocr_systems_tokens_and_with_them(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(vqa, "evaluate", lambda answer, name, out, **how: asked.append(name) or {"value": float(len(asked))})
-    found = paper.one("run", "seed1", lambda: None, tmp_path, ("TextVQA", paper.WITH_OCR, "GQA"), None, lambda line: None)
+    found = paper.one("run", "seed1", lambda: None, tmp_path, ("TextVQA", paper.WITH_OCR, "GQA"), None, lambda line: None, {})
     assert asked == ["TextVQA without OCR", "TextVQA", "GQA"] and found == {"TextVQA": 1.0, "TextVQA with OCR": 2.0, "GQA": 3.0}
     plain, with_ocr = vqa.BENCHMARKS["TextVQA without OCR"], vqa.BENCHMARKS["TextVQA"]
     assert (plain.task, plain.metrics, plain.changes) == (with_ocr.task, with_ocr.metrics, None) and with_ocr.changes == vqa.WITH_OCR
