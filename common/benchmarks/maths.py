@@ -10,8 +10,8 @@ with other models texts are encoded again, and the result says so.
     lm = sampling_lm(model, tokenizer)
     evaluate(lm, ["math500", "aime24"], seed=0)["aime24"]["avg"]
 
-Graded by MathVerifier: rules (common/reasoning/answers.py), and math-verify where none decides; what it is still known to get wrong
-stands beside the scores, as `known_errors`.
+Graded by StrictVerifier: rules (common/reasoning/strict.py, answers.py), and math-verify where none decides; what it is still known to get
+wrong stands beside the scores, as `known_errors`.
 
 Spec onpolicysft 5: N 16 for AIME and AMC, 4 else, temperature 1, 32,768 tokens; an answer counts only if it ended.
 """
@@ -31,7 +31,8 @@ from typing import Any, NamedTuple
 from ..data.text import is_text, lines
 from ..errors import DataError, TaskError, needed
 from ..reasoning.answers import REMAINING
-from ..reasoning.verifiers import MathVerifier, Verifier, after_thinking, opens_thought
+from ..reasoning.strict import UNMENDED, StrictVerifier
+from ..reasoning.verifiers import Verifier, after_thinking, opens_thought
 from .sampled import Response
 
 CAP = 32768  # tokens of a response
@@ -174,7 +175,7 @@ def evaluate(
     """{name: scores} of the benchmarks `names`, in their order.
 
     lm: of lm-eval, or `sampling_lm`. repeats: samples a problem, for all or by name, in place of BENCHMARKS'. limit:
-    only the first problems. chat_template False: the bare problem is the whole prompt. verifier: None is MathVerifier();
+    only the first problems. chat_template False: the bare problem is the whole prompt. verifier: None is StrictVerifier();
     one with `verify_many` is asked for all at once. require_end: what was cut at max_tokens is wrong, whatever it says.
     require_think_end: None, a response without </think> is wrong where its prompt opens a thought (R1's chat template does); True or
     False say so for all. revisions: {name: of its hub data}. seed: of torch; None leaves its generator alone.
@@ -213,7 +214,7 @@ def evaluate(
     samples = {name: sorted(output["samples"][f"{name}_sampled"], key=lambda s: s["doc_id"]) for name in tasks}
     with contextlib.ExitStack() as own:
         if verifier is None:
-            verifier = own.enter_context(MathVerifier())
+            verifier = own.enter_context(StrictVerifier())
         how = {"suffix": suffix, "require_end": require_end, "require_think_end": require_think_end}
         return {name: _score(lm, name, samples[name], verifier, max_tokens, how) for name in tasks}
 
@@ -236,8 +237,8 @@ def process_results(doc: Mapping, results: Sequence) -> dict[str, float]:
 
 
 @functools.cache
-def _verifier() -> MathVerifier:
-    return MathVerifier()
+def _verifier() -> StrictVerifier:
+    return StrictVerifier()
 
 
 def _verify(verifier: Verifier, pairs: Sequence[tuple[str, str]], opened: Sequence[bool] | None = None) -> list[bool]:
@@ -275,7 +276,7 @@ def _score(lm, name: str, samples: Sequence[dict], verifier, cap: int, how: dict
         "size": BENCHMARKS[name].size,
         **how,
         "too_long": _too_long(lm, name, [prompt for prompt, _ in asked], cap),
-        "known_errors": [list(error) for error in REMAINING],
+        "known_errors": [list(error) for error in (*REMAINING, *UNMENDED)],
         "generation": dict(asked[0][1]),
         "prompts_sha256": hashlib.sha256(json.dumps([prompt for prompt, _ in asked]).encode()).hexdigest(),
         "harness": f"lm-eval {version('lm-eval')}",

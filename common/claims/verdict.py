@@ -41,7 +41,7 @@ def verdict(
         if not missing:
             raise RecordError(
                 f"{claim['id']}: measured.value is missing and nothing blocks the claim; measure "
-                "it, or give blocked_by (weights, data, gpu, time, underspecified)"
+                "it, or give blocked_by (code, weights, data, gpu, time, underspecified)"
             )
         needs = f"Not run at rung {claim['rung']}: needs {', '.join(missing)}."
         return "not-run", claim.get("note") or needs, missing

@@ -4,7 +4,7 @@
 
 Reads results/measurements.*.json of every paper, asks the paper's quantities and claims.yaml, and writes the records anew. What
 a record says of its run (commit, command, machine, seconds, sources) is that of the run that measured. A claim that another
-document measures, or none, keeps its record.
+document measures, or none, keeps its record, but for what a claim that was not run is said to wait for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from ..claims.machine import ROOT
-from ..claims.records import SEED, load_claims, make_record, read_record, record_path, seeds_counted, write_record
+from ..claims.records import (
+    SEED,
+    load_claims,
+    make_record,
+    read_record,
+    read_records,
+    record_path,
+    seeds_counted,
+    write_record,
+)
 from ..errors import RecordError, UserError
 from .chain import RUNGS_OF, committed_results
 from .code import digest_of
@@ -46,6 +55,13 @@ def rejudge(paper: str, root: Path = ROOT) -> Iterator[str]:
                 raise RecordError(f"papers/{paper}: experiment {experiment.name} measures {name}, which is no claim")
             seeds = seeds_counted(measured, claim["protocol"].get("seeds", []), jobs)
             yield from _renewed(claim, claims.sha256, dict(measured), facts, folder, seeds)
+    for record in read_records(folder):
+        claim = claims.find(record["claim"]["id"], record["claim"]["rung"])
+        if claim is None or record["measured"]["value"] is not None or record["verdict"]["word"] != "not-run":
+            continue
+        if claim.get("blocked_by") not in (None, record["verdict"]["blocked_by"]):  # it waits for something else than it says
+            facts = {name: value for name, value in record["run"].items() if name not in ("models", "datasets")}
+            yield from _renewed(claim, claims.sha256, {"value": None, "n_runs": 0}, facts, folder, record["protocol"]["seeds"])
 
 
 def _renewed(claim: dict, sha256: str, measured: dict, facts: dict, folder: Path, seeds: list[int]) -> Iterator[str]:

@@ -24,6 +24,8 @@ from common.streaming.words import Boundary
 from . import method
 from .session import Session, run
 
+INSTRUCTION = "Translate the following English paragraph to French"  # of a model that says nothing about its training
+
 
 def translate(model, tokenizer, arm, k: int | None, instruction: str, sentences, out, show_latency: bool = False,
               max_word: int = 32, max_words: int = 256) -> None:
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--k", type=int, default=3, help="source words to wait for; 0: read everything first")
     parser.add_argument("--arm", help=f"default: that of the training, else group; {', '.join(method.ARMS)}")
     parser.add_argument("--phi", type=float, help="first target position; default: that of the training, else 0")
-    parser.add_argument("--instruction", default="Translate the following English paragraph to French")
+    parser.add_argument("--instruction", help=f"the system turn; default: that of the training, else {INSTRUCTION!r}")
     parser.add_argument("--show", choices=["text", "latency"], default="text")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(argv)
@@ -67,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         model, tokenizer, about = open_checkpoint(options.checkpoint, "gpe.json", options.base)
         name = options.arm or about.get("arm_name") or "group"
         arm = method.arm(name, options.phi if options.phi is not None else about.get("phi", 0.0))
-        translate(model, tokenizer, arm, k, options.instruction, units_of(sys.stdin), sys.stdout,
+        instruction = about.get("data.instruction", INSTRUCTION) if options.instruction is None else options.instruction
+        translate(model, tokenizer, arm, k, instruction, units_of(sys.stdin), sys.stdout,
                   options.show == "latency")
     except (UserError, ValueError, TypeError) as error:
         print(f"gpe stream: {error}", file=sys.stderr)

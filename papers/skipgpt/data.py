@@ -86,6 +86,23 @@ def collate(rows: list[Tensor], sample_index: list[int], tokens: int, targets: i
                 step_tokens=tokens, step_targets=targets)
 
 
+def apart(ids: np.ndarray, offsets: np.ndarray, train: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """The rows of `train` that are none of `held` token by token (crawled text comes twice).
+
+    Lengths, first, middle and last tokens tell nearly all apart, and of a corpus on disk no more is read than these.
+    """
+    def marks(rows: np.ndarray) -> np.ndarray:
+        start, length = offsets[rows], offsets[rows + 1] - offsets[rows]
+        return np.stack([length, *(ids[start + at].astype(np.int64) for at in (0 * length, length // 2, length - 1))], 1)
+
+    def whole(row: int) -> bytes:
+        return np.asarray(ids[offsets[row] : offsets[row + 1]]).tobytes()
+
+    texts, seen = {whole(row) for row in held}, set(map(tuple, marks(held).tolist()))
+    alike = np.array([tuple(mark) in seen for mark in marks(train).tolist()], dtype=bool)
+    return train[[not (like and whole(row) in texts) for row, like in zip(train, alike)]]
+
+
 class TextWindows(StepData):
     """Packed windows of English text that every installation carries (`common/data/prose.py`).
 
@@ -140,7 +157,13 @@ class RedPajamaSample(StepData):
         usable = usable[torch.randperm(len(usable), generator=generator).numpy()]
         held = min(max(1, round(self.holdout * len(usable))), len(usable) - 1)
         validate = usable[: min(held, self.val_samples)]
-        return RaggedRows(ids, offsets, usable[held:]), RaggedRows(ids, offsets, validate)
+        train = apart(ids, offsets, usable[held:], validate)
+        if not len(train):
+            raise SetupError(f"data.path {self.path!r}: every sample to train on is, token by token, one to validate on. A loss on what "
+                             "was trained on tells nothing; give texts that differ.")
+        if len(train) < len(usable) - held:
+            print(f"data: {len(usable) - held - len(train)} samples are also among those that validate, and are not trained on", flush=True)
+        return RaggedRows(ids, offsets, train), RaggedRows(ids, offsets, validate)
 
     def _tokens(self) -> tuple[np.ndarray, np.ndarray]:
         """(flat int32 ids, memory-mapped; int64 offsets (N + 1,)); made by one process, once."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from common.data import stories
 from common.data.stories import Level
+from common.data.text import is_text, lines
 from common.errors import DataError, SetupError
 from common.seeds import seed_of
 from common.streaming.units import sentence_ends
@@ -103,14 +105,18 @@ def pieces(text: str) -> list[str]:
 
 def read_row(row: dict[str, Any]) -> dict[str, Any]:
     """{"source", "units", "deep", "answer", "question"} of a row of the released form (spec 3.2): Instruct_Context.{context, instruct},
-    streaming_reasoning, deep_reasoning, answer. A context without marks is cut into sentences. Raises DataError naming what is missing,
-    or units and sentences that do not pair."""
+    streaming_reasoning, deep_reasoning, answer. A context without marks is cut into sentences. Raises DataError naming what is missing
+    or no text, or units and sentences that do not pair."""
     try:
         context, question = row["Instruct_Context"]["context"], row["Instruct_Context"]["instruct"]
         units, deep, answer = row["streaming_reasoning"], row["deep_reasoning"], row["answer"]
     except (KeyError, TypeError) as error:
         raise DataError(f"a row lacks {error}: it needs Instruct_Context.context and .instruct, streaming_reasoning, deep_reasoning, "
                         "answer") from error
+    for name, text in (("Instruct_Context.context", context), ("Instruct_Context.instruct", question), ("streaming_reasoning", units),
+                       ("deep_reasoning", deep), ("answer", answer), ("self_check", row.get("self_check") or "")):
+        if not is_text(text):
+            raise DataError(f"{name} holds no text, but {reprlib.repr(text)}")
     if MARKS.search(context):
         sentences = pieces(context)
     else:
@@ -122,6 +128,12 @@ def read_row(row: dict[str, Any]) -> dict[str, Any]:
     boxed = re.search(r"\\box(?:ed)?\{(.*)\}", answer, re.S)
     return {"source": source, "units": ["" if t.lower() == "<skip>" else t for t in thoughts], "deep": MARKS.sub("", deep).strip(),
             "answer": (boxed.group(1) if boxed else MARKS.sub("", answer)).strip(), "question": 0}
+
+
+def apart(train: Sequence[dict[int, Segments]], held: Sequence[dict[int, Segments]]) -> list[dict[int, Segments]]:
+    """The samples of `train` whose source, question and sentences, is that of none of `held`."""
+    asked = {segments.source for sample in held for segments in sample.values()}
+    return [sample for sample in train if not any(segments.source in asked for segments in sample.values())]
 
 
 class JsonTraces(Traces):
@@ -142,23 +154,30 @@ class JsonTraces(Traces):
                              "files that share no row")
         module = self.trainer.lightning_module
         chat = worded.Chat.of(self.tokenizer(), module.model.get_input_embeddings().weight.shape[0], self.instruction, self.cues)
-        return self._file(self.train, chat), self._file(self.validation, chat)
+        train, held = self._file(self.train, chat), self._file(self.validation, chat)
+        kept = apart(train, held)
+        if not kept:
+            raise SetupError(f"every row of {one.name} asks what a row of {other.name} asks: a loss on what was trained on tells nothing; "
+                             "name two files that share no row")
+        if len(kept) < len(train):
+            print(f"data: {len(train) - len(kept)} rows of {one.name} ask what {other.name} asks, and are not trained on", flush=True)
+        return kept, held
 
     def _file(self, name: str, chat: worded.Chat) -> list[dict[int, Segments]]:
         path, found, wrong = Path(name).expanduser(), [], []
         if not path.is_file():
             raise SetupError(f"there is no file {path.name} in {path.parent.name or '.'}: data.train and data.validation name files of "
                              "JSON lines")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, 1):
+        for number, line in lines(path):
             try:
                 found.append(self.sample(json.loads(line), chat))
-            except (ValueError, DataError) as error:
+            except (ValueError, RecursionError, DataError) as error:
                 wrong.append(f"line {number}: {error}")
-        if len(wrong) > self.refused * len(lines):
-            raise SetupError(f"{path.name}: {len(wrong)} of {len(lines)} rows cannot be used; the first is {wrong[0]}")
+        count = len(found) + len(wrong)
+        if len(wrong) > self.refused * count:
+            raise SetupError(f"{path.name}: {len(wrong)} of {count} rows cannot be used; the first is {wrong[0]}")
         if wrong:
-            print(f"data: {len(wrong)} of {len(lines)} rows of {path.name} are left out; the first is {wrong[0]}", flush=True)
+            print(f"data: {len(wrong)} of {count} rows of {path.name} are left out; the first is {wrong[0]}", flush=True)
         return found
 
     def sample(self, row: dict[str, Any], chat: worded.Chat) -> dict[int, Segments]:

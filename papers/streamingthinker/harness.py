@@ -20,6 +20,7 @@ from typing import Any
 from common.benchmarks.sampled import Response
 from common.errors import TaskError
 from common.progress import progress
+from common.reasoning.verifiers import response_text
 from common.streaming.batched import Row, Written, decode, interleaved
 
 from . import latency
@@ -47,6 +48,12 @@ class Trace:
 
     def delay(self, way: str) -> float:
         return latency.simulate(way, self.words, self.units, self.m).delay
+
+
+def answered(tokenizer, rest: Sequence[int], answer: int, stop: int) -> str:
+    """What is graded of the tokens behind the cue: the text behind the end of reasoning. Without that end there is no answer, whatever
+    the reasoning has put into boxes."""
+    return response_text(tokenizer, rest[rest.index(answer) + 1 :], {stop}) if answer in rest else ""
 
 
 class Thinking(Response):
@@ -109,7 +116,7 @@ def thinking_lm(model, tokenizer, card: Mapping[str, Any], depth: int, rows: int
                     deep = row.rest.index(tokens.answer) + 2 if tokens.answer in row.rest else len(row.rest)
                     trace = Trace(tuple(words), tuple(map(len, segments)), tuple(map(len, row.units)),
                                   len(tokens.cues[depth]) + deep, row.truncated)
-                    text = tokenizer.decode(row.rest, skip_special_tokens=True)
+                    text = answered(tokenizer, row.rest, tokens.answer, tokens.stop)
                     found.append(Thinking(text, row.tokens + len(tokens.cues[depth]), trace))
             return found
 

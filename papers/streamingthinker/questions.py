@@ -10,9 +10,11 @@ that knows the templates is to be split by them (`original_id`), which is the tr
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
+import reprlib
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +22,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from common.data.text import is_text, lines
 from common.errors import DataError, TaskError
-from common.reasoning.verifiers import MathVerifier, after_thinking, last_boxed
+from common.reasoning.strict import StrictVerifier
+from common.reasoning.verifiers import after_thinking, last_boxed
 from common.streaming.units import sentence_ends
 
 Item = dict[str, Any]
@@ -95,7 +99,7 @@ def load_items(name: str, data: str | Path | None = None, limit: int | None = No
     task, folder = TASKS[name], data or os.environ.get("NINEFOLD_DATA")
     path = Path(folder).expanduser() / "streaming" / f"{name}.jsonl" if folder else None
     if path and path.is_file():
-        rows = [(f"{path.name}, line {n}", line) for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)]
+        rows = [(f"{path.name}, line {n}", line) for n, line in lines(path)]
         items = [_item(where, lambda line=line: _own(json.loads(line)), task) for where, line in rows]
     else:
         rows_of_hub = _from_hub(name, task)
@@ -108,18 +112,23 @@ def load_items(name: str, data: str | Path | None = None, limit: int | None = No
 
 
 def _own(row: Mapping) -> tuple[str, str | Sequence[str], str]:
-    return row["question"], row["context"], str(row["answer"])
+    question, context, answer = row["question"], row["context"], row["answer"]
+    if isinstance(answer, int | float) and math.isfinite(answer):  # a label may be JSON's true
+        answer = str(answer)
+    return question, context, answer
 
 
 def _item(where: str, read: Callable[[], tuple], task: Task) -> Item:
     try:
         question, context, answer = read()
-        if not isinstance(answer, str):
-            raise TypeError(f"the answer is {answer!r} and no text")
+        told = [context] if isinstance(context, str) else context
+        for name, text in (("answer", answer), ("question", question), *(("context", sentence) for sentence in told)):
+            if not is_text(text):
+                raise TypeError(f"the {name} is {reprlib.repr(text)} and no text")
         if not (answer.strip() if task.kind == "number" else normal(answer)):
             raise ValueError(f"the answer {answer!r} has no word to be compared: every empty box would be right")
         return {"question": " ".join(f"{question} {task.ask}".split()), "context": sentences(context), "answer": answer}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{where}: {type(error).__name__} {error}; question, context and answer are expected, all text") from error
 
 
@@ -180,5 +189,5 @@ def process_results(doc: Mapping, results: Sequence) -> dict[str, float]:
 
 
 @cache
-def _verifier() -> MathVerifier:
-    return MathVerifier()
+def _verifier() -> StrictVerifier:
+    return StrictVerifier()

@@ -12,6 +12,7 @@ machine's clock, from the last sentence's arrival to the first answer token, und
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 
@@ -47,9 +48,15 @@ def structure(model, tokenizer, about: dict) -> tuple[Tokens, Callable[[str, int
 
 def converse(reasoner: Reasoner, encode: Callable[[str, int], list[int]], tokenizer, texts: Iterator[Iterator[str]], depth: int,
              schedule: str, out, timing: bool = False) -> list[Thought]:
-    """Thinks about every text; prints each unit as it is written, then what follows the input."""
+    """Thinks about every text; prints each unit as it is written, then what follows the input. Of an empty text nothing is thought: its
+    answer is an empty line, and the next one follows."""
     found = []
     for text in texts:
+        if (first := next(text, None)) is None:
+            out.write("\n")
+            out.flush()
+            found.append(Thought())
+            continue
         read: dict[int, float] = {}
 
         def told(event: Event, read=read) -> None:
@@ -61,7 +68,7 @@ def converse(reasoner: Reasoner, encode: Callable[[str, int], list[int]], tokeni
                 out.write(shown + (when if timing else "") + "\n")
                 out.flush()
 
-        thought = reasoner.think((encode(sentence, i) for i, sentence in enumerate(text)), depth, schedule, told)
+        thought = reasoner.think((encode(sentence, i) for i, sentence in enumerate(itertools.chain([first], text))), depth, schedule, told)
         if timing:
             answered = any(event.kind == "answer" for event in thought.events)
             until = "first answer token" if answered else "end, for no answer came"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from common.claims.records import load_claims, read_record
+from common.claims.records import load_claims, make_record, read_record, record_path, write_record
 from common.errors import RecordError
 from common.report import rejudge
 from tests.report.test_chain import CLAIMS, RUN, git, path_of, problems, root  # noqa: F401  (a fixture)
@@ -82,3 +82,19 @@ def test_results_of_no_claim_are_named(measured):
     assert load_claims(measured / "papers/demo/claims.yaml").find("C2") is None
     with pytest.raises(RecordError, match="experiment small measures C2, which is no claim"):
         list(rejudge.rejudge("demo", measured))
+
+
+def test_what_waits_for_something_else_says_so_and_keeps_its_run(measured):
+    """Nothing is measured: the record says what is missing, and that has changed."""
+    waits = claim({"absolute": 0.5}, "paper-scale", id="demo/C9", kind="measured", blocked_by=["weights"])
+    claims_yaml(measured / "papers/demo", *CLAIMS, waits)
+    folder = measured / "papers/demo/results"
+    run = {key: value for key, value in RUN.items() if key != "sources"} | {"commit": git(measured, "rev-parse", "HEAD")}
+    write_record(make_record(waits, load_claims(measured / "papers/demo/claims.yaml").sha256, None, run, seeds=[]), folder)
+    before = read_record(record_path(folder, "demo/C9", "paper-scale"))
+    assert list(rejudge.rejudge("demo", measured)) == []
+    claims_yaml(measured / "papers/demo", *CLAIMS, waits | {"blocked_by": ["code", "weights"]})
+    assert list(rejudge.rejudge("demo", measured)) == ["demo/C9: not-run -> not-run"]
+    after = read_record(record_path(folder, "demo/C9", "paper-scale"))
+    assert after["verdict"]["blocked_by"] == ["code", "weights"] and "needs code, weights" in after["verdict"]["reason"]
+    assert after["run"] == before["run"] and list(rejudge.rejudge("demo", measured)) == []

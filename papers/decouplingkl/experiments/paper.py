@@ -8,11 +8,13 @@ its config: 4b-sr-128 is teacher, cell, training length. Answers are sampled at 
 `math` is math500 or math5000, the whole MATH test set, which the paper's own columns seem to be (a file of {"problem", "answer"}
 lines, $NINEFOLD_DATA/maths/math5000.jsonl).
 
-Scores are kept beside a model in `<run>/benchmarks/`: a run that was killed goes on with the next benchmark.
+Scores are kept beside a model in `<run>/benchmarks/`, with the hash of its weights and all that was asked: a run that was killed goes on
+with the next benchmark, and a run that was trained anew is scored anew.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -22,13 +24,14 @@ from typing import Any
 import torch
 
 from common.benchmarks import maths, reasoning
+from common.benchmarks.kept import kept
 from common.benchmarks.sampled import sampling_lm
 from common.errors import UserError
-from common.files import write_json
 from common.models import ModelSpec, load
 from common.reasoning.problems import Problem, read_problems
 from common.reasoning.rollouts import sample
-from common.reasoning.verifiers import MathVerifier
+from common.reasoning.strict import StrictVerifier
+from common.reasoning.verifiers import response_text
 
 ASKED = Path(__file__).parent.parent / "configs" / "cuda" / "benchmarks.json"
 MATHS = {"math500": 500, "math5000": 5000}
@@ -86,18 +89,19 @@ def summary(kept: dict[str, dict], how: dict[str, Any]) -> dict[str, Any]:
 
 
 def scores(run: Path, how: dict[str, Any], device: str, log: Callable[[str], None], options: dict) -> dict[str, dict]:
-    """{benchmark: {"correct", "lengths", "cap", ...}} of a run, one after the other; what is kept already is read."""
-    scored, loaded = {}, None
-    for benchmark in how["benchmarks"]:
-        name = how["math"] if benchmark == "math" else benchmark
-        path = run / "benchmarks" / f"{name}.{how['samples']}.json"
-        if not path.is_file():
-            if loaded is None:
-                loaded = load(ModelSpec(name=str(run / "model"), dtype="bfloat16" if device == "cuda" else "float32", device=device))
-            log(f"{run.name}: {name}")
-            write_json(path, of_a_file(loaded, how, **options) if name == "math5000" else of_lm_eval(loaded, name, how, **options))
-        scored[benchmark] = json.loads(path.read_text())
-    return scored
+    """{benchmark: {"correct", "lengths", "cap", ...}} of a run, one after the other; what is kept of these very weights is read."""
+    loaded = load(ModelSpec(name=str(run / "model"), dtype="bfloat16" if device == "cuda" else "float32", device=device))
+    of = {"weights_sha256": loaded.source["weights_sha256"], "dtype": str(loaded.model.dtype),
+          "asked": {name: how[name] for name in ("samples", "cap", "temperature")},
+          "options": {name: str(value) for name, value in sorted(options.items())}}
+
+    def score(name: str) -> dict[str, Any]:
+        log(f"{run.name}: {name}")
+        return of_a_file(loaded, how, **options) if name == "math5000" else of_lm_eval(loaded, name, how, **options)
+
+    names = {benchmark: how["math"] if benchmark == "math" else benchmark for benchmark in how["benchmarks"]}
+    return {benchmark: kept(run / "benchmarks" / f"{name}.{how['samples']}.json", of, functools.partial(score, name), log)
+            for benchmark, name in names.items()}
 
 
 def of_lm_eval(loaded, name: str, how: dict[str, Any], **options) -> dict[str, Any]:
@@ -119,10 +123,10 @@ def of_a_file(loaded, how: dict[str, Any], data: Path | str | None = None, limit
                                         enable_thinking=False)
         problems.append(Problem(tuple(ids), entry["answer"], "maths"))
     ends = loaded.model.generation_config.eos_token_id
+    end = {words.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     drawn = sample(loaded.model, [p.prompt for p in problems], how["samples"], how["cap"], temperature=how["temperature"],
-                   end={words.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None},
-                   generator=torch.Generator().manual_seed(0))
-    with MathVerifier() as verifier:
-        right = verifier.verify_many([(words.decode(list(r.ids), skip_special_tokens=True), problems[r.prompt].gold) for r in drawn])
+                   end=end, generator=torch.Generator().manual_seed(0))
+    with StrictVerifier() as verifier:
+        right = verifier.verify_many([(response_text(words, r.ids, end), problems[r.prompt].gold) for r in drawn])
     rows = {"correct": [int(ok and r.finished) for ok, r in zip(right, drawn)], "lengths": [len(r.ids) for r in drawn]}
     return {name: reasoning.by_problem(row, how["samples"]) for name, row in rows.items()} | {"cap": how["cap"], "size": MATHS["math5000"]}

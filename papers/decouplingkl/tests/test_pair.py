@@ -9,7 +9,7 @@ import torch
 from common.errors import ModelError, SetupError
 from common.lora import CONFIG, LINEAR, WEIGHTS, LoraSpec, add_lora, save
 from common.models import load, tiny
-from common.reasoning.sums import SPLITS
+from common.reasoning.sums import SPLITS, Sums
 from common.runs.experiment import measure
 from tests.small_tokenizers import byte_words
 
@@ -129,6 +129,19 @@ def test_an_arm_from_problems_to_scores(arm, there, monkeypatch):
     assert (training.config.prefix, training.config.lam) == (of.prefix, of.lam) and training.config.stop_token_ids == (1,)
     moved = {name: float((value.float() - before[name].float()).abs().max()) for name, value in training.model.state_dict().items()}
     assert max(moved.values()) > 0 and not any("lora" in name for name in moved)
+
+
+def test_the_curve_is_of_validation_problems_and_the_score_of_test_problems(there, monkeypatch):
+    """Neither of problems that were trained on."""
+    pytest.importorskip("reasoning_gym")
+    monkeypatch.setitem(real.SIZES, "tiny", TINY)
+    asked, scored, of = [], real.scored, Sums().use(pair.start("student").tokenizer)
+    monkeypatch.setattr(real, "scored", lambda model, data, problems, *how: asked.append(problems) or scored(model, data, problems, *how))
+    real.run(0, "SF", "tiny")
+    val, test = of.problems("val", TINY.probe), of.problems("test", TINY.test)
+    assert asked == [val, val, test]  # before the first update, after the last, and the end
+    trained = {problem.prompt for problem in of.problems("train", TINY.updates * TINY.prompts)}
+    assert len({p.prompt for p in [*val, *test]} - trained) == len(val) + len(test)
 
 
 def test_the_start_is_scored_untrained_beside_its_teacher(there, monkeypatch):

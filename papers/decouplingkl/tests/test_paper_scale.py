@@ -7,6 +7,7 @@ import torch
 
 from common.errors import UserError
 from common.models import ModelSpec, load, tiny
+from common.reasoning.rollouts import Rollout
 from tests.small_tokenizers import byte_words
 
 from ..eval import HERE
@@ -107,6 +108,35 @@ def test_tables_of_the_paper_from_what_trainings_leave(trained, hub, monkeypatch
 
     measured = quantities.paper({"paper": found})
     assert "C8" not in measured and "C9" not in measured  # those of runs that are not there are left out
+
+
+def test_scores_are_of_weights_and_of_what_was_asked(trained, hub, monkeypatch):
+    """The same weights are not asked again; others under the same name are, and so is another temperature."""
+    import shutil
+
+    run, lines = hub / "4b-sr-128", []
+    shutil.copytree(trained / "4b-sr-128" / "model", run / "model")
+    how = HOW | {"benchmarks": ["math"]}
+    first = paper.scores(run, how, "cpu", lines.append, {"data": hub / "data"})
+    assert paper.scores(run, how, "cpu", lines.append, {"data": hub / "data"}) == first and lines == ["4b-sr-128: math500"]
+    shutil.copy(trained / "4b-tf-4096" / "model" / "model.safetensors", run / "model")
+    again = paper.scores(run, how, "cpu", lines.append, {"data": hub / "data"})
+    assert again["math"]["of"]["weights_sha256"] != first["math"]["of"]["weights_sha256"]
+    assert lines[1:] == ["what math500.2.json holds is of other weights or another question, and is replaced", "4b-sr-128: math500"]
+    paper.scores(run, how | {"temperature": 0.5}, "cpu", lines.append, {"data": hub / "data"})
+    assert lines[3:] == lines[1:3]
+
+
+@pytest.mark.parametrize("said, right", [("<think>perhaps \\boxed{2}</think>I do not know.", 0),
+                                         ("<think>perhaps \\boxed{3}</think>\\boxed{2}", 1)])
+def test_a_box_in_the_thought_is_no_answer_where_the_end_of_thought_is_a_special_token(said, right, hub, monkeypatch):
+    words = byte_words()
+    words.add_tokens(["</think>"], special_tokens=True)
+    rollout = Rollout(0, tuple(words.encode(said, add_special_tokens=False)) + (words.eos_token_id,), True)
+    assert words.convert_tokens_to_ids("</think>") in rollout.ids
+    monkeypatch.setattr(paper, "sample", lambda *given, **how: [rollout])
+    found = paper.of_a_file(load(str(hub / "student"))._replace(tokenizer=words), HOW | {"samples": 1}, hub / "data")
+    assert found["correct"] == [[right]]
 
 
 def test_what_is_asked_is_checked(tmp_path, monkeypatch):

@@ -4,7 +4,8 @@
 
 looks in `lightning_logs/gpe/` (another folder: GPE_RUNS) for the products that the cuda configs leave, `<run>/model`, and
 for each of them translates the whole test split twice: word by word at the k it was trained for, and reading everything
-first. BLEU is SacreBLEU's, 13a; latency is in source words, against the references (common/benchmarks/translation.py).
+first. BLEU is SacreBLEU's, with the tokenizer of the references' script (13a where blanks part words); latency is in source
+words, against the references (common/benchmarks/translation.py).
 Claims whose runs are missing stay "not run".
 """
 
@@ -102,7 +103,7 @@ def evaluate(loaded: Loaded, arm: method.Arm, examples: Sequence[Example], templ
     boundary = Boundary.of_tokenizer(loaded.tokenizer, template.stop)
     streams = translate(loaded.model, arm, examples, boundary, template, k)
     references = [example.reference for example in examples]
-    quality = bleu([s.text(loaded.tokenizer) for s in streams], references, "13a")
+    quality = bleu([s.text(loaded.tokenizer) for s in streams], references)
     lag = latency([s.delays for s in streams], [e.n_units for e in examples], [len(r.split()) for r in references])
     return {"bleu": quality["score"], "signature": quality["signature"], "n": quality["n"],
             "truncated": sum(s.truncated for s in streams), **{name: lag[name] for name in ("AL", "LAAL", "AP", "DAL")}}

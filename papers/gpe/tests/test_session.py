@@ -18,6 +18,7 @@ from common.streaming.units import Example, Template
 from common.streaming.words import Boundary
 
 from .. import method
+from .. import stream as command
 from ..analytic import EXAMPLE, Sentence, cost
 from ..data import toy_examples
 from ..decoding import stream
@@ -228,6 +229,19 @@ def test_words_come_out_before_the_source_has_ended():
     assert [int(x.strip("[]")) for x in shown[1::2]] == [min(3 + j, len(source)) for j in range(len(shown) // 2)]
     assert shown[0::2] == target
     assert process.returncode == 0 and not said
+
+
+@pytest.mark.parametrize("about, options, said", [
+    ({"data.instruction": "Translate the following English paragraph to German"}, (),
+     "Translate the following English paragraph to German"),
+    ({"data.instruction": ""}, (), ""), ({}, (), "Translate the following English paragraph to French"),
+    ({"data.instruction": "To German"}, ("--instruction", "To Dutch"), "To Dutch")])
+def test_a_model_is_asked_as_it_was_trained(about, options, said, monkeypatch):
+    asked = []
+    monkeypatch.setattr(command, "open_checkpoint", lambda *_: ("model", "tokenizer", about))
+    monkeypatch.setattr(command, "units_of", lambda _: iter(()))
+    monkeypatch.setattr(command, "translate", lambda model, tokenizer, arm, k, instruction, *rest: asked.append(instruction))
+    assert command.main(["--checkpoint", "given", *options]) == 0 and asked == [said]
 
 
 def test_lines_are_sentences_and_a_missing_last_newline_is_none(answered):

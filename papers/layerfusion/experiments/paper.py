@@ -4,8 +4,9 @@
 
 takes every run under lightning_logs/layerfusion (or LAYERFUSION_RUNS), folders <kind>_<set>/seed<n>/finetune/model as the configs write
 them, and asks it the benchmarks' questions (common/benchmarks/vqa.py), greedily, under Vicuna's chat. TextVQA is asked without the tokens
-of an OCR system, as the paper's 35.47 for its baseline looks (README, D7), and with them beside. A score is kept in the run's folder when
-it is there: a run that was killed goes on with the next one. The loss that fine-tuning ended with stands beside the scores.
+of an OCR system, as the paper's 35.47 for its baseline looks (README, D7), and with them beside. A score is kept in the run's folder with
+the hash of the weights that it is of: a run that was killed goes on with the next one, and one that was trained anew is scored anew. The
+loss that fine-tuning ended with stands beside the scores.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from common.benchmarks import vqa
+from common.benchmarks.kept import folder_sha256, kept, named
 from common.errors import ModelError, UserError
-from common.files import write_json
 from common.models import ModelSpec, load
 from common.vision.conversations import SYSTEM_V1
 from common.vision.parts import CLASS_TOKEN, _pixel_statistics, load_tower
@@ -92,7 +93,9 @@ def measure(folder: Path, log: Callable[[str], None] = print, device: str = "cud
     for model in models:
         run, seed = model.parts[-4], model.parts[-3]
         opened = functools.cache(functools.partial(open_model, model, device))
-        found.setdefault(run, {})[seed] = one(run, seed, opened, folder, benchmarks, limit, log) | last_loss(model.parents[0])
+        weights = of_weights(model, device)
+        scores = one(run, seed, opened, folder, benchmarks, limit, log, weights)
+        found.setdefault(run, {})[seed] = scores | last_loss(model.parents[0])
     return found
 
 
@@ -106,23 +109,26 @@ def last_loss(folder: Path) -> dict[str, float]:
 
 
 def one(run: str, seed: str, opened: Callable[[], Eyes], folder: Path, benchmarks: Sequence[str], limit: int | None,
-        log: Callable[[str], None]) -> dict[str, float]:
-    """{benchmark: value}; one that cannot be run is logged and left out. Scores of the same model are not made again."""
+        log: Callable[[str], None], weights: dict[str, Any]) -> dict[str, float]:
+    """{benchmark: value}; one that cannot be run is logged and left out. Scores of the same weights are not made again."""
     values = {}
     for benchmark in benchmarks:
-        path = folder / f"{run}.{seed}.{benchmark}.json"
-        row = json.loads(path.read_text()) if path.is_file() else {}
-        if row.get("limit", "none yet") != limit:
-            try:
-                row = vqa.evaluate(lambda *asked: answer(opened(), *asked), HARNESS.get(benchmark, benchmark), folder,
-                                   label="layerfusion", limit=limit, batch_size=BATCH) | {"limit": limit}
-            except vqa.BenchmarkError as error:
-                log(f"{run}, {seed}, {benchmark}: no score. {error}")
-                continue
-            write_json(path, row)
-        values[benchmark] = row["value"]
+        ask = functools.partial(vqa.evaluate, lambda *asked: answer(opened(), *asked), HARNESS.get(benchmark, benchmark), folder,
+                                label="layerfusion", limit=limit, batch_size=BATCH)
+        try:
+            values[benchmark] = kept(folder / f"{run}.{seed}.{benchmark}.json", weights | {"limit": limit}, ask, log)["value"]
+        except vqa.BenchmarkError as error:
+            log(f"{run}, {seed}, {benchmark}: no score. {error}")
     log(f"{run}, {seed}: " + ", ".join(f"{k} {v:.1f}" for k, v in values.items()))
     return values
+
+
+def of_weights(folder: Path, device: str) -> dict[str, Any]:
+    """What tells the weights of a trained model from others of its name: all that training wrote, and the tower that it names."""
+    path = folder / "training.json"
+    about = json.loads(path.read_text()) if path.is_file() else {}
+    return {"weights_sha256": folder_sha256(folder), "device": device,
+            "tower": named(about.get("llava.tower"), about.get("llava.tower_revision"))}
 
 
 def open_model(folder: Path, device: str) -> Eyes:

@@ -71,7 +71,16 @@ def test_scores_are_kept_and_not_made_again(monkeypatch, tmp_path):
     for _ in range(2):
         found = paper.measure(tmp_path / "out", lines.append, device="cpu", benchmarks=("GQA", "OCRBench"))
         assert found == {"external-direct_triple": {"seed2": {"GQA": 50.0}}}
-    assert asked == ["GQA", "OCRBench", "OCRBench"] and any("no score. no such task" in line for line in lines)
+    (model / NEW).write_bytes(b"trained anew")
+    paper.measure(tmp_path / "out", lines.append, device="cpu", benchmarks=("GQA",))
+    assert asked[3:] == ["GQA"] and "other weights" in lines[-2], "a run's name says nothing about its weights"
+    (model / "decoder").mkdir()
+    (model / "decoder" / "model.safetensors").write_bytes(b"another decoder")
+    paper.measure(tmp_path / "out", lines.append, device="cpu", benchmarks=("GQA",))
+    assert asked[4:] == ["GQA"]
+    paper.measure(tmp_path / "out", lines.append, device="cpu", benchmarks=("GQA",), limit=3)
+    assert asked[5:] == ["GQA"], "a try is not all questions"
+    assert asked[:3] == ["GQA", "OCRBench", "OCRBench"] and any("no score. no such task" in line for line in lines)
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="needs a GPU"):
             paper.measure(tmp_path)
@@ -135,7 +144,7 @@ def test_sets_of_a_tower_whose_last_block_the_official_code_takes_off(layers, co
 def test_textvqa_is_asked_without_an_ocr_systems_tokens_and_with_them(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(vqa, "evaluate", lambda answer, name, out, **how: asked.append(name) or {"value": float(len(asked))})
-    found = paper.one("run", "seed1", lambda: None, tmp_path, ("TextVQA", paper.WITH_OCR, "GQA"), None, lambda line: None)
+    found = paper.one("run", "seed1", lambda: None, tmp_path, ("TextVQA", paper.WITH_OCR, "GQA"), None, lambda line: None, {})
     assert asked == ["TextVQA without OCR", "TextVQA", "GQA"] and found == {"TextVQA": 1.0, "TextVQA with OCR": 2.0, "GQA": 3.0}
     plain, with_ocr = vqa.BENCHMARKS["TextVQA without OCR"], vqa.BENCHMARKS["TextVQA"]
     assert (plain.task, plain.metrics, plain.changes) == (with_ocr.task, with_ocr.metrics, None) and with_ocr.changes == vqa.WITH_OCR

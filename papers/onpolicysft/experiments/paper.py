@@ -17,6 +17,7 @@ goes on with the next benchmark, and other weights under the same name are score
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -25,9 +26,9 @@ from pathlib import Path
 import torch
 
 from common.benchmarks import maths, reasoning
+from common.benchmarks.kept import kept
 from common.benchmarks.sampled import sampling_lm
-from common.errors import DataError, UserError
-from common.files import write_json
+from common.errors import UserError
 from common.models import ModelSpec, load
 
 RUNS = {"1.5b": "r1-distill-qwen-1.5b", "7b": "r1-distill-qwen-7b"}
@@ -94,32 +95,16 @@ def scores(run: Path, which: str, spec: ModelSpec, benchmarks: Sequence[str], de
     loaded = load(ModelSpec(spec.name, revision=spec.revision, dtype="bfloat16" if device == "cuda" else "float32", device=device))
     asked = {"weights_sha256": loaded.source["weights_sha256"], "dtype": str(loaded.model.dtype),
              "options": {name: str(value) for name, value in sorted(options.items())}}
-    scored, lm = {}, None
-    for benchmark in benchmarks:
-        path = run / "benchmarks" / f"{which}.{benchmark}.json"
-        kept = read(path) if path.is_file() else {}
-        if kept.get("of") != asked:
-            if kept:
-                log(f"{which}: {benchmark}: what {path.name} holds is of other weights or another question, and is replaced")
-            lm = sampling_lm(loaded.model, loaded.tokenizer) if lm is None else lm
-            log(f"{which}: {benchmark}")
-            found = maths.evaluate(lm, [benchmark], **options)
-            assert found is not None, "of one process"
-            kept = found[benchmark] | {"of": asked}
-            write_json(path, kept)
-        scored[benchmark] = kept
-    return scored
+    lm = functools.cache(lambda: sampling_lm(loaded.model, loaded.tokenizer))  # only if something is asked
 
+    def score(benchmark: str) -> dict:
+        log(f"{which}: {benchmark}")
+        found = maths.evaluate(lm(), [benchmark], **options)
+        assert found is not None, "of one process"
+        return found[benchmark]
 
-def read(path: Path) -> dict:
-    """What was kept; DataError for a file that is none of ours."""
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path.name} in {path.parent.name} is no JSON ({error}); delete it, and the benchmark is asked again") from error
-    if not isinstance(kept, dict):
-        raise DataError(f"{path.name} in {path.parent.name} holds no scores; delete it, and the benchmark is asked again")
-    return kept
+    return {benchmark: kept(run / "benchmarks" / f"{which}.{benchmark}.json", asked, functools.partial(score, benchmark),
+                            lambda line, benchmark=benchmark: log(f"{which}: {benchmark}: {line}")) for benchmark in benchmarks}
 
 
 def curve(run: Path) -> list[list[float]]:

@@ -10,7 +10,7 @@ from common.errors import SetupError
 from common.training.steps import StepBatches, ValidationBatches
 from tests.numerics import float64
 
-from ..data import RaggedRows, RedPajamaSample, Rows, TextWindows, TokenDifficulty
+from ..data import RaggedRows, RedPajamaSample, Rows, TextWindows, TokenDifficulty, apart
 from ..difficulty import KINDS, token_difficulty
 from .runs import Uneven, alone, fit, router_tuning
 
@@ -138,6 +138,26 @@ def test_what_is_no_text_is_named_with_file_and_row(tmp_path, value, kind):
     row = 1 if kind == "parquet" and value is not None else 2
     with pytest.raises(SetupError, match=rf"a\.{kind}, (line|row) {row}: field 'text' holds no text"):
         list(rows._read(rows._local_files()))
+
+
+def test_no_text_that_validates_is_trained_on_though_it_comes_twice(monkeypatch, capsys):
+    """Four texts, the third twice; one that ends alike and one that only begins alike stay."""
+    texts = [[1, 2, 3], [1, 2, 4], [5, 6, 7, 8], [5, 6, 7, 8], [5, 0, 7, 8]]
+    offsets = np.cumsum([0, *map(len, texts)])
+    ids = np.array(sum(texts, []), dtype=np.int32)
+    assert apart(ids, offsets, np.array([0, 1, 3, 4]), np.array([2])).tolist() == [0, 1, 4]
+    assert apart(ids, offsets, np.array([0, 3]), np.array([1])).tolist() == [0, 3]
+    assert apart(ids, offsets, np.array([3]), np.array([2])).tolist() == []
+    for seed in range(6):
+        rows = RedPajamaSample("./x", holdout=0.4, seed=seed)
+        monkeypatch.setattr(rows, "_tokens", lambda: (ids, offsets))
+        train, held = ({tuple(of[i].tolist()) for i in range(len(of.lengths))} for of in rows.sequences())
+        assert not train & held and len(train | held) == 4
+    assert "also among those that validate" in capsys.readouterr().out
+    rows = RedPajamaSample("./x", holdout=0.5)
+    monkeypatch.setattr(rows, "_tokens", lambda: (np.array([1, 2, 1, 2], dtype=np.int32), np.array([0, 2, 4])))
+    with pytest.raises(SetupError, match="every sample to train on is, token by token, one to validate on"):
+        rows.sequences()
 
 
 def test_one_sample_is_always_left_to_train_on(monkeypatch):

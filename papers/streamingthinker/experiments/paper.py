@@ -9,7 +9,8 @@ untuned, too ("qwen3-4b_original"), whole and in its own chat. What is asked sta
 Delays are the event model's, from the lengths of what was written, as the paper's are; and, for streaming, the clock's: two workers
 (CUDA streams, or threads) and a source that speaks `seconds_a_word`, on the first `clock_items` of one task.
 
-Scores are kept beside a model in `<run>/benchmarks/`: a run that was killed goes on with the next task.
+Scores are kept beside a model in `<run>/benchmarks/`, with the hash of its weights and all that was asked: a run that was killed goes on
+with the next task, and a run that was trained anew is scored anew.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from typing import Any
 
 import torch
 
+from common.benchmarks.kept import kept
 from common.benchmarks.sampled import sampling_lm
 from common.errors import UserError
-from common.files import write_json
 from common.models import Loaded, ModelSpec, load
 from common.streaming.two_streams import TwoStreams
 
@@ -37,6 +38,8 @@ from ..reasoner import Event, Reasoner
 ASKED = Path(__file__).parent.parent / "configs" / "cuda" / "benchmarks.json"
 
 COUNTS = ("items", "cap", "unit_cap", "rows")
+CARD = ("layout", "positions", "start", "instruction", "cues", "context_first")  # how a model is asked; and `how`, all but:
+NOT_OF_A_SCORE = ("tasks", "rows")
 
 
 def runs_folder() -> Path:
@@ -92,33 +95,31 @@ def measure_paper(log: Callable[[str], None] = print, device: str = "cuda", how:
 
 def by_task(run: Path, spec: ModelSpec, card: dict, depth: int, how: dict[str, Any], device: str, log: Callable[[str], None],
             data: Path | str | None) -> dict[str, dict]:
-    """Scores of a model, one task after the other, and the clock's; what is kept already is read."""
+    """Scores of a model, one task after the other, and the clock's; what is kept of these very weights is read."""
     found: dict[str, dict] = {}
-    loaded: list[Loaded] = []
+    of = load(replace(spec, dtype="bfloat16" if device == "cuda" else "float32", device=device))
+    about = {"weights_sha256": of.source["weights_sha256"], "dtype": str(of.model.dtype), "data": data,
+             "card": {entry: card.get(entry) for entry in CARD},
+             "asked": {entry: value for entry, value in how.items() if entry not in NOT_OF_A_SCORE}}
 
-    def model() -> Loaded:
-        if not loaded:
-            loaded.append(load(replace(spec, dtype="bfloat16" if device == "cuda" else "float32", device=device)))
-        return loaded[0]
-
-    def kept(name: str, make: Callable[[], dict]) -> dict:
-        path = run / "benchmarks" / f"{name}.d{depth}.json"
-        if not path.is_file():
+    def once(name: str, make: Callable[[], dict]) -> dict:
+        def made() -> dict:
             log(f"{run.name}, D{depth}: {name}")
-            write_json(path, make())
-        return json.loads(path.read_text(encoding="utf-8"))
+            return make()
+
+        row = kept(run / "benchmarks" / f"{name}.d{depth}.json", about, made, log)
+        return {entry: value for entry, value in row.items() if entry != "of"}
 
     def score(task: str) -> dict:
-        of = model()
         lm = sampling_lm(of.model, of.tokenizer, rows=how["rows"]) if card["layout"] == "original" else harness.thinking_lm(
             of.model, of.tokenizer, card, depth, how["rows"], how["unit_cap"])
         return harness.evaluate(lm, task, layout=card["layout"], context_first=bool(card.get("context_first")), data=data,
                                 limit=how["items"], cap=how["cap"])
 
     for task in how["tasks"]:
-        found[task] = kept(task, lambda task=task: score(task))
+        found[task] = once(task, lambda task=task: score(task))
     if card["layout"] == "streaming" and how["clock_items"]:
-        found["clock"] = kept("clock", lambda: clock(model(), card, depth, how, device, data))
+        found["clock"] = once("clock", lambda: clock(of, card, depth, how, device, data))
     return found
 
 

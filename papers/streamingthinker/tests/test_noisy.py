@@ -81,6 +81,17 @@ def test_jobs_of_the_gate_s_experiment_give_what_is_read():
     assert gated.run("clean", 0, "smoke")["faulty"] == 0 < gated.run("all", 0, "smoke")["faulty"]
 
 
+def test_every_arm_answers_stories_that_none_has_learnt(monkeypatch):
+    answered, graded = [], gated.base_of.graded
+    monkeypatch.setattr(gated.base_of, "graded", lambda asked, written: answered.append(asked) or graded(asked, written))
+    how = gated.SIZES["smoke"]
+    for arm in ("all", "clean"):
+        gated.run(arm, 0, "smoke")
+    unseen = [stories.totals(i, "test", 0) for i in range(how.stories)]
+    assert answered == [unseen, unseen]
+    assert not {story.source for story in unseen} & {one.clean.source for one in noisy.pool(0, 200, how.share)}
+
+
 def test_random_vectors_see_counts_and_quotations_alone(monkeypatch):
     assert np.allclose(np.linalg.norm(gates.by_lot(["a", "b"]), axis=1), 1) and np.array_equal(gates.by_lot(["a"]), gates.by_lot(["a"]))
     monkeypatch.setattr(gates, "minilm", lambda: gates.by_lot)  # its own test is where it is installed (test_curation.py)

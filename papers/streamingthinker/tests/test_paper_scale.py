@@ -1,6 +1,7 @@
 """The paper's configs, walked end to end with a tiny Qwen3 in the hub's format, and its tables filled from what they leave."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -34,8 +35,9 @@ def hub(tmp_path_factory):
                       max_position_embeddings=4096)).model
     model.save_pretrained(folder / "qwen3-4b")
     words.save_pretrained(folder / "qwen3-4b")
-    for name in ("traces", "held"):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(ROW) + "\n" for _ in range(4)))
+    for name, asked in (("traces", "How many dogs? <EOQ>"), ("held", "How many cats? <EOQ>")):
+        row = ROW | {"Instruct_Context": ROW["Instruct_Context"] | {"instruct": asked}}
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(4)))
     (folder / "data" / "streaming").mkdir(parents=True)
     for name in ("gsm_symbolic", "pubmedqa"):
         rows = [ITEM, ITEM | {"context": ["One.", "Two.", "Three."]}, ITEM | {"context": "Too short."}]
@@ -87,16 +89,22 @@ def test_tables_of_the_paper_from_what_trainings_leave(trained, hub, monkeypatch
     assert set(quantities.paper({"paper": found})) == {"C9", "C10p"}  # the others want six tasks, and stay not-run
 
 
-def test_what_is_kept_is_not_asked_again(trained, hub, monkeypatch):
-    monkeypatch.setenv("STREAMINGTHINKER_RUNS", str(trained))
-    kept = trained / RUNS[0] / "benchmarks"
-    kept.mkdir(exist_ok=True)
-    (kept / "gsm_symbolic.d2.json").write_text('{"right": 0.5}')
-    monkeypatch.setattr(paper, "load", None)
-    spec, card = paper.ModelSpec(str(trained / RUNS[0] / "model")), harness.read_card(trained / RUNS[0] / "model")
-    assert paper.by_task(trained / RUNS[0], spec, card, 2, HOW | {"tasks": ["gsm_symbolic"]}, "cpu", print, hub / "data") == {
-        "gsm_symbolic": {"right": 0.5}}
-    (kept / "gsm_symbolic.d2.json").unlink()
+def test_what_is_kept_of_the_same_weights_is_not_asked_again(trained, hub, tmp_path, monkeypatch):
+    asked, lines = [], []
+    monkeypatch.setattr(harness, "evaluate", lambda lm, task, **how: asked.append((task, how["cap"])) or {"right": 0.5})
+    run, folder = tmp_path / RUNS[0], trained / RUNS[0] / "model"
+    card, how = harness.read_card(folder), HOW | {"tasks": ["gsm_symbolic"]}
+
+    def scores(model=folder, **changes):
+        return paper.by_task(run, paper.ModelSpec(str(model)), card, 2, how | changes, "cpu", lines.append, hub / "data")
+
+    assert scores() == scores() == scores(rows=1) == {"gsm_symbolic": {"right": 0.5}} and asked == [("gsm_symbolic", 3)]
+    scores(cap=4)
+    assert asked[1:] == [("gsm_symbolic", 4)], "another question"
+    trained_anew = shutil.copytree(folder, tmp_path / "trained anew")
+    load(tiny("qwen3", vocab_size=400, hidden_size=32, num_hidden_layers=1, seed=7)).model.save_pretrained(trained_anew)
+    scores(trained_anew, cap=4)
+    assert asked[2:] == [("gsm_symbolic", 4)] and "other weights" in lines[-2], "other weights under the same name"
 
 
 def test_an_answer_is_what_batched_decoding_writes_and_the_trace_counts_it(trained, hub):
@@ -111,7 +119,8 @@ def test_an_answer_is_what_batched_decoding_writes_and_the_trace_counts_it(train
     from ..reasoner import Reasoner
 
     alone = Reasoner(of.model, chat.tokens(), unit_cap=4, rest_cap=5).think(segments, 3)
-    assert answer.trace.units == tuple(map(len, alone.units)) and str(answer) == of.tokenizer.decode(alone.rest, skip_special_tokens=True)
+    assert answer.trace.units == tuple(map(len, alone.units)) and alone.rest
+    assert str(answer) == harness.answered(of.tokenizer, alone.rest, chat.id("<EOR>"), chat.tokens().stop)
     assert answer.trace.read == tuple(map(len, segments)) and answer.trace.words == tuple(words)
     cue = len(chat.tokens().cues[3])
     assert answer.trace.m == alone.m == cue + 5 and answer.tokens == sum(map(len, alone.units)) + 5 + cue
@@ -121,6 +130,20 @@ def test_an_answer_is_what_batched_decoding_writes_and_the_trace_counts_it(train
             lm.generate_until([type("Request", (), {"args": (questions.prompt_of(item), kwargs)})])
     with pytest.raises(TaskError, match="layout 'chess'"):
         harness.thinking_lm(of.model, of.tokenizer, card | {"layout": "chess"}, 3)
+
+
+def test_a_box_in_the_reasoning_is_no_answer(trained):
+    """What is graded stands behind <EOR>, which is a special token; without it there is no answer."""
+    of = load(str(trained / "qwen3-4b_streaming_d3" / "model"))
+    chat = harness.chat_of(of.model, of.tokenizer, {})
+    end, stop, box = chat.id("<EOR>"), chat.tokens().stop, chat.plain(" perhaps \\boxed{5}")
+
+    def right(*rest):
+        return questions.grade("number", [harness.answered(of.tokenizer, list(rest), end, stop)], ["5"])[0]
+
+    assert right(*box, end, *box, stop) and right(end, *box) and right(*box, end, *box, end, stop)
+    assert not right(*box, stop) and not right(*box, end, stop) and not right(*box, end, *chat.plain(" I do not know."), stop)
+    assert harness.answered(of.tokenizer, [*box, end, *chat.plain(" no"), stop], end, stop) == " no"
 
 
 # -- the tasks ---------------------------------------------------------------------------------------------
@@ -170,6 +193,28 @@ def test_prompts_are_cut_where_they_were_joined(hub, tmp_path):
         (tmp_path / "streaming" / "pubmedqa.jsonl").write_text(line + "\n")
         with pytest.raises(DataError, match=says):
             questions.load_items("pubmedqa", tmp_path)
+
+
+def test_items_of_a_file_are_text_and_lines_end_at_line_feeds_alone(tmp_path):
+    """U+2028 and U+0085 part no line of JSON; null, lists and what is no number are no answers, "None" is none either."""
+    (tmp_path / "streaming").mkdir()
+    path = tmp_path / "streaming" / "pubmedqa.jsonl"
+    item = ITEM | {"context": ["The cat\u2028has 3 dogs.", "We\u0085see 2 more."]}
+    path.write_text(json.dumps(item, ensure_ascii=False) + "\n" + json.dumps(ITEM | {"answer": True}) + "\n", encoding="utf-8")
+    found = questions.load_items("pubmedqa", tmp_path)
+    assert sorted(each["answer"] for each in found) == ["5", "True"]
+    assert ["The cat has 3 dogs.", "We see 2 more."] in [each["context"] for each in found]
+    half = chr(0xD800)
+    for wrong, says in (({"question": None}, "the question is None and no text"), ({"answer": None}, "the answer is None and no text"),
+                        ({"answer": ["yes"]}, "the answer is"), ({"answer": float("nan")}, "the answer is nan and no text"),
+                        ({"context": ["One.", None, "Three."]}, "the context is None and no text"), ({"context": None}, "question"),
+                        ({"question": f"a {half}"}, "the question is"), ({"question": ["a", "b"]}, "the question is")):
+        path.write_text(json.dumps(ITEM) + "\n" + json.dumps(ITEM | wrong) + "\n")
+        with pytest.raises(DataError, match=f"pubmedqa.jsonl, line 2: .*{says}"):
+            questions.load_items("pubmedqa", tmp_path)
+    path.write_bytes(json.dumps(ITEM).encode() + b"\n" + b'{"question": "\xff"}\n')
+    with pytest.raises(DataError, match="line 2: no UTF-8"):
+        questions.load_items("pubmedqa", tmp_path)
 
 
 def test_what_is_asked_is_checked(tmp_path, monkeypatch):

@@ -112,6 +112,14 @@ def test_lines_are_inputs_of_their_own_and_caps_are_told(checkpoint, monkeypatch
     assert status == 0 and "left out, for a model of stories does not know them: apples" in err
 
 
+@pytest.mark.parametrize("schedule", ["serial", "threads"])
+def test_an_empty_line_has_an_empty_answer_and_the_next_one_its_own(checkpoint, monkeypatch, capsys, schedule):
+    alone = run(checkpoint, "Total ann bob? Ann has 3.\n", monkeypatch, capsys, "--schedule", schedule)[1]
+    status, out, _ = run(checkpoint, "\n  \nTotal ann bob? Ann has 3.\n\n", monkeypatch, capsys, "--schedule", schedule, "--show", "text")
+    assert status == 0 and out == "\n\n" + alone + "\n" and len(alone.splitlines()) == 3
+    assert run(checkpoint, "", monkeypatch, capsys, "--schedule", schedule)[:2] == (0, "")
+
+
 def test_what_cannot_be_done_is_one_line_and_status_2(checkpoint, monkeypatch, capsys, tmp_path):
     for text, options, says in (("Xyz qqq.\n", (), "no word of 'Xyz qqq.' is known"),
                                 ("Total ann?\n", ("--depth", "7"), "depth 7: there is 1, 2, 3"),

@@ -1,6 +1,7 @@
 """Training: what is equal by theory is equal by number, and what was killed goes on."""
 
 import json
+import types
 
 import pytest
 import torch
@@ -191,3 +192,42 @@ def test_files_of_traces(tmp_path, capsys):
         made._file(str(tmp_path / "absent.jsonl"), of)
     with pytest.raises(SetupError, match="are both rows.jsonl"):
         JsonTraces(str(path), f"{tmp_path}/./rows.jsonl", **more).samples()
+
+
+def test_rows_of_a_file_are_text_and_lines_end_at_line_feeds_alone(tmp_path):
+    made, of, path = JsonTraces("train", "held", refused=0.0), chat(), tmp_path / "rows.jsonl"
+    broken = ROW | {"deep_reasoning": "3\u2028and\u00852 <EOR>"}
+    path.write_text(json.dumps(broken, ensure_ascii=False) + "\n" + json.dumps(ROW) + "\n", encoding="utf-8")
+    assert len(made._file(str(path), of)) == 2
+    half = chr(0xD800)
+    for wrong, says in (({"answer": None}, "answer holds no text, but None"), ({"deep_reasoning": ["a"]}, "deep_reasoning holds no text"),
+                        ({"streaming_reasoning": 3}, "streaming_reasoning holds no text, but 3"), ({"answer": half}, "answer holds no"),
+                        ({"self_check": 1}, "self_check holds no text, but 1"),
+                        ({"Instruct_Context": ROW["Instruct_Context"] | {"instruct": None}}, "Instruct_Context.instruct holds no text")):
+        path.write_text(json.dumps(ROW) + "\n" + json.dumps(ROW | wrong) + "\n")
+        with pytest.raises(SetupError, match=f"1 of 2 rows cannot be used; the first is line 2: {says}"):
+            made._file(str(path), of)
+    path.write_bytes(json.dumps(ROW).encode() + b'\n{"answer": "\xff"}\n')
+    with pytest.raises(DataError, match="line 2: no UTF-8"):
+        made._file(str(path), of)
+
+
+def test_what_a_held_out_row_asks_is_not_trained_on(tmp_path, monkeypatch, capsys):
+    """Copied files are found by what they hold, whatever they are called; an answer put otherwise makes no new question."""
+    def row(asked, answer="5"):
+        return ROW | {"Instruct_Context": ROW["Instruct_Context"] | {"instruct": f"{asked} <EOQ>"}, "answer": f"\\boxed{{{answer}}}"}
+
+    def samples(train, held):
+        for name, rows in (("train", train), ("held", held)):
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+        data = JsonTraces(str(tmp_path / "train.jsonl"), str(tmp_path / "held.jsonl"), depths=[1, 2])
+        model = types.SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(512, 1))
+        data.trainer = types.SimpleNamespace(lightning_module=types.SimpleNamespace(model=model))
+        monkeypatch.setattr(data, "tokenizer", lambda: tokenizer("qwen2"))
+        return data.samples()
+
+    train, held = samples([row("How many dogs?"), row("How many cats?"), row("How many cats?", "6")], [row("How many cats?")])
+    assert len(train) == len(held) == 1 and train[0][1].source != held[0][1].source
+    assert "2 rows of train.jsonl ask what held.jsonl asks" in capsys.readouterr().out
+    with pytest.raises(SetupError, match="every row of train.jsonl asks what a row of held.jsonl asks"):
+        samples([row("How many dogs?")] * 2, [row("How many dogs?")])

@@ -8,7 +8,8 @@ score over the benchmarks, and the dense scores are those of a dense run of the 
 well (a row of the paper's table has another harness behind it). The run with the paper's eight layers is scored once more
 with PyramidDrop.
 
-A score is kept in `<run>/benchmarks/` when it is there: a run that was killed goes on with the next one.
+A score is kept in `<run>/benchmarks/` with the hash of all weights that it is of, decoder and projector: a run that was killed goes on
+with the next one, and a run that was trained anew is scored anew.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from torch import Tensor, nn
 
 from common.benchmarks import vqa
+from common.benchmarks.kept import folder_sha256, kept, named
 from common.errors import UserError
-from common.files import write_json
 from common.models import ModelSpec
 from common.vision.layout import Layout, split
 from common.vision.parts import LlavaSpec, Parts, load_parts
@@ -68,12 +70,13 @@ def measure_paper(log: Callable[[str], None] = print, device: str = "cuda", benc
     results: dict[str, dict] = {}
     for name, (folder, about) in runs.items():
         opened = functools.cache(functools.partial(open_run, folder, device))  # only if a score is missing
+        weights = of_weights(folder, about) | {"device": device}
         ways = {name: None}
         if set(about["cross_layers"] or ()) == set(pruning.PAPER_SCHEDULE):
             ways[f"{name} + PyramidDrop"] = pruning.PAPER_SCHEDULE
         for title, schedule in ways.items():
             results[title] = {key: about[key] for key in ("trained_from", "cross_layers", "prefix_update")} | {
-                "scores": scores(folder.parent, title, about, opened, schedule, benchmarks, limit, log)}
+                "scores": scores(folder.parent, title, weights, opened, schedule, benchmarks, limit, log)}
     dense_runs = {row["trained_from"]: title for title, row in results.items() if row["cross_layers"] is None}
     for title, row in results.items():
         row["against"] = dense_runs.get(row["trained_from"])
@@ -97,24 +100,24 @@ def trained() -> dict[str, tuple[Path, dict]]:
     return runs
 
 
-def scores(run: Path, title: str, about: dict, opened: Callable[[], tuple[Parts, method.ViCAConfig | None]], schedule: dict | None,
+def of_weights(folder: Path, about: dict) -> dict[str, Any]:
+    """What tells the weights of a trained model from others of its name: all that training wrote, and the tower that it names."""
+    return {"weights_sha256": folder_sha256(folder), "cross_layers": about["cross_layers"], "steps": about["steps"],
+            "tower": named(about.get("llava.tower"), about.get("llava.tower_revision"))}
+
+
+def scores(run: Path, title: str, weights: dict, opened: Callable[[], tuple[Parts, method.ViCAConfig | None]], schedule: dict | None,
            benchmarks: Sequence[str], limit: int | None, log: Callable[[str], None]) -> dict[str, float]:
     """{benchmark: value}; a benchmark that cannot be run is logged and left out. Scores of the same weights are not made again."""
-    weights = {"projector_sha256": about["projector_sha256"], "cross_layers": about["cross_layers"], "steps": about["steps"],
-               "schedule": schedule and {str(k): v for k, v in schedule.items()}, "limit": limit}
+    of = weights | {"schedule": schedule, "limit": limit}
     kind, values = "as-trained" if schedule is None else "PyramidDrop", {}
     for name in benchmarks:
-        path = run / "benchmarks" / f"{kind}.{name}.json"
-        row = json.loads(path.read_text()) if path.is_file() else {}
-        if row.get("of") != weights:
-            try:
-                row = vqa.evaluate(lambda *asked: answer(*opened(), *asked, schedule=schedule), name, run / "benchmarks",
-                                   label="vica", limit=limit, batch_size=BATCH) | {"of": weights}
-            except vqa.BenchmarkError as error:
-                log(f"{title}, {name}: no score. {error}")
-                continue
-            write_json(path, row)
-        values[name] = row["value"]
+        ask = functools.partial(vqa.evaluate, lambda *asked: answer(*opened(), *asked, schedule=schedule), name, run / "benchmarks",
+                                label="vica", limit=limit, batch_size=BATCH)
+        try:
+            values[name] = kept(run / "benchmarks" / f"{kind}.{name}.json", of, ask, log)["value"]
+        except vqa.BenchmarkError as error:
+            log(f"{title}, {name}: no score. {error}")
     return values
 
 

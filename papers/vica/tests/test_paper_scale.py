@@ -293,6 +293,15 @@ def test_scores_are_kept_with_the_weights_they_are_of(runs, benchmarks, monkeypa
     path.write_text(path.read_text().replace('"steps": 2', '"steps": 1'))  # of other weights
     assert paper_scale.measure_paper(lambda text: None, device="cpu", benchmarks=TWO) == first
     assert benchmarks.calls == [(True, False, 3), (False, True, 3)]
+    benchmarks.calls.clear()
+    (of_decoder,) = (runs / DENSE / "model" / "decoder").glob("*.safetensors")
+    was = of_decoder.read_bytes()
+    try:  # another decoder beside the same projector: the last of its weights has moved
+        of_decoder.write_bytes(was[:-4] + bytes(4))
+        assert paper_scale.measure_paper(lambda text: None, device="cpu", benchmarks=TWO) == first
+    finally:
+        of_decoder.write_bytes(was)
+    assert benchmarks.calls == [(True, False, 3)] * 2
 
 
 def test_a_benchmark_that_fails_costs_no_other(runs, benchmarks):

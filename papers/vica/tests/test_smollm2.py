@@ -137,6 +137,18 @@ def test_an_arm_answers_by_its_own_way(small, monkeypatch):
         assert was["all"] == frozen_dense(parts.decoder, *at, freeze="all").tolist() != was["ffn"]
 
 
+def test_layers_are_chosen_on_validation_pictures_alone(monkeypatch):
+    """Chosen on test pictures, the sets would be tested on what they were chosen by."""
+    asked, shown = [], []
+    pictures = {split: (f"pictures of {split}", f"questions of {split}") for split in ("train", "val", "test")}
+    monkeypatch.setattr(smollm2, "test_set", lambda split, *of: asked.append((split, *of)) or pictures[split])
+    monkeypatch.setattr(smollm2, "vica", lambda parts, layers: layers)
+    monkeypatch.setattr(smollm2, "log_probabilities", lambda parts, way, *of: shown.append((way, *of)) or "log-probabilities")
+    s = smollm2.SIZES["smoke"]
+    assert smollm2.spoken("parts", s, (1, 4)) == "log-probabilities"
+    assert asked == [("val", s.validation, 0)] and shown == [((1, 4), "pictures of val", "questions of val")]
+
+
 def test_few_layers_are_those_of_the_scores_and_two_lots_that_share_none():
     worth = {layer: float(layer % 7) + layer / 100 for layer in range(30)}
     sets = smollm2.few(worth, 0)

@@ -7,13 +7,13 @@ folders of the same names), and asks them the benchmarks' questions (common/benc
 session. A loss is between two scores of one harness, never against a printed row. Of InternVL2.5, Qwen2-VL and MobileVLM-V2 the paper
 gives no thresholds: `analysis.calibrate` finds some, and `one` scores them, but such a score is no measurement of the paper's.
 
-A score is kept in the run's folder when it is there: a run that was killed goes on with the next one.
+A score is kept in the run's folder with the weights that it is of (a folder's hash, the hub's commit): a run that was killed goes on with
+the next one, and other weights of the same name are scored anew.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 from common.benchmarks import vqa
+from common.benchmarks.kept import folder_sha256, kept
 from common.errors import UserError
-from common.files import write_json
 
 from ..method import VisiPrunerConfig, code_compat
 from ..pruners import VisiPruner
@@ -57,27 +57,33 @@ def measure(folder: Path, log: Callable[[str], None] = print, device: str = "cud
     for name, (hub, config) in settings().items():
         own = os.environ.get("VISIPRUNER_MODELS")
         opened = functools.cache(functools.partial(open_model, str(Path(own) / name) if own else hub, device))
-        found[name] = {way: one(name, way, opened, of, folder, benchmarks, limit, log) for way, of in (("dense", None), ("pruned", config))}
+        weights = of_weights(Path(own) / name if own else hub, opened) | {"device": device}
+        found[name] = {way: one(name, way, opened, of, folder, benchmarks, limit, log, weights)
+                       for way, of in (("dense", None), ("pruned", config))}
     return found
 
 
+def of_weights(source: Path | str, opened: Callable[[], tuple[nn.Module, Any]]) -> dict[str, Any]:
+    """What tells weights from others of their name: of a folder the hash of its files, of a hub's id the commit that is loaded."""
+    if isinstance(source, Path):
+        return {"weights_sha256": folder_sha256(source)}
+    config: Any = opened()[0].config
+    return {"hub": source, "commit": config._commit_hash}
+
+
 def one(name: str, way: str, opened: Callable[[], tuple[nn.Module, Any]], config: VisiPrunerConfig | None, folder: Path,
-        benchmarks: Sequence[str], limit: int | None, log: Callable[[str], None]) -> dict[str, float]:
-    """{benchmark: value}; one that cannot be run is logged and left out. Scores of the same settings are not made again."""
-    of = {"model": name, "config": None if config is None else json.loads(json.dumps(asdict(config))), "limit": limit}
+        benchmarks: Sequence[str], limit: int | None, log: Callable[[str], None],
+        weights: dict[str, Any]) -> dict[str, float]:
+    """{benchmark: value}; one that cannot be run is logged and left out. Scores of the same weights and settings are not made again."""
+    of = weights | {"model": name, "config": None if config is None else asdict(config), "limit": limit}
     values = {}
     for benchmark in benchmarks:
-        path = folder / f"{name}.{way}.{benchmark}.json"
-        row = json.loads(path.read_text()) if path.is_file() else {}
-        if row.get("of") != of:
-            try:
-                row = vqa.evaluate(lambda *asked: answer(*opened(), config, *asked), benchmark, folder, label="visipruner", limit=limit,
-                                   batch_size=BATCH) | {"of": of}
-            except vqa.BenchmarkError as error:
-                log(f"{name}, {way}, {benchmark}: no score. {error}")
-                continue
-            write_json(path, row)
-        values[benchmark] = row["value"]
+        ask = functools.partial(vqa.evaluate, lambda *asked: answer(*opened(), config, *asked), benchmark, folder, label="visipruner",
+                                limit=limit, batch_size=BATCH)
+        try:
+            values[benchmark] = kept(folder / f"{name}.{way}.{benchmark}.json", of, ask, log)["value"]
+        except vqa.BenchmarkError as error:
+            log(f"{name}, {way}, {benchmark}: no score. {error}")
     log(f"{name}, {way}: " + ", ".join(f"{k} {v:.1f}" for k, v in values.items()))
     return values
 

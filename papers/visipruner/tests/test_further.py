@@ -105,6 +105,20 @@ def test_rivals_have_no_fewer_pairs_on_the_questions_that_are_asked(monkeypatch)
     assert {len(bits) for bits in found["test"].values()} == {len(found["pictures"])} and json.dumps(found)
 
 
+def test_rivals_drop_where_validation_pictures_say_and_all_answer_the_test_pictures(monkeypatch):
+    sets, chosen_on, measured = {}, [], llava.measured
+
+    def of(parts, split, count):
+        return sets.setdefault((split, count), llava.Set.of(parts, split, count))
+
+    monkeypatch.setattr(equal, "Set", types.SimpleNamespace(of=of))
+    monkeypatch.setattr(llava, "measured", lambda asked, pruner: chosen_on.append(asked) or measured(asked, pruner))
+    found = equal.compared(stand_in(0), equal.calibrated(0), llava.Size((0,), test=2, looked=1, validation=1))
+    assert set(sets) == {("val", 1), ("test", 2)} and len(chosen_on) > len(found["settings"])
+    assert all(asked is sets["val", 1] for asked in chosen_on)
+    assert found["pictures"] == [q.picture for q in sets["test", 2].asked]
+
+
 # -- another family ------------------------------------------------------------------------------------------
 def test_the_default_jobs_run_on_another_model(monkeypatch):
     seen = []

@@ -1,6 +1,7 @@
 """The paper's own tables, rehearsed: tiny random models of the architectures, a harness that only asks, and what becomes of scores."""
 
 import json
+import types
 
 import pytest
 import torch
@@ -72,8 +73,11 @@ def test_scores_are_kept_and_not_made_again(monkeypatch, tmp_path):
             raise vqa.BenchmarkError("no such task")
         return {"value": 50.0 + len(asked)}
 
+    commit = ["first"]
     monkeypatch.setattr(vqa, "evaluate", evaluate)
     monkeypatch.setattr(vqa, "harness", lambda: None)
+    monkeypatch.setattr(paper_scale, "open_model", lambda name, device: (types.SimpleNamespace(
+        config=types.SimpleNamespace(_commit_hash=commit[0])), None))
     lines = []
     first = paper_scale.measure(tmp_path, lines.append, device="cpu", benchmarks=("GQA", "MMStar"))
     assert asked == ["GQA", "MMStar"] * 4 and first["LLaVA-1.5-7B"]["dense"] == {"GQA": 51.0}
@@ -82,6 +86,17 @@ def test_scores_are_kept_and_not_made_again(monkeypatch, tmp_path):
     other = paper_scale.measure(tmp_path, lines.append, device="cpu", benchmarks=("GQA",), limit=3)
     assert len(asked) == 12 and other != first, "scores of a try are not those of all questions"
     assert len(json.loads((tmp_path / "LLaVA-1.5-7B.pruned.GQA.json").read_text())["of"]["config"]) > 5
+    commit[0] = "second"
+    paper_scale.measure(tmp_path, lines.append, device="cpu", benchmarks=("GQA",), limit=3)
+    assert len(asked) == 16, "the hub has other weights now"
+    monkeypatch.setenv("VISIPRUNER_MODELS", str(tmp_path / "own"))
+    monkeypatch.setattr(paper_scale, "open_model", lambda *_: pytest.fail("weights of a folder are told by its files"))
+    for weights, times in ((b"a", 20), (b"a", 20), (b"b", 24)):
+        for name in paper_scale.settings():
+            (tmp_path / "own" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "own" / name / "model.safetensors").write_bytes(weights)
+        paper_scale.measure(tmp_path, lines.append, device="cpu", benchmarks=("GQA",), limit=3)
+        assert len(asked) == times, weights
 
 
 def test_what_is_missing_is_told_in_a_line(monkeypatch, tmp_path):
