@@ -144,4 +144,4 @@ standins-%:
 
 # Anything else that is no target, and no file either.
 .DEFAULT:
-	@$(error $@: there is no such target; make help lists all, and one experiment is asked for by its name: make reproduce-<paper> ONLY=<name>)
+	@$(error $@: there is no such target and no such file; make help lists the targets. One experiment: make reproduce-<paper> ONLY=<name>)

@@ -97,11 +97,13 @@ def test_stopped_by_hand_it_says_what_is_not_done(tree):
 
 
 def test_a_run_over_more_seeds_says_what_the_default_takes(tmp_path):
-    """Of 1,200 s over six seeds three take half; fewer seeds than the default's promise nothing less."""
+    """Of 1,200 s over six seeds three take half; fewer seeds than the default's promise nothing less; a claim that was not run, nothing."""
     folder = tmp_path / "papers" / "a" / "results"
     folder.mkdir(parents=True)
-    for name, command, seconds in (("C1", " SEEDS=6", 1200), ("C2", " SEEDS=1", 100), ("C3", " ONLY=long", 9000)):
-        (folder / f"{name}.cpu-small.json").write_text(json.dumps({"run": {"command": f"make reproduce-a{command}", "seconds": seconds}}))
+    for name, command, seconds, word in (("C1", " SEEDS=6", 1200, "supports"), ("C2", " SEEDS=1", 100, "opposes"),
+                                         ("C3", " ONLY=long", 9000, "opposes"), ("C4", "", 5000, "not-run")):
+        record = {"run": {"command": f"make reproduce-a{command}", "seconds": seconds}, "verdict": {"word": word}}
+        (folder / f"{name}.cpu-small.json").write_text(json.dumps(record))
     assert reproduce_all.recorded_seconds(tmp_path, "a", "cpu") == 600
 
 

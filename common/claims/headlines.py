@@ -41,7 +41,7 @@ def holm(p_of: dict[str, float], alpha: float = ALPHA) -> dict[str, bool]:
 
 
 def first_miss(p_of: dict[str, float], alpha: float = ALPHA) -> float:
-    """The level at which the step-down ended: a word that does not stand would, with a p-value of at most this. Of no use where all do."""
+    """The level at which the step-down ended: a word that does not stand would stand with a p-value of at most this."""
     stands = sum(holm(p_of, alpha).values())
     return alpha / max(len(p_of) - stands, 1)
 

@@ -92,7 +92,7 @@ def _read(path: Path, file: BinaryIO) -> int | None:
         with gzip.open(file) if path.suffix == ".gz" else file as text:
             lines, said = 0, False
             for block in _whole_lines(text):
-                lines, said = lines + len(block.splitlines()), said or not block.isspace()
+                lines, said = lines + block.count(b"\n") + (not block.endswith(b"\n")), said or not block.isspace()
         if not said:
             raise DataError(f"{path} holds no line of text: copy the whole file there.")
         return lines

@@ -41,7 +41,10 @@ def recorded_seconds(root: Path, paper: str, rung: str) -> float | None:
     found = []
     for path in (root / "papers" / paper / "results").glob("C*.json"):
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))["run"]
+            record = json.loads(path.read_text(encoding="utf-8"))
+            run = record["run"]
+            if record.get("verdict", {}).get("word") == "not-run":
+                continue
             if re.sub(r" SEEDS=\d+$", "", run["command"]) == make_command(paper, rung):
                 asked = re.search(r" SEEDS=(\d+)$", run["command"])
                 share = min(1.0, SEEDS / max(1, int(asked[1]))) if asked else 1.0

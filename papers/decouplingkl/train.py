@@ -27,7 +27,7 @@ def cli(args: list[str] | None = None, run: bool = True) -> LightningCLI:
     Leaves by SystemExit(2), after a line or two on stderr, for anything that the user can mend.
     """
     done = commands.cli(Sampling, Problems, name="decouplingkl", seed=1, args=args, run=run)
-    if run and done.trainer.is_global_zero:
+    if run and done.subcommand == "fit" and done.trainer.is_global_zero:
         keep_decisions(done.trainer)
     return done
 
