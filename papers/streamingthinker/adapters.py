@@ -32,6 +32,8 @@ from common.errors import SetupError, UserError
 from common.files import building, cache_dir, file_sha256, write_json
 from common.lora import WEIGHTS, LoraSpec, merge, save
 from common.models import SMOLLM2, Loaded, ModelSpec, load
+from common.runs.jobs import Job
+from common.runs.sources import closure
 from common.training.checkpoints import WholeCheckpoints, keeper, resume_from
 from common.training.fit import quiet
 
@@ -160,7 +162,7 @@ def make(way: str, seed: int, folder: Path, how: Recipe = RECIPE, base: Loaded |
     a try."""
     loaded, told = base or load(SMOLLM2), split or questions(how)
     began = time.perf_counter()
-    work = cache_dir() / "streamingthinker-symbolic" / f"{_digest(way, seed, how, loaded.source)}-steps"
+    work = cache_dir() / "streamingthinker-symbolic" / f"{_digest(way, seed, how, loaded.source, told.train)}-steps"
     model, losses = tune(loaded, way, seed, told.train, work, how, progress=progress)
     save(model, folder, base=loaded.source["name"])
     card = {"command": f"python -m papers.streamingthinker.adapters --seeds {seed} --ways {way}", "way": way, "seed": seed,
@@ -190,11 +192,16 @@ def place(way: str, seed: int, how: Recipe = RECIPE) -> Path:
 
 
 def _cached(way: str, seed: int, how: Recipe) -> Path:
-    return cache_dir() / "streamingthinker-symbolic" / _digest(way, seed, how, {"name": SMOLLM2.name})
+    return cache_dir() / "streamingthinker-symbolic" / _digest(way, seed, how, load(SMOLLM2).source, questions(how).train)
 
 
-def _digest(way: str, seed: int, how: Recipe, source: dict[str, Any]) -> str:
-    return hashlib.sha256(repr((way, WAYS[way], seed, how, ADAPTER, source["name"])).encode()).hexdigest()[:16]
+def _digest(way: str, seed: int, how: Recipe, source: dict[str, Any], told: Sequence[Aligned]) -> str:
+    """What an adapter and its steps are: the recipe, the base's weights, the questions, and all code behind them, so that nothing is read
+    back after a fix. What symbolic-weights/ holds is no code: the next adapter would lose its steps to the one before."""
+    what = {"way": asdict(WAYS[way]), "seed": seed, "recipe": asdict(how), "adapter": repr(ADAPTER), "weights": source["weights_sha256"],
+            "questions": hashlib.sha256(repr(tuple(told)).encode()).hexdigest()}
+    code = [str(path) for path in closure(__name__) if FOLDER not in path.parents]
+    return Job(way, f"{StreamingTraining.__module__}:StreamingTraining", what, tuple(code)).key()
 
 
 def opened(way: str, seed: int, how: Recipe = RECIPE) -> tuple[torch.nn.Module, Lines, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What StreamingThinker's claims are measured by: `python -m papers.streamingthinker.eval` is what `make reproduce-streamingthinker` runs.
 
-Rungs: `cpu` (what is `asked` by its name alone), `smoke` (the same with models that have learnt nothing), `paper`; the exact always.
+Three rungs. `cpu` measures on this machine; an experiment that says `asked` runs there only when it is named, as in ONLY=paced. `smoke`
+walks the same code with models that have learnt nothing. `paper` needs a GPU and trained models. Exact checks run on every rung.
 """
 
 from __future__ import annotations

@@ -263,12 +263,14 @@ def clock(results: dict, size: str = "cpu") -> dict[str, dict]:
     def beyond(name: str) -> dict:
         return summarize([100 * (row[name] - 1) for row in rows], 0.1, "processes")
 
-    def sooner(name: str) -> dict:
-        return summarize([100 * (1 - row["delay"][name] / row["delay"]["batch"]) for row in rows], 0.1, "processes")
+    def sooner(name: str, than: Callable[[dict], float]) -> dict:
+        return summarize([100 * (1 - row["delay"][name] / than(row)) for row in rows], 0.1, "processes")
 
+    slowest = max(row["delay"]["batch"] for row in rows)  # of the same reasoning: what processes and their stories alone differ by
     shown = {f"{name}, ms": 1000 * fmean(row["delay"][name] for row in rows) for name in ("streaming", "predicted", "batch")}
     return {"C3w": beyond("streaming") | {"sensitivity": beyond("batch"), "baselines": shown},
-            "C3k": sooner("streaming") | {"placebo": sooner("batch"), "baselines": shown}}
+            "C3k": sooner("streaming", lambda row: row["delay"]["batch"]) | {
+                "placebo": sooner("batch", lambda row: slowest), "baselines": shown}}
 
 
 def speed(results: dict, size: str = "cpu") -> dict[str, dict]:

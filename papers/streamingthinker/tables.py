@@ -154,7 +154,7 @@ def paper(results: dict, size: str = "paper") -> Iterator[str]:
                    f"delay (event model) {delays}; cut {100 * row['truncated']:.1f} %")
         if clock := run.get("clock"):
             more = f", views of both caches {1000 * clock['join']:.1f} ms" if "join" in clock else ""
-            more += f", at most {clock['peak']:,.0f} MB" if clock.get("peak") else ""
+            more += f", at most {clock['peak']:,.0f} MiB" if clock.get("peak") else ""
             yield (f"{name:<34s}by the clock: first token after {clock['first']:.2f} s, delay {clock['delay']:.2f} s, {clock['items']} "
                    f"items{more}")
 

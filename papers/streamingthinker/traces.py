@@ -10,8 +10,9 @@ Problems are JSON lines {"question", "context" (a text, or sentences), "answer"}
        check of D3. D1 is the same trace without what lies between, and the loader leaves it out
     4  the gate of curation.py, and the right answer of both; what fails is generated once more, then dropped
 
-A generator is any `Writer`: from messages, each with the beginning of its reply, to what follows. `model_writer` makes one of a
-transformers model or of vLLM. The prompts are ours: the paper prints a gist, and its depths' texts are not known.
+A generator is any `Writer` (replies.py). `model_writer` makes one of a
+transformers model or of vLLM; one model is open at a time, so that the two need not fit beside each other, and replies are kept beside
+--out as they come: a killed command goes on from there. The prompts are ours: the paper prints a gist, and its depths' texts are not known.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common.data.text import lines
 from common.errors import DataError, UserError
 from common.files import write_atomic
 from common.models import ModelSpec, load
@@ -37,6 +40,7 @@ from . import curation
 from .curation import PASSES, SKIP, Gate, Trace, generate
 from .data import MARKS, read_row
 from .questions import grade, sentences
+from .replies import Writer, in_turn, remembered
 from .worded import CUES
 
 CHECK = "Wait, let me check that again."
@@ -56,8 +60,7 @@ REWRITE = ("Here is a text in marked sentences and a reasoning in marked units t
            "units alone.\n\nText:\n{text}\n\nReasoning:\n{units}")
 ANSWER = "\n\nWhen you have written the last unit, think once more as a whole, and put the final answer within \\boxed{}."
 
-Writer = Callable[[Sequence[tuple[str, str]], int], list[str]]  # (message, beginning of the reply) of each, attempt -> what follows
-
+AT_ONCE = {"transformers": 16, "vllm": 512}  # replies that a kill loses at most
 
 @dataclass(frozen=True)
 class Problem:
@@ -143,7 +146,7 @@ def read_problems(path: Path) -> list[Problem]:
     if not path.is_file():
         raise DataError(f"there is no file {path.name}")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in lines(path):
         try:
             row = json.loads(line)
             told = (" ".join(row["question"].split()), *sentences(row["context"]))
@@ -200,8 +203,25 @@ def gate_of(encoder: str, problems: Sequence[Problem], clean: Path | None) -> Ga
         if encoder != "minilm":
             raise DataError("the gate's own bars are for a sentence encoder: with tf-idf name clean traces to set them by (--clean)")
         return Gate(encode)
-    rows = [read_row(json.loads(line)) for line in clean.read_text(encoding="utf-8").splitlines()]
+    rows = [read_row(json.loads(line)) for _, line in lines(clean)]
     return Gate.calibrated([Trace(tuple(row["source"]), tuple(row["units"])) for row in rows], encode)
+
+
+def _options(text: str) -> dict[str, Any]:
+    found = json.loads(text)  # argparse says what a ValueError is about
+    if not isinstance(found, dict):
+        raise ValueError
+    return found
+
+
+def writers(options: argparse.Namespace, replies: Path) -> tuple[Writer, Writer | None]:
+    """The generator and the teacher, if there is one, that main was asked for."""
+    asked = [(options.generator, options.generator_options)] + [(options.teacher, options.teacher_options)] * bool(options.teacher)
+    alone = in_turn(*(partial(model_writer, name, options.engine, options.cap, **more) for name, more in asked))
+    replies.parent.mkdir(parents=True, exist_ok=True)
+    generator, *teacher = (remembered(one, replies, [name, more, options.engine, options.cap], AT_ONCE[options.engine])
+                           for one, (name, more) in zip(alone, asked))
+    return generator, teacher[0] if teacher else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -210,6 +230,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines that JsonTraces reads")
     parser.add_argument("--generator", required=True, help="hub id or folder (the paper: Qwen/Qwen3-32B)")
     parser.add_argument("--teacher", help="hub id or folder (the paper: Qwen/Qwen3-235B-A22B-Instruct-2507); default: none")
+    for who in ("generator", "teacher"):
+        parser.add_argument(f"--{who}-options", type=_options, default={}, metavar="JSON",
+                            help='of its engine, as \'{"tensor_parallel_size": 8}\' (vllm.LLM) or \'{"dtype": "bfloat16"}\' (ModelSpec)')
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     parser.add_argument("--kind", choices=["number", "label", "text"], default="number", help="how an answer is graded")
     parser.add_argument("--encoder", choices=["minilm", "tf-idf"], default="minilm")
@@ -217,16 +240,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--passes", type=int, default=PASSES)
     parser.add_argument("--cap", type=int, default=1024, help="most tokens of a reply")
     options = parser.parse_args(argv)
+    replies = options.out.with_name(f"{options.out.name}.replies")
     try:
         problems = read_problems(options.problems)
         gate = gate_of(options.encoder, problems, options.clean)
-        writer = model_writer(options.generator, options.engine, options.cap)
-        teacher = model_writer(options.teacher, options.engine, options.cap) if options.teacher else None
+        writer, teacher = writers(options, replies)
         rows, dropped = make_rows(problems, writer, gate, teacher, options.kind, options.passes)
     except (UserError, ValueError, TypeError, ImportError) as error:
         print(f"streamingthinker traces: {error}", file=sys.stderr)
         return 2
     write_atomic(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    replies.unlink(missing_ok=True)
     reasons = "; ".join(f"pass {i}: " + (", ".join(f"{why} {n}" for why, n in by.items()) or "none") for i, by in enumerate(dropped, 1))
     print(f"{len(rows)} of {len(problems)} problems have a trace; dropped: {reasons}")
     return 0

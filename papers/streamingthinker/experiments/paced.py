@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+import torch
+
 from common.errors import SetupError
 from common.runs.jobs import Job
 
@@ -61,7 +63,7 @@ def paced(process: int, size: str = "cpu") -> dict:
     warm, timed = told[: how.warm], told[how.warm :]
     own, words, _ = adapters.opened("streaming", SEED, how.recipe)
     other, _, _ = adapters.opened("batch", SEED, how.recipe)
-    tau, p, _ = clock.costs(thinker(Reasoner, own, words, 0, how), [segments_of(one, words) for one in warm])
+    tau, p = costs(thinker(Reasoner, own, words, 0, how), [segments_of(one, words) for one in warm])
     of, rows, cut = latency.Costs(r=how.r, tau=tau, p=p, whole=p), [], 0
     for one in timed:
         segments, spoken = segments_of(one, words), [len(sentence.split()) for sentence in one.sentences]
@@ -73,6 +75,18 @@ def paced(process: int, size: str = "cpu") -> dict:
         cut += thought.truncated + late.truncated
     means = dict(zip(("streaming", "batch", "predicted", "duty"), map(fmean, zip(*rows))))
     return {"tau": tau, "p": p, "items": len(rows), "cut": cut} | means
+
+
+def costs(reasoner: Reasoner, told: list[list[list[int]]]) -> tuple[float, float]:
+    """`clock.costs` of a token and of a segment with one thread, which is what either worker of `clock.timed` has: a job that is alone on
+    the machine has one a core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        tau, p, _ = clock.costs(reasoner, told)
+    finally:
+        torch.set_num_threads(threads)
+    return tau, p
 
 
 def asked(new: tuple[Aligned, ...], process: int, how: Size) -> list[Aligned]:

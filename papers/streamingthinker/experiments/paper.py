@@ -127,12 +127,10 @@ def by_task(run: Path, spec: ModelSpec, card: dict, depth: int, how: dict[str, A
 def clock(of: Loaded, card: dict, depth: int, how: dict[str, Any], device: str, data: Path | str | None = None) -> dict[str, Any]:
     """{"first": s from the stream's start to the first written token (table 4), "delay": s from the last word to the first answer token,
     "join": s of all views on the two parts of an example's cache, "items", "truncated"}: means, with a reader and a writer at once; on CUDA
-    "peak": MiB of weights, caches and passes."""
+    "peak": most MiB of weights, caches and passes while an item is thought about."""
     chat = harness.chat_of(of.model, of.tokenizer, card)
     order = "context" if card.get("context_first") else "question"
-    firsts, delays, joins, cut = [], [], [], 0
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    firsts, delays, joins, peaks, cut = [], [], [], [], 0
     for item in questions.load_items(how["clock_task"], data, how["clock_items"]):
         segments, words = harness.segments_of(chat, questions.prompt_of(item), order)
         times: dict[str, float] = {}
@@ -155,12 +153,16 @@ def clock(of: Loaded, card: dict, depth: int, how: dict[str, Any], device: str, 
                 times.setdefault("answer", time.perf_counter())
 
         reasoner = Reasoner(of.model, chat.tokens(), card.get("start", 0), unit_cap=how["unit_cap"], rest_cap=how["cap"], choose=choose)
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         thought = reasoner.think(spoken(), depth, "streams" if device == "cuda" else "threads", told)
+        if device == "cuda":  # before `joining`, which fills a cache of its own beside that of the thought
+            peaks.append(torch.cuda.max_memory_allocated() / 2**20)
         cut += thought.truncated
         joins.append(joining(of.model, segments, sum(map(len, thought.units)) + len(thought.rest)))
         firsts.append(times["first"] - times["began"])
         delays.append(times["answer"] - times["last"])
-    peak = {"peak": torch.cuda.max_memory_allocated() / 2**20} if device == "cuda" else {}
+    peak = {"peak": max(peaks)} if peaks else {}
     means = dict(zip(("first", "delay", "join"), map(fmean, (firsts, delays, joins))))
     return means | {"items": len(firsts), "truncated": cut / len(firsts)} | peak
 

@@ -54,13 +54,15 @@ def jobs(size: str = "cpu") -> list[Job]:
 
 
 def questions(size: str = "cpu") -> dict:
-    """{"new", "known": {"templates", "waited": % fewer input tokens before the first thought than there are, by question}}."""
+    """{"new", "known": {"templates", "waited": % fewer input tokens before the first thought than there are, by question; "half": the same
+    of a reasoner that begins when half of the sentences are read}}."""
     told, words, found = adapters.questions(SIZES[size].recipe), Lines.of(load(SMOLLM2).tokenizer), {}
     for name in SETS:
         of = getattr(told, name)
         segments = [[len(words.line(s)) for s in one.sentences] for one in of]
         found[name] = {"templates": [one.template for one in of],
-                       "waited": [round(100 * (1 - latency.waited(s) / sum(s)), 2) for s in segments]}
+                       "waited": [round(100 * (1 - latency.waited(s) / sum(s)), 2) for s in segments],
+                       "half": [round(100 * (1 - sum(s[: (len(s) + 1) // 2]) / sum(s)), 2) for s in segments]}
     return found
 
 

@@ -41,9 +41,11 @@ def arms(changes=None, seeds=3, equal=200, hasty=40, saved=None):
     return found
 
 
-def clock(streaming=(1.02, 1.03, 1.01), batch=(3.0, 3.1, 3.2), late=0.05):
+def clock(streaming=(1.02, 1.03, 1.01), batch=(3.0, 3.1, 3.2), late=0.05, held=0.0):
+    """held: s that the last process takes longer."""
     row = {"tau": 0.002, "p": 0.003, "r": 0.01}
     delays = [{"streaming": late + 0.0001 * i, "predicted": 0.049, "batch": 0.15} for i in range(len(streaming))]
+    delays[-1]["batch"] += held
     return {f"clock/process{i}": row | {"streaming": s, "batch": b, "delay": delays[i]} for i, (s, b) in enumerate(zip(streaming, batch))}
 
 
@@ -110,14 +112,15 @@ def aligned(survives=(900, 1500), swapped=10):
                         "reasons": {"question": 300, "number": 300, "skipped": 0}, "skipped": 0.5}}
 
 
-def symbolic(changes=None, delays=None, waited=85.0, seeds=3):
-    """changes {way: (share right on unseen templates, on trained ones, share of thoughts)}; delays {way: s}; waited: % on each question. Of
-    210 and of 95 questions, from 30 and 19 templates."""
+def symbolic(changes=None, delays=None, waited=85.0, half=45.0, seeds=3):
+    """changes {way: (share right on unseen templates, on trained ones, share of thoughts)}; delays {way: s}; waited, half: % on each
+    question. Of 210 and of 95 questions, from 30 and 19 templates."""
     made = {"untuned": (0.02, 0.05, 0.01), "batch": (0.30, 0.60, 0.40), "interleaved": (0.31, 0.62, 0.42),
             "streaming": (0.33, 0.63, 0.43)} | (changes or {})
     seconds = {"batch": 4.0, "blocking": 4.1, "buffered": 2.2, "streaming": 1.4} | (delays or {})
     own = {"untuned": ("streaming",), "batch": ("batch",), "interleaved": ("blocking", "buffered"), "streaming": ("streaming",)}
-    found = {"symbolic/asked": {told: {"templates": [i % of for i in range(n)], "waited": [waited + 0.01 * (i % of) for i in range(n)]}
+    found = {"symbolic/asked": {told: {"templates": [i % of for i in range(n)], "waited": [waited + 0.01 * (i % of) for i in range(n)],
+                                       "half": [half + 0.02 * (i % of) for i in range(n)]}
                                 for told, n, of in (("new", 210, 30), ("known", 95, 19))}}
 
     def scored(way, seed):
@@ -134,9 +137,12 @@ def symbolic(changes=None, delays=None, waited=85.0, seeds=3):
     return found | {f"symbolic/{way}/seed{seed}": scored(way, seed) for way in own if way != "untuned" for seed in range(seeds)}
 
 
-def paced(streaming=(1.50, 1.52, 1.48, 1.51, 1.49), batch=4.2):
+def paced(streaming=(1.50, 1.52, 1.48, 1.51, 1.49), batch=4.2, held=0.0):
+    """held: s that batch takes longer in the last process."""
     row = {"tau": 0.06, "p": 0.09, "predicted": 1.47, "duty": 0.14, "items": 6, "cut": 0}
-    return {f"paced/process{i}": row | {"streaming": seconds, "batch": batch + 0.01 * i} for i, seconds in enumerate(streaming)}
+    found = {f"paced/process{i}": row | {"streaming": seconds, "batch": batch + 0.01 * i} for i, seconds in enumerate(streaming)}
+    found[f"paced/process{len(streaming) - 1}"]["batch"] += held
+    return found
 
 
 def paper():

@@ -138,6 +138,27 @@ def test_what_is_missing_is_said_before_any_work(monkeypatch):
         symbolic.ready()
 
 
+def test_an_adapter_is_of_its_code_its_base_and_its_questions(home, tmp_path, monkeypatch):
+    """After an edit of the training, or of the rules of alignment, nothing that was tuned before is read back."""
+    kept = adapters.place("batch", 0, RECIPE)
+    assert adapters.there("batch", 0, RECIPE) == kept and adapters.there("batch", 1, RECIPE) is None
+    files, found = adapters.closure(adapters.__name__), set()
+    for name in ("module.py", "symbolic.py", "adapters.py"):
+        (path,) = (p for p in files if p.name == name and p.parent.name == "streamingthinker")
+        edited = tmp_path / name
+        edited.write_text(path.read_text() + "# an edit")
+        with monkeypatch.context() as m:
+            m.setattr(adapters, "closure", lambda of, path=path, edited=edited: tuple(edited if p == path else p for p in files))
+            assert adapters.there("batch", 0, RECIPE) is None, name
+            found.add(adapters._digest("batch", 0, RECIPE, {"weights_sha256": "0"}, SPLIT.train))
+    found |= {adapters._digest("batch", 0, RECIPE, {"weights_sha256": "1"}, SPLIT.train),
+              adapters._digest("batch", 0, RECIPE, {"weights_sha256": "0"}, SPLIT.train[1:]), kept.name}
+    assert len(found) == 6 and adapters.there("batch", 0, RECIPE) == kept
+    with monkeypatch.context() as m:  # an adapter that is written beside is no code
+        m.setattr(adapters, "closure", lambda of: (*files, adapters.FOLDER / "seed0" / "batch" / "training.json"))
+        assert adapters.there("batch", 0, RECIPE) == kept
+
+
 # -- the jobs ----------------------------------------------------------------------------------------------
 def test_every_arm_answers_and_is_timed_in_its_own_way_alone(home):
     names = [job.name for job in experiment.jobs("try")]
@@ -146,6 +167,8 @@ def test_every_arm_answers_and_is_timed_in_its_own_way_alone(home):
     for name, of in (("new", SPLIT.new), ("known", SPLIT.known)):
         asked = found["symbolic/asked"][name]
         assert asked["templates"] == [one.template for one in of] and all(0 < share < 100 for share in asked["waited"])
+        counts = [[len(Lines.of(home().tokenizer).line(s)) for s in one.sentences] for one in of]
+        assert asked["half"] == [pytest.approx(100 * (c + d) / (a + b + c + d), abs=0.01) for a, b, c, d in counts]
         for way, ways in {"untuned": ("streaming",), **{f"{way}/seed0": own.delays for way, own in WAYS.items()}}.items():
             row = found[f"symbolic/{way}"][name]
             assert tuple(row["delay"]) == ways and len(row["correct"]) == len(of)
@@ -199,3 +222,22 @@ def test_questions_by_the_clock(home):
             alone = paced.thinker(kind, of, words, start, how).think(segments, 2, "threads")
             assert (alone.units, alone.rest) == (row.units, row.rest), way
             assert alone.m == experiment.answer_tokens(row, words.tokens())
+
+
+def test_costs_are_measured_with_the_threads_of_a_worker(monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setattr(paced.clock, "costs", lambda *of: seen.append((of, torch.get_num_threads())) or (1.0, 2.0, 3.0))
+
+    def broken(*_):
+        raise ValueError("broken")
+
+    try:
+        torch.set_num_threads(2)
+        assert paced.costs("reasoner", ["told"]) == (1.0, 2.0) and seen == [(("reasoner", ["told"]), 1)]
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(paced.clock, "costs", broken)
+        with pytest.raises(ValueError, match="broken"):
+            paced.costs("reasoner", [])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

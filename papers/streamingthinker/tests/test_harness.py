@@ -77,7 +77,7 @@ def test_tables_and_pictures_show_every_arm(tmp_path):
     assert "delay blocking 4.11 s, buffered 2.21 s" in text and "tokens waited -85.1 %" in text
     assert "delay measured 1.50, predicted 1.47, batch 4.20 s" in "\n".join(tables.paced(made_up.paced()))
     text = "\n".join(tables.paper(made_up.paper()))
-    assert "first token after 6.23 s" in text and "100 items, views of both caches 4.0 ms, at most 7,990 MB" in text
+    assert "first token after 6.23 s" in text and "100 items, views of both caches 4.0 ms, at most 7,990 MiB" in text
     assert "tokens waited -82.5 %" in "\n".join(tables.gold(gold())) and "keeps 96.0 % of 500" in "\n".join(tables.gate(gate()))
     text = "\n".join(tables.gate(gate(dropped={"ahead": [40, 50], "quoted": [0, 100]})))
     assert "ahead    recall  80.0 % of 50, precision  95.2 %" in text  # 80 of 100 faulty ones beside 4 of 100 clean ones

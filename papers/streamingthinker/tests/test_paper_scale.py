@@ -89,6 +89,35 @@ def test_tables_of_the_paper_from_what_trainings_leave(trained, hub, monkeypatch
     assert set(quantities.paper({"paper": found})) == {"C9", "C10p"}  # the others want six tasks, and stay not-run
 
 
+def test_the_peak_is_that_of_thinking_alone(monkeypatch):
+    """Reset before each thought and read behind it: what `joining` holds counts for no item, the first, the last or one between."""
+    from types import SimpleNamespace as Of
+
+    most = [0]
+    thoughts = iter((7, 9, 8))
+
+    def think(told, depth, way, heard):
+        list(told)
+        most[0] = max(most[0], next(thoughts) * 2**20)
+        heard(Of(kind="end"))
+        return Of(units=[[1]], rest=[2], truncated=False)
+
+    def made(model, tokens, start, choose, **caps):
+        choose(torch.ones(1))
+        return Of(think=think)
+
+    monkeypatch.setattr(paper, "Reasoner", made)
+    monkeypatch.setattr(paper, "joining", lambda *of: most.__setitem__(0, 100 * 2**20) or 0.5)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: most.__setitem__(0, 0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: most[0])
+    monkeypatch.setattr(paper.harness, "chat_of", lambda *of: Of(tokens=lambda: None))
+    monkeypatch.setattr(paper.harness, "segments_of", lambda *of: ([[1]], [0]))
+    monkeypatch.setattr(questions, "load_items", lambda *of: [None] * 3)
+    monkeypatch.setattr(questions, "prompt_of", lambda item: None)
+    found = paper.clock(Of(model=None, tokenizer=None), {}, 2, HOW, "cuda")
+    assert (found["peak"], found["join"], found["items"]) == (9, 0.5, 3)
+
+
 def test_what_is_kept_of_the_same_weights_is_not_asked_again(trained, hub, tmp_path, monkeypatch):
     asked, lines = [], []
     monkeypatch.setattr(harness, "evaluate", lambda lm, task, **how: asked.append((task, how["cap"])) or {"right": 0.5})

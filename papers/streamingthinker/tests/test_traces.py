@@ -10,7 +10,7 @@ from common.models import load, tiny
 from common.reasoning.rollouts import Rollout
 from tests.small_tokenizers import tokenizer
 
-from .. import traces
+from .. import replies, traces
 from ..curation import Gate
 from ..data import JsonTraces, read_row
 from ..traces import CHECK, CUES, Problem, chat_writer, make_rows, units_of
@@ -145,11 +145,70 @@ def test_the_command_from_problems_to_rows(tmp_path, monkeypatch, capsys):
     assert traces.main([*asked, "--problems", str(tmp_path / "gone")]) == 2 and "no file gone" in capsys.readouterr().err
 
 
+def test_one_model_is_open_at_a_time(monkeypatch):
+    open_now, most = [], []
+
+    class Model(Scripted):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+            open_now.append(name)
+            most.append(len(open_now))
+
+        def __del__(self):
+            open_now.remove(self.name)
+
+    writer, teacher = replies.in_turn(lambda: Model("generator"), lambda: Model("teacher"))
+    assert open_now == [] and writer([], 0) == [] and open_now == [], "nothing is opened before there is something to write"
+    assert len(make_rows([PROBLEM], writer, GATE, teacher)[0]) == 1
+    assert most == [1, 1, 1] and open_now == ["generator"], "the generator, the teacher, and the generator again"
+
+
+def test_a_killed_command_goes_on_with_the_replies_that_it_has(tmp_path):
+    seen, path = [], tmp_path / "replies"
+
+    def writer(asked, attempt):
+        seen.append((attempt, *(message for message, _ in asked)))
+        if "die" in seen[-1]:
+            raise KeyboardInterrupt
+        return [f"{message}\u2028{attempt}" for message, _ in asked]
+
+    asked = [(message, "") for message in ("a", "b", "die", "c")]
+    with pytest.raises(KeyboardInterrupt):
+        replies.remembered(writer, path, "x", 2)(asked, 0)
+    assert seen == [(0, "a", "b"), (0, "die", "c")]
+    path.write_text(path.read_text() + '["cut sho')
+    again = replies.remembered(writer, path, "x", 2)
+    asked[2] = ("d", "")
+    told = [f"{message}\u20280" for message in "abdc"]
+    assert again(asked, 0) == told and seen[2:] == [(0, "d", "c")]
+    assert replies.remembered(writer, path, "x", 2)(asked, 0) == told and len(seen) == 3, "what came behind a cut line is there"
+    again(asked[:1], 1), again([("a", "begun")], 0), replies.remembered(writer, path, "y", 2)(asked[:1], 0)
+    assert seen[3:] == [(1, "a"), (0, "a"), (0, "a")], "another attempt, another beginning, another model"
+
+
+def test_options_go_to_the_engine_and_a_line_ends_at_a_line_feed_only(tmp_path, monkeypatch, capsys):
+    problems, out, opened = tmp_path / "problems.jsonl", tmp_path / "rows.jsonl", []
+    row = {"question": "How many has Ann?", "context": list(PROBLEM.sentences[1:]), "answer": "5", "note": "one\u2028line"}
+    problems.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    monkeypatch.setattr(traces, "gate_of", lambda encoder, of, clean: GATE)
+    monkeypatch.setattr(traces, "model_writer", lambda *of, **more: opened.append((*of, more)) or Scripted())
+    asked = ["--problems", str(problems), "--out", str(out), "--generator", "g", "--teacher", "t", "--engine", "vllm"]
+    assert traces.main([*asked, "--generator-options", '{"a": 1}', "--teacher-options", '{"b": [2]}']) == 0
+    assert opened == [("g", "vllm", 1024, {"a": 1}), ("t", "vllm", 1024, {"b": [2]}), ("g", "vllm", 1024, {"a": 1})]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("rows")] == ["rows.jsonl"], "replies go when rows are there"
+    for wrong in ("[1]", "{"):
+        with pytest.raises(SystemExit):
+            traces.main([*asked, "--teacher-options", wrong])
+        assert "--teacher-options" in capsys.readouterr().err
+
+
 def test_bars_of_the_gate(tmp_path):
     with pytest.raises(DataError, match="name clean traces"):
         traces.gate_of("tf-idf", [PROBLEM], None)
     (row,), _ = make_rows([PROBLEM], Scripted(), GATE)
     clean = tmp_path / "clean.jsonl"
-    clean.write_text((json.dumps(row) + "\n") * 20)
+    row["note"] = "one\u2028line"
+    clean.write_text((json.dumps(row, ensure_ascii=False) + "\n") * 20, encoding="utf-8")
     gate = traces.gate_of("tf-idf", [PROBLEM], clean)
     assert 0 < gate.diagonal < 1 and 0 < gate.first <= 1 and gate.accepts(traces.Trace(PROBLEM.sentences, traces.units_of(UNITS)))

@@ -63,6 +63,8 @@ def test_the_contrary_opposes(claim, changes):
     ("C18a", {"swapped": 1400}), ("C18s", {"changes": {"untuned": (0.31, 0.05, 0.01)}}),
     ("C18n", {"changes": {"untuned": (0.02, 0.62, 0.01)}}), ("C18u", {"changes": {"untuned": (0.02, 0.05, 0.42)}}),
     ("C18d", {"delays": {"blocking": 1.4}}), ("C18e", {"batch": 1.5}), ("C14q", {"kept": (5, 500)}),
+    ("C3k", {"streaming": (1.0,) * 20, "batch": (3.0,) * 20, "held": 5.0}), ("C18w", {"half": 83.0}),
+    ("C18c", {"streaming": (1.5,) * 20, "held": 100.0}),
     ("C14k", {"dropped": dict.fromkeys(("merged", "summary", "delayed", "ahead", "quoted"), [1, 100])}),
     ("C14c", {"kept": (5, 500)}), ("C10s", {"joined": (1.0, 1.01, 1.02)}), ("C15s", but("interleaved", early=80))])
 def test_a_placebo_that_passes_leaves_it_open(claim, changes):

@@ -1,0 +1,77 @@
+"""Writers in turn, and what they have written: long generations by models that need not fit beside each other, kept as they come.
+
+    one, other = in_turn(open_one, open_other)            opened when asked, closed when the other is
+    remembered(one, file, about, 16)                      a killed run asks again for sixteen replies at most
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.data.text import lines
+
+Writer = Callable[[Sequence[tuple[str, str]], int], list[str]]  # (message, beginning of the reply) of each, attempt -> what follows
+
+
+def in_turn(*makers: Callable[[], Writer]) -> list[Writer]:
+    """Writers that open when they are first asked and close when another one is: the memory of one is enough."""
+    held: dict[int, Writer] = {}
+
+    def writer(i: int) -> Writer:
+        def write(asked: Sequence[tuple[str, str]], attempt: int) -> list[str]:
+            if asked and i not in held:
+                if held:
+                    held.clear()
+                    released()
+                held[i] = makers[i]()
+            return held[i](asked, attempt) if asked else []
+
+        return write
+
+    return [writer(i) for i in range(len(makers))]
+
+
+def released() -> None:
+    """Gives back the memory of a model that nothing refers to any more; an engine of vLLM in this process leaves its groups behind, too."""
+    gc.collect()
+    if "vllm" in sys.modules:
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def remembered(writer: Writer, path: Path, about: Any, at_once: int) -> Writer:
+    """The writer, asked for `at_once` replies at a time, each of which is in a file before the next are asked for, and never asked for
+    again. about: what else a reply depends on, as a JSON value. A line that a kill cut short is as good as none."""
+    known = dict(_replies(path))
+
+    def write(asked: Sequence[tuple[str, str]], attempt: int) -> list[str]:
+        keys = [hashlib.sha256(json.dumps([about, attempt, *one]).encode()).hexdigest() for one in asked]
+        new = {key: one for key, one in zip(keys, asked) if key not in known}
+        for at in range(0, len(new), at_once):
+            part = dict(list(new.items())[at : at + at_once])
+            found = dict(zip(part, writer(list(part.values()), attempt), strict=True))
+            with open(path, "a", encoding="utf-8") as file:  # begins a line of its own: the one before may have been cut
+                file.write("\n" + "\n".join(json.dumps(pair) for pair in found.items()) + "\n")
+            known.update(found)
+        return [known[key] for key in keys]
+
+    return write
+
+
+def _replies(path: Path) -> Iterator[tuple[str, str]]:
+    for _, line in lines(path) if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            key, reply = json.loads(line)
+            yield key, reply
