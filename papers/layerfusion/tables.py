@@ -73,7 +73,7 @@ def looked_first(folder: Path) -> None:
     rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else {}
     hard = [row for name, row in sorted(rows.items()) if name.startswith("probes/hard/")]
     said = precondition([behind(row) for row in hard], 100 / hard[0]["counts"][1]) if hard else (
-        "They were not asked: make reproduce-layerfusion does.")
+        "No results of these probes are committed yet: `make reproduce-layerfusion` measures them.")
     print(f"Before any training, hard scenes by probes (C17a). {said}", flush=True)
 
 

@@ -35,7 +35,8 @@ EXPERIMENTS = (
     Experiment("gemma", "cpu", quantities_gemma.gemma, gemma.jobs, tables=tables.gemma, asked=True, walked=False,
                claims=("C1b", "C2f", "C2g", "C2h", "C5b", "C11d", "C16c"), document="gemma", left_out=LONG, minutes=170,
                ready=gemma.ready,
-               needs="Gemma-3-270M (`uv sync --inexact --group gemma`); `python -m papers.skipgpt.routers_gemma --seed 0 1 2`",
+               needs="Gemma-3-270M (`uv sync --inexact --group gemma`); 4.3 GB of memory a process, two processes; `python -m "
+                     "papers.skipgpt.routers_gemma --seed 0 1 2`",
                facts=lambda results: tuple([results["gemma/dense"][what]] for what in ("model", "text"))),
     Experiment("real", "cpu", None, smollm2.real_jobs, tables=tables.real, asked=True, document="real-data",
                left_out=(*LONG, "windows"), minutes=12, data=smollm2.REAL_FILES),

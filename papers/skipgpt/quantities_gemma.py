@@ -1,7 +1,7 @@
 """From results of the second real decoder to what its claims' rules read: a value for each training, the mean over the windows.
 
 Every difference is taken within a training, on the same windows. The best static plan is the best *on the test windows*, which favours
-it. Placebos are said in claims.yaml, beside the rules.
+it. claims.yaml says beside each rule what its placebo is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def routing(of, static: dict, dense: float) -> dict[str, dict]:
     ours, first, second = (of("routers", name, "ce") for name in ("skip", "matched", "matched again"))
     uniform, blind, random = of("routers", "uniform", "ce"), of("token-blind", "ce"), [(a + b) / 2 for a, b in zip(first, second)]
     plan = [min(row["ce"] for row in static.values())] * len(ours)
-    long, long_random = of("routers", "long", "skip", "ce"), of("routers", "long", "matched", "ce")
+    long, *draws = (of("routers", "long", name, "ce") for name in ("skip", "matched", "matched again"))
+    long_random = [(a + b) / 2 for a, b in zip(*draws)]
     long_plan = [min(row["long"]["ce"] for row in static.values())] * len(ours)
     attention, mlp = of("routers", "skip", "attn_skip"), of("routers", "skip", "mlp_skip")
     drawn = less(of("routers", "uniform", "attn_skip"), of("routers", "uniform", "mlp_skip"))

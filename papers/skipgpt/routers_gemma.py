@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 from common.claims.machine import git_state
 from common.errors import UserError
-from common.files import cache_dir, replacing, write_json
+from common.files import cache_dir, file_sha256, replacing, write_json
 from common.gemma import load_gemma, with_start
 from common.lora import LoraSpec, add_lora
 from common.models import Loaded
+from common.runs.sources import closure
 
 from . import baselines, chunked
 from .baselines import LORA_TARGETS
@@ -154,15 +155,16 @@ def learned(arm: str, work: Work, steps: int, dtype: str = "bfloat16", routers: 
             every: int = EVERY) -> dict:
     """One arm trained, going on at its checkpoint in the cache: {"tensors": what learned, by name, "curve", "seconds", "source"}.
 
-    A finished arm leaves its checkpoint, and is then read from there. Raises ValueError for an arm that there is not.
+    A finished arm leaves its checkpoint, and is then read from there, with the same arguments and the same code. Raises ValueError for an
+    arm that there is not.
     """
     if arm not in ARMS:
         raise ValueError(f"arm {arm!r} is none of {', '.join(ARMS)}")
     model, state, optimiser, source = arm_of(arm, work, dtype, routers)
     named = adapters_of(model) if "LoRA" in arm else routers_of(state)
     under = _digest(state) if "LoRA" in arm else None  # other routers, another training
-    run = json.dumps([arm, TARGET, steps, work.seed, work.batch, CHOSEN, source, work.source, dtype, LORA_RATE, under],
-                     sort_keys=True, default=str)
+    run = json.dumps([arm, TARGET, steps, work.seed, work.batch, work.calibrate, CHOSEN, source, work.source, dtype, LORA_RATE, under,
+                      _code()], sort_keys=True, default=str)
     checkpoint = cache_dir() / f"skipgpt-gemma-{hashlib.sha256(run.encode()).hexdigest()[:16]}.pt"
     start, curve, spent = _resume(named, optimiser, checkpoint)
     if start:
@@ -190,6 +192,16 @@ def put(tensors: dict[str, Tensor], named: dict[str, nn.Parameter]) -> None:
     with torch.no_grad():
         for name, parameter in named.items():
             parameter.copy_(tensors[name])
+
+
+def _code() -> str:
+    """Hash of all that a training computes from but its arguments. Not of the committed routers, which are data beside this file: those
+    of one seed, when they are done, would send another seed's training back to its start."""
+    digest = hashlib.sha256()
+    for path in closure(f"{__package__}.routers_gemma"):  # by name, since it may run as __main__
+        if FOLDER not in path.parents:
+            digest.update(path.name.encode() + b"\0" + file_sha256(path).encode())
+    return digest.hexdigest()
 
 
 def _digest(state: RoutingState) -> str:

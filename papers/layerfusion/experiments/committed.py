@@ -1,10 +1,10 @@
-"""Committed models that were not there when the default run was made: which layers they read, by the swaps of llava.py. Minutes.
+"""Which layers the committed small LLaVA on SmolLM2 reads; it was made after the default run. Minutes; nothing is trained.
 
     make reproduce-layerfusion ONLY=committed
 
-The SmolLM2 LLaVA (common/standins/llava_smollm2.py), whose thirty blocks had read before they saw, external direct on layers 2, 9 and
-11 as the others: asked about the very pictures that these are asked about, with one layer from another picture, and with that layer from
-the same scene drawn again. And the small LLaVAs of this paper (standins.py), one an arm, on the hard scenes that they were trained for.
+The decoder of common/standins/llava_smollm2.py has thirty blocks and was pretrained on text; like the small LLaVAs of llava.py it gets
+layers 2, 9 and 11 of DINOv2-S by external direct fusion. It is asked what those are asked, about the same pictures: as they are, with
+one layer of another picture, and with that layer of the same scene drawn again.
 """
 
 from __future__ import annotations

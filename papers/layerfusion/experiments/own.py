@@ -2,8 +2,9 @@
 
     make reproduce-layerfusion ONLY=own
 
-One question of every kind about test scenes that no training saw: as they are, and with one layer's features from the next picture. They
-are four fixed models, one training each, so that pictures are the items, and what is said is of these models alone.
+One question of every kind about test scenes that no training saw: as they are, and with one layer's features from the next picture. Each
+of the four models was trained once, so the spread is over pictures: the results describe these four models, not how such models turn out
+in general.
 """
 
 from __future__ import annotations

@@ -176,9 +176,11 @@ def tested(model: Reader, arm: Arm, s: Size) -> dict[str, str]:
 
 # -- what a run made ---------------------------------------------------------------------------------------
 def save(model: Reader, folder: Path, card: dict) -> dict[str, str]:
-    """Adapter, a file for each part of the fusion, then the card; {file: sha256}. Raises ModelError for a file over 4 MB."""
+    """Adapter, a file for each part of the fusion, then the card; {file: sha256}. Raises ModelError for a file over 4 MB, and for a fusion
+    of which something would be lost."""
     from safetensors.torch import save as as_bytes
 
+    _covered(model.fusion)
     save_adapter(model.decoder, folder, base=card["base"]["name"])
     for part in PARTS:
         tensors = {name: value.detach().half().cpu().contiguous() for name, value in getattr(model.fusion, part).state_dict().items()}
@@ -195,17 +197,31 @@ def save(model: Reader, folder: Path, card: dict) -> dict[str, str]:
 
 
 def opened(folder: Path, arm: Arm, dv: int = 384, base: Loaded | None = None) -> Reader:
-    """What `save` wrote, its adapter merged into the decoder. base: another decoder than SmolLM2 (tests), which is changed."""
+    """What `save` wrote, its adapter merged into the decoder. base: another decoder than SmolLM2 (tests), which is changed.
+
+    Raises ModelError where a part of the fusion is not there."""
     from safetensors.torch import load_file
 
     base = base or load(SMOLLM2)
     merge(base.model, folder)
     layers = fusion_layers(arm)
-    model = Reader(base.model.float(), llava_smollm2.words(base.tokenizer), arm, 0, torch.randn(50, 4, len(layers) * dv), layers, None)
+    sample = torch.randn(50, 4, len(layers) * dv, generator=torch.Generator().manual_seed(0))  # what starts from it is overwritten below
+    model = Reader(base.model.float(), llava_smollm2.words(base.tokenizer), arm, 0, sample, layers, None)
+    _covered(model.fusion)
     for part in PARTS:
-        path = folder / f"{part}.safetensors"
-        if path.is_file():
-            getattr(model.fusion, part).load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        path, module = folder / f"{part}.safetensors", getattr(model.fusion, part)
+        if not module.state_dict():
+            continue
+        if not path.is_file():
+            raise ModelError(f"{folder} lacks {path.name}, which a fusion of kind {arm.kind!r} has")
+        module.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     model.decoder.eval()
     model.fusion.eval()
     return model
+
+
+def _covered(fusion: Fusion) -> None:
+    """Raises ModelError for a fusion with tensors outside of PARTS, such as MMFuser's or gates: its file would be another model's."""
+    if outside := sorted(name for name in fusion.state_dict() if name.partition(".")[0] not in PARTS):
+        raise ModelError(f"a fusion of kind {fusion.config.kind!r} has {outside[0]} and {len(outside) - 1} more tensors beside "
+                         f"{' and '.join(PARTS)}, the parts that are kept here")

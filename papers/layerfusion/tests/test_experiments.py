@@ -333,6 +333,25 @@ def test_what_a_pretrained_decoder_learnt_is_kept_in_small_files_and_read_again(
     plain = smollm2.Reader(spoken().model, of.tokenizer, arm, 0, pictures, (2, 9, 11), None)
     with torch.no_grad():
         assert (plain.decoder.lm_head(plain.hidden(layout, pictures[:1])) - first).abs().max() > 0.1 * first.abs().max()
+    (tmp_path / "model" / "extra.safetensors").rename(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match="lacks extra.safetensors, which a fusion of kind 'internal direct' has"):
+        smollm2.opened(tmp_path / "model", arm, DV, spoken())
     monkeypatch.setattr(smollm2, "MOST", 1000)
     with pytest.raises(ModelError, match="projector.safetensors would have"):
         smollm2.save(model, tmp_path / "large", {"base": of.source})
+
+
+@pytest.mark.parametrize("kind, part", [("external modular", "fuser"), ("internal modular", "cross")])
+def test_a_fusion_that_files_would_not_hold_is_neither_written_nor_opened(spoken, tmp_path, kind, part):
+    from common.errors import ModelError
+
+    of, arm = spoken(), trained.Arm(kind, "triple")
+    pictures = torch.randn(50, N, 3 * DV, generator=torch.Generator().manual_seed(1))
+    model = smollm2.Reader(of.model, of.tokenizer, arm, 0, pictures, (2, 9, 11), 2)
+    with pytest.raises(ModelError, match=f"{kind}' has {part}[.]"):
+        smollm2.save(model, tmp_path / "model", {"base": of.source})
+    assert not (tmp_path / "model").exists()
+    plain, direct = spoken(), smollm2.ARMS["internal direct, triple"]
+    smollm2.save(smollm2.Reader(plain.model, plain.tokenizer, direct, 0, pictures, (2, 9, 11), 2), tmp_path / "model", {"base": of.source})
+    with pytest.raises(ModelError, match=f"{kind}' has {part}[.]"):
+        smollm2.opened(tmp_path / "model", arm, DV, spoken())

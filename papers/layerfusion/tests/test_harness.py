@@ -69,7 +69,7 @@ def test_the_precondition_says_what_is_established(tmp_path, capsys):
     assert tables.precondition([1.0, 1.1, 1.2], 0.3).endswith("sets cannot matter here")
     assert tables.precondition([9.0], 0.3).endswith("is not established"), "one draw has no interval"
     tables.looked_first(tmp_path)
-    assert "They were not asked" in capsys.readouterr().out
+    assert "No results of these probes are committed yet" in capsys.readouterr().out
     (tmp_path / "measurements.cpu-small.json").write_text(json.dumps({"results": made_up.probes()}))
     tables.looked_first(tmp_path)
     (long,) = (e for e in harness.EXPERIMENTS if e.name == "long")

@@ -96,8 +96,9 @@ def test_long():
         held(measured[claim], harm, placebo=less(right(triple), right(PLAIN)),
              shown={"all seeds": fmean(means(harm)), "converged seeds": 3.0})
     over_sets(measured["C3n"], measured["C3o"], ("triple", "latter"), lambda kind, name: right(f"{kind}, {name}"))
-    assert measured["C3n"]["baselines"] == pytest.approx({f"{kind}, {name}": fmean(means(right(f"{kind}, {name}"))) for kind in KINDS
-                                                          for name in ("triple", "latter")})
+    assert measured["C3n"]["baselines"] == pytest.approx(
+        {"all seeds": measured["C3n"]["value"], "converged seeds": 3.0, "trained seeds": 3.0}
+        | {f"{kind}, {name}": fmean(means(right(f"{kind}, {name}"))) for kind in KINDS for name in ("triple", "latter")})
     assert len(measured) == 14
 
 
@@ -153,7 +154,8 @@ def test_variants():
     gained = {kind: [a - b for a, b in zip(means(right(f"{kind}, triple")), means(v(f"{kind}, 1000 pictures")))] for kind in KINDS[::2]}
     a, b, c = gained["external direct"]
     simply(measured["C12l"], [x - y for x, y in zip(gained["internal direct"], (a, b, c))], 100 / 48)
-    simply(measured["C12l"]["placebo"], [b - a, c - b, a - c], 100 / 48)
+    misled = less(right("internal direct, triple", "another picture"), v("internal direct, 1000 pictures", "another picture"))
+    simply(measured["C12l"]["placebo"], [x - y for x, y in zip(means(misled), (a, b, c))], 100 / 48)
     assert len(measured) == 4
 
 
@@ -199,8 +201,23 @@ def test_seeds_that_have_not_converged_do_not_count_and_are_shown():
     assert measured["C1l"]["per_seed"] == pytest.approx(means(gain)[:2])
     assert (measured["C1m"]["n_runs"], measured["C2l"]["n_runs"]) == (2, 3)
     nobody = {name: of | ({"looked up": [1.0] * PARTS} if DIRECT in name else {}) for name, of in RUNS.items()}
+    every = quantities.long(RUNS)["C3n"]
     measured = quantities.long(nobody)
     assert measured["C1l"]["value"] == pytest.approx(fmean(means(gain))) and measured["C1l"]["n_runs"] == 1
     assert "ci95" not in measured["C1l"] and measured["C1l"]["placebo"]["n_runs"] == 1
-    assert measured["C3n"]["per_seed"] == pytest.approx([fmean(own) - max(fmean(right(f"{k}, latter")[i]) for k in KINDS[1:])
-                                                         for i, own in enumerate(right("external direct, latter"))])
+    assert measured["C3n"]["n_runs"] == 1 and "ci95" not in measured["C3n"]
+    assert measured["C3n"]["value"] == pytest.approx(every["value"])  # of both sets, not of the one that is left
+    assert {name: measured["C3n"]["baselines"][name] for name in ("converged seeds", "trained seeds")} == {
+        "converged seeds": 0, "trained seeds": 3}
+
+
+@pytest.mark.parametrize("claim, of", [("C3n", quantities.long), ("C3l", quantities.more)])
+def test_seeds_compare_the_same_sets(claim, of):
+    """One set of one kind that has not converged drops its seed, and not the set from that seed."""
+    whole = of(RUNS)[claim]
+    stuck = f"long/{KINDS[2]}, latter/seed1"
+    measured = of(RUNS | {stuck: RUNS[stuck] | {"looked up": [1.0] * PARTS}})[claim]
+    assert measured["per_seed"] == pytest.approx([whole["per_seed"][0], whole["per_seed"][2]])
+    assert measured["placebo"]["per_seed"] == pytest.approx([whole["placebo"]["per_seed"][0], whole["placebo"]["per_seed"][2]])
+    shown = {"converged seeds": 2, "trained seeds": 3, "all seeds": whole["value"]}
+    assert {name: measured["baselines"][name] for name in shown} == pytest.approx(shown)

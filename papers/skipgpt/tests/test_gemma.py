@@ -10,8 +10,9 @@ import torch
 from common import gemma as loader
 from common.claims.records import load_claims, make_record, start_run
 from common.data.prose import document_windows, topics
-from common.errors import ModelError, SetupError
+from common.errors import DataError, ModelError, SetupError
 from common.models import load, tiny
+from common.runs.sources import closure
 from tests.numerics import drawn
 
 from .. import chunked, quantities_gemma, routers_gemma, tables, tuning
@@ -178,6 +179,36 @@ def test_a_training_that_was_killed_goes_on_as_if_unbroken(work, cache, monkeypa
     assert steps == [4, 5, 0, 1], "another seed's checkpoint was taken"
 
 
+@pytest.mark.parametrize("name", ["method.py", "chunked.py", "routers_gemma.py"])
+def test_nothing_that_other_code_learned_is_read(work, cache, monkeypatch, name):
+    files = closure("papers.skipgpt.routers_gemma")
+    (old,) = (path for path in files if path == harness.HERE / name)
+    real, steps = routers_gemma.learn, []
+
+    def counted(*args, **how):
+        for row in real(*args, **how):
+            steps.append(row["step"])
+            yield row
+
+    monkeypatch.setattr(routers_gemma, "learn", counted)
+    learned("routers", work, 1, "float32", every=1)
+    learned("routers", work, 1, "float32", every=1)
+    assert steps == [0], "the same code's is read"
+    fixed = cache / name
+    fixed.write_text(old.read_text() + "# fixed\n")
+    monkeypatch.setattr(routers_gemma, "closure", lambda module: tuple(fixed if path == old else path for path in files))
+    learned("routers", work, 1, "float32", every=1)
+    assert steps == [0, 0]
+    learned("routers", replace(work, calibrate=6), 1, "float32", every=1)
+    assert steps == [0, 0, 0], "another number of windows held back is another order of what is trained on"
+
+
+def test_routers_that_another_seed_has_left_do_not_send_a_training_back(cache, monkeypatch):
+    before, left = routers_gemma._code(), routers_gemma.FOLDER / "seed7" / CARD
+    monkeypatch.setattr(routers_gemma, "closure", lambda module: (*closure(module), left))  # as it would be, once it is written
+    assert routers_gemma._code() == before
+
+
 def test_tensors_of_another_model_are_refused(work):
     state = routers(stock(torch.float32))
     named = routers_of(state)
@@ -227,6 +258,14 @@ def test_windows_begin_with_the_start_token_and_no_test_document_is_trained_on()
     assert all(any(part in text.encode() for text in topics()["validation"]) for part in held)
 
 
+def test_fewer_windows_than_a_claim_speaks_of_are_an_error(monkeypatch):
+    monkeypatch.setitem(gemma.SIZES, "smoke", replace(gemma.SIZES["smoke"], long=20_000, long_windows=100))
+    with pytest.raises(DataError, match="100 windows of 20000 tokens are asked for, 1 of a document at most: these texts have"):
+        gemma.long_ones(gemma.Bytes(), "smoke")
+    with pytest.raises(DataError, match="4 windows of 20000 tokens are asked for, 2 of a document at most: these texts have 1"):
+        gemma.long_ones(gemma.Bytes(), "smoke", "validation")
+
+
 # -- the jobs ----------------------------------------------------------------------------------------------
 HELD: list = []  # on which windows budgets were held, in the order of the jobs
 
@@ -261,6 +300,7 @@ def test_arms_differ_and_what_is_paired_is_the_same(walked):
     assert len({round(loss, 7) for loss in losses}) == 5
     assert stages["routers"]["sparsity"] > 0.1 and "sparsity" not in stages["dense + LoRA"]
     assert run["matched"]["windows"] != run["matched again"]["windows"]
+    assert run["long"]["matched"]["windows"] != run["long"]["matched again"]["windows"]
     assert len(run["long"]["skip"]["windows"]) == 2 and len(dense["long"]["windows"]) == 2
     blind = walked["gemma/token-blind/seed0"]["per_layer"]
     assert all(rate in (0.0, 1.0) for pair in blind for rate in pair), "a token-blind module decides for a token"
@@ -278,6 +318,18 @@ def test_budgets_are_held_on_what_is_neither_trained_on_nor_scored(walked):
 def test_a_budget_that_is_missed_is_refused(monkeypatch, cache):
     monkeypatch.setitem(gemma.SIZES, "smoke", replace(gemma.SIZES["smoke"], guard=0.0001))
     with pytest.raises(smollm2.BudgetMissed, match="routers of seed 0"):
+        gemma.measured(0, "smoke")
+
+
+@pytest.mark.parametrize("row", ["routers of seed 0 on long windows", "matched random routing, seed 0, on long windows",
+                                 "matched again random routing, seed 0, on long windows"])
+def test_a_budget_that_is_missed_on_long_windows_is_refused(monkeypatch, cache, row):
+    def missed(realised, requested, what, guard):
+        if what == row:
+            raise smollm2.BudgetMissed(what)
+
+    monkeypatch.setattr(gemma, "check_budget", missed)
+    with pytest.raises(smollm2.BudgetMissed, match=row):
         gemma.measured(0, "smoke")
 
 
@@ -328,7 +380,7 @@ def made_up():
              "gemma/static": {f"plan {i}": row("plan", i, long=row("plan", i, "long")) for i in range(4)}}
     for seed in SEEDS:
         found |= {f"gemma/routers/seed{seed}": {name: row(name, seed) for name in MOVED}
-                  | {"long": {name: row("long", name, seed) for name in ("skip", "matched")} | {"shift": 0.1}},
+                  | {"long": {name: row("long", name, seed) for name in MOVED[:3]} | {"shift": 0.1}},
                   f"gemma/token-blind/seed{seed}": row("blind", seed),
                   f"gemma/recovery/seed{seed}": {name: row("stage", name, seed) for name in (
                       "dense", "dense + LoRA", "routers", "routers + LoRA", "routers + dense's LoRA")}}
@@ -349,7 +401,8 @@ def test_every_quantity_and_placebo_by_hand():
     expected = {
         "C2f": ([best - r["skip"]["ce"] for r in run], [best - r for r in random]),
         "C2g": ([x - r["skip"]["ce"] for x, r in zip(random, run)], [r["matched"]["ce"] - r["matched again"]["ce"] for r in run]),
-        "C2h": ([best_long - r["long"]["skip"]["ce"] for r in run], [best_long - r["long"]["matched"]["ce"] for r in run]),
+        "C2h": ([best_long - r["long"]["skip"]["ce"] for r in run],
+                [best_long - (r["long"]["matched"]["ce"] + r["long"]["matched again"]["ce"]) / 2 for r in run]),
         "C11d": ([r["skip"]["attn_skip"] - r["skip"]["mlp_skip"] for r in run],
                  [r["uniform"]["attn_skip"] - r["uniform"]["mlp_skip"] for r in run]),
         "C16c": ([b - r["skip"]["ce"] for b, r in zip(blind, run)], [b - x for b, x in zip(blind, random)]),
@@ -382,7 +435,8 @@ def word(claim, **changed):
                 "skip": {"ce": a("skip", s), "attn_skip": a("attn", s), "mlp_skip": a("mlp", s), "sparsity": 0.25},
                 "matched": {"ce": a("random", s)}, "matched again": {"ce": a("again", s)},
                 "uniform": {"ce": a("uniform", s), "attn_skip": a("uniform_attn", s), "mlp_skip": a("uniform_mlp", s)},
-                "long": {"skip": {"ce": a("long_skip", s), "sparsity": 0.25}, "matched": {"ce": a("long_random", s)}}},
+                "long": {"skip": {"ce": a("long_skip", s), "sparsity": 0.25}, "matched": {"ce": a("long_random", s)},
+                         "matched again": {"ce": a("long_random", s + 10)}}},
             f"gemma/token-blind/seed{s}": {"ce": a("blind", s), "sparsity": 0.25},
             f"gemma/recovery/seed{s}": {"dense": {"ce": a("dense", s)}, "dense + LoRA": {"ce": a("dense_lora", s)},
                                         "routers": {"ce": a("routers", s)}, "routers + LoRA": {"ce": a("both", s)},
