@@ -241,7 +241,7 @@ def test_six_voices_decide_nothing_however_many_utterances_they_speak():
     found["whisper/heard"]["speakers"] = ["a", "b"] * 20
     two = quantities_whisper.whisper(found)["C21a"]
     assert (two["value"], two["stderr"], two["n_clusters"]) == pytest.approx((80, 20, 2))
-    found["whisper/heard"]["speakers"] = [f"voice {i // 2 % 6}" for i in range(40)]
+    found["whisper/heard"]["speakers"] = [f"voice {i // 3 % 6}" for i in range(40)]
     measured = quantities_whisper.whisper(found)
     assert word("C21a", measured)[0] == "inconclusive" and "6 clusters of items; 30 are needed" in word("C21a", measured)[1]
 
