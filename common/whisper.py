@@ -79,7 +79,8 @@ class _Reader:
         begin = self.take(length)
         text = bytes(self.data[begin : self.at])
         if not 1 <= length <= LARGEST_NAME or text[-1:] != b"\0" or not text[:-1].isascii() or b"\0" in text[:-1]:
-            raise ModelError(f"{self.name}: at byte {begin} there is no name as CTranslate2 writes one: no file of its, or damaged.")
+            raise ModelError(f"{self.name}: at byte {begin} there is no name as CTranslate2 writes one; the file is damaged, or of "
+                             "another program.")
         return text[:-1].decode()
 
 

@@ -10,6 +10,7 @@ from its last checkpoint, every 20 steps.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import sys
@@ -25,6 +26,7 @@ from ..lora import WEIGHTS, LoraSpec, merged, save
 from ..models import SMOLLM2, Loaded, load
 from ..reasoning.five import TASKS, Five, entries, trace
 from ..reasoning.rollouts import sample
+from ..runs.sources import closure
 
 FOLDER = Path(__file__).parent / "five-weights"
 STEPS, ROWS, RATE, RANK = 360, 8, 1e-3, 4
@@ -84,6 +86,16 @@ def rows(data: Five, count: int, seed: int) -> list[dict]:
     return made
 
 
+def work_of(steps: int, rows_a_step: int, seed: int, base: str) -> Path:
+    """Where the cache keeps a training's checkpoints: by its arguments, its constants and the code behind it, without the weights that it
+    writes. Under another name after a change, it starts again and never saves the adapter of an older recipe beside a new card."""
+    digest = hashlib.sha256(json.dumps([steps, rows_a_step, seed, base, RATE, repr(ADAPTER), SHARES]).encode())
+    for path in closure("common.standins.five"):
+        if FOLDER not in path.parents:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return cache_dir() / "standins-five" / f"{steps}-{rows_a_step}-{seed}-{digest.hexdigest()[:16]}"
+
+
 def train(folder: Path = FOLDER, steps: int = STEPS, rows_a_step: int = ROWS, seed: int = 0, work: Path | None = None, asked: int = ASKED,
           model=None, tokenizer=None) -> dict:
     """Trains, writes the adapter with its card, and returns the card. work: checkpoints. model, tokenizer: other ones, for a try."""
@@ -93,7 +105,7 @@ def train(folder: Path = FOLDER, steps: int = STEPS, rows_a_step: int = ROWS, se
     source = {"name": "in memory"}
     if model is None:
         model, tokenizer, source = load(SMOLLM2)
-    work = work or cache_dir() / "standins-five" / f"{steps}-{rows_a_step}-{seed}"
+    work = work or work_of(steps, rows_a_step, seed, source["name"])
     data = Five().use(tokenizer)
     examples = [{name: row[name] for name in ("prompt", "completion")} for row in rows(data, steps * rows_a_step, seed)]
     arguments = SFTConfig(output_dir=str(work), max_steps=steps, per_device_train_batch_size=rows_a_step, learning_rate=RATE, seed=seed,

@@ -1,4 +1,4 @@
-"""Recorded digits for a language model that hears through Whisper: what is said, what is asked, and what has to be heard for the answer.
+"""Recorded digits for a language model that hears through Whisper: utterances, questions, and how much must be heard to answer each.
 
     words    write down the digits that are spoken
     spoken   which digit comes after <one of them>? The question is text and stands before the recording, the answer is one word

@@ -9,9 +9,6 @@ Whisper was trained on thirty seconds at once, and looks ahead in four places. E
                   the stock convolutions leak nothing over the end of a chunk, and are cut nowhere
     attention     a state attends to its own chunk and to the chunks before it, all of them or `past` of them
 
-    ears = Ears(ChunkedEncoder(whisper.model.get_encoder(), chunk=96), Projector(4 * 384, width))
-    ears.join(source, features, embeddings)       where common/streaming/audio.py has CausalEncoder.join
-
 Fed chunk by chunk (`step`) it gives what it gives of the whole (`forward`), as a test holds in double precision; and in one chunk as
 long as the recording it is the stock encoder. What it costs not to look ahead, Whisper's own decoder tells: papers/proactivellm,
 ONLY=whisper.
@@ -183,38 +180,6 @@ class Projector(nn.Module):
         """(B, S, width): embeddings of the ids in source (B, S), and of the states in features (B, S, n) where the id is -1."""
         text = embeddings(source.clamp(min=0))
         return torch.where((source < 0)[..., None], self(features).to(text.dtype), text)
-
-
-class Ears(nn.Module):
-    """Encoder and projector: tokens of frames (B, S, stack x mels) -> embeddings (B, S, width), heard from the first on.
-
-    Whose encoder does not train may compute states once and keep them as features: `Projector.join` then gives the same."""
-
-    def __init__(self, encoder: ChunkedEncoder, projector: Projector):
-        super().__init__()
-        self.encoder, self.projector = encoder, projector
-
-    def states(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, S, stacked states x d), what the projector takes. lengths (B,): tokens that are no padding."""
-        mels = self.encoder.encoder.config.num_mel_bins
-        stack = features.shape[-1] // mels
-        frames = features.reshape(len(features), -1, mels)
-        return self.encoder(frames, None if lengths is None else lengths * stack).reshape(*features.shape[:2], -1)
-
-    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return self.projector(self.states(features, lengths))
-
-    def join(self, source: Tensor, features: Tensor, embeddings: nn.Module) -> Tensor:
-        """As Projector.join, of frames. The tokens of a row that are heard (id -1) stand side by side, wherever they begin."""
-        heard = source < 0
-        lengths = heard.sum(1)
-        if not bool(lengths.any()):
-            return embeddings(source)
-        rows = nn.utils.rnn.pad_sequence([row[own] for row, own in zip(features, heard)], batch_first=True)
-        found = self(rows, lengths)
-        text = embeddings(source.clamp(min=0))
-        real = torch.arange(found.shape[1], device=found.device) < lengths[:, None]
-        return text.masked_scatter(heard[..., None], found[real].to(text.dtype))
 
 
 def heard_example(spoken: Utterance, features: Tensor, before: Sequence[int], after: Sequence[int], target: Sequence[Sequence[int]],

@@ -26,8 +26,10 @@ def speech_facts(results: dict) -> tuple[list, list]:
 
 
 def whisper_facts(results: dict) -> tuple[list, list]:
-    """Whisper, and the stand-in that the arms started from."""
-    return [results[name]["model"] for name in ("whisper/heard", "whisper/standin")], []
+    """Whisper, and the stand-in that the arms started from; n: utterances that Whisper was asked, and those of each task and seed."""
+    runs = [run for name, run in results.items() if "/full/" in name and "batch" in run]
+    asked = [len(results["whisper/heard"]["words"]), *(run["batch"]["n"] for run in runs)]
+    return [results[name]["model"] for name in ("whisper/heard", "whisper/standin")], [{"name": "FSDD", "split": "test", "n": sum(asked)}]
 
 
 EXPERIMENTS = (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.errors import ModelError, SetupError
-from common.lora import CONFIG, WEIGHTS
+from common.lora import CONFIG, WEIGHTS, LoraSpec
 from common.models import load, tiny
 from common.reasoning.five import TASKS, Five, entries
 from common.standins import five as recipe
@@ -82,6 +82,28 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     assert begun == [0] and not (tmp_path / "five" / WEIGHTS).exists()
     card = recipe.train(tmp_path / "five", model=load(spec).model, **how)
     assert begun == [0, 1] and [s for s, _ in card["loss by step"]] == [1, 2]
+
+
+@pytest.mark.parametrize("name, value", [("RATE", 2e-3), ("ADAPTER", LoraSpec(8)), ("SHARES", {"chain_sum": 8})])
+def test_another_recipe_never_goes_on_from_this_ones_checkpoints(name, value, monkeypatch, tmp_path):
+    """Nor does other code: one byte more in a file of the closure is another folder, a file beside the weights is not."""
+    monkeypatch.setenv("NINEFOLD_CACHE", str(tmp_path))
+    before = recipe.work_of(360, 8, 0, "a")
+    assert before == recipe.work_of(360, 8, 0, "a") and before.parent == tmp_path / "standins-five"
+    others = ((20, 8, 0, "a"), (360, 4, 0, "a"), (360, 8, 1, "a"), (360, 8, 0, "b"))
+    assert len({before, *(recipe.work_of(*other) for other in others)}) == 5
+    with monkeypatch.context() as patched:
+        patched.setattr(recipe, name, value)
+        assert recipe.work_of(360, 8, 0, "a") != before
+    files = {path.name: path for path in recipe.closure("common.standins.five")}
+    other = tmp_path / "five.py"
+    other.write_bytes(files["five.py"].read_bytes() + b"\n")
+    monkeypatch.setattr(recipe, "closure", lambda module: (other, *(p for n, p in files.items() if n != "five.py")))
+    changed = recipe.work_of(360, 8, 0, "a")
+    assert changed != before
+    given = recipe.closure("")
+    monkeypatch.setattr(recipe, "closure", lambda module: (*given, recipe.FOLDER / WEIGHTS))
+    assert recipe.work_of(360, 8, 0, "a") == changed, "what a training writes is no part of its name"
 
 
 def test_the_merged_model_is_the_adapted_one_and_plain(trained, fair, monkeypatch):

@@ -9,11 +9,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from common.errors import FileError, ModelError
 from common.models import Loaded
 from common.standins import speech_smollm2 as standin
-from common.streaming.digits import Recordings
+from common.streaming.digits import SPLITS, Recordings, said
 from tests.digit_words import WIDTH, bank, states, tokenizer
 from tests.numerics import close, far, float64
 
-FEW = standin.Steps(steps=6, rows=4, warmup=1, every=1, test=4)
+FEW = standin.Steps(steps=6, rows=4, warmup=1, every=1, scored=4)
 
 
 def decoder(seed=0, hidden=16) -> Loaded:
@@ -170,6 +170,22 @@ def test_it_can_learn(tmp_path, monkeypatch):
     assert card["curve"][-1][1] < 0.8 * card["curve"][0][1], card["curve"]
     own = dict(decoder(hidden=32).model.named_parameters())
     assert all(torch.equal(p, own[n.replace(".base_layer", "")]) for n, p in base.model.named_parameters() if "lora_" not in n)
+
+
+def test_what_the_card_is_scored_on_is_shared_with_nobody(monkeypatch):
+    """Neither with the arms' tests and calibration nor with any training: by the sound of every utterance, and by the ranges."""
+    of, steps, sounds = Recordings(tokenizer(), bank=bank, states=states), standin.Steps(), set()
+    monkeypatch.setattr(of, "states", lambda spoken: sounds.add(spoken.waveform.tobytes()) or states(spoken))
+    monkeypatch.setattr(standin, "answers", lambda llm, examples, *given: [[] for _ in examples])
+    standin.quality(None, of, steps.scored)
+    assert len(sounds) == 2 * steps.scored
+    others = [("test", range(128)), ("calibration", range(128)), ("train", range(256)), ("train", range(10**7, 10**7 + 256))]
+    for seed in range(3):
+        for task in standin.TASKS:
+            for split, numbers in others:
+                theirs = {said(task, number, split, seed, bank).waveform.tobytes() for number in numbers}
+                assert not theirs & sounds, (task, split)
+    assert SPLITS["calibration"] + 10**8 < SPLITS["calibration"] + standin.SCORED < SPLITS["test"] - steps.scored
 
 
 # -- what is refused ---------------------------------------------------------------------------------------

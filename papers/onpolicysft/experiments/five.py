@@ -7,8 +7,8 @@
                      and length, as many rollouts kept by lot; trained on problems of all tasks, one limit for all; then scored task by task
 
 As sums.py: weights fp32, computed with in bfloat16, a bfloat16 copy samples; one rate; the same unseen problems for all, at the starting
-model's cap and never at the training's limit. What tasks need differs (their shortest traces: 22
-to 37 tokens), the limit does not, as the paper has one limit for five benchmarks.
+model's cap and never at the training's limit. What tasks need differs (their shortest traces: 22 to 37
+tokens), the limit does not, as the paper has one limit for five benchmarks.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from common.training.fit import fit
 from .. import module
 from ..method import OnPolicySFTConfig
 from ..scoring import answers, graded, scores
+from .sums import within
 
 FIRST = 3  # of the seeds, as of the sums
 RATE = 1e-5  # of every arm
@@ -130,10 +131,3 @@ def tested(model, data: Five, size: str, seed: int) -> dict:
         of |= {"needed": fmean(data.needed(p) for p in problems if p.kind == task),
                "within": [[tokens, within(some, tokens)] for tokens in BUDGETS]}
     return found | {"said": {str(p.kind): data.text(rollouts[i * how.samples]) for i, p in enumerate(problems[: len(TASKS)])}}
-
-
-def within(rows: list[dict], tokens: int) -> float:
-    """Share of the responses that are right, finished, and no longer than that, their end counted."""
-    return fmean(right and ended and length <= tokens
-                 for row in rows for right, ended, length in zip(row["correct"], row["finished"], row["lengths"]))
-

@@ -1,4 +1,4 @@
-"""The claims in the small on real parts: Whisper's encoder in chunks, SmolLM2 behind it, recorded digits (NINEFOLD_DATA, group `whisper`).
+"""Small claims tested on real parts: Whisper's encoder in chunks, SmolLM2, and recorded digits (NINEFOLD_DATA, group `whisper`).
 
 First what it costs to hear in chunks, before anything is trained: the word error rate of Whisper itself, its own decoder behind the stock
 encoder, beside the same decoder behind chunks of 480 and 960 ms, and behind a single one, which leaves all but the look-ahead of attention
@@ -33,7 +33,7 @@ from common.models import Loaded, ModelSpec
 from common.runs.jobs import Job
 from common.seeds import asked
 from common.standins.speech_smollm2 import SpeechLLM, folder_of, reaches, stand_in
-from common.streaming import whisper as ears
+from common.streaming import whisper
 from common.streaming.digits import CHUNK, TASKS, Recordings, said
 from common.streaming.words import Boundary
 from common.training.checkpoints import WholeCheckpoints, keeper, resume_from
@@ -83,12 +83,17 @@ def ready() -> None:
             reaches(task, json.loads(card.read_text(encoding="utf-8"))["quality"])
 
 
-def jobs(size: str = "cpu") -> list[Job]:
-    """Raises DataError where NINEFOLD_DATA lacks the recordings."""
-    of, found = SIZES[size], []
+def data_of_jobs() -> tuple[str, ...]:
+    """The files beside the code that every job computes from. Raises DataError where NINEFOLD_DATA lacks the recordings."""
     data = (str(data_file(RECORDINGS)),)
     with contextlib.suppress(ModelError):  # without the package nothing runs (`ready`), and jobs may still be listed
         data += (str(whisper_files() / MODEL),)
+    return data
+
+
+def jobs(size: str = "cpu") -> list[Job]:
+    """Raises DataError where NINEFOLD_DATA lacks the recordings."""
+    of, found, data = SIZES[size], [], data_of_jobs()
 
     def job(name: str, function: str, seconds: float, after: tuple[str, ...] = (), **arguments) -> None:
         found.append(Job(f"whisper/{name}", f"{__name__}:{function}", arguments, data, min(seconds, of.job_seconds), after))
@@ -117,15 +122,16 @@ def states_by(way: str, encoder: nn.Module, spoken: Utterance) -> Tensor:
     if (chunk := WAYS[way]) is None:
         from transformers import WhisperFeatureExtractor
 
-        samples = ears.resampled(spoken.waveform, spoken.rate)
-        return encoder(WhisperFeatureExtractor()(samples, sampling_rate=ears.RATE, return_tensors="pt").input_features).last_hidden_state
-    frames = ears.log_mel(spoken.waveform, spoken.rate)[:WHOLE]
-    frames = ears.scaled(F.pad(frames, (0, 0, 0, WHOLE - len(frames)), value=ears.QUIETEST), chunk)
-    return ears.ChunkedEncoder(encoder, chunk)(frames[None])
+        samples = whisper.resampled(spoken.waveform, spoken.rate)
+        return encoder(WhisperFeatureExtractor()(samples, sampling_rate=whisper.RATE, return_tensors="pt").input_features).last_hidden_state
+    frames = whisper.log_mel(spoken.waveform, spoken.rate)[:WHOLE]
+    frames = whisper.scaled(F.pad(frames, (0, 0, 0, WHOLE - len(frames)), value=whisper.QUIETEST), chunk)
+    return whisper.ChunkedEncoder(encoder, chunk)(frames[None])
 
 
 def heard(size: str = "cpu") -> dict:
-    """{"ways": {way: {"wer", "errors": of each utterance}}, "words": of each, "model"}; a line a way as soon as it is known."""
+    """{"ways": {way: {"wer", "errors": of each utterance}}, "words" and "speakers": of each, "model"}; a line a way as soon as it is
+    known."""
     loaded = load_whisper()
     spoken = [said("words", BEYOND + number, "test") for number in range(SIZES[size].heard)]
     wanted, found = [" ".join(each.words) for each in spoken], {}
@@ -136,7 +142,8 @@ def heard(size: str = "cpu") -> dict:
                       "too many": sum(max(len(g.split()) - len(w.split()), 0) for g, w in zip(given, wanted))}
         print(f"  Whisper tiny.en, {way}: {score['wer']:.1f} % of the words wrong, {found[way]['too many']} too many, before any training",
               flush=True)
-    return {"ways": found, "words": [len(each.words) for each in spoken], "model": loaded.source}
+    return {"ways": found, "words": [len(each.words) for each in spoken], "speakers": [each.speaker for each in spoken],
+            "model": loaded.source}
 
 
 # -- the tasks ---------------------------------------------------------------------------------------------
@@ -192,8 +199,9 @@ def made() -> dict:
 
 
 def work_of(task: str, seed: int, arm: str, size: str) -> Path:
-    """Where the checkpoint of a training is kept, by all that it depends on: the job's key, and the stand-in."""
-    key = Job("trained", f"{__name__}:trained", {"task": task, "seed": seed, "arm": arm, "size": size}).key()
+    """Where the checkpoint of a training is kept, by all that it depends on: the job's key, which holds code,
+    recordings and Whisper's weights; the stand-in is named by the same. Raises DataError where the recordings are missing."""
+    key = Job("trained", f"{__name__}:trained", {"task": task, "seed": seed, "arm": arm, "size": size}, data_of_jobs()).key()
     return cache_dir() / "proactivellm-whisper" / f"{task}-{arm.replace(' ', '-')}-seed{seed}-{key}"
 
 
@@ -203,6 +211,7 @@ class SpeechTraining(ProactiveTraining):
     def __init__(self, llm: SpeechLLM, arm: arms.Arm, seed: int):
         super().__init__(ModelSpec("in memory"), arm.batch, arm.stream, arm.lam, learning_rate=RATE, weight_decay=0.01, beta2=0.98,
                          warmup_steps=10, schedule="linear", lora=LoraSpec(4, alpha=16, dropout=0.0), seed=seed)
+        self.loss: float | None = None  # of the last step in the checkpoint that it goes on from
         self.loaded, self.projector = Loaded(llm.model, None, llm.source), [llm.projector]  # in a list: a part once, as the encoder
 
     def configure_model(self) -> None:
@@ -212,9 +221,17 @@ class SpeechTraining(ProactiveTraining):
     def keeps_product(self) -> bool:
         return False
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["loss"] = float(self.trainer.callback_metrics["train/loss"])
 
-def training(llm: SpeechLLM, task: Spoken, arm: str, how: How, seed: int, work: Path) -> tuple[SpeechTraining, float | None]:
-    """(trained module, loss of its last step); gone on with where a killed run was. None where no step was left to take."""
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.loss = checkpoint["loss"]
+
+
+def training(llm: SpeechLLM, task: Spoken, arm: str, how: How, seed: int, work: Path) -> tuple[SpeechTraining, float]:
+    """(trained module, loss of its last step); gone on with where a killed run was. Where no step was left, the checkpoint has the loss."""
     import lightning as L
 
     module, of = SpeechTraining(llm, arms.ARMS[arm], seed), arms.ARMS[arm]
@@ -225,8 +242,7 @@ def training(llm: SpeechLLM, task: Spoken, arm: str, how: How, seed: int, work: 
                             precision="bf16-mixed", enable_model_summary=False, enable_progress_bar=False, limit_val_batches=0,
                             plugins=[WholeCheckpoints()], callbacks=[keeper(work, min(20, how.steps))], default_root_dir=work)
         trainer.fit(module, data, ckpt_path=last)
-    loss = trainer.callback_metrics.get("train/loss")
-    return module, None if loss is None else float(loss)
+    return module, float(trainer.callback_metrics.get("train/loss", module.loss))
 
 
 def trained(task: str, seed: int, arm: str, size: str = "cpu") -> dict:

@@ -18,6 +18,7 @@ from tests.ctranslate2_file import tiny_whisper, write_files
 from tests.digit_words import bank, states, tokenizer
 
 from .. import quantities_whisper, tables
+from ..eval import whisper_facts
 from ..experiments import arms, whisper
 from .made_up import CLAIMS, FACTS, row
 from .made_up import of_whisper as results
@@ -57,6 +58,7 @@ def test_whisper_is_asked_four_ways(monkeypatch, tmp_path, capsys):
     found = whisper.heard("smoke")
     assert [*found["ways"]] == ["stock", "one chunk", "480 ms", "960 ms"] and len(found["words"]) == 2
     assert all(len(way["errors"]) == 2 for way in found["ways"].values()) and found["model"]["kind"] == "ctranslate2"
+    assert found["speakers"] == ["test speaker"] * 2
     assert capsys.readouterr().out.count("before any training") == 4
     model, spoken = load_whisper(folder=files).model.get_encoder(), digits.said("words", 1, "test", bank=bank)
     by = {way: whisper.states_by(way, model, spoken) for way in whisper.WAYS}
@@ -78,6 +80,21 @@ def test_whisper_is_heard_first_and_every_arm_follows_its_training(monkeypatch, 
     assert len(found) == 2 + 2 * 2 * 2 * len(whisper.SIZES["cpu"].seeds)
     assert all(str(tmp_path / whisper.RECORDINGS) in job.data for job in found.values())
     assert len({job.name for job in whisper.jobs("smoke")}) == 10
+
+
+def test_a_checkpoint_is_named_by_the_recordings_and_the_weights_too(monkeypatch, tmp_path):
+    files = [tmp_path / "fsdd.zip", tmp_path / whisper.MODEL]
+    for file in files:
+        file.write_bytes(b"a")
+    monkeypatch.setattr(whisper, "data_file", lambda name: files[0])
+    monkeypatch.setattr(whisper, "whisper_files", lambda: tmp_path)
+    names = [whisper.work_of("words", 0, "full", "cpu")]
+    for file in files:
+        file.write_bytes(b"bb")
+        names.append(whisper.work_of("words", 0, "full", "cpu"))
+    assert len(set(names)) == 3
+    job = next(job for job in whisper.jobs() if job.name == "whisper/words/trained/full/seed0")
+    assert job.data == whisper.data_of_jobs() == tuple(map(str, files))
 
 
 def test_what_is_missing_is_named_before_any_work(monkeypatch, tmp_path):
@@ -131,8 +148,8 @@ def test_an_arm_is_trained_gone_on_with_and_measured(task, arm, tmp_path):
     own = {n.removeprefix("model.base_model.model.").replace(".base_layer", ""): p for n, p in parts(module).items() if "lora_" not in n}
     assert all(torch.equal(own[name], p) for name, p in base.items()), "the decoder's own weights stay"
     assert not torch.equal(module.encoder.second.weight, start.projector.second.weight)
-    again, nothing = train("whole", two)  # finished: read, and no step taken
-    assert nothing is None and all(torch.equal(p, parts(module)[name]) for name, p in parts(again).items())
+    again, kept = train("whole", two)  # finished: read, and no step taken
+    assert kept == loss and all(torch.equal(p, parts(module)[name]) for name, p in parts(again).items())
     found = whisper.measured(again, whisper.task_of(task, tiny_llm(), 0, recordings()), how, 0, arm)
     assert found["stride"] == 1.5 and found["weights"][0] == found["weights"][1] and set(found["wait"]) == {"2"}
     assert ("random" in found) == ("always read" in found) == (arm == "full") and found.get("heads", {}) == {}
@@ -169,6 +186,8 @@ def test_values_by_hand():
     found = results(seeds=1)
     measured = quantities_whisper.whisper(found)
     assert measured["C21a"]["value"] == pytest.approx(80) and measured["C21a"]["placebo"]["value"] == pytest.approx(0)
+    assert measured["C21a"]["n_clusters"] == 40 and measured["C21a"]["stderr_kind"] == "clustered"
+    assert measured["C10u"]["resolution"] == measured["C10v"]["resolution"] == 3 * measured["C11v"]["resolution"]
     assert measured["C21a"]["n_items"] == 40 and measured["C21a"]["baselines"]["WER, 960 ms"] == 50.0
     full, batch = found["whisper/spoken/full/seed0"], found["whisper/spoken/batch only/seed0"]
     full["entropy"]["test"][0] = row(90.0, 0.7, 6.0)
@@ -214,6 +233,25 @@ def test_the_opposite_opposes(name, change):
                 point["quality"] += 0.01 * seed
                 point["AIL s"] += 0.001 * seed
     assert word(name, quantities_whisper.whisper(found))[0] == "opposes", word(name, quantities_whisper.whisper(found))
+
+
+def test_six_voices_decide_nothing_however_many_utterances_they_speak():
+    """By hand: differences 60 and 100 in turn, mean 80. Two voices, one of each: sums of +-400, sqrt(2 / 1 (400^2 + 400^2)) / 40 = 20."""
+    found = results()
+    found["whisper/heard"]["speakers"] = ["a", "b"] * 20
+    two = quantities_whisper.whisper(found)["C21a"]
+    assert (two["value"], two["stderr"], two["n_clusters"]) == pytest.approx((80, 20, 2))
+    found["whisper/heard"]["speakers"] = [f"voice {i // 3 % 6}" for i in range(40)]
+    measured = quantities_whisper.whisper(found)
+    assert word("C21a", measured)[0] == "inconclusive" and "6 clusters of items; 30 are needed" in word("C21a", measured)[1]
+
+
+def test_the_record_names_the_recordings():
+    """40 utterances that Whisper was asked, and those of a full arm by task and seed."""
+    found = results()
+    arms_ = sum(found[f"whisper/{task}/full/seed{seed}"]["batch"]["n"] for task in ("words", "spoken") for seed in range(3))
+    models, data = whisper_facts(found)
+    assert [m["name"] for m in models] == ["w", "s"] and data == [{"name": "FSDD", "split": "test", "n": 40 + arms_}]
 
 
 def test_one_training_supports_nothing():
