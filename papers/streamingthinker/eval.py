@@ -1,7 +1,7 @@
 """What StreamingThinker's claims are measured by: `python -m papers.streamingthinker.eval` is what `make reproduce-streamingthinker` runs.
 
-Three rungs. `cpu` measures on this machine; an experiment that says `asked` runs there only when it is named, as in ONLY=paced. `smoke`
-walks the same code with models that have learnt nothing. `paper` needs a GPU and trained models. Exact checks run on every rung.
+Rungs: `cpu` (here; what is `asked` runs only when it is named, as in ONLY=paced), `smoke` (the same code on models that have learnt
+nothing), `paper` (a GPU and trained models). Exact checks run on every rung.
 """
 
 from __future__ import annotations
@@ -12,21 +12,9 @@ from pathlib import Path
 from common.runs.experiment import Experiment, main
 
 from . import adapters, pictures, quantities, quantities_real, tables
-from .experiments import (
-    aligned,
-    arms,
-    attention,
-    clock,
-    exact,
-    gated,
-    gates,
-    paced,
-    paper,
-    realtext,
-    speed,
-    symbolic,
-    variants,
-)
+from .experiments import aligned, arms, attention, clock, exact, gated, gates, paced, paper
+
+from .experiments import realtext, speed, symbolic, variants  # isort: skip
 
 HERE = Path(__file__).parent
 

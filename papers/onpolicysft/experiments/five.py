@@ -29,7 +29,6 @@ from common.training.fit import fit
 from .. import module
 from ..method import OnPolicySFTConfig
 from ..scoring import answers, graded, scores
-from .sums import within
 
 FIRST = 3  # of the seeds, as of the sums
 RATE = 1e-5  # of every arm
@@ -131,3 +130,10 @@ def tested(model, data: Five, size: str, seed: int) -> dict:
         of |= {"needed": fmean(data.needed(p) for p in problems if p.kind == task),
                "within": [[tokens, within(some, tokens)] for tokens in BUDGETS]}
     return found | {"said": {str(p.kind): data.text(rollouts[i * how.samples]) for i, p in enumerate(problems[: len(TASKS)])}}
+
+
+def within(rows: list[dict], tokens: int) -> float:
+    """Share of the responses that are right, finished, and no longer than that, their end counted. As sums.py's, which is not imported: an
+    arm more there would train all of these anew."""
+    return fmean(right and ended and length <= tokens
+                 for row in rows for right, ended, length in zip(row["correct"], row["finished"], row["lengths"]))
