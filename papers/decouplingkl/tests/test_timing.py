@@ -116,3 +116,9 @@ def test_the_jobs_really_run_and_the_losses_are_one():
     assert all(len(row["seconds"]) == 1 and row["seconds"][0] >= 0 for row in found.values())
     sampled = timing.sampling(0, "smoke")
     assert all(len(rates) == 2 and min(rates) > 0 for rates in sampled.values()) and set(sampled) == {"sample", "generate"}
+
+
+def test_sizes_at_which_nothing_more_is_held_end_in_a_ratio():
+    found = quantities.timing(changed("whole", peaks=[0.0, 0.0]))["C17m"]
+    rows = [row["chunked"]["peak_bytes"] for name, row in results().items() if name.startswith("timing/loss/")]
+    assert found["value"] == pytest.approx(sum(map(max, rows)) / len(rows))
