@@ -10,7 +10,7 @@ token. The source is read beforehand: its states do not depend on what is writte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -88,13 +88,16 @@ class _Progress:
 @torch.no_grad()
 def decode(model: nn.Module, rows: Sequence[Row], *, ends: set[int], boundary: int, stop: int, visible: str = "units",
            start: int | None = 0, unit_cap: int = 64, rest_cap: int = 256) -> list[Written]:
-    """What each row writes.
+    """What each row writes; nothing where there is nothing to answer, in a row whose source is s_0 alone.
 
     ends: ids that end a unit. boundary: the one that is forced at unit_cap. stop: id that ends the rest. start: the target's first
     position; None: behind the row's own source, as in one sequence. Headers are of one length. Raises ValueError for what is not.
     """
     if visible not in ("units", "all"):
         raise ValueError(f"visible {visible!r}: units or all")
+    if not all(map(_asks, rows)) or not rows:
+        return _asked(rows, lambda some: decode(model, some, ends=ends, boundary=boundary, stop=stop, visible=visible, start=start,
+                                                unit_cap=unit_cap, rest_cap=rest_cap))
     if len({len(row.header) for row in rows}) != 1 or not rows[0].header:
         raise ValueError(f"headers of {sorted({len(row.header) for row in rows})} tokens; in a batch they need one length, 1 or more")
     device, implementation = next(model.parameters()).device, model.config._attn_implementation
@@ -131,7 +134,11 @@ def decode(model: nn.Module, rows: Sequence[Row], *, ends: set[int], boundary: i
 @torch.no_grad()
 def interleaved(model: nn.Module, rows: Sequence[Row], *, ends: set[int], boundary: int, stop: int, unit_cap: int = 64,
                 rest_cap: int = 256) -> list[Written]:
-    """What each row writes as one causal sequence s_0 header s_1 t_1 s_2 t_2 ... cue rest, with contiguous positions."""
+    """What each row writes as one causal sequence s_0 header s_1 t_1 s_2 t_2 ... cue rest, with contiguous positions. Nothing asked,
+    nothing written, as in `decode`."""
+    if not all(map(_asks, rows)) or not rows:
+        return _asked(rows, lambda some: interleaved(model, some, ends=ends, boundary=boundary, stop=stop, unit_cap=unit_cap,
+                                                     rest_cap=rest_cap))
     device = next(model.parameters()).device
     rows_ = [_Progress(row, ends, boundary, stop, unit_cap, rest_cap) for row in rows]
     queues = [[*row.source[0], *row.header, *row.source[1]] for row in rows]
@@ -153,6 +160,17 @@ def interleaved(model: nn.Module, rows: Sequence[Row], *, ends: set[int], bounda
         tokens = torch.tensor(following, device=device)
         if all(p.done for p in rows_):
             return [p.written for p in rows_]
+
+
+def _asks(row: Row) -> bool:
+    return len(row.source) > 1
+
+
+def _asked(rows: Sequence[Row], answer: Callable[[list[Row]], list[Written]]) -> list[Written]:
+    """The answers of the rows that ask something, and empty ones between them."""
+    some = [row for row in rows if _asks(row)]
+    told = iter(answer(some) if some else [])
+    return [next(told) if _asks(row) else Written() for row in rows]
 
 
 def _padded(sequences: Sequence[Sequence[int]], filler: int) -> Tensor:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.apart import apart
 from common.errors import DataError, SetupError
 from common.seeds import seed_of
 from common.streaming.units import Example
@@ -212,8 +213,8 @@ class TextPairs(StreamData):
     def examples(self) -> tuple[Sequence[Example], Sequence[Example]]:
         from common.streaming.units import Template
 
-        cut = Template.of(self.tokenizer(), self.instruction).example
-        return (self._cut(cut, self.pairs("train")), self._cut(cut, self.pairs("validation")[: self.val_samples]))
+        cut, held = Template.of(self.tokenizer(), self.instruction).example, self.pairs("validation")[: self.val_samples]
+        return self._cut(cut, apart(self.pairs("train"), held, lambda pair: pair[0].strip())), self._cut(cut, held)
 
     def _cut(self, cut: Callable[[str, str], Example], pairs: list[tuple[str, str]]) -> list[Example]:
         examples, refused = cut_all(cut, pairs)

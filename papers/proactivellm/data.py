@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.apart import apart
 from common.errors import SetupError
 from common.seeds import seed_of
 from common.streaming.units import Example, Template
@@ -190,9 +191,9 @@ class Answered(Streams):
             self.rows_of(1)
 
     def items(self) -> tuple[Sequence[Item], Sequence[Item]]:
-        tokenizer = self.tokenizer()
-        return cut(tokenizer, self.instruction, self.rows_of(0), self.max_tokens), cut(
-            tokenizer, self.instruction, self.rows_of(1)[: self.val_samples], self.max_tokens)
+        tokenizer, held = self.tokenizer(), self.rows_of(1)[: self.val_samples]
+        train = apart(self.rows_of(0), held, lambda row: (row[0].strip(), row[2].strip()))  # not the answer
+        return cut(tokenizer, self.instruction, train, self.max_tokens), cut(tokenizer, self.instruction, held, self.max_tokens)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

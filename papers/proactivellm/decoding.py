@@ -91,9 +91,12 @@ def decode(model: nn.Module, examples: Sequence[Example], policy: Policy, bounda
     every step looked at, chosen or not.
 
     Greedy. A unit begins after a token that ends one (boundary "ends") or with a token that begins one ("opens"); within a unit there is
-    no decision, and what is written after more has been read begins one. Raises ValueError for no example or headers of different length,
-    ModelError for a model that cannot stream (`method.check_model`), beyond a sliding window, and beyond the model's positions.
+    no decision, and what is written after more has been read begins one. An empty source, without a unit between instruction and end,
+    has an empty answer. Raises ValueError for headers of different length, ModelError for a model that cannot stream
+    (`method.check_model`), beyond a sliding window, and beyond the model's positions.
     """
+    if not examples:
+        return []
     if len({example.target_units[0] for example in examples}) != 1:
         raise ValueError(f"decode: {len(examples)} examples, whose headers have to be of one length")
     check_model(model)
@@ -138,8 +141,10 @@ class _Streams:
         pending, before = header, 0  # tokens to feed; target tokens in the cache
         read = torch.ones(n, dtype=torch.int64, device=self.device)
         inside = torch.zeros(n, dtype=torch.bool, device=self.device)  # of a unit whose last token is still to come
-        done = torch.zeros(n, dtype=torch.bool, device=self.device)
-        for _ in range(max_target):
+        done = self.last <= 1  # nothing to read, nothing to write
+        for row in done.nonzero()[:, 0].tolist():
+            self.out[row].ended_at = 0
+        for _ in range(max_target if not bool(done.all()) else 0):
             token, read, begins = self._step(pending, before, read, inside, done)
             stop = token == self.boundary.stop
             for row in (~done).nonzero()[:, 0].tolist():

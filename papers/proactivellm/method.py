@@ -209,7 +209,8 @@ def topk_kl(teacher: Tensor, student: Tensor, k: int = 100, direction: Literal["
     """KL of the teacher's k likeliest tokens, (...) from logits (..., V); the teacher's own truncation, whatever the direction.
 
     renormalise: both sides are distributions over these k alone. bucket: all other tokens are one more. k >= V: the whole KL.
-    Gradients go where they may: detach the teacher.
+    A token that the first side excludes (-inf) adds nothing, whatever the other makes of it; one that the second alone excludes makes the
+    KL infinite. Gradients go where they may: detach the teacher.
     """
     k = min(k, teacher.shape[-1])
     chosen = teacher.topk(k, -1).indices
@@ -220,7 +221,8 @@ def topk_kl(teacher: Tensor, student: Tensor, k: int = 100, direction: Literal["
         log_p, log_q = (_with_rest(x.log_softmax(-1).gather(-1, chosen)) for x in (p, q))
     if direction == "reverse":
         log_p, log_q = log_q, log_p
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    none = log_p == float("-inf")  # 0 log 0 is 0, and its gradient, too
+    return (log_p.exp() * (log_p.masked_fill(none, 0) - log_q.masked_fill(none, 0))).sum(-1)
 
 
 def _with_rest(log_probs: Tensor) -> Tensor:

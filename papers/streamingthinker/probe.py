@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from common.errors import ModelError
 
@@ -105,7 +106,8 @@ def _live(model: nn.Module, method: Any) -> str:
     window = attention_window(model.config)
     if window is not None and window < 18:
         return f"some layers slide over {window} tokens (config.sliding_window), which no source with its thoughts fits into"
-    sample = method.Segments.of([(1, 2), (3, 4, 5, 6, 7), (2, 3, 4)], [(5,), (6, 7), (1, 3), (2, 5, 4)])
+    ids = _apart(model)
+    sample = method.Segments.of([ids(1, 2), ids(3, 4, 5, 6, 7), ids(2, 3, 4)], [ids(5), ids(6, 7), ids(1, 3), ids(2, 5, 4)])
     batch, two = method.collate([sample]).to(next(model.parameters()).device), TwoStreams(model)
     expected = method.forward(model, batch)[0, batch.n_source :]
     rows, reads, at = [], [2, 7, 10], 0
@@ -116,8 +118,34 @@ def _live(model: nn.Module, method: Any) -> str:
             at += 1
             last = at == sum(sample.target_lengths[: unit + 1])  # what it predicts belongs to the next unit
             rows.append(two.feed([token], reads[min(unit + last, 2)])[-1])
-    off, size = float((torch.stack(rows) - expected).abs().max()), float(expected.abs().max())
-    if off <= 0.02 * size:
+    off = _off(torch.stack(rows), expected)
+    own = _own_rounding(model, [token for segment in (*sample.source, *sample.target) for token in segment])
+    if off <= 0.005 + 3 * own:
         return ""
-    return (f"fed through two caches it gives other logits than in one pass, off by {off:.2g} of {size:.2g}: its attention looks at the "
-            "order of cached columns")
+    return (f"fed through two caches it gives other logits than in one pass, off by {off:.2g} of their size (its own rounding: {own:.2g}): "
+            "its attention looks at the order of cached columns")
+
+
+def _apart(model: nn.Module) -> Callable[..., tuple[int, ...]]:
+    """Tokens 1 .. 7 from all over the vocabulary: the first ids are often marks without meaning, behind which rounding grows large."""
+    size = model.get_input_embeddings().num_embeddings
+    step = max(1, (size - 1) // 8)
+    return lambda *which: tuple((1 + (i - 1) * step) % size for i in which)
+
+
+def _off(ours: Tensor, theirs: Tensor) -> float:
+    """||ours - theirs|| of ||theirs||; infinite where either is not finite."""
+    ours, theirs = ours.double(), theirs.double()
+    found = ((ours - theirs).norm() / theirs.norm().clamp(min=1e-300)).item()
+    return found if found == found else float("inf")
+
+
+def _own_rounding(model: nn.Module, ids: list[int]) -> float:
+    """How far the stock model is from itself, a text in one pass and token by token out of its own cache; 0 in single precision, where it
+    does not show. Thirty layers in bfloat16 make 1.5 % of it."""
+    if model.dtype not in (torch.bfloat16, torch.float16):
+        return 0.0
+    tokens, cache = torch.tensor([ids], device=next(model.parameters()).device), DynamicCache(config=model.config)
+    whole = model(input_ids=tokens, use_cache=False).logits[0]
+    steps = [model(input_ids=tokens[:, i : i + 1], past_key_values=cache, use_cache=True).logits[0, -1] for i in range(len(ids))]
+    return _off(torch.stack(steps), whole)

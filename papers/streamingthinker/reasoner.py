@@ -204,7 +204,8 @@ class Reasoner:
     def think(self, segments: Iterable[Sequence[int]], depth: int = 2, schedule: str | Serial | Threads = "serial",
               told: Callable[[Event], None] = lambda event: None) -> Thought:
         """Reads and thinks to the end. segments: ids of the question and the sentences, each with its end mark. told: hears of each event
-        as it happens, in the thread where it does. Raises BadInput for a depth without a cue, or a segment that `Tokens.check` refuses."""
+        as it happens, in the thread where it does. Of no segment nothing is thought. Raises BadInput for a depth without a cue, or a
+        segment that `Tokens.check` refuses."""
         if depth not in self.tokens.cues:
             raise BadInput(f"depth {depth}: there is {', '.join(map(str, sorted(self.tokens.cues)))}")
         workers = SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
@@ -250,7 +251,7 @@ class Reasoner:
     def _write(self, two: TwoStreams, thought: Thought, reads: list[int], schedule, depth: int, note: Callable) -> None:
         tokens, header = self.tokens, list(self.tokens.header)
         if not schedule.wait(1 << 30 if self.whole else 1):
-            raise BadInput("the input has no segment")
+            return note("end", 0)  # nothing was asked
         closing = tokens.closing
         if self.whole and closing:
             self._read(two, closing)

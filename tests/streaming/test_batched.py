@@ -5,7 +5,7 @@ import torch
 
 from common import masks
 from common.models import load, tiny
-from common.streaming.batched import Row, decode, interleaved
+from common.streaming.batched import Row, Written, decode, interleaved
 from tests.numerics import float64
 
 UNIT, STOP = 90, 91
@@ -71,6 +71,15 @@ def test_given_units_are_written_and_the_rest_follows_from_them(found):
     assert written.units == [[50, UNIT], [51, 52, UNIT]]
     likeliest, chosen = one_pass(found, row, written, "units", 0)
     assert likeliest[5:] == chosen[5:]
+
+
+@pytest.mark.parametrize("way", [decode, interleaved])
+def test_where_nothing_is_asked_nothing_is_written(found, way):
+    """Rows whose source is an instruction alone; the others are as without them, whatever their place."""
+    empty = Row([[1, 2]], [3, 4, 5], [7, 8], [9])
+    assert way(found, [], **HOW) == [] and way(found, [empty], **HOW) == [Written()]
+    first, second = way(found, [ROWS[0], ROWS[2]], **HOW)
+    assert way(found, [empty, ROWS[0], empty, ROWS[2]], **HOW) == [Written(), first, Written(), second]
 
 
 def test_rows_that_do_not_go_together(found):

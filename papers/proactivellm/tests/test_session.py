@@ -59,7 +59,7 @@ def test_the_decoder_is_the_session(boundary):
     """Tokens, delays, and every probe counted with its pairs; answers end, or are cut at the same token."""
     rng = random.Random(3)
     model = load(tiny(vocab_size=V, initializer_range=0.5, seed=1)).model
-    examples, most, ended = [example(rng, m) for m in (1, 4, 7, 5)], 12, 0
+    examples, most, ended = [example(rng, m) for m in (1, 4, 0, 7, 5)], 12, 0  # one of them empty
     for policy in POLICIES:
         batch = decode(model, examples, policy, boundary, most)
         for out, (session, units, delays) in zip(batch, sessions(model, examples, policy, boundary, most)):
@@ -234,3 +234,17 @@ def test_re_encoding_is_a_batch_over_what_was_read(models, double):
         with torch.no_grad():
             written.append(int(method.forward(models["llama"], rows)[0, -1].argmax()))
     assert out.tokens == written and out.delays == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("boundary", [ENDS, OPENS], ids=["ends", "opens"])
+def test_an_empty_source_has_an_empty_answer_live_and_in_batches(boundary):
+    rng, model = random.Random(3), load(tiny(vocab_size=V, initializer_range=0.5, seed=1)).model
+    empty, full = example(rng, 0), example(rng, 4)
+    for policy in POLICIES:
+        assert decode(model, [], policy, boundary) == []
+        alone, beside, among = decode(model, [empty], policy, boundary)[0], *decode(model, [empty, full], policy, boundary, 12)
+        assert among == decode(model, [full], policy, boundary, 12)[0]
+        for out in (alone, beside):
+            assert (out.units, out.delays, out.probes, out.ended_at, out.truncated) == ([], [], 0, 0, False)
+        session, units, delays = sessions(model, [empty], policy, boundary, 12)[0]
+        assert (units, delays, session.probes, session.truncated) == ([], [], 0, False)

@@ -189,12 +189,15 @@ def test_text_files_train_a_model_with_its_own_tokenizer(tmp_path):
     loaded.model.save_pretrained(tmp_path / "base")
     words.save_pretrained(tmp_path / "base")
     file = tmp_path / "rows.jsonl"
-    row = json.dumps({"source": "the cat sat on the mat", "target": "the mat", "question": "where"})
-    for name in (file, held := tmp_path / "held.jsonl"):
-        name.write_text(f"{row}\n" * 8)
+    held, row = tmp_path / "held.jsonl", {"source": "the cat sat on the mat", "target": "the mat"}
+    for name, question in ((file, "where"), (held, "on what")):
+        name.write_text((json.dumps(row | {"question": question}) + "\n") * 8)
+    with open(file, "a") as more:  # asks what is held out
+        more.write(json.dumps(row | {"question": "on what", "target": "another"}) + "\n")
     data = Answered(str(file), str(held), instruction="answer", batch_size=4, law="slack")
     module = ProactiveTraining(BASE.__class__(str(tmp_path / "base")), learning_rate=1e-2)
     fit(module, tmp_path / "run", data=data, steps=2, checkpoint_every=2)
+    assert [len(rows) for rows in data.items()] == [8, 8]
     model, own, about = open_checkpoint(str(tmp_path / "run" / "model"), "proactivellm.json")
     assert about["data.instruction"] == "answer" and about["data.law"] == "slack" and len(own) == len(words)
 

@@ -1,14 +1,15 @@
 """The same delay twice: by this machine's clock, with a paced reader in a thread of its own, and by the event model at measured costs.
 
 A story's words come at r seconds each, slow enough that thinking takes about half of the reading time. What a token and a segment cost
-is measured first, in the same process, without a source to wait for. Five processes, for one of three was off by a tenth; the machine
-should have nothing else to do.
+is measured first, in the same process and with the one thread that each worker has, without a source to wait for. Five processes, for
+one of three was off by a tenth; the machine should have nothing else to do.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -54,7 +55,8 @@ def clock(process: int, size: str = "cpu") -> dict:
     ours, waits = (kind(model, worded.of_stories(), **options) for kind in (Reasoner, baselines.Batch))
     first = 1000 * (process + 1)
     warm = [stories.totals(first + i, "val", seed) for i in range(how.warm)]
-    tau, p, tokens = costs(ours, map(ids_of, warm))
+    with one_thread():
+        tau, p, tokens = costs(ours, map(ids_of, warm))
     r = tau * tokens / (DUTY * sum(sum(s.words) for s in warm) / len(warm))
     of = latency.Costs(r=r, tau=tau, p=p, whole=p)
     rows = []
@@ -68,6 +70,17 @@ def clock(process: int, size: str = "cpu") -> dict:
     columns = {name: median(column) for name, column in zip(("streaming", "batch", "predicted"), zip(*rows))}
     ratios = {"streaming": median(s / q for s, _, q in rows), "batch": median(b / q for _, b, q in rows)}
     return {"tau": tau, "p": p, "r": r, "delay": columns} | ratios
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What a worker has while the other one works: torch computes with one thread inside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def ids_of(story: stories.Story) -> list[list[int]]:
@@ -109,10 +122,6 @@ def timed(reasoner: Reasoner, told: Sequence[Sequence[int]], pauses: Sequence[fl
         if event.kind in ("answer", "end"):
             answered.append(time.perf_counter())
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         thought = reasoner.think(segments(), 2, "threads", heard)
-    finally:
-        torch.set_num_threads(threads)
     return answered[0] - came[-1], thought
