@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import adapters, pictures, quantities, quantities_real, tables
+from . import adapters, pictures, quantities, quantities_paper, quantities_real, tables
 from .experiments import aligned, arms, attention, clock, exact, gated, gates, paced, paper
 
 from .experiments import realtext, speed, symbolic, variants  # isort: skip
@@ -40,7 +40,7 @@ EXPERIMENTS = (
                claims=("C18c", "C18e"), document="paced", minutes=30, ready=paced.ready, needs="adapters.py's adapters"),
     Experiment("realtext", "cpu", quantities.realtext, realtext.jobs, tables=tables.realtext, asked=True, claims=("C2p", "C2r"),
                document="realtext", minutes=0.5, data=realtext.FILES),
-    Experiment("paper", "paper", quantities.paper, run=paper.measure, tables=tables.paper, document="paper-scale",
+    Experiment("paper", "paper", quantities_paper.paper, run=paper.measure, tables=tables.paper, document="paper-scale",
                needs="Qwen3, the six tasks, and models trained by configs/cuda"),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, alone=True, document="cpu-small", minutes=1),
 )

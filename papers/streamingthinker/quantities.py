@@ -6,7 +6,7 @@ Results are read as they are committed; what seeds there are decides how many ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean
 
@@ -22,12 +22,15 @@ CHANCE = 10  # % of answers that a digit by lot gets right
 def exact(results: dict, size: str) -> dict[str, dict]:
     waited, delays = (dict(zip(reported.TASKS, analytic.reductions(column))) for column in (analytic.WAITED, analytic.DELAY))
     shorter, overlap = analytic.same_trace()
-    depth, excess = analytic.by_depth(), analytic.charged()
+    depth, smaller, excess = analytic.by_depth(), analytic.by_depth(reported.TABLE_1_17B), analytic.charged()
     gaps, faster = analytic.interleaved_gaps()
     four = analytic.table_4()
 
     def mean(values: Sequence[float], scale: float = 100.0) -> dict:
         return point(scale * fmean(values), baselines=dict(zip(reported.TASKS, (scale * value for value in values))))
+
+    def first_step_less_second(of: dict[str, float]) -> dict:
+        return point(100 * ((of["D2"] - of["D1"]) - (of["D3"] - of["D2"])), baselines=of)
 
     return {
         "C1a": mean(analytic.gaps("streaming D3", "batch")), "C1b": mean(analytic.gaps("streaming D3", "SFT rope")),
@@ -37,9 +40,10 @@ def exact(results: dict, size: str) -> dict[str, dict]:
         "C3c": point(max(abs(tau - latency.Costs().tau) for tau in analytic.seconds_a_token())),
         "C3d": point(fmean(overlap), baselines={f"{task}, shorter trace": value for task, value in zip(reported.TASKS, shorter)}),
         "C3e": point(analytic.last_unit_delay() - reported.TABLE_2["streaming D1"][0][analytic.DELAY]),
-        "C4": point(100 * ((depth["D2"] - depth["D1"]) - (depth["D3"] - depth["D2"])), baselines=depth),
+        "C4": first_step_less_second(depth), "C4a": first_step_less_second(smaller),
         "C4r": point(100 * min(depth["D2"] - depth["D1"], depth["D3"] - depth["D2"]), baselines=depth),
         "C5a": point(100 * analytic.largest_position_gap(("D1", "D2", "D3"))), "C5b": point(100 * analytic.largest_position_gap(("SFT",))),
+        "C5c": point(100 * analytic.largest_position_gap(("D1", "D2", "D3"), reported.TABLE_1_17B)),
         "C7a": point(-max(faster), baselines=dict(zip(reported.TASKS, (100 * gap for gap in gaps)))),
         "C7c": point(max(max(row) - min(row) for row in excess), baselines={t: fmean(row) for t, row in zip(reported.TASKS, excess)}),
         "C7d": point(max(abs(found["buffered"] - found["streaming"]) for found in map(analytic.events, (20, 181, 296)))),
@@ -278,49 +282,6 @@ def speed(results: dict, size: str = "cpu") -> dict[str, dict]:
     views, joined = (summarize([row["ratio"][way] for row in rows], 0.001, "processes") for way in ("views", "concatenation"))
     return {"C10s": views | {"placebo": joined, "baselines": {
         f"{way}, ms": fmean(row["ms"][way] for row in rows) for way in ("stock", "views", "concatenation")}}}
-
-
-# -- the paper's size --------------------------------------------------------------------------------------
-def paper(results: dict, size: str = "paper") -> dict[str, dict]:
-    """Of Qwen3-4B's runs that are there, called as their configs; a claim without one of its runs, or without one of the six tasks, stays
-    not-run. A quantity is a mean over tasks."""
-    runs = results["paper"]
-
-    def tasks(name: str) -> dict[str, dict] | None:
-        by = runs.get(name, {}).get("by", {})
-        return by if all(task in by for task in reported.KEYS) else None
-
-    def over(name: str, quantity: Callable[[dict, dict], float], than: str = "qwen3-4b_original",
-             join: Callable[[Iterable[float]], float] = fmean) -> dict | None:
-        ours, theirs = tasks(name), tasks(than)
-        if ours is None or theirs is None:
-            return None
-        by = {task: quantity(ours[task], theirs[task]) for task in reported.KEYS}
-        return point(join(by.values()), baselines=by)
-
-    def better(ours: dict, theirs: dict) -> float:
-        return 100 * (ours["right"] - theirs["right"])
-
-    def sooner(ours: dict, theirs: dict, way: str = "batch") -> float:
-        return 100 * (1 - ours["delay"]["streaming"] / theirs["delay"][way])
-
-    def on_hotpot(name: str, than: str) -> dict | None:
-        """Tokens of a run on HotpotQA against another's, in %."""
-        ours, theirs = (runs.get(run, {}).get("by", {}).get("hotpotqa") for run in (name, than))
-        return point(100 * ours["tokens"] / theirs["tokens"]) if ours and theirs else None
-
-    asked_first, asked_last = "qwen3-4b_streaming_d3", "qwen3-4b_streaming-context_d3"
-    clocked = runs.get(asked_first, {}).get("clock") or {}
-    found = {"C1": over(asked_first, better), "C2": over(asked_first, lambda ours, _: 100 * (1 - ours["waited"] / ours["heard"])),
-             "C3": over(asked_first, sooner), "C4p": over("qwen3-4b_batch_d2", better, "qwen3-4b_batch_d1"),
-             "C5p": over("qwen3-4b_batch-spe_d2", lambda *of: abs(better(*of)), "qwen3-4b_batch_d2", max),
-             "C7p": over(asked_first, partial(sooner, way="blocking"), "qwen3-4b_interleaved_d3"),
-             "C8": over(asked_last, better, "qwen3-4b_original-context"),
-             "C9": point(clocked["first"], baselines={"delay, s": clocked["delay"]}) if clocked else None,
-             "C10p": point(1000 * clocked["join"]) if "join" in clocked else None,
-             "C10m": point(clocked["peak"]) if clocked.get("peak") else None,
-             "C11p": on_hotpot("qwen3-4b_streaming_d1", "qwen3-4b_streaming-context_d1")}
-    return {name: measured for name, measured in found.items() if measured is not None}
 
 
 # -- models, for records -----------------------------------------------------------------------------------

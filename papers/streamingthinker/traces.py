@@ -1,14 +1,16 @@
 """Streaming chains of thought from a language model, in the form that training reads: section 3.1 and app. C (no code was released).
 
-    python -m papers.streamingthinker.traces --problems FILE --out FILE --generator Qwen/Qwen3-32B [--teacher MODEL] [--engine vllm]
+    python -m papers.streamingthinker.traces --problems FILE --out OUT --generator Qwen/Qwen3-32B [--teacher MODEL] [--engine vllm]
 
 Problems are JSON lines {"question", "context" (a text, or sentences), "answer"}; --out gets rows that `data.JsonTraces` reads. In turn:
 
     1  the generator writes a unit for each sentence, in order (RULES; one example)
     2  the teacher, where there is one, rewrites units so that they and the sentences pair one to one, and adds nothing (REWRITE)
-    3  depths by intervention: the generator goes on behind its own units and the cue of D2, to the answer; then, behind "Wait", to the
-       check of D3. D1 is the same trace without what lies between, and the loader leaves it out
-    4  the gate of curation.py, and the right answer of both; what fails is generated once more, then dropped
+    3  the gate of curation.py: what it drops goes no deeper, which is where most tokens are spent
+    4  depths by intervention: the generator goes on behind its own units and the cue of D2, to the answer; then, behind "Wait", to the
+       check of D3, and each has to come to the right answer. D1 is the same trace without what lies between, and the loader leaves it out
+
+What fails is generated once more, then dropped: OUT.dropped says, a line a failure, of which problem, why, and what had been written.
 
 A generator is any `Writer` (replies.py). `model_writer` makes one of a
 transformers model or of vLLM; one model is open at a time, so that the two need not fit beside each other, and replies are kept beside
@@ -22,7 +24,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,57 +88,90 @@ def units_of(text: str) -> tuple[str, ...]:
     return (*units, *([rest] if rest else []))
 
 
+def well_marked(text: str) -> bool:
+    """Whether the marks of a reply are the ones that belong there, <EOQ> once and then <EOT>, and no unit both skips and tells."""
+    *units, _ = MARKS.split(after_thinking(text) or "")[::2]
+    marks = MARKS.findall(after_thinking(text) or "")
+    return marks == ["EOQ", "EOT", *["EOT"] * (len(marks) - 2)] and not any(SKIP in unit and unit.strip() != SKIP for unit in units)
+
+
 # -- from problems to rows ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Dropped:
+    """problem: its number. attempt: 0, 1, ... why: a reason of the gate; "marks" where units pair and their marks are not those that were
+    asked for; "answer" where a depth comes to another one. wrote: the units, or what that depth says."""
+
+    problem: int
+    attempt: int
+    why: str
+    wrote: tuple[str, ...]
+
+
 def make_rows(problems: Sequence[Problem], writer: Writer, gate: Gate, teacher: Writer | None = None, kind: str = "number",
-              passes: int = PASSES) -> tuple[list[dict[str, Any]], list[dict[str, int]]]:
-    """(rows in the released form, with "self_check"; how many were dropped for each reason, by pass). kind: how an answer is graded, as of
+              passes: int = PASSES) -> tuple[list[dict[str, Any]], list[Dropped]]:
+    """(rows in the released form, with "self_check"; each failure, in the order in which they came). kind: how an answer is graded, as of
     `questions.Task`."""
     rows: dict[int, dict[str, Any]] = {}
-    dropped: list[dict[str, int]] = []
+    dropped: list[Dropped] = []
+
+    def passed(of: dict[int, Any], why: Callable[[int, Any], str | None], wrote: Callable[[Any], tuple[str, ...]]) -> dict[int, Any]:
+        reasons = {i: why(i, one) for i, one in of.items()}
+        dropped.extend(Dropped(i, attempt, reason, wrote(of[i])) for i, reason in reasons.items() if reason)
+        return {i: one for i, one in of.items() if not reasons[i]}
+
+    def deeper(begun: dict[int, str]) -> dict[int, str]:
+        """What the generator goes on with, where it comes to the right answer."""
+        asked = [(RULES.format(example=EXAMPLE, text=problems[i].text) + ANSWER, text) for i, text in begun.items()]
+        found = dict(zip(begun, map(_whole, writer(asked, attempt))))
+        right = dict(zip(found, grade(kind, list(found.values()), [problems[i].answer for i in found]))) if found else {}
+        return passed(found, lambda i, text: None if right[i] else "answer", lambda text: (text,))
+
     for attempt in range(passes):
-        reasons: Counter[str] = Counter()
         left = [i for i in range(len(problems)) if i not in rows]
-        of = [problems[i] for i in left]
-        drafts = [Trace(p.sentences, units_of(reply)) for p, reply in
-                  zip(of, writer([(RULES.format(example=EXAMPLE, text=p.text), "") for p in of], attempt))]
-        if teacher:
-            asked = [(REWRITE.format(text=d_of.text, units=marked(d.units, "<EOT>")), "") for d_of, d in zip(of, drafts)]
-            drafts = [replace(d, units=units_of(reply)) for d, reply in zip(drafts, teacher(asked, attempt))]
-        deeper = [deepened(*pair) for pair in zip(of, drafts, *_both(of, drafts, writer, kind, attempt))]
-        for i, (trace, row) in zip(left, deeper):
-            found = generate([(trace.sentences, problems[i].answer)], lambda s, a, trace=trace: trace, gate, passes=1)
-            if found.kept:
-                rows[i] = row
-            reasons.update(found.dropped[0])
-        dropped.append(dict(reasons))
+        replies = passed(_replies([problems[i] for i in left], left, writer, teacher, attempt),
+                         lambda i, reply: reason(problems[i], reply, gate), units_of)
+        units = {i: marked([unit or SKIP for unit in units_of(reply)], "<EOT>") for i, reply in replies.items()}
+        deep = deeper({i: f"{text} {CUES[2]}" for i, text in units.items()})
+        checks = deeper({i: f"{units[i]} {CUES[2]} {text} {CHECK}" for i, text in deep.items()})
+        rows |= {i: row_of(problems[i], units[i], deep[i], check) for i, check in checks.items()}
     return [rows[i] for i in sorted(rows)], dropped
 
 
-def _both(of: Sequence[Problem], drafts: Sequence[Trace], writer: Writer, kind: str, attempt: int) -> tuple[list, list, list]:
-    """(what follows the cue of D2, what follows CHECK behind it, whether both come to the right answer)."""
-    asked = [(RULES.format(example=EXAMPLE, text=p.text) + ANSWER, f"{marked(d.units, '<EOT>')} {CUES[2]}") for p, d in zip(of, drafts)]
-    deep = [_whole(reply) for reply in writer(asked, attempt)]
-    checks = [_whole(reply) for reply in writer([(message, f"{begun} {d} {CHECK}") for (message, begun), d in zip(asked, deep)], attempt)]
-    golds = [p.answer for p in of]
-    return deep, checks, [a and b for a, b in zip(grade(kind, deep, golds), grade(kind, checks, golds))]
+def _replies(of: Sequence[Problem], numbers: Sequence[int], writer: Writer, teacher: Writer | None, attempt: int) -> dict[int, str]:
+    """Units as the generator, and then the teacher, wrote them."""
+    found = writer([(RULES.format(example=EXAMPLE, text=problem.text), "") for problem in of], attempt)
+    if teacher:
+        found = teacher([(REWRITE.format(text=problem.text, units=marked(units_of(reply), "<EOT>")), "")
+                         for problem, reply in zip(of, found)], attempt)
+    return dict(zip(numbers, found))
+
+
+def reason(problem: Problem, reply: str, gate: Gate) -> str | None:
+    """Why units are dropped, None where they are kept. Their answer is not known yet."""
+    trace = Trace(problem.sentences, units_of(reply))
+    (by,) = generate([(trace.sentences, "")], lambda sentences, attempt: trace, gate, passes=1).dropped
+    return next(iter(by), None if well_marked(reply) else "marks")
+
+
+def by_pass(dropped: Sequence[Dropped], passes: int) -> list[dict[str, int]]:
+    """How many were dropped for each reason, by pass."""
+    return [dict(Counter(one.why for one in dropped if one.attempt == attempt)) for attempt in range(passes)]
 
 
 def _whole(text: str) -> str:
     return " ".join((after_thinking(text) or "").split())
 
 
-def deepened(problem: Problem, draft: Trace, deep: str, check: str, right: bool) -> tuple[Trace, dict[str, Any]]:
-    """(the trace as the gate takes it, with the right answer only where both depths come to it; the row)."""
-    answer = problem.answer if right else f"not {problem.answer}"
+def row_of(problem: Problem, units: str, deep: str, check: str) -> dict[str, Any]:
+    """units: with their marks."""
     question, *told = problem.sentences
-    row = {"Instruct_Context": {"context": " ".join(f"{s} <EOS>" for s in told), "instruct": f"{question} <EOQ>"},
-           "streaming_reasoning": marked([unit or SKIP for unit in draft.units], "<EOT>"), "deep_reasoning": f"{unboxed(deep)} <EOR>",
-           "self_check": f"{CHECK} {unboxed(check)}", "answer": f"\\boxed{{{problem.answer}}}"}
-    return replace(draft, answer=answer), row
+    return {"Instruct_Context": {"context": " ".join(f"{s} <EOS>" for s in told), "instruct": f"{question} <EOQ>"},
+            "streaming_reasoning": units, "deep_reasoning": f"{unboxed(deep)} <EOR>",
+            "self_check": f"{CHECK} {unboxed(check)}", "answer": f"\\boxed{{{problem.answer}}}"}
 
 
 def unboxed(text: str) -> str:
-    """A text up to its last sentence before the box: the answer stands in a field of its own, behind <EOR>."""
+    """A text without its box, whose content stays, and without marks: the answer stands in a field of its own, behind <EOR>."""
     boxed, plain = last_boxed(text), MARKS.sub("", text)
     return " ".join((plain if boxed is None else plain.replace(f"\\boxed{{{boxed}}}", boxed)).replace("$", "").split())
 
@@ -249,9 +284,13 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, ValueError, TypeError, ImportError) as error:
         print(f"streamingthinker traces: {error}", file=sys.stderr)
         return 2
-    write_atomic(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    failures = [{"question": problems[one.problem].sentences[0], "pass": one.attempt + 1, "why": one.why, "wrote": one.wrote}
+                for one in dropped]
+    for path, found in ((options.out.with_name(f"{options.out.name}.dropped"), failures), (options.out, rows)):
+        write_atomic(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found))
     replies.unlink(missing_ok=True)
-    reasons = "; ".join(f"pass {i}: " + (", ".join(f"{why} {n}" for why, n in by.items()) or "none") for i, by in enumerate(dropped, 1))
+    reasons = "; ".join(f"pass {i}: " + (", ".join(f"{why} {n}" for why, n in by.items()) or "none")
+                        for i, by in enumerate(by_pass(dropped, options.passes), 1))
     print(f"{len(rows)} of {len(problems)} problems have a trace; dropped: {reasons}")
     return 0
 

@@ -146,7 +146,7 @@ def paced(streaming=(1.50, 1.52, 1.48, 1.51, 1.49), batch=4.2, held=0.0):
 
 
 def paper():
-    """Runs of Qwen3-4B as configs call them, with the means of the paper's tables."""
+    """Runs as configs call them, with the means of the paper's tables."""
     def by(right, **more):
         usual = {"right": right, "tokens": 900.0, "items": 1000, "truncated": 0.0, "delay": {"batch": 30.0}}
         return dict.fromkeys(KEYS, usual | more)
@@ -156,7 +156,9 @@ def paper():
     clocked = {"first": 6.23, "delay": 9.0, "join": 0.004, "peak": 7990.0, "items": 100}
     return {"paper": {"qwen3-4b_original": {"by": whole}, "qwen3-4b_original-context": {"by": whole},
                       "qwen3-4b_streaming_d3": {"by": ours, "clock": clocked}, "qwen3-4b_streaming-context_d3": {"by": ours},
-                      "qwen3-4b_batch_d1": {"by": by(0.577)}, "qwen3-4b_batch_d2": {"by": by(0.724)},
+                      "qwen3-4b_batch_d1": {"by": by(0.577)}, "qwen3-4b_batch_d2": {"by": by(0.724)}, "qwen3-4b_batch_d3": {"by": by(0.69)},
+                      "qwen3-4b_batch-spe_d1": {"by": by(0.58)}, "qwen3-4b_batch-spe_d3": {"by": by(0.695)},
+                      "qwen3-1.7b_batch_d1": {"by": by(0.436)}, "qwen3-1.7b_batch_d2": {"by": by(0.598)},
                       "qwen3-4b_batch-spe_d2": {"by": by(0.729)}, "qwen3-4b_interleaved_d3": {"by": by(0.65, delay={"blocking": 28.6})},
                       "qwen3-4b_streaming_d1": {"by": by(0.5, tokens=257.0)},
                       "qwen3-4b_streaming-context_d1": {"by": by(0.5, tokens=1172.0)}}}

@@ -1,9 +1,12 @@
 """Figures by hand, those of the specification and of the acceptance checks."""
 
+from statistics import fmean
+
 import pytest
 
 from .. import analytic as a
 from ..latency import Costs, reduction, simulate, waited
+from ..reported import TABLE_1_17B
 
 
 def test_the_event_model_s_table():
@@ -60,6 +63,12 @@ def test_accuracies():
     assert [round(x) for x in delays] == [-37, -26, -51, -52, -55, -61]
     depth = a.by_depth()
     assert depth["D2"] - depth["D1"] > 3 * (depth["D3"] - depth["D2"]) > 0
+    small = a.by_depth(TABLE_1_17B)
+    assert [round(small[d], 4) for d in ("D1", "D2", "D3")] == [0.4405, 0.6022, 0.6763]
+    assert a.largest_position_gap(("D1", "D2", "D3"), TABLE_1_17B) == pytest.approx(0.008)
+    assert 100 * fmean(x[0] - y[0] for x, y in zip(TABLE_1_17B["D2 rope"], TABLE_1_17B["D1 rope"])) == pytest.approx(16.24, abs=5e-3)
+    assert 100 * fmean(gaps) == pytest.approx(0.683, abs=5e-4) and 100 * fmean(a.gaps("streaming D3", "D3 rope")) == pytest.approx(
+        -2.117, abs=5e-4)
 
 
 def test_where_the_sixty_per_cent_come_from():

@@ -14,7 +14,7 @@ from common.models import load, tiny
 from common.runs.experiment import every_job
 from common.standins import stories as base_of
 
-from .. import baselines, pictures, quantities, quantities_real, standins, tables, worded
+from .. import baselines, pictures, quantities, quantities_paper, quantities_real, standins, tables, worded
 from .. import eval as harness
 from ..experiments import arms as small
 from ..experiments import clock as timed
@@ -37,7 +37,7 @@ def test_every_claim_is_measured_blocked_or_not_checkable():
     run |= quantities.gated(made_up.gated()) | quantities.attention(made_up.attention()) | quantities.encoders(made_up.encoders())
     run |= quantities_real.aligned(made_up.aligned()) | quantities_real.symbolic(made_up.symbolic())
     run |= quantities_real.paced(made_up.paced())
-    large = quantities.paper(made_up.paper())
+    large = quantities_paper.paper(made_up.paper())
     for claim in CLAIMS:
         if claim.get("status") != "not-checkable":
             here = {"analytic": {*counted, *run}, "cpu-small": run, "paper-scale": large}[claim["rung"]]

@@ -12,13 +12,13 @@ from common.errors import DataError, TaskError, UserError
 from common.models import load, tiny
 from tests.small_tokenizers import tokenizer
 
-from .. import harness, latency, quantities, questions, tables, worded
+from .. import harness, latency, quantities_paper, questions, reported, tables, worded
 from ..eval import HERE
 from ..experiments import paper
 from ..train import cli
 
 CUDA = sorted((HERE / "configs" / "cuda").glob("*.yaml"))
-RUNS = ["qwen3-4b_batch_d2", "qwen3-4b_interleaved_d2", "qwen3-4b_streaming_d3", "qwen3-4b_streaming-context_d3"]
+RUNS = ["qwen3-4b_batch_d2", "qwen3-4b_batch-spe_d2", "qwen3-4b_interleaved_d2", "qwen3-4b_streaming_d3", "qwen3-4b_streaming-context_d3"]
 HOW = {"tasks": ["pubmedqa"], "items": 2, "cap": 3, "unit_cap": 3, "rows": 2, "clock_task": "pubmedqa", "clock_items": 1,
        "seconds_a_word": 0.001}
 ITEM = {"question": "How many dogs?", "context": "The cat has 3 dogs. We see 2 more.", "answer": "5"}
@@ -47,7 +47,8 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(hub, tmp_path_factory):
-    """Each layout and the other order, one step of each; a second training of the same kind would show nothing."""
+    """Each layout, batch with both kinds of positions, and the other order, one step of each; a second training of the same kind would
+    show nothing."""
     folder, threads, arguments = tmp_path_factory.mktemp("runs"), torch.get_num_threads(), sys.argv
     torch.set_num_threads(1)
     sys.argv = ["train"]  # LightningCLI dislikes pytest's own arguments
@@ -73,10 +74,11 @@ def test_tables_of_the_paper_from_what_trainings_leave(trained, hub, monkeypatch
     monkeypatch.chdir(hub)  # the card names the base: there a hub id, here a folder
     found = paper.measure_paper(lambda text: None, "cpu", HOW, hub / "data")
     assert set(found) == {*RUNS, "qwen3-4b_original", "qwen3-4b_original-context"}
-    for name, ways in (("batch_d2", {"batch"}), ("interleaved_d2", {"blocking", "buffered"}), ("streaming_d3", {"streaming"})):
+    for name, ways in (("batch_d2", {"batch"}), ("batch-spe_d2", {"batch"}), ("interleaved_d2", {"blocking", "buffered"}),
+                       ("streaming_d3", {"streaming"})):
         row = found[f"qwen3-4b_{name}"]["by"]["pubmedqa"]
         assert row["items"] == 2 and row["right"] == 0 and set(row["delay"]) == ways and row["harness"].startswith("lm-eval")
-        assert (row["waited"] < row["heard"]) == (name != "batch_d2")
+        assert (row["waited"] < row["heard"]) == (not name.startswith("batch"))
     whole = found["qwen3-4b_original"]["by"]["pubmedqa"]
     costs = latency.Costs()
     assert whole["delay"] == {"batch": pytest.approx(costs.whole + costs.tau * whole["tokens"])} and whole["tokens"] <= 3
@@ -86,7 +88,7 @@ def test_tables_of_the_paper_from_what_trainings_leave(trained, hub, monkeypatch
     assert clock["items"] == 1 and min(clock[name] for name in ("first", "delay", "join")) > 0 and "peak" not in clock  # of a GPU
     text = "\n".join(tables.paper({"paper": found}))
     assert "qwen3-4b_streaming-context_d3" in text and "by the clock" in text
-    assert set(quantities.paper({"paper": found})) == {"C9", "C10p"}  # the others want six tasks, and stay not-run
+    assert set(quantities_paper.paper({"paper": found})) == {"C9", "C10p"}  # the others want six tasks, and stay not-run
 
 
 def test_the_peak_is_that_of_thinking_alone(monkeypatch):
@@ -264,7 +266,8 @@ def test_what_is_asked_is_checked(tmp_path, monkeypatch):
 def test_values_follow_from_a_config_s_name():
     names = {path.stem for path in CUDA}
     assert names >= {f"qwen3-4b_{layout}_d{d}" for layout in ("batch", "streaming", "interleaved") for d in (1, 2, 3)} | {RUNS[3]}
-    assert names >= {name.replace("-4b", "-1.7b") for name in names if "context" not in name} | {"qwen3-4b_batch-spe_d2"}
+    assert names >= {f"qwen3-4b_{layout}_d{d}" for layout in ("batch-spe", "streaming-context") for d in (1, 2, 3)}
+    assert names >= {name.replace("-4b", "-1.7b") for name in names if "context" not in name}, "every cell of tables 1 to 3"
     for path in CUDA:
         read, (base, layout, depth) = yaml.safe_load(path.read_text()), path.stem.split("_")
         options, data, trainer = (read[k].get("init_args", read[k]) for k in ("model", "data", "trainer"))
@@ -274,3 +277,21 @@ def test_values_follow_from_a_config_s_name():
         assert trainer["default_root_dir"].endswith(path.stem) and options["learning_rate"] == 1e-5 and data["batch_size"] == 16
         assert f"configs/cuda/{path.name}" in path.read_text()
     assert worded.CUES.keys() == {1, 2, 3}
+
+
+def test_what_a_config_expects_is_what_the_paper_prints():
+    """The two mathematics sets, of the table and the row that the config's name says; of 1.7B the paper prints batch mode alone."""
+    tables_of = {"4b": reported.TABLE_1_4B, "1.7b": reported.TABLE_1_17B}
+    for path in CUDA:
+        base, layout, depth = path.stem.removeprefix("qwen3-").split("_")
+        row = {"batch": tables_of[base][f"{depth.upper()} rope"], "batch-spe": tables_of[base][f"{depth.upper()} spe"],
+               "streaming": reported.TABLE_2[f"streaming {depth.upper()}"], "streaming-context": reported.TABLE_3[depth.upper()],
+               "interleaved": reported.TABLE_2[f"interleaved {depth.upper()}"]}[layout]
+        if base == "1.7b" and layout == "streaming":
+            row = tables_of[base][f"{depth.upper()} spe"]
+        (expect,) = [line.partition("expect:")[2] for line in path.read_text().splitlines() if line.startswith("# expect:")]
+        if base == "1.7b" and layout == "interleaved":
+            assert "no figure" in expect
+        else:
+            gsm, meta = (float(part.split()[1].rstrip(",")) for part in (expect[expect.index(n):] for n in reported.MATH))
+            assert (gsm, meta) == pytest.approx((row[0][0], row[1][0]), abs=6e-4), path.stem  # three digits

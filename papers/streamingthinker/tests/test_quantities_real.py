@@ -8,7 +8,7 @@ import pytest
 from tests.golden import same
 from tests.numerics import drawn
 
-from .. import quantities, quantities_real
+from .. import quantities_paper, quantities_real
 from ..reported import KEYS
 
 SEEDS = (0, 1, 2)
@@ -92,21 +92,35 @@ def test_the_paper_s_own_size():
         return {task: {entry: 1 + drawn(name, task, entry) for entry in entries} | {
             "delay": {way: 1 + drawn(name, task, way) for way in ("streaming", "batch", "blocking")}} for task in KEYS}
 
-    runs = {f"qwen3-4b_{name}": {"by": by(name, "right", "tokens", "waited", "heard")} for name in (
-        "original", "batch_d1", "batch_d2", "batch-spe_d2", "interleaved_d3", "streaming_d1", "streaming_d3", "streaming-context_d1")}
+    runs = {f"qwen3-{name}": {"by": by(name, "right", "tokens", "waited", "heard")} for name in (
+        "4b_original", "4b_batch_d1", "4b_batch_d2", "4b_batch_d3", "4b_batch-spe_d1", "4b_batch-spe_d2", "4b_batch-spe_d3",
+        "4b_interleaved_d3", "4b_streaming_d1", "4b_streaming_d3", "4b_streaming-context_d1", "1.7b_batch_d1", "1.7b_batch_d2")}
     runs["qwen3-4b_streaming_d3"]["clock"] = {"first": 6.5, "delay": 9.5, "join": 0.0025, "peak": 7900.0}
-    measured = {name: of["value"] for name, of in quantities.paper({"paper": runs}).items()}
+    found = quantities_paper.paper({"paper": runs})
+    measured = {name: of["value"] for name, of in found.items()}
 
     def of(name, task, entry="right"):
         return runs[f"qwen3-4b_{name}"]["by"][task][entry]
 
-    steps = [100 * (of("batch_d2", task) - of("batch_d1", task)) for task in KEYS]
-    gaps = [abs(100 * (of("batch-spe_d2", task) - of("batch_d2", task))) for task in KEYS]
+    def points(name, than):
+        return [100 * (of(name, task) - of(than, task)) for task in KEYS]
+
+    small = [runs[f"qwen3-1.7b_batch_{depth}"]["by"] for depth in ("d2", "d1")]
+    gaps = {d: [abs(gap) for gap in points(f"batch-spe_d{d}", f"batch_d{d}")] for d in (1, 2, 3)}
     sooner = [100 * (1 - of("streaming_d3", task, "delay")["streaming"] / of("interleaved_d3", task, "delay")["blocking"]) for task in KEYS]
     tokens = 100 * of("streaming_d1", "hotpotqa", "tokens") / of("streaming-context_d1", "hotpotqa", "tokens")
-    assert measured["C4p"] == pytest.approx(fmean(steps)) and measured["C5p"] == pytest.approx(max(gaps))
+    saved = [100 * (1 - of("streaming_d3", task, "waited") / of("streaming_d3", task, "heard")) for task in KEYS]
+    assert measured["C1"] == pytest.approx(fmean(points("streaming_d3", "original"))) and measured["C2"] == pytest.approx(fmean(saved))
+    assert measured["C1q"] == pytest.approx(fmean(points("streaming_d3", "batch_d3")))
+    assert measured["C4p"] == pytest.approx(fmean(points("batch_d2", "batch_d1"))) and measured["C5p"] == pytest.approx(max(gaps[2]))
+    assert measured["C4q"] == pytest.approx(fmean(100 * (small[0][task]["right"] - small[1][task]["right"]) for task in KEYS))
+    assert measured["C5q"] == pytest.approx(max(gaps[1] + gaps[3])) and max(gaps[1]) != max(gaps[3])
+    assert found["C5q"]["baselines"] == pytest.approx(dict(zip(KEYS, max(gaps[1], gaps[3], key=max))))
+    assert measured["C7q"] == pytest.approx(fmean(points("streaming_d3", "interleaved_d3")))
     assert measured["C7p"] == pytest.approx(fmean(sooner)) and measured["C11p"] == pytest.approx(tokens)
     assert (measured["C9"], measured["C10p"], measured["C10m"]) == (6.5, 2.5, 7900.0)
-    assert set(measured) == {"C1", "C2", "C3", "C4p", "C5p", "C7p", "C9", "C10m", "C10p", "C11p"}  # C8: no original with the context first
+    known = {"C1", "C1q", "C2", "C3", "C4p", "C4q", "C5p", "C5q", "C7p", "C7q", "C9", "C10m", "C10p", "C11p"}
+    assert set(measured) == known  # C8: no original with the context first
     del runs["qwen3-4b_batch_d2"]["by"]["pubmedqa"], runs["qwen3-4b_streaming_d1"], runs["qwen3-4b_streaming_d3"]["clock"]["peak"]
-    assert set(quantities.paper({"paper": runs})) == {"C1", "C2", "C3", "C7p", "C9", "C10p"}
+    del runs["qwen3-4b_batch-spe_d1"], runs["qwen3-1.7b_batch_d1"]
+    assert set(quantities_paper.paper({"paper": runs})) == {"C1", "C1q", "C2", "C3", "C7p", "C7q", "C9", "C10p"}

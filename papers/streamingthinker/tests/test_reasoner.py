@@ -61,11 +61,14 @@ def test_one_pass_is_what_was_written_step_by_step(family, start):
             batch = collate(samples, start=start)
             with torch.no_grad():
                 whole = method.forward(found, batch)
+            forced = 0
             for i, (thought, _) in enumerate(thoughts):
                 learnt = batch.targets[i] != -100
                 close(whole[i, batch.rows[i, learnt]], logits[i], bar)
                 chosen = [t for unit in thought.units for t in unit] + thought.rest
                 assert batch.targets[i, learnt].tolist() == chosen
+                forced += sum(best != token for best, token in zip(logits[i].argmax(-1).tolist(), chosen))
+            assert forced, "boundaries that a cap forced are among them, and are fed as any other token is"
 
 
 def test_a_thought_longer_than_the_models_positions_is_refused_where_it_gets_there():

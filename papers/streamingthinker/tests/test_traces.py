@@ -13,7 +13,9 @@ from tests.small_tokenizers import tokenizer
 from .. import replies, traces
 from ..curation import Gate
 from ..data import JsonTraces, read_row
-from ..traces import CHECK, CUES, Problem, chat_writer, make_rows, units_of
+from ..eval import HERE
+from ..traces import CHECK, CUES, Dropped, Problem, by_pass, chat_writer, make_rows, units_of
+from ..train import cli
 from ..worded import Chat
 
 PROBLEM = Problem(("How many has Ann?", "Ann has 3.", "It rains.", "She gets 2."), "5")
@@ -48,7 +50,7 @@ class Scripted:
 def test_what_is_asked_and_in_which_order():
     writer = Scripted()
     rows, dropped = make_rows([PROBLEM], writer, GATE)
-    assert [(place, attempt) for place, attempt, _, _ in writer.asked] == [(0, 0), (1, 0), (2, 0)] and dropped == [{}, {}]
+    assert [(place, attempt) for place, attempt, _, _ in writer.asked] == [(0, 0), (1, 0), (2, 0)] and dropped == []
     message = writer.asked[0][2]
     assert message.endswith("Text:\nHow many has Ann? <EOQ> Ann has 3. <EOS> It rains. <EOS> She gets 2. <EOS>") and "<Skip>" in message
     assert writer.asked[0][3] == "" and "\\boxed{}" not in message, "no answer is asked for before the last unit"
@@ -75,22 +77,49 @@ def test_rows_are_what_training_reads():
 def test_what_fails_is_written_once_more_and_then_dropped():
     late = Scripted(units=lambda attempt: UNITS if attempt else "we ask <EOQ> all of it <EOT>")
     rows, dropped = make_rows([PROBLEM], late, GATE)
-    assert len(rows) == 1 and dropped == [{"count": 1}, {}]
+    assert len(rows) == 1 and dropped == [Dropped(0, 0, "count", ("we ask", "all of it"))] and by_pass(dropped, 2) == [{"count": 1}, {}]
     for broken, why in ((dict(units=f"{UNITS} So it is 5."), "count"), (dict(units="<think> we ask"), "count"),
+                        (dict(units="no marks at all"), "count"), (dict(units=UNITS.replace("<EOQ>", "<EOT>")), "marks"),
+                        (dict(units=UNITS.replace("<EOT>", "<EOQ>", 1)), "marks"),
+                        (dict(units=UNITS.replace("<Skip>", "<Skip> it rains")), "marks"),
+                        (dict(units="<Skip> <EOQ>" + " <Skip> <EOT>" * 3), "skipped"),
                         (dict(deep="\\boxed{6}"), "answer"), (dict(check="no, \\boxed{4}"), "answer"), (dict(deep="5"), "answer"),
                         (dict(units=UNITS.replace("three of Ann", "Ann has 3.")), "quoted")):
         rows, dropped = make_rows([PROBLEM], Scripted(**broken), GATE)
-        assert rows == [] and dropped == [{why: 1}, {why: 1}], broken
+        assert rows == [] and by_pass(dropped, 2) == [{why: 1}, {why: 1}], broken
     other = Problem(("How many has Bob?", "Bob has 3.", "It rains.", "He gets 2."), "5")
     writer = Scripted(deep=lambda attempt: "\\boxed{5}" if attempt else "\\boxed{4}")
     rows, dropped = make_rows([PROBLEM, other], writer, GATE, passes=3)
-    assert len(rows) == 2 and dropped == [{"answer": 2}, {}, {}] and {attempt for _, attempt, *_ in writer.asked} == {0, 1}
+    assert len(rows) == 2 and by_pass(dropped, 3) == [{"answer": 2}, {}, {}] and {attempt for _, attempt, *_ in writer.asked} == {0, 1}
+    assert dropped == [Dropped(i, 0, "answer", ("\\boxed{4}",)) for i in (0, 1)], "what the depth said that was wrong"
+
+
+def test_nothing_goes_deeper_that_has_failed_already():
+    """Of three problems one has too few units and one comes to a wrong answer at D2: each depth is asked for what is left."""
+    def reply(message, begun, number):
+        if CHECK in begun:
+            return "\\boxed{5}"
+        if begun:
+            return "\\boxed{7}" if number == 1 else "\\boxed{5}"
+        return "all <EOQ>" if number == 0 else UNITS.replace("Ann", f"P{number}")
+
+    problems = [Problem((f"How many has P{i}?", f"P{i} has 3.", "It rains.", "It gets 2."), "5") for i in range(3)]
+    asked = []
+
+    def writer(of, attempt):
+        which = [next(i for i in range(3) if f"How many has P{i}?" in message) for message, _ in of]
+        asked.append(which)
+        return [reply(*one, i) for one, i in zip(of, which)]
+
+    rows, dropped = make_rows(problems, writer, GATE, passes=1)
+    assert asked == [[0, 1, 2], [1, 2], [2]] and [row["Instruct_Context"]["instruct"] for row in rows] == ["How many has P2? <EOQ>"]
+    assert [(one.problem, one.why) for one in dropped] == [(0, "count"), (1, "answer")]
 
 
 def test_the_teacher_writes_the_units_that_are_kept():
     teacher, writer = Scripted(units=UNITS), Scripted(units="we ask <EOQ> all at once <EOT>")
     rows, dropped = make_rows([PROBLEM], writer, GATE, teacher)
-    assert rows[0]["streaming_reasoning"] == UNITS and dropped == [{}, {}]
+    assert rows[0]["streaming_reasoning"] == UNITS and dropped == []
     (_, _, message, begun), = teacher.asked
     assert message.endswith("Reasoning:\nwe ask <EOQ> all at once <EOT>") and PROBLEM.text in message and begun == ""
 
@@ -139,9 +168,13 @@ def test_the_command_from_problems_to_rows(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(traces, "gate_of", lambda encoder, of, clean: GATE)
     asked = ["--problems", str(problems), "--out", str(out), "--generator", str(tmp_path / "model"), "--cap", "3"]
     assert traces.main(asked) == 0 and out.read_text() == "" and "0 of 1 problems have a trace" in capsys.readouterr().out
+    told = [json.loads(line) for line in (tmp_path / "rows.jsonl.dropped").read_text().splitlines()]
+    assert [(one["question"], one["pass"], one["why"]) for one in told] == [("How many has Ann?", i, "count") for i in (1, 2)]
+    assert all(len(one["wrote"]) <= 1 for one in told), "three tokens without a mark are one unit at most"
     monkeypatch.setattr(traces, "model_writer", lambda *of: Scripted())
     assert traces.main(asked) == 0 and read_row(json.loads(out.read_text()))["answer"] == "5"
     assert "1 of 1 problems have a trace; dropped: pass 1: none; pass 2: none" in capsys.readouterr().out
+    assert (tmp_path / "rows.jsonl.dropped").read_text() == "", "of this run, and not of the one before"
     assert traces.main([*asked, "--problems", str(tmp_path / "gone")]) == 2 and "no file gone" in capsys.readouterr().err
 
 
@@ -187,6 +220,48 @@ def test_a_killed_command_goes_on_with_the_replies_that_it_has(tmp_path):
     assert seen[3:] == [(1, "a"), (0, "a"), (0, "a")], "another attempt, another beginning, another model"
 
 
+def test_a_killed_command_leaves_no_rows_and_asks_for_what_is_missing(tmp_path, monkeypatch, capsys):
+    """Killed while the checks of D3 are written: nothing under the names of results, and units and D2 are not asked for again."""
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "rows.jsonl"
+    problems.write_text(json.dumps({"question": "How many has Ann?", "context": list(PROBLEM.sentences[1:]), "answer": "5"}) + "\n")
+    monkeypatch.setattr(traces, "gate_of", lambda encoder, of, clean: GATE)
+    asked = ["--problems", str(problems), "--out", str(out), "--generator", "g"]
+
+    def killed(attempt):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(traces, "model_writer", lambda *of: Scripted(check=killed))
+    with pytest.raises(KeyboardInterrupt):
+        traces.main(asked)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["problems.jsonl", "rows.jsonl.replies"]
+    again = Scripted()
+    monkeypatch.setattr(traces, "model_writer", lambda *of: again)
+    assert traces.main(asked) == 0 and [place for place, *_ in again.asked] == [2]
+    (unbroken,), _ = make_rows([PROBLEM], Scripted(), GATE)
+    assert json.loads(out.read_text()) == unbroken
+
+
+def test_training_reads_what_the_command_writes(tmp_path, monkeypatch):
+    """A step at each depth on rows of this file, with the command that a user types; what is held out asks something else."""
+    words = tokenizer("qwen2")
+    load(tiny("qwen2", vocab_size=400, eos_token_id=words.eos_token_id, max_position_embeddings=4096)).model.save_pretrained(tmp_path / "m")
+    words.save_pretrained(tmp_path / "m")
+    for name in ("Ann", "Bob"):
+        of = Problem(tuple(text.replace("Ann", name) for text in PROBLEM.sentences), "5")
+        rows, _ = make_rows([of] * 3, Scripted(UNITS.replace("Ann", name)), GATE)
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("sys.argv", ["train"])
+    monkeypatch.chdir(tmp_path)
+    cli(["fit", "--config", str(HERE / "configs" / "cuda" / "qwen3-1.7b_streaming_d3.yaml"),
+         f"--model.init_args.base.name={tmp_path / 'm'}", "--data.init_args.train=Ann.jsonl", "--data.init_args.validation=Bob.jsonl",
+         "--data.init_args.depths=[1,2,3]", "--data.init_args.instruction=Think.", "--data.init_args.batch_size=2",
+         "--data.init_args.num_workers=0", "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.max_steps=1",
+         "--trainer.accumulate_grad_batches=1", "--trainer.limit_val_batches=0", "--trainer.callbacks=[]",
+         "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"])
+    card = json.loads((tmp_path / "lightning_logs/streamingthinker/qwen3-1.7b_streaming_d3/model/streamingthinker.json").read_text())
+    assert card["depths"] == [1, 2, 3] and card["steps"] == 1
+
+
 def test_options_go_to_the_engine_and_a_line_ends_at_a_line_feed_only(tmp_path, monkeypatch, capsys):
     problems, out, opened = tmp_path / "problems.jsonl", tmp_path / "rows.jsonl", []
     row = {"question": "How many has Ann?", "context": list(PROBLEM.sentences[1:]), "answer": "5", "note": "one\u2028line"}
@@ -196,7 +271,8 @@ def test_options_go_to_the_engine_and_a_line_ends_at_a_line_feed_only(tmp_path, 
     asked = ["--problems", str(problems), "--out", str(out), "--generator", "g", "--teacher", "t", "--engine", "vllm"]
     assert traces.main([*asked, "--generator-options", '{"a": 1}', "--teacher-options", '{"b": [2]}']) == 0
     assert opened == [("g", "vllm", 1024, {"a": 1}), ("t", "vllm", 1024, {"b": [2]}), ("g", "vllm", 1024, {"a": 1})]
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("rows")] == ["rows.jsonl"], "replies go when rows are there"
+    left = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("rows"))
+    assert left == ["rows.jsonl", "rows.jsonl.dropped"], "replies go when rows are there"
     for wrong in ("[1]", "{"):
         with pytest.raises(SystemExit):
             traces.main([*asked, "--teacher-options", wrong])
