@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import further, pictures, quantities, tables
-from .experiments import clock, equal, guideline, llava, oracle, paper, precision, qwen3, smollm2, speed
+from . import findings, further, pictures, quantities, tables
+from .experiments import budget, clock, equal, guideline, llava, oracle, paper, precision, qwen3, smollm2, speed
 
 HERE = Path(__file__).parent
 C24 = ("C24a", "C24b", "C24c", "C24d", "C24e", "C24f", "C24g", "C24h", "C24i", "C24j", "C24k")
@@ -19,7 +19,8 @@ C28 = ("C28a", "C28b", "C28c", "C28d", "C28e", "C28f", "C28g", "C28h", "C28i", "
 
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact, tables=tables.exact),
-    Experiment("llava", "cpu", quantities.llava, llava.jobs, tables=tables.llava, pictures=pictures.llava, document="cpu-small", minutes=7,
+    Experiment("totals", "analytic", findings.totals),
+    Experiment("llava", "cpu", findings.llava, llava.jobs, tables=tables.llava, pictures=pictures.llava, document="cpu-small", minutes=7,
                draws=("blocks.svg", "kept.svg", "trade_off.svg"),
                facts=lambda results: ([results["knocked/seed0"]["model"]],
                                       [{"name": "generated scenes", "split": "test",
@@ -39,6 +40,8 @@ EXPERIMENTS = (
                document="precision", minutes=1),
     Experiment("oracle", "cpu", further.oracle, oracle.jobs, tables=tables.oracle, asked=True, claims=("C27a", "C27b"), document="oracle",
                minutes=2),
+    Experiment("budget", "cpu", further.budget, budget.jobs, tables=tables.budget, asked=True,
+               claims=("C29a", "C29b", "C29c", "C29d", "C29e", "C29f"), document="budget", minutes=2),
     Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",
                needs="one GPU with 40 GB, lmms-eval, and LLaVA-1.5 7B and 13B"),
 )

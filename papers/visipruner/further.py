@@ -147,6 +147,30 @@ def at_equal_pairs(rows: Sequence[dict], seeds: Sequence[int], rival: str) -> di
     return over("VisiPruner") | {"placebo": over("lot at its K")}
 
 
+def budget(results: dict, size: str = "cpu") -> dict[str, dict]:
+    """C29: few tokens. Scores on the questions that keep TOKENS or fewer; rivals with no fewer pairs on all of them."""
+    rows, seeds = _rows(results, "budget"), seeds_of(results, "budget")
+    there = [[i for i, bit in enumerate(row["few"]) if bit == "1"] for row in rows]
+    pictures = [row["pictures"][i] for row, of in zip(rows, there) for i in of]
+    kept = [row["kept"][i] for row, of in zip(rows, there) for i in of]
+    rivals = {"C29c": at_equal_pairs(rows, seeds, "FastV"), "C29d": at_equal_pairs(rows, seeds, "PyramidDrop")}
+    if not kept:  # of a handful of questions it can be none
+        return rivals
+    share = 100 * len(kept) / sum(len(row["few"]) for row in rows)
+    beside = {"tokens kept": fmean(kept), "questions": float(len(kept)), "of all, %": share}
+
+    def over(ours: str, theirs: str) -> dict:
+        a, b = ([[100.0 * int(row["right"][name][i]) for i in of] for row, of in zip(rows, there)] for name in (ours, theirs))
+        own = {f"seed {seed}": fmean(x) - fmean(y) for seed, x, y in zip(seeds, a, b) if x}
+        one, other = sum(a, []), sum(b, [])
+        return apart(one, other, pictures, ours=fmean(one), theirs=fmean(other), **beside, **own)
+
+    return {"C29a": over("value", "attention") | {"placebo": over("lot", "attention")},
+            "C29b": over("value", "lot") | {"placebo": over("another lot", "lot")}, **rivals,
+            "C29e": over("attention", "text") | {"placebo": over("lot", "text")},
+            "C29f": over("text", "picture") | {"placebo": over("lot", "picture")}}
+
+
 def precision(results: dict, size: str = "cpu") -> dict[str, dict]:
     """C25: of the questions that are filtered in fp32, in how many per cent another arithmetic keeps as many tokens."""
     rows, seeds = _rows(results, "precision"), seeds_of(results, "precision")

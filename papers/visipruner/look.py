@@ -6,6 +6,7 @@
 --model is a small LLaVA of this project, or a folder or hub id of any multimodal model of transformers that can be pruned
 (session.py says what is refused, and why). Beside the picture each layer's share is drawn: how far leaving out a token moves the
 output of the last prompt token there, |c_j| / |O| (method.influence). --nothing draws that alone, and prunes nothing.
+--settings takes boundary and threshold from a file of calibrate.py.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from common.vision import llava, tower
 from .analysis import Stage, Watched
 from .method import VisiPrunerConfig, neutral, paper
 from .session import PruningSession
+from .settings import read_settings
 
 
 @torch.no_grad()
@@ -154,6 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--question", default="")
     parser.add_argument("--boundary", type=int, default=-1, help="no layer up to it is tested")
     parser.add_argument("--threshold", type=float, default=0.05, help="tokens whose share |c_j| / |O| is above it stay")
+    parser.add_argument("--settings", type=Path, help="a file of calibrate.py, in the place of --boundary and --threshold")
     parser.add_argument("--nothing", action="store_true", help="prune nothing, only look")
     parser.add_argument("--tokens", type=int, default=1, help="that the model writes")
     parser.add_argument("--out", type=Path, default=Path("looks"))
@@ -179,8 +182,8 @@ def _draw_all(options: argparse.Namespace, asked: list[tuple[str, Any, str]]) ->
     import matplotlib.pyplot as plt
 
     of = opened(options.model)
-    config = neutral() if options.nothing else paper(boundary=options.boundary, relative=True, tokens_threshold=options.threshold,
-                                                     shallow=None)
+    config = neutral() if options.nothing else read_settings(options.settings).check(of.model, options.settings) if options.settings else (
+        paper(boundary=options.boundary, relative=True, tokens_threshold=options.threshold, shallow=None))
     options.out.mkdir(parents=True, exist_ok=True)
     for name, picture, question in asked:
         (stages, *_), written = look(of.model, of.inputs(picture, question), config, options.tokens)

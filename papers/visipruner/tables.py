@@ -161,6 +161,19 @@ def _equal(results: dict) -> Iterator[str]:
     yield "settings: " + "; ".join(", ".join(f"{name} {of}" for name, of in r["settings"].items()) for r in rows)
 
 
+def budget(results: dict, size: str = "cpu") -> Iterator[str]:
+    rows = [results[name] for name in sorted(results) if name.startswith("budget/seed")]
+    yield ""
+    yield "Few tokens: right, %, of the test questions that keep twenty or fewer, at their own number behind their own layer; by seed"
+    there = [[i for i, bit in enumerate(r["few"]) if bit == "1"] for r in rows]
+    for name in rows[0]["right"]:
+        found = ["".join(r["right"][name][i] for i in of) for r, of in zip(rows, there)]
+        yield f"{name:<{WIDTH}s}" + ", ".join(f"{share(bits):.1f}" if bits else "-" for bits in found)
+    yield "; ".join(f"threshold {r['threshold']:g}, {len(of)} of {len(r['few'])} questions, " +
+                    (f"{fmean(r['kept'][i] for i in of):.1f} tokens" if of else "no tokens") for r, of in zip(rows, there))
+    yield from _equal({name.replace("budget/", "equal/"): of for name, of in results.items() if name.startswith("budget/")})
+
+
 def precision(results: dict, size: str = "cpu") -> Iterator[str]:
     rows = [results[name] for name in sorted(results) if name.startswith("precision/seed")]
     yield ""

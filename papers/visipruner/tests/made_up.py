@@ -10,7 +10,7 @@ KNOCKED = {
     "after": {"0": 0.97, "1": 0.97, "3": 0.7, "7": 0.975}, "before": {"0": 0.8, "1": 0.96, "7": 0.975}, "merge": {"7": 0.975},
     "up to": {"1": 0.975, "7": 0.1}, "from": {}, "onto": dict.fromkeys(map(str, ONTO), 0.97),
     "shallow": {"before": 0.6, "merge": 0.975, "highest": 0.98, "lowest": 0.98, "random": 0.98, "all but highest": 0.975},
-    "middle": {"before": 0.7, "merge": 0.6, "highest": 0.8, "lowest": 0.97, "random": 0.96, "all but highest": 0.8}}
+    "middle": {"before": 0.7, "merge": 0.6, "highest": 0.8, "lowest": 0.97, "random": 0.96, "all but highest": 0.965}}
 KEPT = {"attention": {"0": 0.5, "3": 0.85}, "value": {"3": 0.92}, "lot": {"0": 0.55, "3": 0.7}, "another lot": {"1": 0.6, "3": 0.7}}
 EXIT = {"0": 0.3, "1": 0.4, "2": 0.5, "3": 0.8}
 ARMS = {"dense": 0.98, "VisiPruner": 0.97, "no exit": 0.97, "attention at its K": 0.965, "lot at its K": 0.8, "another lot at its K": 0.8,
@@ -41,7 +41,7 @@ def results(seeds=SEEDS, blocks=8, at=None, **changes) -> dict:
             given = shares if way in every else {str(b): moved(shares).get(str(b), 0.98) for b in range(blocks)}
             knocked[way] = {name: bits(share, n) for name, share in given.items()}
         for where in ("shallow", "middle"):
-            knocked[where] |= {name: bits(0.9, n) for name in ("random again", "merge, picture apart", "before, picture apart")}
+            knocked[where] |= {"random again": bits(0.9, n), "merge, picture apart": bits(0.975, n), "before, picture apart": bits(0.6, n)}
         found[f"knocked/seed{seed}"] = knocked
         right = {str(b): bits(0.3 if b < blocks // 2 else 0.9 if b < blocks - 1 else 0.98, n) for b in range(blocks)}
         found[f"looked/seed{seed}"] = {
@@ -104,6 +104,17 @@ def compared(**changes) -> dict:
 
 def equal(**changes) -> dict:
     return {f"equal/seed{seed}": compared(**changes) for seed in SEEDS}
+
+
+FEW = {"value": 0.95, "attention": 0.92, "text": 0.88, "picture": 0.8, "lot": 0.7, "another lot": 0.7}
+
+
+def budget(right=FEW, **changes) -> dict:
+    """Every second question keeps ten tokens, the others thirty or all of them."""
+    m = TEST * ASKED
+    return {f"budget/seed{seed}": compared(**changes) | {
+        "threshold": 0.1, "few": "10" * (m // 2), "kept": [10, 30, 10, None] * (m // 4),
+        "right": {name: "".join(bit * 2 for bit in bits(share, m // 2)) for name, share in right.items()}} for seed in SEEDS}
 
 
 def qwen3(**changes) -> dict:

@@ -10,13 +10,14 @@ import pytest
 from tests.golden import held, same
 from tests.numerics import drawn
 
-from .. import further, quantities, reported
+from .. import analytic, findings, further, quantities, reported
 
 SEEDS, BLOCKS = (0, 1, 4), tuple(map(str, range(8)))
 LOOKED, TEST = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6], [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]  # pictures of questions
 T = {6: 2.4469118511449692, 7: 2.3646242515927844}  # Student's t at 97.5 %, by degrees of freedom
+APART = ("merge, picture apart", "before, picture apart")
 WAYS = {"after": BLOCKS, "before": BLOCKS, "merge": BLOCKS, "up to": BLOCKS, "onto": ("0", "31", "63"),
-        "shallow": ("before", "merge", "highest", "lowest", "random", "all but highest"),
+        "shallow": ("before", "merge", "highest", "lowest", "random", "all but highest", *APART),
         "middle": ("before", "merge", "highest", "lowest", "random", "all but highest")}
 ARMS = ("dense", "VisiPruner", "no exit", "attention at its K", "lot at its K", "another lot at its K", "FastV", "PyramidDrop",
         "no boundary", "paper's shallow stage", "code's shallow stage")
@@ -58,7 +59,7 @@ FOUND = made()
 
 @functools.cache
 def measured_once():
-    return quantities.llava(FOUND)
+    return findings.llava(FOUND)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -134,6 +135,9 @@ def test_what_shallow_blocks_do():
         seen(claim, DENSE, knocked("shallow", way), DENSE, before, control="sensitivity")
     seen("C10a", knocked("after", "0"), knocked("before", "0"), knocked("after", "7"), knocked("before", "7"))
     seen("C11b", knocked("shallow", "merge"), before, knocked("merge", "7"), knocked("before", "7"))
+    together, hidden = (knocked("shallow", name) for name in APART)
+    seen("C11c", DENSE, together, DENSE, hidden, control="sensitivity")
+    seen("C11d", together, hidden, knocked("merge", "7"), knocked("before", "7"))
     seen("C12a", knocked("onto", "0"), knocked("onto", "63"), knocked("onto", "0"), knocked("before", "0"), control="sensitivity")
     first, second, behind, next_behind = (minus(DENSE, knocked(mode, block)) for mode in ("before", "after") for block in "01")
     seen("C10b", second, [x / 2 for x in first], next_behind, [x / 2 for x in behind])
@@ -156,6 +160,9 @@ def test_where_the_picture_is_needed():
     seen("C14u", DENSE, knocked("up to", "1"), DENSE, knocked("up to", "7"))
     lowest = knocked("middle", "lowest")
     seen("C15a", lowest, knocked("middle", "highest"), lowest, knocked("middle", "random"))
+    everything = knocked("middle", "before")
+    seen("C15c", DENSE, lowest, DENSE, everything, control="sensitivity")
+    seen("C15d", DENSE, knocked("middle", "all but highest"), DENSE, everything)
     seen("C15b", knocked("middle", "before"), knocked("middle", "merge"), knocked("shallow", "before"), knocked("shallow", "merge"))
     seen("C18a", DENSE, looked("exit", "5"), DENSE, looked("exit", "2"))
     seen("C18b", knocked("after", "4"), looked("exit", "3"), knocked("after", "7"), looked("exit", "6"))
@@ -189,7 +196,7 @@ def test_pruned():
     held(measured_once()["C17v"], *over_pictures(kept["value", "3"], attention), placebo=over_pictures(by_lot, attention))
     seen("C17s", kept["attention", "0"], kept["lot", "0"], attention, by_lot)
     seen("C17m", attention, by_lot, kept["another lot", "3"], by_lot)
-    assert len(measured_once()) == 28
+    assert len(measured_once()) == 32 and {*quantities.llava(FOUND)} < {*measured_once()}
 
 
 def test_pairs_that_are_saved():
@@ -359,6 +366,37 @@ def test_scores_against_leaving_out_each_token():
          placebo=of_rows(rows, (right("right", "oracle"), right("right", "lot")), LOOKED * 3))
 
 
+def test_few_tokens():
+    """Scores are compared on the questions that keep few, another number of each model; rivals on all."""
+    n = len(TEST)
+    names = ("value", "attention", "text", "picture", "lot", "another lot")
+    few = {0: "1100100000", 1: "0000000000", 4: "1111100101"}
+    rows = {seed: at_equal(seed) | {"few": few[seed], "kept": [None if seed == 1 else int(drawn("kept", seed, i, low=1, high=60))
+                                                            for i in range(n)],
+                                    "right": {name: bits("few", name, seed, n=n) for name in names}} for seed in SEEDS}
+    measured = further.budget({f"budget/seed{seed}": row for seed, row in rows.items()})
+    there = {seed: [i for i in range(n) if few[seed][i] == "1"] for seed in SEEDS}
+    pictures = [TEST[i] for seed in SEEDS for i in there[seed]]
+    kept = [rows[seed]["kept"][i] for seed in SEEDS for i in there[seed]]
+
+    def over(ours, theirs):
+        a, b = ({seed: [100.0 * int(rows[seed]["right"][name][i]) for i in there[seed]] for seed in SEEDS} for name in (ours, theirs))
+        each = {f"seed {seed}": fmean(a[seed]) - fmean(b[seed]) for seed in (0, 4)}
+        one, other = (sum(of.values(), []) for of in (a, b))
+        return minus(one, other), pictures, 100 / 10, {"ours": fmean(one), "theirs": fmean(other), "tokens kept": fmean(kept),
+                                                       "questions": 10.0, "of all, %": 100 / 3} | each
+
+    assert len(pictures) == 10
+    for claim, ours, theirs, control in (("C29a", "value", "attention", "lot"), ("C29b", "value", "lot", "another lot"),
+                                         ("C29e", "attention", "text", "lot"), ("C29f", "text", "picture", "lot")):
+        held(measured[claim], *over(ours, theirs), placebo=over(control, theirs))
+    for claim, rival in (("C29c", "FastV"), ("C29d", "PyramidDrop")):
+        rivals_are_level(measured[claim], rival, list(rows.values()))
+    assert len(measured) == 6
+    none = {f"budget/seed{seed}": row | {"few": "0" * n} for seed, row in rows.items()}
+    assert {*further.budget(none)} == {"C29c", "C29d"}
+
+
 # -- what is printed, and the paper's size -------------------------------------------------------------------
 def test_figures_of_the_paper():
     measured, d, m, L, n = quantities.exact({}, "analytic"), 4096, 11008, 32, 576
@@ -400,6 +438,25 @@ def test_figures_of_the_paper():
         computed = sum(s / 20 if s > 100 else s for s in row.scores) / 7
         assert value == round(computed, 2) and abs(computed - row.average) > 0.05
     assert measured["C7c"]["baselines"] == {"K = 2": pytest.approx(100 * (1 - (2 * pairs(n) + 30 * pairs(144)) / (32 * pairs(n))))}
+
+
+def test_totals_of_table_5():
+    measured, d, m = findings.totals({}), 5120, 13824
+    shallow, few = 4 * 576 * d * d + 3 * 576 * d * m, 4 * 10 * d * d + 2 * 100 * d + 3 * 10 * d * m
+    assert measured["C3a"]["value"] == pytest.approx((18 * shallow + 6 * few) / 1e12, rel=1e-12)
+    f = (3.31e12 - 23.9 * few) / (shallow - few)
+    assert measured["C3a"]["baselines"] == {"filter layer for 3.31 T": pytest.approx(f)} and round(f) == 18
+    printed = {"LLaVA-1.5-7B": (3.82, 1.76), "LLaVA-1.5-13B": (7.44, 3.31), "InternVL2.5-8B": (11.0, 5.34), "Qwen2-VL-7B": (9.62, 4.69),
+               "MobileVLM-V2-3B": (0.37, 0.25)}
+    assert measured["C5r"]["baselines"] == pytest.approx({name: 100 - 100 * b / a for name, (a, b) in printed.items()})
+    assert measured["C5r"]["value"] == 5
+    assert [analytic.visual_tokens_for(total * 1e12, *shape) for total, shape in (
+        (11.0, (32, 4096, 14336)), (9.62, (28, 3584, 18944)))] == [1352, 1300], "what the notes of C4a and C5b say"
+
+
+def test_a_saving_that_does_not_follow_is_not_counted(monkeypatch):
+    monkeypatch.setitem(findings.SAVED, "Qwen2-VL-7B", 51.3)
+    assert findings.totals({})["C5r"]["value"] == 4
 
 
 def test_points_lost_at_the_papers_size():

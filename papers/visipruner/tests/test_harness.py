@@ -32,7 +32,7 @@ def test_every_job_names_a_function_with_these_arguments():
             inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
         timings = {"smoke": 1, "cpu": speed.PROCESSES}[size]
         clocks = len(clock.EXAMPLE)  # a model each; what they follow from is there already
-        assert len({job.name for job in jobs}) == len(jobs) == 2 + 6 * len(llava.SIZES[size].seeds) + timings + clocks + 9 + 4 + 5
+        assert len({job.name for job in jobs}) == len(jobs) == 2 + 7 * len(llava.SIZES[size].seeds) + timings + clocks + 9 + 4 + 5
 
 
 def test_jobs_depend_on_what_they_compute_by_and_not_on_what_shows_it():
@@ -50,7 +50,7 @@ def test_the_default_run_has_the_sizes_that_are_written_down():
     text = (harness.HERE / "README.md").read_text()
     seeds = {claim["id"]: tuple(claim["protocol"]["seeds"]) for claim in CLAIMS if "seeds" in claim["protocol"]}
     other = {name for name in seeds if "/C24" in name or "/C28" in name}
-    assert len(seeds) == 29 + 6 + 11 + 16 == 35 + len(other)
+    assert len(seeds) == 33 + 6 + 6 + 11 + 16 == 45 + len(other)
     assert all(of == ((0,) if name in other else cpu.seeds) for name, of in seeds.items())
     assert f"{cpu.test} test pictures" in text and f"{cpu.validation} validation pictures" in text and f"first {cpu.looked}" in text
     s = speed.SIZES["cpu"]
@@ -61,10 +61,11 @@ def test_the_default_run_has_the_sizes_that_are_written_down():
 def test_tables_show_every_way_and_every_arm():
     asked = (*tables.guideline(staged()), *tables.qwen3(made_up.qwen3()), *tables.smollm2(made_up.smollm2()),
              *tables.equal(made_up.equal()),
-             *tables.precision(made_up.precision()), *tables.oracle(made_up.oracle()))
+             *tables.precision(made_up.precision()), *tables.oracle(made_up.oracle()), *tables.budget(made_up.budget()))
     text = "\n".join((*tables.llava(results()), *tables.exact({}), *tables.speed(timed()), *asked))
     for name in (*tables.WAYS.values(), *tables.WHICH.values(), *tables.ARMS, "FastV, K = 3", "Qwen2-VL-7B", "dense / pruned", "Qwen3",
-                 "SmolLM2", "bfloat16, influence too", "another lot", "14.10"):
+                 "SmolLM2", "bfloat16, influence too", "another lot", "14.10", "Few tokens",
+                 "threshold 0.1, 300 of 600 questions, 10.0 tokens"):
         assert name in text, name
     assert "97.0" in text and "boundary 3" in text and "no exit" in text
 
@@ -82,7 +83,7 @@ def test_the_analytic_rung_ends_with_the_table_and_one_json_line(capsys, tmp_pat
     assert experiment.main(tmp_path, harness.EXPERIMENTS, ["--rung", "analytic"]) == 0
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert (last["paper"], last["rung"]) == ("visipruner", "analytic")
-    assert [last["counts"][word] for word in ("adds-up", "does-not-add-up", "opposes")] == [8, 3, 1]
+    assert [last["counts"][word] for word in ("adds-up", "does-not-add-up", "opposes")] == [10, 3, 1]
 
 
 # -- looking -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from common.claims.records import load_claims
 from common.claims.verdict import verdict
 
 from .. import eval as harness
-from .. import further, quantities, reported
+from .. import findings, further, quantities, reported
 from ..experiments import llava, smollm2
 from . import made_up
 from .made_up import LOOKED, bits, results, staged, timed
@@ -19,13 +19,14 @@ CLAIMS = load_claims(harness.HERE / "claims.yaml")
 
 @pytest.fixture(scope="module")
 def measured():
-    return quantities.llava(results())
+    return findings.llava(results())
 
 
 def asked() -> dict:
     """What the experiments that are asked for by name measure."""
     return (quantities.guideline(staged()) | further.qwen3(made_up.qwen3()) | further.smollm2(made_up.smollm2()) |
-            further.equal(made_up.equal()) | further.precision(made_up.precision()) | further.oracle(made_up.oracle()))
+            further.equal(made_up.equal()) | further.precision(made_up.precision()) | further.oracle(made_up.oracle()) |
+            further.budget(made_up.budget()))
 
 
 def word(claim: str, measured: dict) -> str:
@@ -53,8 +54,8 @@ def test_no_control_would_pass_in_its_claims_place(measured):
 
 
 def test_arithmetic_adds_up_where_the_specification_says_so():
-    found = quantities.exact({}, "analytic")
-    assert found.keys() == {c["id"].partition("/")[2] for c in CLAIMS if c["rung"] == "analytic"}
+    found = quantities.exact({}, "analytic") | findings.totals({}, "analytic")
+    assert found.keys() == {c["id"].partition("/")[2] for c in CLAIMS if c["rung"] == "analytic" and c.get("status") != "not-checkable"}
     words = {claim: word(claim, of) for claim, of in found.items()}
     wrong = {claim: w for claim, w in words.items() if w != "adds-up"}
     assert wrong == {"C1w": "opposes", "C5a": "does-not-add-up", "C7c": "does-not-add-up", "C7d": "does-not-add-up"}
@@ -62,7 +63,7 @@ def test_arithmetic_adds_up_where_the_specification_says_so():
 
 
 def test_results_survive_a_file(measured):
-    assert quantities.llava(json.loads(json.dumps(results()))) == measured
+    assert findings.llava(json.loads(json.dumps(results()))) == measured
 
 
 def test_models_that_differ_carry_no_word_about_models(measured):

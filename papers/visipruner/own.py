@@ -1,0 +1,173 @@
+"""A user's own model, pictures and questions: what the commands beside this file ask, and what the model answers under a pruner.
+
+    asked = questions(options)                     # pictures and questions of a command line, or lines of a JSONL file
+    answered(model, Prompt(inputs), pruner, 1)     # what it writes, greedily, and what happened in its layers
+
+No answer of anybody is read: all that is compared is what a model says with what it says itself when something of the picture is
+missing. A prompt may hold several rows, if the inputs do; with commands it holds one, since pictures of other models differ in tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+from .pruners import Nothing
+from .session import Pruner, PruningSession, Trace
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """inputs: of the model's `generate`, one row or more. visual (B, S) bool: where visual tokens stand, for a decoder that is given
+    `inputs_embeds` with projected features; None where the ids hold the model's image token. name: in tables.
+
+    Raises UserError for rows that are padded on the right, where the last slot is no token."""
+
+    inputs: dict[str, Tensor]
+    visual: Tensor | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        mask = self.inputs.get("attention_mask")
+        if mask is not None and not bool(mask[:, -1].all()):
+            raise UserError(f"prompt {self.name or '(no name)'}: padded on the right; an answer stands behind the last slot, so pad on "
+                            "the left")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """ids: of each row, up to and with the first end-of-sequence. trace: what happened in the prefill."""
+
+    ids: list[tuple[int, ...]]
+    trace: Trace
+
+    def visual(self) -> list[list[int]]:
+        """[row][layer]: visual tokens that were there."""
+        return [list(row) for row in zip(*self.trace.visual)]
+
+    def text(self) -> list[int]:
+        """[row]: other tokens of the prompt, padding apart."""
+        return [all_ - of_it for all_, of_it in zip(self.trace.tokens[0], self.trace.visual[0])]
+
+
+@torch.no_grad()
+def answered(model: nn.Module, prompt: Prompt, pruner: Pruner | None = None, tokens: int = 1) -> Answered:
+    """Greedy. Raises ModelError for a model that cannot be pruned, by property (session.py)."""
+    with PruningSession(model, pruner or Nothing(), prompt.visual) as session:
+        written = model.generate(**prompt.inputs, max_new_tokens=tokens, do_sample=False, num_beams=1)
+    width = prompt.inputs["input_ids"].shape[1] if "input_ids" in prompt.inputs else 0
+    end = getattr(model.generation_config, "eos_token_id", None)
+    ends = set(end if isinstance(end, list) else [end])
+    return Answered([cut(row, ends) for row in written[:, width:].tolist()], session.trace)
+
+
+def cut(row: list[int], ends: set[int | None]) -> tuple[int, ...]:
+    """Up to and with the first of the ends: what stands behind it is padding."""
+    first = next((i for i, token in enumerate(row) if token in ends), len(row))
+    return tuple(row[: first + 1])
+
+
+# -- from a command line -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Question:
+    """picture: PIL, RGB. digest: of its pixels, by which a picture is known again whatever its file is called."""
+
+    name: str
+    picture: Any
+    text: str
+
+    @property
+    def digest(self) -> str:
+        return digest(self.picture)
+
+
+def digest(picture: Any) -> str:
+    """SHA-256 of a PIL picture's size and RGB pixels."""
+    rgb = picture.convert("RGB")
+    return hashlib.sha256(str(rgb.size).encode() + rgb.tobytes()).hexdigest()
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What `questions` reads."""
+    parser.add_argument("--model", required=True, help="a small LLaVA's folder, or a folder or hub id of transformers")
+    parser.add_argument("--pictures", type=Path, nargs="*", default=[])
+    parser.add_argument("--question", action="append", default=[], help="asked about every one of --pictures; may be given again")
+    parser.add_argument("--prompts", type=Path, help='a file of lines {"picture": "a.jpg", "question": "..."}, paths from its folder')
+    parser.add_argument("--scenes", type=int, default=0, help="so many generated validation scenes, with a question each, beside them")
+
+
+def questions(options: argparse.Namespace) -> list[Question]:
+    """Raises UserError for a picture without a question, a file that cannot be read, a line that is no prompt, or nothing at all."""
+    if options.pictures and not options.question:
+        raise UserError("--pictures needs a --question: which layers look depends on what is asked")
+    found = [Question(path.stem, image, text) for path in options.pictures for image in [opened(path)] for text in options.question]
+    if options.prompts:
+        found += lines(options.prompts)
+    if options.scenes:
+        found += scenes(options.scenes)
+    if not found:
+        raise UserError("give --pictures FILE ... with a --question, --prompts FILE, or --scenes COUNT")
+    return found
+
+
+def lines(path: Path) -> list[Question]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no file of prompts that can be read ({error})") from error
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            of = json.loads(line)
+            name, asked = of["picture"], of["question"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f'{path}, line {number}: expected {{"picture": "a.jpg", "question": "..."}}') from error
+        if not isinstance(name, str) or not isinstance(asked, str):
+            raise UserError(f"{path}, line {number}: picture and question are texts")
+        found.append(Question(Path(name).stem, opened(path.parent / name), asked))
+    return found
+
+
+def opened(path: Path) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{path}: no picture that can be read ({error})") from error
+
+
+def scenes(count: int, split: str = "val") -> list[Question]:
+    """Of generated scenes one question each, the kinds in turn. Validation pictures: what is chosen by them is not chosen on test ones."""
+    from PIL import Image
+
+    from common.data import scenes as generated
+
+    found = []
+    for number in range(count):
+        of = generated.scene(number, split)
+        asked = of.questions()
+        found.append(Question(f"{split}{number}", Image.fromarray(of.image()), asked[number % len(asked)].text))
+    return found
+
+
+def name_of(model: str) -> str:
+    """A model's name for a file that others read: a hub id, or a folder's own name without its place."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def prompts(asked: Iterable[Question], inputs: Callable[[Any, str], dict[str, Tensor]]) -> list[Prompt]:
+    """inputs(picture, question): as look.Opened has them."""
+    return [Prompt(inputs(q.picture, q.text), None, q.name) for q in asked]
