@@ -1,8 +1,9 @@
 """Real prose that is read sentence by sentence, and a question with one letter as its answer: where the evidence stands is known.
 
-A passage is five neighbouring sentences of one document; the question, which comes first, shows one of them with a word left out, and
-four words to choose from. The right one stands once in the passage, in that sentence; the others nowhere in it. So the letter is known
-once that sentence has been read, and before that only what kind of word fits.
+A passage is five neighbouring sentences of one document. The question comes after it, at the head of the answer: one of its sentences,
+begun, up to a word that is one of eight. Their letters stand in the instruction, the same for every question: the class is A, the object B.
+What follows is known once that sentence has been read, and before that only what kind of word may come; the eight are common in such
+prose, and others of them often stand in the passage, too.
 
     train          the help pages of the Python language (CPython's `pydoc_data.topics`), most of them
     calibration    the other help pages
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -24,41 +26,30 @@ from common.streaming.units import Template, sentence_ends
 
 from .tasks import Item
 
-SENTENCES, LETTERS = 5, "ABCD"  # of a passage; of the options
-WORDS_OF_A_SENTENCE, LEAST_LETTERS = (7, 20), 5  # of a sentence that is taken; of a word that is asked for
+SENTENCES = 5  # of a passage
+OPTIONS = {"class": "A", "object": "B", "value": "C", "function": "D", "method": "E", "string": "F", "type": "G", "name": "H"}
+INSTRUCTION = "Read the text, then go on with the letter of the next word: " + ", ".join(
+    f"{letter} {word}" for word, letter in OPTIONS.items()) + "."
+WORDS_OF_A_SENTENCE, BEGUN = (7, 20), 4  # of a sentence that is taken; of its beginning, at least
 PLAIN = 0.75  # share of a sentence's words that are words, and no code
-ASKED = 'Which word is missing in "{gap}"? {options}. Answer with a letter.'
-GAP = "____"
-
-
-class Passage(NamedTuple):
-    """sentences; document: its number in the split."""
-
-    sentences: tuple[str, ...]
-    document: int
 
 
 class Question(NamedTuple):
-    """A passage and what is asked of it. place: of the sentence with the answer, from 1; options: four words; answer: the letter."""
+    """passage: sentences; document: its number in the split; place: of the sentence with the answer, from 1; begun: that sentence up to the
+    answer; word: the answer."""
 
-    passage: Passage
+    passage: tuple[str, ...]
+    document: int
     place: int
-    gap: str
-    options: tuple[str, ...]
-    answer: str
+    begun: str
+    word: str
 
     @property
-    def text(self) -> str:
-        """The letter stands behind its word: where the word comes again in the passage, what came after it is its letter."""
-        return ASKED.format(gap=self.gap, options=", ".join(f"{word} {letter}" for letter, word in zip(LETTERS, self.options)))
+    def letter(self) -> str:
+        return OPTIONS[self.word]
 
 
 # -- sentences ---------------------------------------------------------------------------------------------
-def words_in(text: str) -> list[str]:
-    """Lower-case words of letters alone, as options and passages are compared."""
-    return re.findall(r"[a-z]+", text.lower())
-
-
 def sentences_of(document: str) -> list[str]:
     """Whole sentences of its prose, in order: no code, no grammar, one full stop at the end and none of an abbreviation within."""
     found = []
@@ -102,79 +93,73 @@ def facts() -> list[dict]:
 
 
 # -- questions ---------------------------------------------------------------------------------------------
-class Cloze:
-    """Questions about passages, in a tokenizer's units: the question is the instruction, a sentence a unit. seed: of the draws.
+def beginnings(sentence: str) -> Iterator[tuple[str, str]]:
+    """(the sentence up to it, the word) of every one of the eight, behind four words and more, where it stands there first."""
+    words = sentence.split()
+    bare_words = [word.strip(",;:.") for word in words]
+    for i, bare in enumerate(bare_words):
+        if i >= BEGUN and bare in OPTIONS and bare not in bare_words[:i]:
+            yield " ".join(words[:i]), bare
 
-    prose: {split: documents of sentences}, None: CPython's. Raises ValueError where a letter is more than one token.
-    """
+
+class Cloze:
+    """Questions about passages, in a tokenizer's units: a sentence is a unit of the source, the question stands in the header of the
+    answer. seed: of the draws. prose: {split: documents of sentences}, None: CPython's. Raises ValueError where a letter is more than one
+    token."""
 
     def __init__(self, tokenizer: Any, seed: int = 0, prose: dict[str, list[list[str]]] | None = None):
         self.tokenizer, self.seed, self.prose = tokenizer, seed, documents() if prose is None else prose
-        ids = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in LETTERS]
+        ids = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"] for letter in OPTIONS.values()]
         if any(len(each) != 1 for each in ids):
-            raise ValueError(f"cloze: of the letters {LETTERS} one is no token of its own: {ids}")
+            raise ValueError(f"cloze: of the letters {', '.join(OPTIONS.values())} one is no token of its own: {ids}")
         self.letters = tuple(each[0] for each in ids)
 
     @cached_property
-    def words(self) -> dict[str, list[tuple[str, int]]]:
-        """{split: (word, document) of every word that may be asked for}."""
-        return {split: sorted({(word, number) for number, sentences in enumerate(of) for s in sentences for word in _askable(s)})
-                for split, of in self.prose.items()}
+    def template(self) -> Template:
+        return Template.of(self.tokenizer, INSTRUCTION)
+
+    @cached_property
+    def askable(self) -> dict[str, list[list[tuple[int, str, str]]]]:
+        """{split: of each document, (number of the sentence, its beginning, the word) of all that may be asked}."""
+        found: dict[str, list[list[tuple[int, str, str]]]] = {}
+        for split, of in self.prose.items():
+            found[split] = [[(i, *pair) for i, sentence in enumerate(sentences) for pair in beginnings(sentence)] for sentences in of]
+        return found
 
     def question(self, number: int, split: str) -> Question:
-        rng, of = random.Random(f"cloze {self.seed} {split} {number}"), self.prose[split]
-        while True:  # a passage whose words all stand in it twice is not asked about
-            document = number % len(of)
-            start = rng.randrange(len(of[document]) - SENTENCES + 1)
-            passage = Passage(tuple(of[document][start : start + SENTENCES]), document)
-            there = words_in(" ".join(passage.sentences))
-            place = rng.randrange(SENTENCES)
-            able = [word for word in _askable(passage.sentences[place]) if there.count(word) == 1]
-            if able:
-                break
-        answer = rng.choice(able)
-        others = self._others(rng, split, answer, passage, set(there))
-        options = rng.sample([answer, *others], len(LETTERS))
-        gap = re.sub(rf"\b{answer}\b", GAP, passage.sentences[place], count=1)
-        return Question(passage, place + 1, gap, tuple(options), LETTERS[options.index(answer)])
-
-    def _others(self, rng: random.Random, split: str, answer: str, passage: Passage, there: set[str]) -> list[str]:
-        """Three words of other documents, none of them in the passage, of the answer's length give or take two letters."""
-        found: list[str] = []
-        while len(found) < len(LETTERS) - 1:
-            word, document = rng.choice(self.words[split])
-            if document != passage.document and word not in there and word not in found and abs(len(word) - len(answer)) <= 2:
-                found.append(word)
-        return found
+        rng = random.Random(f"cloze {self.seed} {split} {number}")
+        able = [document for document, asked in enumerate(self.askable[split]) if asked]
+        document = able[number % len(able)]
+        at, begun, word = rng.choice(self.askable[split][document])
+        sentences = self.prose[split][document]
+        start = rng.randint(max(0, at - SENTENCES + 1), min(at, len(sentences) - SENTENCES))
+        return Question(tuple(sentences[start : start + SENTENCES]), document, at - start + 1, begun, word)
 
     def item(self, number: int, split: str = "train") -> Item:
         return self.asked(self.question(number, split))
 
-    def asked(self, of: Question, about: Question | None = None) -> Item:
-        """The question `of` in front of its passage, or of that of another question, where its evidence never comes. The oracle's end is
-        the letter's: an answer may end where it begins."""
-        passage = (about or of).passage
-        template = Template.of(self.tokenizer, of.text)
-        example = template.example(" ".join(passage.sentences), of.answer, sentence_ends, lambda text: [len(text)])
-        return Item(example, (of.place, of.place))
+    def asked(self, of: Question, passage: tuple[str, ...] | None = None, place: int | None = None) -> Item:
+        """The question behind its passage, or behind another one, where its evidence never comes. The oracle's end is the letter's: an
+        answer may end where it begins. place: that the oracle says, None: the question's. Raises ValueError for a tokenizer that writes
+        the letter otherwise behind the beginning than alone."""
+        template = replace(self.template, opening=f"{self.template.opening}{of.begun} ")
+        example = template.example(" ".join(passage or of.passage), of.letter, sentence_ends, lambda text: [len(text)])
+        if (token := int(example.target[-2])) not in self.letters or len(example.target) != example.target_units[0] + 2:
+            raise ValueError(f"cloze: {of.letter} behind {of.begun!r} is token {token} and none of {self.letters}")
+        return Item(example, (place or of.place,) * 2)
 
     def items(self, count: int, split: str, first: int = 0) -> list[Item]:
         return [self.item(first + i, split) for i in range(count)]
 
     def elsewhere(self, count: int, split: str, shift: int) -> list[Item]:
-        """The same passages, each with the question about the passage `shift` places further; an item's oracle is the place of its own
-        evidence, so that what is told apart by place alone shows. A passage that has one of the options in it gets the next question."""
-        asked, found = [self.question(i, split) for i in range(count)], []
-        for i, own in enumerate(asked):
-            there = set(words_in(" ".join(own.passage.sentences)))
-            other = next(asked[(i + shift + step) % count] for step in range(count)
-                         if (i + shift + step) % count != i and not there & set(asked[(i + shift + step) % count].options))
-            found.append(Item(self.asked(other, own).example, (own.place, own.place)))
+        """The passages of `items(count, split)`, each with a question about a passage of the document `shift` places further. An item's
+        oracle is the place of its own evidence, so that what is told apart by place alone shows. Raises ValueError for one document."""
+        found = []
+        for i in range(count):
+            own, other = self.question(i, split), self.question(count + i + shift, split)
+            if own.document == other.document:
+                other = self.question(count + i + shift + 1, split)
+            if other.begun in " ".join(own.passage):
+                raise ValueError(f"cloze: {other.begun!r} stands in passage {i} of {split} too: there is another document needed")
+            found.append(self.asked(other, own.passage, own.place))
         return found
-
-
-def _askable(sentence: str) -> Sequence[str]:
-    """Lower-case words of a sentence that stand in it once, in no larger one, and are long enough."""
-    plain = [word.strip(",;:.") for word in sentence.split()]
-    every = words_in(sentence)
-    return [word for word in plain if word.isalpha() and word.islower() and len(word) >= LEAST_LETTERS and every.count(word) == 1]

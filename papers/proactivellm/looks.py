@@ -31,7 +31,7 @@ AT_ONCE = 16  # passages of a pass
 
 class Looks(NamedTuple):
     """Of n passages at M sentences read 1 .. M, and with the end: token (n, M + 1), the likeliest one; scores {head: (n, M + 1)};
-    letters (n, M + 1): the likeliest of the four letters; answer (n,): the right letter's id; place (n,): of the evidence, from 1."""
+    letters (n, M + 1): the likeliest of the eight letters; answer (n,): the right letter's id; place (n,): of the evidence, from 1."""
 
     token: Tensor
     scores: dict[str, Tensor]
@@ -50,19 +50,29 @@ class Looks(NamedTuple):
 
 
 def looks(model: nn.Module, task: Cloze, items: Sequence[Item]) -> Looks:
-    """One pass a passage; every prefix is looked at by the rows that live probes would have (decoding.py)."""
-    example = items[0].example
-    boundary = Boundary.of_tokenizer(task.tokenizer, int(example.target[-1]))
-    parts: list[tuple[Tensor, ...]] = []
-    for at in range(0, len(items), AT_ONCE):
+    """One pass a passage; every prefix is looked at by the rows that live probes would have (decoding.py). Questions of one length, which
+    decoding has in the header of the answer, go together."""
+    boundary = Boundary.of_tokenizer(task.tokenizer, int(items[0].example.target[-1]))
+    found: dict[int, tuple[Tensor, ...]] = {}
+    for places in together([item.example.target_units[0] for item in items]):
         record: list[Looked] = []
-        decode(model, [item.example for item in items[at : at + AT_ONCE]], Random(0.0), boundary, max_target=1, record=record)
+        decode(model, [items[i].example for i in places], Random(0.0), boundary, max_target=1, record=record)
         probe: Probe = record[0].probe
         of_letters = torch.tensor(task.letters)[probe.logits[..., list(task.letters)].argmax(-1)]
-        parts.append((record[0].token, of_letters, *(head().score(probe).double() for head in HEADS.values())))
-    token, letters, *scores = (torch.cat(part) for part in zip(*parts))
+        parts = (record[0].token, of_letters, *(head().score(probe).double() for head in HEADS.values()))
+        found |= {i: tuple(part[row] for part in parts) for row, i in enumerate(places)}
+    token, letters, *scores = (torch.stack(part) for part in zip(*(found[i] for i in range(len(items)))))
     answers = torch.tensor([int(item.example.target[item.example.target_units[0]]) for item in items])
     return Looks(token, dict(zip(HEADS, scores)), letters, answers, torch.tensor([item.oracle[0] for item in items]))
+
+
+def together(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of equal lengths, AT_ONCE of them at most."""
+    found = []
+    for length in sorted(set(lengths)):
+        places = [i for i, other in enumerate(lengths) if other == length]
+        found += [places[at : at + AT_ONCE] for at in range(0, len(places), AT_ONCE)]
+    return found
 
 
 # -- policies --------------------------------------------------------------------------

@@ -61,6 +61,10 @@ def _same(values: list[float]) -> dict:
 class Read(Runs):
     """Results of realtext.py. In an arm's place: LOTS, at the RCO of the full arm."""
 
+    def kept(self, seed: int, arm: str, head: str = "entropy") -> float:
+        """As of every task; nothing is kept of nothing."""
+        return super().kept(seed, arm, head) if self.whole(seed, "full" if arm == LOTS else arm)["quality"] else 0.0
+
     def auroc(self, seed: int, arm: str) -> float:
         return self.run(seed, arm)["auroc"]
 

@@ -1,4 +1,4 @@
-"""Real prose and a real model: SmolLM2-135M reads a passage sentence by sentence and answers a question with one letter (cloze.py).
+"""Real prose and a real model: SmolLM2-135M reads a passage sentence by sentence and answers with one letter (cloze.py).
 
 As in the small (arms.py), a reader is trained first that has only ever seen whole passages, and the arms go on from it, alike in all
 but their losses and the law of their paths. With answers of one letter the law is the question (shown.py):
@@ -66,7 +66,7 @@ class Size:
     job_seconds: float
 
 
-SIZES = {"smoke": Size((0,), 1, 1, 2, 3, 4, 1), "cpu": Size(asked(), 300, 120, 8, 96, 188, 2000)}
+SIZES = {"smoke": Size((0,), 2, 2, 2, 3, 4, 1), "cpu": Size(asked(), 150, 150, 8, 96, 188, 2000)}
 
 
 def jobs(size: str = "cpu") -> list[Job]:
@@ -135,7 +135,8 @@ class LetterTraining(ProactiveTraining):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["loss"] = float(self.trainer.callback_metrics["train/loss"])
+        last = self.trainer.callback_metrics.get("train/loss")  # none yet, where a run that goes on saves within its first step
+        checkpoint["loss"] = self.loss if last is None else float(last)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)
