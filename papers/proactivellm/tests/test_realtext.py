@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.claims.records import make_record
+from common.errors import ModelError
 from common.models import Loaded, load, tiny
 from common.streaming.words import Boundary
 from tests import small_tokenizers
@@ -203,9 +204,17 @@ def test_jobs_walk_and_a_killed_training_goes_on(smol, tmp_path, monkeypatch):
     assert all(tables_letter.WHAT[name] in text for name in ("start", *realtext.NAMES)) and "another passage" in text
 
 
+def test_a_reader_that_cannot_read_stops_the_run(smol, monkeypatch):
+    monkeypatch.setitem(realtext.SIZES, "smoke", replace(realtext.SIZES["smoke"], least=101.0))
+    with pytest.raises(ModelError, match="of 3 calibration passages with everything read, and 101 are needed"):
+        realtext.reader(0, "smoke")
+    assert realtext.SIZES["cpu"].least == 50 and all("realtext/reader/seed0" in job.after for job in realtext.jobs("cpu")
+                                                     if "trained/" in job.name and job.name.endswith("seed0"))
+
+
 def test_a_training_in_two_parts_is_the_one_in_one(smol, tmp_path, monkeypatch):
     """Three steps; killed behind the second, of which the checkpoint is whole."""
-    size = realtext.Size((0,), 3, 3, 8, 3, 4, 1)
+    size = realtext.Size((0,), 3, 3, 8, 0, 3, 4, 1)
 
     def train(folder, steps):
         loaded = realtext.base()
