@@ -48,7 +48,7 @@ NAMES = {"full": FULL, "plain law": ARMS["plain law"], "end counted": ARMS["plai
 LETTER_ALONE = ("plain law",)  # arms whose law counts the letter and not the end
 LAW = "slack"  # of an arm that names none
 LORA = LoraSpec(4, alpha=16, dropout=0.0)
-MICRO = 4  # passages of a pass: a step's do not fit into 4 GB at once
+MICRO = 2  # passages of a pass: four had taken 3.5 GB after 25 steps, and rising
 APART = (1, 2)  # passages between a question and the other ones that it is asked about
 ARMS_FIRST = 10**6  # number of the arms' first training item, behind all that the reader saw
 
