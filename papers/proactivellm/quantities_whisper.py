@@ -40,3 +40,10 @@ def whisper(results: dict, size: str = "cpu") -> dict[str, dict]:
             "RCO": (spoken.context, "full"), "batch quality": whole(spoken)}),
         "C10v": claim(spoken.seeds, "C10v", spoken.over_wait, "full", LOTS, answer),
     }
+
+
+def facts(results: dict) -> tuple[list, list]:
+    """Whisper, and the stand-in that the arms started from; n: utterances that Whisper was asked, and those of each task and seed."""
+    runs = [run for name, run in results.items() if "/full/" in name and "batch" in run]
+    asked = [len(results["whisper/heard"]["words"]), *(run["batch"]["n"] for run in runs)]
+    return [results[name]["model"] for name in ("whisper/heard", "whisper/standin")], [{"name": "FSDD", "split": "test", "n": sum(asked)}]

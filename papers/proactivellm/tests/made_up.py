@@ -109,6 +109,36 @@ def of_whisper(seeds=3):
     return found
 
 
+def of_abstracts(count=40, later=0):
+    """Results begin in the middle, or some sentences later."""
+    sentences = [8 + i % 7 for i in range(count)]
+    first = [m // 2 + later for m in sentences]
+    return {"letter/abstracts": {"sentences": sentences, "evidence": first, "words": [20 * m for m in sentences],
+                                 "evidence words": [20 * e for e in first], "all": count + 2, "answers": {"yes": count}}}
+
+
+def _point(quality, rco=0.7, seed=0):
+    return {"quality": quality + 0.01 * seed, "RCO": rco, "premature": 1.0, "n": 188}
+
+
+def of_letter(quality, auroc, whole=80.0, lots=50.0, seed=0, **more):
+    return {"batch": _point(whole, 1.0), "guesses": 30.0, "auroc": auroc + 0.001 * seed, "letters": 81.0, "no letter": 0.0, "loss": 0.1,
+            "wait": {"1": _point(40.0, 0.2)}, "entropy": {"threshold": [0.1, 0.2], "calibration": [_point(1.0), _point(2.0)],
+            "test": [_point(1.0), _point(quality, seed=seed)], "chosen": 1}, "random": _point(lots), "weights": ["a", "a"]} | more
+
+
+def of_realtext(seeds=3, **changed):
+    """changed: {arm: arguments of `of_letter` over those here}."""
+    found = {"realtext/frozen": of_letter(24, .5) | {"model": {"name": "s"}, "prose": [], "documents": {}}}
+    of = {"start": (55, .62), "full": (79, .9), "plain law": (56, .63), "end counted": (75, .85), "batch only": (57, .64)}
+    for seed in range(seeds):
+        for arm, (quality, auroc) in of.items():
+            more = {"elsewhere": [.55 + .002 * seed, .56], "heads": {}} if arm == "full" else {}
+            own = {"quality": quality, "auroc": auroc} | changed.get(arm.replace(" ", "_"), {})
+            found[f"realtext/{arm}/seed{seed}"] = of_letter(seed=seed * (len(arm) % 5 + 1), **own, **more)
+    return found
+
+
 def of_speed(probe=1.1, late=1.05, processes=3):
     return {f"speed/process{i}": {"decode": [0.01, 0.0101], "probe": [0.01 * probe + 1e-5 * i, 0.0101 * probe],
                                   "read early": [0.009, 0.0091], "read late": [0.009 * late + 1e-5 * i, 0.0091 * late],

@@ -10,7 +10,7 @@ import torch
 
 from common.runs.experiment import every_job
 
-from .. import baselines, heads, pictures, quantities, quantities_whisper, standins, tables
+from .. import baselines, heads, pictures, quantities, quantities_letter, quantities_whisper, standins, tables
 from .. import eval as harness
 from ..data import batch_of
 from ..decoding import Streamed
@@ -18,7 +18,7 @@ from ..experiments import arms, exact, speech, text
 from ..method import Law, forward, read_path
 from ..scoring import auroc, earliest, operating, quality
 from ..tasks import Task
-from .made_up import CLAIMS, of_speech, of_speed, of_text, of_whisper
+from .made_up import CLAIMS, of_abstracts, of_realtext, of_speech, of_speed, of_text, of_whisper
 
 
 def of(claim):
@@ -26,9 +26,10 @@ def of(claim):
 
 
 def test_every_claim_is_measured_blocked_or_not_checkable():
-    counted = quantities.exact({}, "analytic")
+    counted = quantities.exact({}, "analytic") | quantities_letter.exact({}, "analytic")
     run = quantities.text(of_text()) | quantities.speed(of_speed())
     asked = quantities.words(of_speech()) | quantities.spoken(of_speech()) | quantities_whisper.whisper(of_whisper())
+    asked |= quantities_letter.abstracts(of_abstracts()) | quantities_letter.realtext(of_realtext())
     assert {*asked} == {claim for e in harness.EXPERIMENTS for claim in e.claims} and not {*run} & {*asked}
     for claim in CLAIMS:
         if claim.get("status") != "not-checkable":
@@ -106,7 +107,7 @@ def test_a_job_depends_on_what_computes_and_on_nothing_that_shows():
     for job in {job.function: job for job in every_job(harness.EXPERIMENTS)}.values():
         names = {path.name for path in job.sources()}
         assert not names & {"eval.py", "quantities.py", "tables.py", "pictures.py", "analytic.py", "reported.py", "claims.yaml"}, job.name
-        if not job.name.startswith("speed/"):
+        if not job.name.startswith(("speed/", "letter/")):
             assert {"method.py", "module.py", "heads.py", "decoding.py", "scoring.py", "tasks.py", "interaction.py"} <= names, job.name
             assert any(path.match("standins/qa/seed0/model.safetensors") for path in job.sources()), job.name
 

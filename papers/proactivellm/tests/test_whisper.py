@@ -18,7 +18,6 @@ from tests.ctranslate2_file import tiny_whisper, write_files
 from tests.digit_words import bank, states, tokenizer
 
 from .. import quantities_whisper, tables
-from ..eval import whisper_facts
 from ..experiments import arms, whisper
 from .made_up import CLAIMS, FACTS, row
 from .made_up import of_whisper as results
@@ -250,7 +249,7 @@ def test_the_record_names_the_recordings():
     """40 utterances that Whisper was asked, and those of a full arm by task and seed."""
     found = results()
     arms_ = sum(found[f"whisper/{task}/full/seed{seed}"]["batch"]["n"] for task in ("words", "spoken") for seed in range(3))
-    models, data = whisper_facts(found)
+    models, data = quantities_whisper.facts(found)
     assert [m["name"] for m in models] == ["w", "s"] and data == [{"name": "FSDD", "split": "test", "n": 40 + arms_}]
 
 
