@@ -146,7 +146,7 @@ def files_of(paper, only):
 
 
 READ = [("streamingthinker", "realtext"), ("proactivellm", "multi30k"), ("proactivellm", "digits"), ("gpe", "multi30k"),
-        ("gpe", "digits"), ("skipgpt", "real"), ("proactivellm", "whisper")]  # fmt: skip
+        ("gpe", "digits"), ("skipgpt", "real"), ("proactivellm", "whisper"), ("proactivellm", "abstracts")]  # fmt: skip
 
 
 def test_every_experiment_that_reads_data_is_tried():

@@ -171,7 +171,8 @@ def stub_of_datasets(calls=None):
         if calls is not None:
             calls.append((path, name, split, revision))
         languages = name.split("-")[1:]
-        rows = [dict(zip(languages, pair)) for pair in zip(ENGLISH, FRENCH)] + [dict.fromkeys(languages, " ")]
+        english = ENGLISH if split == "train" else [f"{line} now" for line in ENGLISH]  # what validates asks something else
+        rows = [dict(zip(languages, pair)) for pair in zip(english, FRENCH)] + [dict.fromkeys(languages, " ")]
         return {"translation": rows}
 
     module = types.ModuleType("datasets")

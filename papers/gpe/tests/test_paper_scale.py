@@ -90,7 +90,7 @@ def test_rehearsal(config, hub, monkeypatch):
     cli(rehearsal(config, hub))
     direction = config.stem.split("_")[1]
     asked = ("IWSLT/iwslt2017", f"iwslt2017-{direction}")
-    assert calls == [(*asked, split, "refs/convert/parquet") for split in ("train", "validation")]
+    assert calls == [(*asked, split, "refs/convert/parquet") for split in ("validation", "train")]
     out = Path("lightning_logs/gpe") / config.stem
     assert {path.name for path in out.iterdir()} - {"checkpoints"} == {"logs", "model"}
     rows = (out / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
@@ -179,7 +179,7 @@ def test_cpu_rehearsal_and_its_resumption():
     ("--data.init_args.ks=[0]", "data.ks: [0]"),
     ("--data.init_args.batch_size=6", "data.batch_size 6 is not a multiple of 4 x 1"),
     ("--ckpt_path=absent.ckpt", "there is no file absent.ckpt"),
-    ("--data.init_args.name=iwslt2017-en-it", "Cannot get data set IWSLT/iwslt2017 (iwslt2017-en-it, train) from the hub"),
+    ("--data.init_args.name=iwslt2017-en-it", "Cannot get data set IWSLT/iwslt2017 (iwslt2017-en-it, validation) from the hub"),
 ])
 def test_bad_input_is_answered_in_a_line(hub, capsys, option, says):
     config = next(path for path in CUDA if path.stem == "gemma2-2b_en-fr_group_k5")

@@ -303,7 +303,7 @@ def test_text_files_train_a_model_with_its_own_tokenizer(tmp_path, monkeypatch, 
     load(tiny("qwen2", vocab_size=len(tokens), tie_word_embeddings=True)).model.save_pretrained(base)
     tokens.save_pretrained(base)
     write(tmp_path, "train", ENGLISH, FRENCH)
-    write(tmp_path, "held", ["", *ENGLISH[:3]], ["vide", *FRENCH[:3]])  # a pair with an empty side is left out
+    write(tmp_path, "held", ["", *ENGLISH[-3:]], ["vide", *FRENCH[-3:]])  # a pair with an empty side is left out
     module = DoubleTraining(load_spec(base), learning_rate=1e-2, lora=LoraSpec(rank=4, alpha=8), seed=5)
     datamodule = text_pairs(tmp_path)
     fit(module, tmp_path / "run", steps=2, data=datamodule, checkpoint_every=2)
