@@ -185,6 +185,20 @@ def test_a_refusal_is_remembered(monkeypatch):
     method.check_model(model, arm("interleaved"))  # needs ids, and no differences of ids
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("family, property_", [("llama", None), ("qwen3", None), ("phi3", None), ("gpt_neo", "positions are absolute"),
+                                               ("mpt", "position ids change nothing"), ("lfm2", "do not stay apart")])
+def test_a_large_model_in_half_precision_is_held_against_its_own_rounding(family, property_, dtype, monkeypatch):
+    """Measured as it is, for a copy in single precision would be too large: what fits is let in, and what lacks a property is not."""
+    monkeypatch.setattr(probe, "measurable", lambda model: model)
+    model = build(family).to(dtype)
+    if property_ is None:
+        method.check_model(model, arm("group"))
+    else:
+        with pytest.raises(ModelError, match=property_):
+            method.check_model(model, arm("group"))
+
+
 def test_half_precision_is_measured_in_single(llama):
     """Its own rounding would hide what is measured; a small model is copied."""
     for dtype in (torch.bfloat16, torch.float16):

@@ -12,8 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-import torch
-
 from common.errors import SetupError
 from common.runs.jobs import Job
 
@@ -80,12 +78,8 @@ def paced(process: int, size: str = "cpu") -> dict:
 def costs(reasoner: Reasoner, told: list[list[list[int]]]) -> tuple[float, float]:
     """`clock.costs` of a token and of a segment with one thread, which is what either worker of `clock.timed` has: a job that is alone on
     the machine has one a core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with clock.one_thread():
         tau, p, _ = clock.costs(reasoner, told)
-    finally:
-        torch.set_num_threads(threads)
     return tau, p
 
 
