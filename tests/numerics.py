@@ -49,9 +49,9 @@ def far(ours, reference, rel: float = 1e-2) -> None:
 
 
 class _DoubleTorch:
-    """torch, but for the meaning of one name."""
+    """torch, but for the meaning of one dtype's two names."""
 
-    float32 = torch.float64
+    float32 = float = torch.float64
 
     def __getattr__(self, name):
         return getattr(torch, name)
@@ -82,8 +82,8 @@ def float64():
 
     `model.double()` is not enough: the norms, rotations and eager softmaxes of transformers, and losses, ask for fp32 whatever
     the model's dtype, and leave roundings of 1e-7 in every layer, others on each processor. Here what their modules call
-    `torch.float32`, and `Tensor.float()`, is float64; torch itself stays as it is. Import a model's module before: one that is
-    imported later keeps its fp32 (see FAMILIES).
+    `torch.float32` or `torch.float`, and `Tensor.float()`, is float64; torch itself stays as it is. Import a model's module
+    before: one that is imported later keeps its fp32 (see FAMILIES).
     """
     for family in FAMILIES:
         importlib.import_module(f"transformers.models.{family}.modeling_{family}")
