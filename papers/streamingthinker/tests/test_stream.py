@@ -11,7 +11,6 @@ import pytest
 from common.claims.machine import ROOT
 from common.data import stories
 from common.models import load, tiny
-from common.models import load, tiny
 from common.streaming.live import units_of
 from common.streaming.units import ends_sentence
 from tests.small_tokenizers import tokenizer
