@@ -51,12 +51,12 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-27s %s\n", $$1, $$2}' Makefile
 	@for p in $(PAPERS); do \
 	  printf '  %-27s %s\n' "reproduce-$$p" "a verdict for every claim of $$p" \
-	    "copy-$$p" "DEST=folder: $$p and what it uses of common/, able to run alone"; done
+	    "copy-$$p" "DEST=folder: $$p and what it uses of common/, able to run alone (ONLY=training: less)"; done
 	@for s in $(STANDINS); do printf '  %-27s %s\n' "$$s" "train the committed small models of $${s#standins-} anew"; done
 	@echo 'Settings (make TARGET NAME=value):'
 	@printf '  %-27s %s\n' \
 	  RUNG 'smoke, cpu (default), gpu or paper: how large the runs are' \
-	  ONLY 'reproduce-<paper>: these experiments alone, e.g. ONLY=speech (names: make experiments)' \
+	  ONLY 'reproduce-<paper>: these experiments alone, e.g. ONLY=speech (names: make experiments); copy-<paper>: training' \
 	  SEEDS 'how many seeds a default experiment runs (default 3)' \
 	  MINUTES 'make mutants: how long, all papers together (default 15)' \
 	  MARK 'make test: only the tests of this pytest mark, e.g. numerics (default: all)' \

@@ -4,6 +4,8 @@ For each folder, the work of `make copy-<paper>`, a child is forked that stands 
 path: method.py is imported and must itself import torch and transformers alone; all tests are collected; every job has its key;
 the analytic rung gives its verdicts; the rehearsal trains for two steps. One paper's tests of exact figures run, too. Of the
 papers whose rehearsal makes a vision tower first, that one trains. The last line is {paper: exit status}.
+A copy for training (ONLY=training) has no eval.py: there every module is imported, the rehearsal's config is held against the code's
+signatures, and one paper trains.
 Started with -P, so that this file's own folder is not on the path either.
 """
 
@@ -19,6 +21,7 @@ from pathlib import Path
 LIBRARIES = ("torch", "torch._dynamo", "transformers.models.llama.modeling_llama", "lightning.pytorch.cli", "peft", "pytest",
              "hypothesis", "jsonschema", "rich.progress")
 WALKED, LIKE_IT = "visipruner", {"layerfusion", "vica"}  # with weights, pictures, features of a tower: what a copy could lack
+TRAINS = "skipgpt"  # of the copies for training
 METHOD_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}
 
 
@@ -59,22 +62,38 @@ def trains(paper: str) -> bool:
     return status == 0 and torch.load(last, weights_only=True)["global_step"] == 2
 
 
+def parses(paper: str) -> bool:
+    """Whether the rehearsal's config fits the signatures that it reaches; nothing is built."""
+    return command(f"papers.{paper}.train", "fit", "--config", f"papers/{paper}/configs/cpu/rehearsal.yaml", "--print_config") == 0
+
+
+def imports_all() -> int:
+    """How many modules there are, all of which could be imported."""
+    files = [*Path("common").rglob("*.py"), *Path("papers").rglob("*.py")]
+    names = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
+    return len([importlib.import_module(name) for name in names])
+
+
 def steps(paper: str):
     """(what was tried, whether it went as it should), one after the other."""
     import pytest
 
     foreign = imported_by_method(paper) - METHOD_MAY_IMPORT
     yield f"method.py imports {foreign or 'torch and transformers'}", not foreign and not any(m.startswith("common") for m in sys.modules)
-    some = ["-k", "test_analytic"] if paper == WALKED else ["--collect-only", "--assert=plain"]
+    whole = Path(f"papers/{paper}/eval.py").is_file()
+    some = ["-k", "test_analytic"] if whole and paper == WALKED else ["--collect-only", "--assert=plain"]
     yield "tests", pytest.main(["-q", "-p", "no:cacheprovider", *some]) == 0
-    if Path(f"papers/{paper}/eval.py").is_file():
+    if whole:
         every_job = importlib.import_module("common.runs.experiment").every_job
         experiments = importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS
         jobs = {(job.function.partition(":")[0], job.data): job for size in ("smoke", "cpu") for job in every_job(experiments, size)}
         yield "the key of a job of each module", all(job.key() for job in jobs.values())
         yield "analytic rung", command(f"papers.{paper}.eval", "--rung", "analytic") == 0 and any(
             Path(f"papers/{paper}/results/.scratch").glob("C*.analytic.json"))
-    if Path(f"papers/{paper}/train.py").is_file() and paper not in LIKE_IT:
+    else:
+        yield f"all of {imports_all()} modules can be imported", True
+        yield "the rehearsal's config", parses(paper)
+    if Path(f"papers/{paper}/train.py").is_file() and (paper not in LIKE_IT if whole else paper == TRAINS):
         yield "two steps", trains(paper)
     ours = [getattr(m, "__file__", None) for name, m in sys.modules.items() if name.partition(".")[0] in ("common", "papers")]
     outside = [file for file in filter(None, ours) if Path.cwd() not in Path(file).resolve().parents]

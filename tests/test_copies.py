@@ -3,7 +3,7 @@
 import pytest
 
 from common import copy_paper
-from common.copy_paper import Part, markdown, needed_by, needed_files, own_files, parts
+from common.copy_selection import Part, markdown, needed_by, needed_files, own_files, parts
 from common.report.papers import read_paper
 from tests import copies
 
@@ -80,20 +80,27 @@ def test_a_copy_knows_which_records_are_of_its_own_code(tmp_path, monkeypatch):
         assert sum("older code" in row.problem for row in read_paper(copy / "papers" / paper).rows) > 10
 
 
-def beyond(text, root):
+def beyond(text, root, only=""):
     """Where a copy has more than the table allows, or the table allows far more than there is."""
     allowed = copies.ceilings(text)
     assert set(allowed) == set(copies.papers_of(root))
     for paper, rooms in allowed.items():
-        lines = copies.lines_of(root, paper)
+        lines = copies.lines_of(root, paper, only)
         for room in sorted({*rooms, *lines}):
             if not 0 <= rooms.get(room, 0) - lines.get(room, 0) < 2 * copies.STEP:
                 yield f"a copy of {paper} has {lines.get(room, 0)} lines of {room}, and the table says {rooms.get(room, 0)}"
 
 
-def test_no_copy_grows_unseen():
+@pytest.mark.parametrize("only", ["", "training"])
+def test_no_copy_grows_unseen(only):
     """CONTRIBUTING.md shows each paper's lines by room; `python -m tests.copies` renews it, in the commit that needs more."""
-    assert not list(beyond(copies.shown(), copies.ROOT))
+    assert not list(beyond(copies.shown(only), copies.ROOT, only))
+
+
+def test_the_commands_of_a_copy_for_training_are_those_that_are_shown():
+    """A command that asks common for more than a few lines is gone from the copy, and somebody should notice."""
+    for paper, found in copies.cells(copies.shown("training")).items():
+        assert found[copies.COMMANDS].split(", ") == copies.commands_of(copies.ROOT, paper)
 
 
 def test_a_module_more_would_be_seen(tree):

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from common.report import __main__ as report
 from common.report.first import first_lines
 from common.report.papers import read_papers
 from common.runs.experiment import every_job
+from tests.copies import take_compiled
 from tests.in_copies import LIKE_IT, METHOD_MAY_IMPORT, imported_by_method
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -218,12 +218,8 @@ def copies(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:  # uv is asked once: the versions are those of one lock
         patch.setattr(copy_paper, "requirements", functools.cache(copy_paper.requirements))
         folders = {paper: copy_paper.copy_paper(paper, base / f"my {paper}") for paper in PAPERS}
-    for folder in folders.values():  # what Python has compiled here of the same files; each copy would compile some hundred anew
-        for path in folder.rglob("*.py"):
-            kept, there = (Path(importlib.util.cache_from_source(str(file))) for file in (ROOT / path.relative_to(folder), path))
-            if kept.is_file():
-                there.parent.mkdir(exist_ok=True)
-                shutil.copyfile(kept, there)
+    for folder in folders.values():
+        take_compiled(folder)
     ours = ("PYTHONPATH", "PYTEST_", "NINEFOLD_", "STRICT")
     env = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-P", str(ROOT / "tests" / "in_copies.py"), *map(str, folders.values())]

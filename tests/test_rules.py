@@ -292,7 +292,8 @@ def no_import_circles(root):
 # From the ground up; a room may use those of lower floors. A file of common that stands in no room is its own.
 FLOORS = [{"errors"}, {"seeds", "probe"}, {"files", "progress"}, {"pictures", "models", "flops", "shapes"},
           {"masks", "attention", "lora", "gemma", "timing", "data", "claims", "families", "whisper"}, {"benchmarks", "training", "report"},
-          {"streaming", "vision", "reasoning", "runs"}, {"standins"}, {"doctor", "copy_paper"}]
+          {"streaming", "vision", "reasoning", "runs"}, {"standins", "copy_selection"}, {"copy_pages"},
+          {"doctor", "copy_paper"}]
 # What scores rollouts is a wrapper over the field's scorers and a part of the reasoning kit.
 OF_THE_KIT = {"common.benchmarks.sampled", "common.benchmarks.reasoning", "common.benchmarks.maths"}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from common import copy_paper, seeds
+from common import copy_pages, copy_paper, seeds
 from common.claims.intervals import point
 from common.runs import reproduce, reproduce_all
 from tests.sample_records import claim, claims_yaml
@@ -78,7 +78,7 @@ def written(tree):
 @pytest.fixture
 def copied(tree):
     """The same with the Makefile of a copied paper."""
-    (tree / "Makefile").write_text(copy_paper.MAKEFILE.format(paper="demo"))
+    (tree / "Makefile").write_text(copy_pages.makefile("demo"))
     return tree
 
 
@@ -115,6 +115,14 @@ def test_in_a_copied_paper_too(copied, value):
         assert set(found) == {"papers.demo.eval", "pytest", "papers.demo.train"}
         arguments, seen = found["papers.demo.eval"]
         assert {k: seen.get(k) for k in given} == given and not arguments
+
+
+def test_in_a_copy_for_training_too(copied):
+    (copied / "Makefile").write_text(copy_pages.makefile("demo", "training"))
+    for value in HOSTILE:
+        given = dict.fromkeys(["RUNG", "ONLY", "SEEDS", "STRICT", "NINEFOLD_DATA", "NINEFOLD_CACHE"], value)
+        status, out, err = make(copied, *(f"{k}={v}" for k, v in given.items()), ENV_PYTHON=str(copied.parent / "python"))
+        assert status == 0 and not err and set(written(copied)) == {"pytest"} and not list(copied.rglob("ran")), err
 
 
 @pytest.mark.parametrize("setting", ["PYTHON", "ENV_PYTHON"])
@@ -218,13 +226,17 @@ def test_seeds_of_results_are_those_that_are_there():
 
 def test_a_destination_from_the_environment(monkeypatch, tmp_path, capsys):
     taken = []
-    monkeypatch.setattr(copy_paper, "copy_paper", lambda paper, dest: taken.append((paper, dest)) or tmp_path)
+    monkeypatch.setattr(copy_paper, "copy_paper", lambda paper, dest, only: taken.append((paper, dest, only)) or tmp_path)
+    monkeypatch.setattr(copy_paper, "parts", lambda root, paper, only: [])
     monkeypatch.setenv("DEST", "my $paper")
     copy_paper.main(["demo"])
     copy_paper.main(["demo", "elsewhere"])
-    monkeypatch.delenv("DEST")
+    monkeypatch.setenv("ONLY", "`training`")
     copy_paper.main(["demo"])
-    assert taken == [("demo", "my $paper"), ("demo", "elsewhere"), ("demo", "")]
+    monkeypatch.delenv("DEST")
+    monkeypatch.setenv("ONLY", "")
+    copy_paper.main(["demo"])
+    assert taken == [("demo", "my $paper", ""), ("demo", "elsewhere", ""), ("demo", "my $paper", "`training`"), ("demo", "", "")]
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ def test_the_page_makes_a_tenth_paper(tree):
     copy = tree.parent / "my-window"
     assert (copy / "papers" / "window" / "method.py").is_file() and (copy / "common" / "progress.py").is_file()
     assert "files in" in copied and "part of common" in copied and not (copy / "common" / "vision").exists()
+    alone = tree.parent / "my-window-alone" / "papers" / "window"
+    assert (alone / "method.py").is_file() and (alone / "tests" / "test_training.py").is_file() and not (alone / "eval.py").exists()
     for rule in RULES:
         assert not list(rule(tree)), rule.__name__
 

@@ -5,7 +5,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from common.families import build
 from tests.numerics import close, far
 
 from ..checks import Unfit
@@ -459,7 +458,5 @@ def test_decoders_are_refused_by_what_they_lack(model):
     with pytest.raises(Unfit, match="normed or scaled behind"):
         Internal(normed, made(INSIDE[3], model))
     Internal(normed, made(INSIDE[1], model))
-    with pytest.raises(Unfit, match="no cache that counts"):
-        Internal(build("mamba2"), Fusion(FusionConfig(few("one", (1,), 2), "internal", points=(0,)), Sizes(DV, 32, 48, 4, 2)))
     with pytest.raises(Unfit, match="no list of blocks"):
         Internal(torch.nn.Linear(2, 2), made(INSIDE[0], model))

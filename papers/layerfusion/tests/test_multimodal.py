@@ -11,7 +11,8 @@ from common.families import build, text_ids, with_pictures
 from tests.numerics import close, far
 
 from ..checks import Unfit
-from ..method import FusionConfig, few, layer_set
+from ..internal import Internal
+from ..method import Fusion, FusionConfig, Sizes, few, layer_set
 from ..multimodal import Fused, read
 
 IMAGE, BLOCKS = 59, 6
@@ -157,3 +158,8 @@ def test_a_picture_that_would_not_reach_the_blocks_is_refused(config):
         model.get_image_features(pixel_values=one["pixel_values"])  # the tower by itself: nothing of it is left for the next prompt
         close(model(input_ids=text).logits, alone)
         close(model(**one).logits, right.logits)
+
+
+def test_a_decoder_without_a_cache_that_counts_is_refused():
+    with pytest.raises(Unfit, match="no cache that counts"):
+        Internal(build("mamba2"), Fusion(FusionConfig(few("one", (1,), 2), "internal", points=(0,)), Sizes(16, 32, 48, 4, 2)))

@@ -1,4 +1,4 @@
-"""Masks, paths, losses: by hand, against common's, and as theory has them."""
+"""Masks, paths, losses: by hand, and as theory has them."""
 
 import math
 import random
@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from common import masks
 from common.errors import ModelError
 from common.models import load, tiny
 from common.streaming.units import Example
@@ -46,19 +45,6 @@ def test_a_row_carries_what_the_token_sees_that_it_predicts():
     for bad in ([1, 2], [2, 1, 4], [1, 2, 5], [-1, 0, 0]):
         with pytest.raises(ValueError, match="rises within 0 .. 4"):
             visible_tokens([2, 1, 3, 1, 1], [2, 2, 1, 1], bad)
-
-
-def test_mask_and_rows_are_commons():
-    found = examples()
-    batch, _ = batch_of(found, paths(found))
-    for e, path, row in zip(found, paths(found), batch.visible):
-        readable = [1 + phi for phi in (path[0], *path)]
-        theirs = masks.visible_tokens(e.source_units, e.target_units, readable)
-        assert torch.equal(row[: len(theirs)], theirs)
-    n = batch.source.shape[1]
-    assert torch.equal(method.streaming_mask(batch.visible, n, batch.source_lengths, batch.target_lengths),
-                       masks.streaming_mask(batch.visible, n, batch.source_lengths, batch.target_lengths))
-    assert method.group_positions(4, 3)[0].tolist() == masks.group_position_ids(4, 3).tolist()
 
 
 def test_everything_visible_is_the_causal_mask():

@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from common.families import build, text_ids
+from common.errors import SetupError
+from common.families import FAMILIES, build, text_ids
+from common.models import tiny
 from tests.numerics import close
 
 from .. import eviction, layers, probe
 from ..families import METHODS
 from ..layers import Passed, UnfitModel, anatomies, anatomy, find_stack, layer_list
 from ..method import SkipGPTConfig, apply_skipgpt, remove_skipgpt
+from ..module import RouterTuningModule
 
 pytestmark = pytest.mark.numerics
 
@@ -167,3 +170,20 @@ def test_embeddings_are_found_in_wrappers_and_beside_towers():
         model = build(family)
         stack = find_stack(nn.Sequential(model))
         assert layers.embeddings_of(stack) is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("family, property_", [
+    ("mamba", "no MLP beside"), ("falcon_h1", "2 submodules of the layer look at other tokens")])
+def test_what_is_refused_is_as_it_was(family, property_):
+    model = build(family)
+    before = {name: type(m) for name, m in model.named_modules()}
+    with pytest.raises(UnfitModel, match=property_):
+        apply_skipgpt(model)
+    assert {name: type(m) for name, m in model.named_modules()} == before
+
+
+def test_a_training_names_the_model_that_does_not_fit():
+    config = FAMILIES["falcon_h1"].settings | {"model_type": "falcon_h1"}
+    module = RouterTuningModule(tiny().__class__("random", config=config), SkipGPTConfig())
+    with pytest.raises(SetupError, match=r"random:falcon_h1: 2 submodules of the layer look at other tokens .* Layer 0"):
+        module.configure_model()

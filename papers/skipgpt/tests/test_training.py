@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from common.errors import SetupError
-from common.families import FAMILIES
 from common.lora import merge
 from common.models import load, tiny
 from tests.numerics import close, far, float64
@@ -305,10 +304,3 @@ def test_checkpoint_of_another_training_is_refused(tmp_path):
     torch.save(stored, strange)
     with pytest.raises(SetupError, match="not written by a training of papers/skipgpt"):
         fit(router_tuning(), tmp_path, steps=2, resume=strange)
-
-
-def test_a_model_without_the_modules_is_named():
-    config = FAMILIES["falcon_h1"].settings | {"model_type": "falcon_h1"}
-    module = RouterTuningModule(tiny().__class__("random", config=config), SkipGPTConfig())
-    with pytest.raises(SetupError, match=r"random:falcon_h1: 2 submodules of the layer look at other tokens .* Layer 0"):
-        module.configure_model()

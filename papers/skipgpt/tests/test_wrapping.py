@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from common.families import build
 from tests.numerics import float64
 
 from .. import method
@@ -158,12 +157,6 @@ def test_config_survives_a_dict():
 def test_refusals_name_what_is_missing(fresh):
     with pytest.raises(UnfitModel, match="no list of decoder layers"):
         apply_skipgpt(nn.Linear(2, 2))
-    for family, property_ in (("mamba", "no MLP beside"), ("falcon_h1", "2 submodules of the layer look at other tokens")):
-        model = build(family)
-        before = {name: type(m) for name, m in model.named_modules()}
-        with pytest.raises(UnfitModel, match=property_):
-            apply_skipgpt(model)
-        assert {name: type(m) for name, m in model.named_modules()} == before
     model = fresh()
     with pytest.raises(RuntimeError, match="apply_skipgpt"):
         routing_of(model)

@@ -1,9 +1,8 @@
-"""Masks and positions by hand, common's masks beside them, leaks, the packed-sequence trap, and layouts that must agree."""
+"""Masks and positions by hand, leaks, the packed-sequence trap, and layouts that must agree."""
 
 import pytest
 import torch
 
-from common import masks
 from common.models import load, tiny
 from tests.numerics import close, far, float64
 
@@ -27,25 +26,9 @@ def test_who_sees_whom_by_hand():
     w = visible_prefix((5, 4, 7, 3), (2, 6, 1, 9))
     assert w.tolist() == [5] + [9] * 6 + [16] + [19] * 10
     batch = collate([CLOSED])
-    assert masks.pair_count(batch.mask) == 626 and masks.pair_count(collate([CLOSED], shift=False).mask) == 612
-    assert masks.pair_count(collate([CLOSED], "batch").mask) == 703 == 37 * 38 // 2
+    assert batch.mask.sum() == 626 and collate([CLOSED], shift=False).mask.sum() == 612
+    assert collate([CLOSED], "batch").mask.sum() == 703 == 37 * 38 // 2
     assert visible_prefix((1, 2, 3), (1, 1, 1, 2)).tolist() == [3, 6, 6, 6, 6]  # the last two units see all there is
-
-
-def test_the_mask_is_common_s():
-    for samples in ([CLOSED], [SHORT, FIXTURE, FIRST]):
-        batch = collate(samples)
-        lengths = [torch.tensor([sum(map(len, getattr(s, side))) for s in samples]) for side in ("source", "target")]
-        visible = torch.zeros(len(samples), int(lengths[1].max()), dtype=torch.long)
-        for row, s in zip(visible, samples):
-            readable = masks.unit_by_unit(len(s.source), len(s.target))
-            w = masks.visible_tokens(s.source_lengths, s.target_lengths, readable)
-            row[: len(w)] = w
-        common = masks.streaming_mask(visible, batch.n_source, *lengths)
-        for i, (s, t) in enumerate(zip(*lengths)):
-            real = torch.cat([torch.arange(s), batch.n_source + torch.arange(t)])
-            assert torch.equal(batch.mask[i, 0, real], common[i, 0, real])  # what a padding row sees is nobody's business
-            assert torch.equal(batch.positions[i, real], masks.group_position_ids(int(s), int(t)))
 
 
 def test_batches_by_hand():

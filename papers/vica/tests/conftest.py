@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from common.models import load, tiny
 from common.vision.layout import split
-
-from .runs import truly_double
+from tests.numerics import truly_double
 
 IMAGE = 95  # the id that stands for a visual token
 # Text alone; a short and a long prompt with a picture; two pictures; a picture first.

@@ -4,6 +4,7 @@ import pytest
 
 from .. import analytic, reported
 from ..analytic import LLAVA_3B, LLAVA_7B, LLAVA_13B, PAPER, QWEN25_7B, SMOLLM2_135M, Shape, visual_flops, visual_ratio
+from .exact import differing_logits, uncounted_flops
 
 
 @pytest.mark.parametrize("shape, dense, vica, percent, tokens", [
@@ -145,3 +146,11 @@ def test_shape_of_a_config():
     from common.models import load, tiny
 
     assert Shape.of(load(tiny()).model.config) == Shape(32, 64, 3, 4, 2, 8, 96)
+
+
+def test_the_form_without_masks_differs_nowhere():
+    assert differing_logits() == 0
+
+
+def test_what_runs_is_what_the_formulas_count():
+    assert uncounted_flops() == 0

@@ -7,21 +7,16 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.families import build, text_ids
 from common.models import load, tiny
 from common.vision.layout import packed
-from tests.numerics import close, far
+from tests.numerics import close, far, truly_double
 
-from .. import families, method
+from .. import method
 from ..checkpoint import FILE, save
 from ..checkpoint import load as load_config
-from ..decoding import generate
 from ..method import Places, ViCAConfig, check_model
-from ..multimodal import ViCA
 from ..reference import frozen_dense, masked_reference
 from .conftest import IMAGE, PROMPTS, batch, pictures
-from .exact import differing_logits, uncounted_flops
-from .runs import truly_double
 
 pytestmark = pytest.mark.numerics
 
@@ -74,14 +69,6 @@ def test_bfloat16_stays_close(decoder, prompts):
     rough = run(decoder(dtype=torch.bfloat16), ViCAConfig((0, 2)), prompts.layout, prompts.visual).float()
     gap = (rough - exact)[prompts.layout.real]
     assert gap.abs().mean() < 0.03 * exact[prompts.layout.real].abs().mean()
-
-
-def test_the_form_without_masks_differs_nowhere():
-    assert differing_logits() == 0
-
-
-def test_what_runs_is_what_the_formulas_count():
-    assert uncounted_flops() == 0
 
 
 # -- batches -----------------------------------------------------------------------------------------------
@@ -294,14 +281,6 @@ def test_after_a_checkpointed_step_the_model_is_the_stock_model(attention, promp
         close(model(prompts.ids, attention_mask=prompts.real).logits, plain, EXACT)
 
 
-def test_layers_that_hand_nothing_on_to_attention_are_not_checkpointed():
-    model, layout = build("stablelm").train(), batch([PROMPTS[2]])[0]
-    run(model, ViCAConfig((0,)), layout, pictures(layout))
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    with pytest.raises(UserError, match="hand no keyword arguments on"):
-        run(model, ViCAConfig((0,)), layout, pictures(layout))
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("padded", [False, True], ids=["without masks", "masks"])
 def test_dropout_of_attention_is_honoured(attention, padded, prompts):
@@ -352,25 +331,6 @@ def test_the_paper_s_layers():
     assert json.loads(json.dumps(method.PAPER_CROSS_LAYERS["llava-1.5-7b"])) == [0, 1, 7, 8, 9, 10, 11, 14]
 
 
-@pytest.mark.parametrize("family, says", [
-    ("gptj", "asks the attention functions of transformers 0 times"), ("diffllama", "2 times"),
-    ("bloom", "no attention that knows its layer"), ("qwen2_vl", "mrope_section"),
-    ("qwen3_next", r"does not see all text before it \(linear_attention\)"),
-    ("paligemma", "does not give the stock model's logits"), ("llama4_text", "no one list of layers"),
-])
-def test_models_that_it_does_not_fit_are_refused_by_property(family, says):
-    """Wherever one begins: the method, its check, kept keys, or decoding; and the model is as it was."""
-    model, config = build(family), ViCAConfig((0,))
-    words, places = model.get_input_embeddings()(torch.tensor([[5, 6]])), Places(torch.tensor([[0, 1]]))
-    layout, *_ = batch([[5, 6]])
-    for use in (lambda: check_model(model, config), lambda: method.forward(model, config, words, places),
-                lambda: method.hidden_states(model, config, words, places), lambda: generate(model, config, layout, None, 2),
-                lambda: method.compute_visual_kv(model, words, places.positions, (0,)), lambda: ViCA(model, config)):
-        with pytest.raises(UserError, match=says):
-            use()
-    assert not model.training and not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
 def test_layers_and_attention_that_are_not_there_are_refused():
     with pytest.raises(UserError, match=r"cross layer 3: LlamaForCausalLM has layers 0 to 2"):
         check_model(load(tiny()).model, ViCAConfig((3,)))
@@ -412,17 +372,6 @@ def test_a_probe_is_made_once_leaves_no_trace_and_draws_no_number():
     assert len(runs) == first > 0
     assert torch.equal(torch.rand(2), drawn) and not any(p.grad is not None for p in model.parameters())
     assert [layer.training for layer in model.model.layers] == [True, False, True] and not model.model.layers[1].mlp.training
-
-
-# -- families ----------------------------------------------------------------------------------------------
-# One of each way in which a layer makes its keys, or a head its logits; `make families` tries all.
-@pytest.mark.parametrize("family", ["smollm3", "stablelm-qk-norm", "granite", "cohere2", "starcoder2", "phi3", "olmo2", "gemma2", "gpt2",
-                                    "deepseek_v3", "llama-dynamic", "gpt_oss"])
-def test_every_way_to_use_it_is_right_on_other_families(family):
-    model = build(family)
-    for use in families.METHODS.values():
-        if getattr(use, "applies", lambda model: True)(model):
-            use(model, text_ids())
 
 
 @pytest.mark.parametrize("spoil", ["norm", "head", "silent"])

@@ -24,11 +24,11 @@ from common.models import load, tiny
 from common.vision import conversations
 from common.vision.layout import split
 from common.vision.tower import padded_pixels
+from tests.numerics import truly_double
 
 from .. import checkpoint, method, pruning, reference
 from ..experiments import paper as paper_scale
 from ..train import cli
-from .runs import truly_double
 
 CUDA = sorted((Path(__file__).parent.parent / "configs" / "cuda").glob("*.yaml"))
 DECODER = {"3b": "MobileLLaMA-2.7B-Base", "7b": "vicuna-7b-v1.5", "13b": "vicuna-13b-v1.5"}

@@ -17,13 +17,12 @@ from common.models import load, tiny
 from common.timing import cases as case_runner
 from common.timing.clock import FEWEST, interleaved_timings
 from common.timing.decoding import Room, cache_bytes
-from tests.numerics import close, far
+from tests.numerics import close, far, truly_double
 
 from .. import analytic, method, reference, tables
 from ..analytic import Shape
 from ..experiments import speed, timed
 from ..experiments.timed import Case, Inputs, Run
-from .runs import truly_double
 
 LAYERS = (0, 2)
 EXACT = 1e-12  # of the largest logit, of models in double precision

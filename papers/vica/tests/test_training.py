@@ -9,14 +9,13 @@ from safetensors.torch import load_file
 
 from common.errors import SetupError
 from common.models import ModelSpec
-from common.standins.llava import FOLDER
 from common.vision.layout import split
 from common.vision.parts import LlavaSpec, load_parts
-from tests.numerics import close
+from tests.numerics import close, truly_double
 
 from .. import checkpoint, method
 from ..module import ViCATraining
-from .runs import difference, fit, fit_in_processes, scenes, trained, training, truly_double
+from .runs import FOLDER, difference, fit, fit_in_processes, scenes, trained, training
 
 # Trainings are in double precision, except for what their losses are logged in: single precision, whose unit in the last place is
 # 6e-8 of a term, of some dozens here. Adam magnifies roundings.

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import socket
 import time
+from pathlib import Path
 from unittest import mock
 
 import lightning as L
@@ -15,31 +16,16 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import Dinov2Config, Dinov2Model
 
-from common.standins.llava import FOLDER
+import common
 from common.vision import tower
 from common.vision.parts import LlavaSpec, load_parts
+from tests.numerics import truly_double
 from tests.preload import PRELOAD
 
 from ..data import ScenePictures
 from ..module import StagedTraining
 
-
-def truly_double(model):
-    """Stock norms and rotary angles are computed in single precision whatever they are given, which hides or makes differences
-    of 1e-7: here in the precision that they are given."""
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            module.forward = lambda x, m=module: m.weight * x * (x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon).rsqrt()
-        if type(module).__name__.endswith("RotaryEmbedding"):
-            module.forward = lambda x, position_ids, m=module: _rotations(m, x, position_ids)
-    return model
-
-
-def _rotations(rotary, x, position_ids):
-    """(cos, sin), each (B, T, hd), of plain rotary positions."""
-    angles = position_ids[..., None].to(x.dtype) * rotary.inv_freq.to(x.dtype)
-    angles = torch.cat([angles, angles], -1)
-    return angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
+FOLDER = Path(common.__file__).parent / "standins" / "llava-weights"  # as data, which configs name, too
 
 
 @functools.cache

@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from common.attention import Rows
-from common.standins.llava import stand_in
+from common.standins.llava import folder_of, stand_in
+from common.vision.llava import load_llava
 
 from .. import analysis, scoring
 from ..baselines import RIVALS, settings
-from ..experiments import clock, llava, speed
+from ..experiments import clock, guideline, llava, speed
 from ..method import neutral, paper
 from ..pruners import VisiPruner
 from ..session import View
+from ..stages import Stages, hidden
 
 SMALL = llava.Size((0,), test=3, looked=2, validation=1)
 
@@ -184,3 +186,16 @@ def test_forced_decisions_are_the_sizes_own_and_pruning_is_masking():
     rows = Rows(torch.full((1, 2, 29), 1 / 29), torch.ones(1, 2, 29, 8))
     left = [int(pruner.keep(layer, view, rows).sum()) for layer in range(3)]
     assert left == [24, 3, 0] and [pruner.wants(layer) for layer in range(4)] == [False, True, True, False]
+
+
+def test_what_the_guideline_trains_is_asked_and_timed_in_its_stages():
+    """The committed dense model with all blocks answers as it does; with the last alone, untrained, it cannot."""
+    small = load_llava(folder_of(0), tower=False)
+    decoder = small.language_model()
+    dense, all_blocks, last = (guideline.tested(small, 3, way) for way in (None, *(
+        lambda layout, visual, stages=stages: hidden(decoder, layout, visual, stages) for stages in (Stages(0, 7), Stages(7, 7)))))
+    assert dense == all_blocks and dense["right"].count("1") >= len(dense["pictures"]) - 2 > last["right"].count("1") + 5
+    seconds = guideline.step_seconds(small, Stages(2, 6), rows=2)
+    assert {name: len(of) for name, of in seconds.items()} == {"dense": guideline.ROUNDS, "staged": guideline.ROUNDS}
+    assert all(parameter.grad is None for parameter in decoder.parameters())
+    assert guideline.training(Stages(2, 6))(small).hidden.__qualname__.startswith("training")

@@ -4,7 +4,6 @@ refused."""
 import contextlib
 import copy
 import sys
-import types
 
 import pytest
 import torch
@@ -12,10 +11,8 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from common.errors import ModelError, SetupError
-from common.families import build, text_ids
-from common.vision.layout import packed, split
+from common.vision.layout import packed
 from common.vision.llava import dense_hidden
-from common.vision.parts import LlavaSpec
 
 from ..baselines import ExitBehind
 from ..method import paper
@@ -59,21 +56,6 @@ def of_layers(model, some):
 
 def close(ours, theirs):
     return (ours - theirs).abs().max() < 1e-6 * theirs.abs().max()  # an eager softmax is in single precision
-
-
-@pytest.mark.parametrize("family", ["granite", "cohere", "llama"])
-def test_a_loss_is_of_the_stock_model_s_own_logits(family):
-    """Granite and Cohere scale what their output embeddings give."""
-    stock = build(family)
-    ids = text_ids(2, 7)
-    layout = split(ids, -1, labels=ids)
-    of = StagedTraining(LlavaSpec(stand_in="none"))
-    of.decoder, of.parts, of.projector = stock, types.SimpleNamespace(visual=lambda *_: torch.zeros(2, 0, 32, dtype=torch.float64)), None
-    ours, count = of.eval().loss_sum({"layout": layout})
-    logits = stock(input_ids=ids, use_cache=False).logits[:, :-1]
-    theirs = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum")
-    assert count == 12 and close(ours.detach(), theirs.detach())
-    assert "forward" not in stock.get_decoder().__dict__
 
 
 @torch.no_grad()
@@ -149,24 +131,6 @@ def test_multiply_adds_by_hand():
     """4 + 2 tokens, 7 weights, width 3: a layer is 7 x 6 + 6 x 36 = 258 with the picture and 7 x 2 + 6 x 4 = 38 without."""
     assert multiply_adds(3, 7, 3, 4, 2, Stages(1, 1)) == (3 * 258, 258 + 2 * 38)
     assert len(set(multiply_adds(3, 7, 3, 4, 2, Stages(0, 2)))) == 1
-
-
-def test_what_the_guideline_trains_is_asked_and_timed_in_its_stages():
-    """The committed dense model with all blocks answers as it does; with the last alone, untrained, it cannot."""
-    from common.standins.llava import folder_of
-    from common.vision.llava import load_llava
-
-    from ..experiments import guideline
-
-    small = load_llava(folder_of(0), tower=False)
-    decoder = small.language_model()
-    dense, all_blocks, last = (guideline.tested(small, 3, way) for way in (None, *(
-        lambda layout, visual, stages=stages: hidden(decoder, layout, visual, stages) for stages in (Stages(0, 7), Stages(7, 7)))))
-    assert dense == all_blocks and dense["right"].count("1") >= len(dense["pictures"]) - 2 > last["right"].count("1") + 5
-    seconds = guideline.step_seconds(small, Stages(2, 6), rows=2)
-    assert {name: len(of) for name, of in seconds.items()} == {"dense": guideline.ROUNDS, "staged": guideline.ROUNDS}
-    assert all(parameter.grad is None for parameter in decoder.parameters())
-    assert guideline.training(Stages(2, 6))(small).hidden.__qualname__.startswith("training")
 
 
 def test_two_steps_of_the_rehearsal(tmp_path, monkeypatch):
