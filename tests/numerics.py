@@ -16,7 +16,8 @@ import torch
 
 from common import models
 
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "phi3", "mixtral", "qwen3_moe", "hunyuan_v1_dense", "diffllama", "smollm3", "glm4")
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "phi3", "mixtral", "qwen3_moe", "hunyuan_v1_dense", "diffllama", "smollm3", "glm4",
+            "gpt_neox", "falcon_h1")
 
 
 def drawn(*path, low: float = 0.2, high: float = 0.8) -> float:

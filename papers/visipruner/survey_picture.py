@@ -23,7 +23,8 @@ def survey(plt, found: dict):
             axis.legend(frameon=False, fontsize=6)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    figure.suptitle(f"{found.get('model', '')}: {(n := len(found['prompts']))} prompt{'s' * (n != 1)}, {found['layers']} layers", fontsize=8)
+    n = len(found["prompts"])
+    figure.suptitle(f"{found.get('model', '')}: {n} prompt{'s' * (n != 1)}, {found['layers']} layers", fontsize=8)
     return figure
 
 

@@ -12,6 +12,7 @@ from ..method import DistillConfig
 from .exact import truly_double
 from .runs import ROWS, training
 
+pytest.importorskip("trl")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CELLS = {"TF": ("teacher", 0.0), "TR": ("teacher", 1.0), "SF": ("student", 0.0), "SR": ("student", 1.0)}

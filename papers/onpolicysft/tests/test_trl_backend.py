@@ -26,6 +26,7 @@ from ..trl_backend import (
 from .conftest import END, LIMIT, RESPONSES, G, gradient, log_probs
 from .exact import truly_double
 
+pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore:You are using 'rollout_func'")
 
 CONFIG = OnPolicySFTConfig(prompts_per_step=2, rollouts_per_prompt=G, max_new_tokens=LIMIT, length_norm="const", count="all",

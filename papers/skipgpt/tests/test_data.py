@@ -129,9 +129,7 @@ def test_what_is_no_text_is_named_with_file_and_row(tmp_path, value, kind):
     elif isinstance(value, str):
         pytest.skip("parquet holds no half surrogate")
     else:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-
+        pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         rows = ["one two", None] if value is None else [value, value]
         parquet.write_table(pa.table({"text": rows}), tmp_path / "a.parquet")
     rows = RedPajamaSample(str(tmp_path))
