@@ -193,7 +193,7 @@ def test_a_table_and_a_picture_from_the_command_line(tmp_path, capsys):
     assert found["model"] == "seed0" and found["layers"] == 8 and [*found["ranges"]["given"]] == ["0-1", "7-7"] and "knockouts" not in found
     assert [*found["ranges"]["up to"]] == ["after"] and all(math.isfinite(x) for x in found["oracle"]["prompts"][0]["nats"])
     drawn = (tmp_path / "survey.svg").read_text()
-    for text in ("ranges without the picture", "sinks", "logit lens", "each token left out behind layer 3", "seed0: 1 prompts, 8 layers"):
+    for text in ("ranges without the picture", "sinks", "logit lens", "each token left out behind layer 3", "seed0: 1 prompt, 8 layers"):
         assert text in drawn, text
     assert "one layer without the picture" not in drawn and "survey.json" in capsys.readouterr().out
 
