@@ -41,14 +41,22 @@ def folder_of(language: str, seed: int) -> Path:
     return cache_dir() / "standins-gpe" / f"captioner-en-{language}-seed{seed}-{key(language, seed)}"
 
 
+def ready() -> None:
+    """Raises ModelError where a committed base is missing."""
+    for seed in COMMITTED:
+        for language in LANGUAGES:
+            if not (folder_of(language, seed) / "model.safetensors").is_file():
+                raise ModelError(f"en-{language}-seed{seed} of papers/gpe/standins-captions is missing: restore it or run "
+                                 "`python -m papers.gpe.standins --captions`")
+
+
 def captioner(language: str, seed: int) -> Loaded:
-    """Raises ModelError where a committed one is missing; DataError and ModelError as `made`, which is asked for one of another seed."""
-    folder = folder_of(language, seed)
-    if not folder.is_dir():
-        if seed in COMMITTED:
-            raise ModelError(f"{folder.name} of standins-captions/ is missing: restore it or run `python -m papers.gpe.captioners`")
+    """Raises ModelError where a committed one is missing; of another seed, which is trained where it is not there, as `made`."""
+    if seed in COMMITTED:
+        ready()
+    else:
         made(language, seed)
-    return load(ModelSpec(str(folder)))
+    return load(ModelSpec(str(folder_of(language, seed))))
 
 
 def made(language: str, seed: int, anew: bool = False, bar: bool = False) -> dict:
