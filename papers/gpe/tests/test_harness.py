@@ -161,7 +161,8 @@ def test_what_only_shows_or_judges_is_no_part_of_a_jobs_name():
     """Else another title of a picture would train everything again; nor does text wait for what speech is made of."""
     for module in {job.function.partition(":")[0] for job in experiment.every_job(harness.EXPERIMENTS)}:
         names = {path.name for path in closure(module) if path.parent == harness.HERE}
-        assert not names & {"eval.py", "quantities.py", "quantities_real.py", "tables.py", "pictures.py", "reported.py", "claims.yaml"}, module
+        assert not names & {"eval.py", "quantities.py", "quantities_real.py", "tables.py", "pictures.py", "reported.py",
+                            "claims.yaml"}, module
     written, spoken = ({path.parent.parent.name for path in closure(module.__name__)} for module in (text, speech))
     assert "standins" in written - spoken and "standins-speech" in spoken - written
 
