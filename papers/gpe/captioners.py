@@ -13,7 +13,7 @@ import json
 import shutil
 from pathlib import Path
 
-from common.claims.machine import start_run
+from common.claims.machine import git_state, start_run
 from common.errors import ModelError
 from common.files import building, cache_dir, data_file, write_json
 from common.models import Loaded, ModelSpec, load
@@ -59,13 +59,17 @@ def captioner(language: str, seed: int) -> Loaded:
     return load(ModelSpec(str(folder_of(language, seed))))
 
 
-def made(language: str, seed: int, anew: bool = False, bar: bool = False) -> dict:
-    """Trains the base of a seed where there is none, or anew; returns its card. A killed call goes on from its last checkpoint."""
+def made(language: str, seed: int, anew: bool = False, bar: bool = False, code: tuple[str, bool] | None = None) -> dict:
+    """Trains the base of a seed where there is none, or anew; returns its card. A killed call goes on from its last checkpoint.
+
+    code: commit and whether the tree differs from it, where a command makes several, for each leaves files that no commit holds yet.
+    """
     folder = folder_of(language, seed)
     if anew:
         shutil.rmtree(folder, ignore_errors=True)
     if not folder.is_dir():
         run = start_run(f"python -m papers.gpe.captioners --languages {language} --seeds {seed}")
+        run |= dict(zip(("commit", "dirty"), code or ()))
         work = cache_dir() / "standins-gpe" / f"training-en-{language}-seed{seed}-{key(language, seed)}"
         with building(folder) as new:
             write_json(new / "training.json", train_captioner(language, seed, new, work, bar=bar) | {"run": run})
@@ -79,9 +83,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(COMMITTED))
     parser.add_argument("--anew", action="store_true", help="train those that are there, too")
     options = parser.parse_args(argv)
+    code = git_state()
     for seed in options.seeds:
         for language in options.languages:
-            card = made(language, seed, options.anew, bar=True)
+            card = made(language, seed, options.anew, bar=True, code=code)
             print(json.dumps({name: card[name] for name in ("language", "seed", "steps", "bleu", "bleu before rounding")}), flush=True)
 
 

@@ -162,6 +162,7 @@ def test_committed_bases_and_those_of_further_seeds(data, monkeypatch):
     assert folder.parent == data / "cache" / "standins-gpe" and folder.is_dir() and list(folder.parent.iterdir()) == [folder]
     run = json.loads((folder / "training.json").read_text())["run"]
     assert run["command"] == "python -m papers.gpe.captioners --languages fr --seeds 2" and {"commit", "dirty", "environment"} <= run.keys()
+    assert (lambda one: (one["run"]["commit"], one["run"]["dirty"]))(captioners.made("de", 2, code=("abc", False))) == ("abc", False)
     monkeypatch.setattr(captioners, "train_captioner", None)  # is not asked again
     assert same(weights(first.model), weights(captioners.captioner("fr", 2).model))
     names = {captioners.folder_of(language, seed) for language in ("de", "fr") for seed in (0, 1, 2)}
@@ -179,6 +180,7 @@ def test_a_base_is_named_by_what_makes_it_and_not_by_those_that_are_there():
 
 def test_standins_trains_captioners_only_when_asked(monkeypatch):
     asked = []
+    monkeypatch.setattr(captioners, "git_state", lambda: ("abc", False))
     monkeypatch.setattr(captioners, "made", lambda *given, **named: asked.append((given, named)) or dict.fromkeys(
         ("language", "seed", "steps", "bleu", "bleu before rounding")))
     monkeypatch.setattr(standins, "train_translator", lambda seed: asked.append(seed) or {"seed": seed, "bleu": 100.0, "exact": 1.0})
@@ -187,7 +189,7 @@ def test_standins_trains_captioners_only_when_asked(monkeypatch):
     assert asked == [0, 1, 2, 0, 1, 2]
     asked.clear()
     standins.main(["--captions"])
-    assert asked == [(("de", 0, True), {"bar": True}), (("fr", 0, True), {"bar": True})]
+    assert asked == [((language, 0, True), {"bar": True, "code": ("abc", False)}) for language in ("de", "fr")]
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------

@@ -6,10 +6,9 @@ import pytest
 
 from common.claims.intervals import t_quantile
 from common.errors import RecordError
-from common.report.planes import Document, Source
 from tests.numerics import drawn
 
-from .. import pictures, planes, quantities_real, tables
+from .. import pictures, quantities_real, tables
 from ..eval import EXPERIMENTS
 from ..experiments import multi30k
 
@@ -251,24 +250,3 @@ def test_the_table_and_the_picture(found, of, tmp_path, monkeypatch):
     assert sum(line.startswith("whole captions: batch-trained ") for line in lines) == 2
     assert "Multi30k en-fr, 3 captions: BLEU at LAAL, mean of 4 seeds" in "\n".join(lines)
     assert [path.name for path in pictures.real(found, "cpu", tmp_path)] == ["multi30k.svg"]
-
-
-def test_the_plane_reads_every_seed_and_the_older_record(found, of):
-    def bench(results, language="de", name="German"):
-        return planes.captions(Document(results, Source("command", "price", "record.json")), language, name)
-
-    points = {(point.method, point.setting): point for point in bench(found, "fr", "French").points}
-    assert len(points) == 20 and not bench(found).missing and bench(found, "fr", "French").key == "gpe-multi30k-fr"
-    for shown, arm, way in (("GPE, group positions", "group", "stream"), ("interleaved by arrival", "interleaved", "stream"),
-                            ("its keys and values encoded again", "batch_streaming", "kv_reencoding"),
-                            ("batch model, everything encoded again", "untuned", "kv_reencoding")):
-        point = points[shown, "k = 5"]
-        for axis, what in ((point.x, "LAAL"), (point.y, "bleu")):
-            assert axis["value"] == pytest.approx(fmean(curve["5"][what] for curve in of("fr", arm, way))) and axis["n_runs"] == 4
-    old = {"multi30k/en-de": {arm: {way: {k: {"LAAL": drawn(arm, way, k), "bleu": drawn(arm, way, k, "b")} for k in KS} for way in (
-        "stream", "kv_reencoding")} for arm in ("group", "interleaved", "batch_streaming", "untuned")}}
-    points = {(point.method, point.setting): point for point in bench(old).points}
-    assert points["interleaved by arrival", "k = 3"].y == {"value": drawn("interleaved", "stream", "3", "b"), "n_runs": 1}
-    assert bench(old).key == "gpe-multi30k" and len(points) == 20 and "a single run" in bench(old).comparable
-    assert not bench(old, "fr", "French").points and len(bench(old, "fr", "French").missing) == 20
-    assert not bench(None).points and bench(None).missing
