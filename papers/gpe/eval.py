@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import pictures, quantities, tables
+from . import captioners, pictures, quantities, quantities_real, tables
 from .experiments import multi30k, paper, speech, speed, text
 
 HERE = Path(__file__).parent
@@ -27,6 +27,10 @@ def speech_facts(results: dict) -> tuple[list, list]:
     return [result["model"] for result in found], [found[0]["data"]]
 
 
+def caption_facts(results: dict) -> tuple[list, list]:
+    return [result["model"] for name, result in results.items() if name.startswith("multi30k/") and "/untuned/" in name], []
+
+
 EXPERIMENTS = (
     Experiment("exact", "analytic", quantities.exact),
     Experiment("text", "cpu", quantities.text, text.jobs, tables=tables.text, pictures=pictures.text, document="cpu-small",
@@ -38,8 +42,10 @@ EXPERIMENTS = (
                facts=speech_facts),
     Experiment("digits", "cpu", None, speech.digit_jobs, tables=tables.digits, asked=True, document="digits", left_out=WHOLE,
                minutes=8, data=(speech.DIGITS,)),
-    Experiment("multi30k", "cpu", None, multi30k.jobs, tables=tables.multi30k, pictures=pictures.real, asked=True,
-               document="multi30k", left_out=WHOLE, minutes=40, data=multi30k.data_files(), draws=("multi30k.svg",)),
+    Experiment("multi30k", "cpu", quantities_real.multi30k, multi30k.jobs, tables=tables.multi30k, pictures=pictures.real, asked=True,
+               claims=("C1g", "C1h", "C1i", "C4b", "C5c", "C6e", "C6f", "C6g", "C6h", "C8b", "C9c", "C9d"), document="multi30k",
+               left_out=WHOLE, minutes=90, data=multi30k.data_files(), draws=("multi30k.svg",), facts=caption_facts,
+               ready=captioners.ready),
     Experiment("gpu", "gpu", quantities.gpu, run=speed.gpu, minutes=10,
                document="gpu-random-weights", needs="one CUDA device"),
     Experiment("paper", "paper", quantities.paper, run=paper.measured, document="paper-scale",

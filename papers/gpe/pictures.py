@@ -12,12 +12,17 @@ from common.pictures import draw_all
 
 from .experiments import speech as speech_experiment
 from .experiments import text as text_experiment
+from .experiments.multi30k import LANGUAGES
 from .experiments.text import KS, PHIS
+from .quantities_real import Pair
 from .tables import LONG, SHORT, scores_of, speech_seeds, text_seeds
 
 GPE, RED, GREY, GREEN, PURPLE, BLACK = "#1f6f8b", "#c8553d", "#888888", "#5b8c5a", "#7b5ea7", "#222222"
 SHOWN = {"group (GPE)": GPE, "interleaved": RED, "batch-streaming (frozen ids)": GREEN, "KV re-encoding, trained for it": PURPLE,
          "no positions": "#d9a441", "untuned, KV re-encoding": GREY}
+
+CAPTIONS_SHOWN = {"group (GPE)": ("group", "stream"), "interleaved": ("interleaved", "stream"), "no positions": ("no_positions", "stream"),
+                  "batch-streaming (frozen ids)": ("batch_streaming", "stream"), "untuned, KV re-encoding": ("untuned", "kv_reencoding")}
 
 
 def text(results: dict, size: str, folder: Path) -> list[Path]:
@@ -124,17 +129,17 @@ def speech_latency(plt, results, size):
 
 
 def multi30k(plt, results, size):
-    """BLEU against LAAL on real translations, one panel a pair of languages."""
-    pairs = {name: result for name, result in results.items() if name.startswith("multi30k/")}
+    """BLEU against LAAL on real translations, one panel a pair of languages; a thin line a seed, a thick one their mean."""
+    pairs = [pair for pair in (Pair(results, language) for language in LANGUAGES) if pair.seeds]
     figure, axes = plt.subplots(1, len(pairs), figsize=(4.3 * len(pairs), 3.6), squeeze=False)
-    for axis, (name, result) in zip(axes[0], pairs.items()):
-        curves = {"group (GPE)": result["group"]["stream"], "interleaved": result["interleaved"]["stream"],
-                  "batch-streaming (frozen ids)": result["batch_streaming"]["stream"],
-                  "untuned, KV re-encoding": result["untuned"]["kv_reencoding"]}
-        for row, scores in curves.items():
-            axis.plot([s["LAAL"] for s in scores.values()], [s["bleu"] for s in scores.values()], color=SHOWN[row], marker=".", label=row)
-        axis.axhline(result["untuned"]["batch"]["bleu"], color=BLACK, lw=0.6, ls=":", label="whole captions, batch-trained")
-        axis.set(xlabel="LAAL, words", ylabel="BLEU", title=f"Multi30k {name.partition('/')[2]}")
+    for axis, pair in zip(axes[0], pairs):
+        for row, (name, way) in CAPTIONS_SHOWN.items():
+            curves = [[(scores["LAAL"], scores["bleu"]) for scores in curve.values()] for curve in pair.all(name, way)]
+            for curve in curves:
+                axis.plot(*zip(*curve), color=SHOWN[row], lw=0.5, alpha=0.5)
+            axis.plot(*zip(*[tuple(map(fmean, zip(*points))) for points in zip(*curves)]), color=SHOWN[row], marker=".", label=row)
+        axis.axhline(fmean(pair.whole("untuned")), color=BLACK, lw=0.6, ls=":", label="whole captions, batch-trained")
+        axis.set(xlabel="LAAL, words", ylabel="BLEU", title=f"Multi30k {pair.start.partition('/')[2]}, {len(pair.seeds)} seeds")
         axis.grid(lw=0.3)
     axes[0][0].legend(frameon=False, fontsize=7)
     return figure

@@ -2,9 +2,10 @@
 
     standins/            three translators of toy languages: batch training on whole sentences, a CPU-minute each
     standins-speech/     three recognisers of spoken words behind a causal encoder, a minute and a half each
+    standins-captions/   two translators of real captions, en-de and en-fr, some twenty minutes each (captioners.py)
 
-`make standins-gpe` trains them again; it ends where one has not learned its task. Those of further seeds (SEEDS=n) are trained
-by the same functions where the cache lacks them.
+`make standins-gpe` trains the first two again; it ends where one has not learned its task. `python -m papers.gpe.standins --captions`
+trains the third (NINEFOLD_DATA). Those of further seeds (SEEDS=n) are trained by the same functions where the cache lacks them.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 
-from . import recognisers, translators
+from . import captioners, recognisers, translators
 from .recognisers import train_recogniser
 from .translators import train_translator
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--captions", action="store_true", help="train the translators of captions instead (forty minutes of a core)")
+    if parser.parse_args(argv).captions:
+        return captioners.main(["--anew"])
     for seed in translators.COMMITTED:
         result = train_translator(seed)
         print(json.dumps({key: result[key] for key in ("seed", "bleu", "exact")}), flush=True)

@@ -10,6 +10,7 @@ import numpy as np
 from common.benchmarks.translation import paired_bootstrap
 from common.seeds import seeds_of
 
+from .experiments import multi30k as multi30k_experiment
 from .experiments import speech as speech_experiment
 from .experiments import text as text_experiment
 from .experiments.text import KS, PHIS
@@ -108,29 +109,40 @@ def batch_table(results: dict, steps: int) -> Iterator[str]:
         f"other sentences' references {fmean(results[f'text/untuned/seed{seed}']['random']['score'] for seed in seeds):.1f}"])
 
 
-def multi30k(results: dict, size: str = "cpu") -> Iterator[str]:
-    """Multi30k: BLEU at AL and LAAL by k, and GPE minus the row, paired bootstrap over sentences."""
-    for name, result in results.items():
-        if not name.startswith("multi30k/"):
+CAPTION_ROWS = {  # shown name -> (job, how its weights are streamed)
+    **{f"interleaved, rate {rate:g}": (f"interleaved, {rate:g}", "stream") for rate in multi30k_experiment.RATES},
+    "interleaved, group ids": ("interleaved_group", "stream"), "batch-streaming (frozen ids)": ("batch_streaming", "stream"),
+    "  source sees finished target": ("finished_frozen", "stream"), "  + KV re-encoding at test": ("batch_streaming", "kv_reencoding"),
+    "group (GPE)": ("group", "stream"), **{f"group, phi = {phi}": (f"group, phi {phi}", "stream") for phi in multi30k_experiment.PHIS[1:]},
+    "no source positions": ("no_source_positions", "stream"), "no target positions": ("no_target_positions", "stream"),
+    "no positions": ("no_positions", "stream"), "untuned, KV re-encoding": ("untuned", "kv_reencoding")}
+
+
+def multi30k(results: dict, size: str = "cpu", resamples: int = 1000) -> Iterator[str]:
+    """Multi30k: BLEU at LAAL by k, and GPE minus the row, paired bootstrap over captions; whole captions."""
+    for language in multi30k_experiment.LANGUAGES:
+        start = f"multi30k/en-{language}"
+        seeds = seeds_of(results, f"{start}/untuned")
+        if not seeds:
             continue
+        scores = {row: [results[f"{start}/{job}/seed{seed}"][way] for seed in seeds] for row, (job, way) in CAPTION_ROWS.items()}
         yield ""
-        yield (f"Multi30k {name.partition('/')[2]}, {result['test sentences']} captions, one seed: BLEU at LAAL; in brackets GPE minus "
-               "the row, 95 % of a paired bootstrap over sentences")
-        ours = result["group"]["stream"]
-        rows = {"interleaved": result["interleaved"]["stream"], "batch-streaming (frozen ids)": result["batch_streaming"]["stream"],
-                "  + KV re-encoding at test": result["batch_streaming"]["kv_reencoding"], "group (GPE)": ours,
-                "untuned, KV re-encoding": result["untuned"]["kv_reencoding"]}
-        yield f"{'arm':<34s}" + "".join(f"{'k = ' + k:>31s}" for k in ours)
-        for row, scores in rows.items():
+        yield (f"Multi30k en-{language}, {results[f'{start}/untuned/seed{seeds[0]}']['test sentences']} captions: BLEU at LAAL, mean of "
+               f"{len(seeds)} seeds; in brackets GPE minus the row, 95 % of a paired bootstrap over captions")
+        yield f"{'arm':<34s}" + "".join(f"{'k = ' + str(k):>31s}" for k in multi30k_experiment.KS)
+        for row, by_seed in scores.items():
             cells = []
-            for k in ours:
-                gap = paired_bootstrap(np.array(ours[k]["statistics"]), np.array(scores[k]["statistics"]))
-                text = f"{scores[k]['bleu']:5.1f} at {scores[k]['LAAL']:4.1f}"
-                text += "" if scores is ours else f" [{gap['low']:+5.1f},{gap['high']:+6.1f}]"
+            for k in map(str, multi30k_experiment.KS):
+                text = f"{fmean(s[k]['bleu'] for s in by_seed):5.1f} at {fmean(s[k]['LAAL'] for s in by_seed):4.1f}"
+                if row != "group (GPE)":
+                    both = (np.array([s[k]["statistics"] for s in side]) for side in (scores["group (GPE)"], by_seed))
+                    gap = paired_bootstrap(*both, resamples=resamples)
+                    text += f" [{gap['low']:+5.1f},{gap['high']:+6.1f}]"
                 cells.append(f"{text:>31s}")
-            yield f"{row:<34s}" + "".join(cells)
-        yield (f"whole captions: batch-trained {result['untuned']['batch']['bleu']:.1f}, GPE tuned for wait-k, its own ids "
-               f"{result['group']['batch']['bleu']:.1f}")
+            yield f"{row.rstrip():<34s}" + "".join(cells)
+        whole = {name: fmean(results[f"{start}/{job}/seed{seed}"]["batch"]["batch"]["bleu"] for seed in seeds)
+                 for name, job in (("batch-trained", "untuned"), ("tuned on in batch mode", "batch"), ("GPE with its own ids", "group"))}
+        yield "whole captions: " + ", ".join(f"{name} {bleu:.1f}" for name, bleu in whole.items())
 
 
 def speech_table(results: dict, kind: str, phis: Sequence[float]) -> Iterator[str]:

@@ -1,9 +1,7 @@
 """What each job does, run small: on which sentences, trained as which arm, from which weights, scored how; nothing of a test is
 trained on. Trainings are real, of a step or two; scores of most jobs are only written down (who is asked what)."""
 
-import copy
 import dataclasses
-import gzip
 import importlib
 import itertools
 import types
@@ -17,12 +15,11 @@ import yaml
 from common.data.speech import Bank, utterance
 from common.models import load
 from common.streaming.units import Example
-from common.streaming.words import Boundary
 
 from .. import method, recognisers, scoring, translators
 from ..data import HELD_FROM, LEARNT, SPECIAL, TEST_FROM, TUNE_FROM, ToyPairs, toy_example, words_of
-from ..experiments import multi30k, speech, text
-from ..toy import CHAT, Language, spell, unseen
+from ..experiments import speech, text
+from ..toy import Language, spell, unseen
 
 PAPER = Path(text.__file__).parents[1]
 KS = (1, 3, 5, 7)
@@ -373,59 +370,3 @@ def test_what_speech_scores_are_of(monkeypatch):
     monkeypatch.setattr(recognisers, "stream", stream)
     rows = recognisers.speech_scores(None, torch.nn.Identity(), method.arm("group"), 0, "espeak", 1, (1, None))
     assert set(rows) == {"1", "batch"} and [k for _, k, _ in asked] == [1, None] and rows["1"]["wer"] == 50.0 and rows["1"]["words"] == 2
-
-
-# -- real text ---------------------------------------------------------------------------------------------
-@pytest.fixture
-def captions(tmp_path, monkeypatch):
-    """Multi30k's files in small: which side and split a line is of is in the line."""
-    folder = tmp_path / "translation"
-    folder.mkdir()
-    for split, count in (("train", 6), ("val", 2), ("test_2016_flickr", 4)):
-        for side in ("en", "de", "fr"):
-            with gzip.open(folder / f"multi30k.{split}.{side}.gz", "wt") as file:
-                file.write("".join(f"{split} {side} number {i}\n" for i in range(count)))
-    monkeypatch.setenv("NINEFOLD_DATA", str(tmp_path))
-
-
-def test_captions_are_learnt_from_one_file_and_streamed_from_another(captions, monkeypatch):
-    seen = Watched(monkeypatch, multi30k, "scores", real=False)
-    streamed, learned, tokenizer = [], [], multi30k.tokenizer
-    monkeypatch.setattr(multi30k, "tokenizer", lambda lines: learned.append(list(lines)) or tokenizer(lines))
-
-    def stream(model, arm, some, boundary, k, **options):
-        streamed.append((model, arm, [e.reference for e in some], k))
-        assert isinstance(boundary, Boundary)
-        return [types.SimpleNamespace(text=lambda words, e=e: e.reference, delays=[1], truncated=True) for e in some]
-
-    monkeypatch.setattr(multi30k, "stream", stream)
-    monkeypatch.setattr(multi30k, "scores", lambda texts, delays, examples, truncated: {"n": len(examples), "truncated": truncated})
-    monkeypatch.setattr(multi30k, "SIZES", {"smoke": multi30k.Size(base=3, tune=12, test=3)})
-    found = multi30k.translate("fr", size="smoke")
-    assert learned == [[f"train {side} number {i}" for i in range(6) for side in ("en", "fr")]]
-    assert {tuple(of) for _, _, of, _ in streamed} == {tuple(f"test_2016_flickr fr number {i}" for i in range(3))}
-    base, *arms = seen.trained
-    assert (base.steps, base.data.ks) == (3, [None]) and [t.steps for t in arms] == [12] * 3
-    assert [t.module.arm_name for t in arms] == ["interleaved", "batch_streaming", "group"] == list(multi30k.ARMS)
-    assert all(t.data.ks == list(KS) and t.module.learning_rate == 1e-3 for t in arms)
-    assert all(t.data.train == multi30k.files("fr", "train") and t.data.validation == multi30k.files("fr", "val") for t in seen.trained)
-    copies = len({id(t.module.model) for t in seen.trained}), [equal(t.before, base.after) for t in arms]
-    assert copies == (4, [True] * 3)
-    of = [(next((n for n, t in zip(multi30k.ARMS, arms) if t.module.model is m), "untuned"), arm, k) for m, arm, _, k in streamed]
-    own = {name: method.arm(name) for name in multi30k.ARMS}
-    again = method.arm("kv_reencoding")
-    assert of == [("untuned", method.arm("contiguous"), None), *(("untuned", again, k) for k in KS),
-                  *(("interleaved", own["interleaved"], k) for k in KS), *(("batch_streaming", own["batch_streaming"], k) for k in KS),
-                  *(("batch_streaming", again, k) for k in KS), *(("group", own["group"], k) for k in KS), ("group", own["group"], None)]
-    assert found["group"]["loss"] == pytest.approx(sum(0.5 + i for i in range(2, 12)) / 10) and found["test sentences"] == 3
-    assert found["group"].keys() == {"loss", "stream", "batch"} and found["batch_streaming"].keys() == {"loss", "stream", "kv_reencoding"}
-    assert found["untuned"]["batch"] == {"n": 3, "truncated": 3} and found["curve"] == [[0, 0.5]]
-    assert CHAT in tokenizer(["a b"]).chat_template and copy.copy(found)["parameters"] > 100_000
-
-
-def test_each_pair_of_languages_is_a_job_of_all_its_files(captions):
-    made = multi30k.jobs("smoke")
-    assert {job.name: job.arguments for job in made} == {
-        f"multi30k/en-{side}": {"language": side, "size": "smoke"} for side in ("de", "fr")}
-    assert all(len(set(job.data)) == 9 and {f"translation/{path.rpartition('/')[2]}" for path in job.data} == set(multi30k.data_files())
-               for job in made)
