@@ -89,10 +89,14 @@ def units_of(text: str) -> tuple[str, ...]:
 
 
 def well_marked(text: str) -> bool:
-    """Whether the marks of a reply are the ones that belong there, <EOQ> once and then <EOT>, and no unit both skips and tells."""
-    *units, _ = MARKS.split(after_thinking(text) or "")[::2]
+    """Whether the marks of a reply are the ones that belong there, <EOQ> once and then <EOT>, and no unit both skips and tells.
+
+    Behind the last mark stands nothing: a reply that ends at its cap has half a unit there.
+    """
+    *units, rest = MARKS.split(after_thinking(text) or "")[::2]
     marks = MARKS.findall(after_thinking(text) or "")
-    return marks == ["EOQ", "EOT", *["EOT"] * (len(marks) - 2)] and not any(SKIP in unit and unit.strip() != SKIP for unit in units)
+    whole = not rest.strip() and marks == ["EOQ", "EOT", *["EOT"] * (len(marks) - 2)]
+    return whole and not any(SKIP in unit and unit.strip() != SKIP for unit in units)
 
 
 # -- from problems to rows ---------------------------------------------------------------------------------
@@ -284,8 +288,8 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, ValueError, TypeError, ImportError) as error:
         print(f"streamingthinker traces: {error}", file=sys.stderr)
         return 2
-    failures = [{"question": problems[one.problem].sentences[0], "pass": one.attempt + 1, "why": one.why, "wrote": one.wrote}
-                for one in dropped]
+    failures = [{"problem": one.problem + 1, "question": problems[one.problem].sentences[0], "pass": one.attempt + 1, "why": one.why,
+                 "wrote": one.wrote} for one in dropped]
     for path, found in ((options.out.with_name(f"{options.out.name}.dropped"), failures), (options.out, rows)):
         write_atomic(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found))
     replies.unlink(missing_ok=True)

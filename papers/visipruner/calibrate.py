@@ -18,6 +18,7 @@ score.py refuses a benchmark that shows one of them.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,10 @@ from .own import Prompt, answered
 from .pruners import VisiPruner
 from .settings import write_settings
 
-ENOUGH = 33  # prompts from which on one that differs is less than the 3 % that may differ
+
+def enough(at_least: float) -> int:
+    """Prompts from which on one answer that differs is within the share that may differ; 1 where none may."""
+    return math.ceil(round(1 / (1 - at_least), 9)) if at_least < 1 else 1
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         asked = own.questions(options)
-        if len(asked) < ENOUGH:
-            print(f"{len(asked)} prompts: an answer that differs is {100 / len(asked):.0f} % of them; from {ENOUGH} on 97 % can be told "
-                  "from all", file=sys.stderr)
+        if len(asked) < (need := enough(options.at_least)):
+            print(f"{len(asked)} prompts: an answer that differs is {100 / len(asked):.0f} % of them; from {need} on "
+                  f"{100 * options.at_least:g} % can be told from all", file=sys.stderr)
         from .look import opened  # with the vision tower's libraries
 
         of = opened(options.model)

@@ -122,11 +122,11 @@ def questions(options: argparse.Namespace) -> list[Question]:
 
 def lines(path: Path) -> list[Question]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with or without a mark of byte order
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: no file of prompts that can be read ({error})") from error
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a question may hold U+2028 and its like
         if not line.strip():
             continue
         try:

@@ -23,6 +23,7 @@ from common.benchmarks import vqa
 from common.errors import UserError
 from common.files import write_json
 
+from . import own
 from .experiments import paper as paper_scale
 from .reported import TABLE_5
 from .settings import Settings, read_settings
@@ -35,6 +36,8 @@ def score(source: str, settings: Settings, folder: Path, benchmarks: Sequence[st
     Raises UserError for settings of a model of another depth, for a benchmark that shows a picture of theirs, without lmms-eval, and for
     a device that is not there.
     """
+    if not benchmarks:
+        raise UserError(f"no benchmark is asked for; there is: {', '.join(vqa.BENCHMARKS)}")
     if unknown := [name for name in benchmarks if name not in vqa.BENCHMARKS]:
         raise UserError(f"no benchmark {', '.join(unknown)}; there is: {', '.join(vqa.BENCHMARKS)}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -45,10 +48,12 @@ def score(source: str, settings: Settings, folder: Path, benchmarks: Sequence[st
     weights = paper_scale.of_weights(where, opened) | {"device": device}
     name = where.name if isinstance(where, Path) else source.replace("/", "--")
     config = settings.check(opened()[0])
+    if settings.model != (called := own.name_of(source)):
+        log(f"the settings were chosen for {settings.model}, and this is {called}: the same model by another name, or none of theirs")
     chosen_on = hashlib.sha256("".join(sorted(settings.pictures)).encode()).hexdigest()  # a kept score saw none of these, either
     found = {way: paper_scale.one(name, way, opened, of, folder, benchmarks, limit, log, weights | beside)
              for way, of, beside in (("dense", None, {}), ("pruned", config, {"chosen_on": chosen_on}))}
-    write_json(folder / "scores.json", {"model": name, **weights, "limit": limit, **found})
+    write_json(folder / "scores.json", {"model": name, "settings of": settings.model, **weights, "limit": limit, **found})
     return found
 
 
@@ -77,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--settings", type=Path, required=True, help="a file of calibrate.py")
     parser.add_argument("--benchmarks", default=",".join(TABLE_5))
     parser.add_argument("--limit", type=int, help="questions of each benchmark, for a try")
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--out", type=Path, default=Path("scores"))
     options = parser.parse_args(argv)
     names = [name.strip() for name in options.benchmarks.split(",") if name.strip()]

@@ -7,6 +7,7 @@ again. No place of a machine stands in it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,6 +64,22 @@ def read_settings(path: Path | str) -> Settings:
     try:
         config = dict(of["config"])
         shallow = None if config["shallow"] is None else ShallowConfig(**config["shallow"])
-        return Settings(VisiPrunerConfig(**config | {"shallow": shallow}), str(of["model"]), int(of["layers"]), frozenset(of["pictures"]))
+        found = VisiPrunerConfig(**config | {"shallow": shallow})
+        _mean_something(found, of)
+        return Settings(found, str(of["model"]), of["layers"], frozenset(of["pictures"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: settings that mean nothing ({type(error).__name__}: {error})") from error
+
+
+def _mean_something(config: VisiPrunerConfig, of: dict) -> None:
+    """Raises ValueError for what a config of the right shape may still hold, JSON being written by hand."""
+    whole = (of["layers"], config.boundary)
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in whole):
+        raise ValueError(f"layers and boundary are whole numbers, not {whole[0]!r} and {whole[1]!r}")
+    for name, least in (("tokens_threshold", 0.0), ("layer_threshold", -1.0), ("exit_cos", -1.0)):
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
+            raise ValueError(f"{name} is {value!r}: a number from {least:g} on")
+    pictures = of["pictures"]
+    if not isinstance(pictures, list) or not all(isinstance(one, str) for one in pictures):
+        raise ValueError("pictures is not a list of digests")

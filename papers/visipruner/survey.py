@@ -185,7 +185,7 @@ def oracle(of: Asked, layer: int | None = None, stride: int = 1, prompts: int = 
     Each stride-th visual token of the first so many prompts (their first row) goes alone behind a layer, half of the depth where it is
     None: a pass a token. Raises UserError for a layer behind which nothing comes.
     """
-    layer, found = left_out_behind(layer, stride, of.layers), []
+    layer, found = left_out_behind(layer, stride, of.layers, prompts), []
     for prompt, first, logs in list(zip(of.prompts, of.first, of.logs))[:prompts]:
         look = analysis.Looking(scores)
         behind(of.model, prompt, look)
@@ -199,12 +199,14 @@ def oracle(of: Asked, layer: int | None = None, stride: int = 1, prompts: int = 
     return {"behind": layer, "prompts": found}
 
 
-def left_out_behind(layer: int | None, stride: int, layers: int) -> int:
+def left_out_behind(layer: int | None, stride: int, layers: int, prompts: int) -> int:
     layer = (layers - 1) // 2 if layer is None else layer
     if not 0 <= layer < layers - 1:
         raise UserError(f"the oracle leaves tokens out behind layer {layer}: of {layers} layers it can be 0 to {layers - 2}")
     if stride < 1:
         raise UserError(f"stride is {stride}: every token is 1")
+    if prompts < 1:
+        raise UserError(f"the oracle is asked of {prompts} prompts: 1 is the least; --parts without oracle leaves it out")
     return layer
 
 
@@ -234,7 +236,7 @@ def survey(model: nn.Module, prompts: Sequence[Prompt], parts: Collection[str] =
         raise UserError("no prompts to survey a model by")
     of = Asked.of(model, prompts)
     given = in_range(given, of.layers)
-    left_out_behind(oracle_behind, oracle_stride, of.layers)  # before any work
+    left_out_behind(oracle_behind, oracle_stride, of.layers, oracle_prompts)  # before any work
     ways: dict[str, Callable[[], Any]] = {
         "knockouts": lambda: knockouts(of, modes), "ranges": lambda: ranges(of, modes, given), "sinks": lambda: sinks(of),
         "lens": lambda: lens(of, word), "oracle": lambda: oracle(of, oracle_behind, oracle_stride, oracle_prompts)}
@@ -293,8 +295,8 @@ def _modes(text: str) -> list[Mode]:
 def _ranges(text: str) -> list[tuple[int, int]]:
     found = []
     for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        if not (first.strip().isdecimal() and (last or first).strip().isdecimal()):
+        first, dash, last = part.partition("-")
+        if not (first.strip().isdecimal() and (last if dash else first).strip().isdecimal()):
             raise UserError(f"--ranges {part}: a range is written 2-5, a layer 3, counted from 0")
         found.append((int(first), int(last or first)))
     return found

@@ -82,6 +82,7 @@ def test_what_fails_is_written_once_more_and_then_dropped():
                         (dict(units="no marks at all"), "count"), (dict(units=UNITS.replace("<EOQ>", "<EOT>")), "marks"),
                         (dict(units=UNITS.replace("<EOT>", "<EOQ>", 1)), "marks"),
                         (dict(units=UNITS.replace("<Skip>", "<Skip> it rains")), "marks"),
+                        (dict(units=UNITS.removesuffix("<EOT>")), "marks"),  # cut at the cap, within the last unit
                         (dict(units="<Skip> <EOQ>" + " <Skip> <EOT>" * 3), "skipped"),
                         (dict(deep="\\boxed{6}"), "answer"), (dict(check="no, \\boxed{4}"), "answer"), (dict(deep="5"), "answer"),
                         (dict(units=UNITS.replace("three of Ann", "Ann has 3.")), "quoted")):

@@ -151,7 +151,11 @@ def test_what_is_no_settings_file_is_refused(tmp_path):
     good = json.loads(path.read_text())
     wrong = [("{", "no settings that can be read"), ("[]", "not a file of"), (json.dumps(good | {"format": "9"}), "not a file of")]
     wrong += [(json.dumps(good | {"config": good["config"] | change}), "settings that mean nothing") for change in (
-        {"boundary": -5}, {"another": 1}, {"shallow": {"depth": 3}}, {"layer_threshold": "x"})]
+        {"boundary": -5}, {"another": 1}, {"shallow": {"depth": 3}}, {"layer_threshold": "x"}, {"tokens_threshold": "x"},
+        {"tokens_threshold": None}, {"tokens_threshold": float("nan")}, {"tokens_threshold": -1}, {"boundary": 2.5}, {"boundary": True},
+        {"exit_cos": float("inf")})]
+    wrong += [(json.dumps(good | {"pictures": them}), "not a list of digests") for them in ("abc", [5], None)]
+    wrong += [(json.dumps(good | {"layers": layers}), "whole numbers") for layers in ("8", 8.0, True)]
     wrong += [(json.dumps({k: v for k, v in good.items() if k != "layers"}), "settings that mean nothing")]
     for text, message in wrong:
         path.write_text(text)
@@ -171,6 +175,19 @@ def test_pictures_are_known_by_their_pixels_and_what_was_chosen_on_is_not_scored
 
 
 # -- the commands ------------------------------------------------------------------------------------------
+def test_how_many_prompts_can_tell_the_share_that_was_asked_from_all():
+    """One of 33 is 3.03 %, more than the 3 % that may differ."""
+    for at_least, need in ((0.97, 34), (0.99, 100), (0.9, 10), (0.5, 2), (1.0, 1)):
+        assert calibration.enough(at_least) == need
+        assert need == 1 or (need - 1) / need >= at_least - 1e-12 > (need - 2) / (need - 1) - 1e-12
+
+
+def test_a_question_may_hold_other_ends_of_a_line_and_a_file_a_mark_of_byte_order(tmp_path):
+    picture(tmp_path)
+    (tmp_path / "p.jsonl").write_text('\ufeff{"picture": "a.png", "question": "what\u2028digit\x85?"}\r\n', encoding="utf-8")
+    assert [one.text for one in own.lines(tmp_path / "p.jsonl")] == ["what\u2028digit\x85?"]
+
+
 def picture(folder, number=0, name="a.png"):
     Image.fromarray(scenes.scene(number, "val").image()).save(folder / name)
     return folder / name
@@ -269,8 +286,8 @@ def test_what_cannot_be_scored_is_told_in_a_line(tmp_path, monkeypatch, capsys):
     write_settings(tmp_path / "s.json", FOUND, "mine", 8, [])
     given = ["--model", "mine", "--settings", str(tmp_path / "s.json"), "--out", str(tmp_path)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for arguments, message in ((["--benchmarks", "GQA,none"], "no benchmark none"), ([], "no GPU is visible"),
-                               (["--settings", "nothing.json"], "no settings that can be read")):
+    for arguments, message in ((["--benchmarks", "GQA,none"], "no benchmark none"), (["--benchmarks", " ,"], "no benchmark is asked for"),
+                               ([], "no GPU is visible"), (["--settings", "nothing.json"], "no settings that can be read")):
         assert score.main([*given, *arguments]) == 2
         error = capsys.readouterr().err
         assert message in error and len(error.strip().splitlines()) == 1

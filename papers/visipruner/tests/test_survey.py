@@ -200,6 +200,8 @@ def test_a_table_and_a_picture_from_the_command_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--parts", "everything"], "no part everything"), (["--ranges", "3-9"], "layers 0 to 7"), (["--ranges", "a"], "written 2-5"),
+    (["--ranges", "3-"], "written 2-5"),
+    (["--oracle-prompts", "0", "--parts", "oracle"], "asked of 0 prompts"), (["--oracle-prompts", "-1"], "asked of -1 prompts"),
     (["--modes", "after,never"], "never"), (["--oracle-stride", "0", "--parts", "oracle"], "stride is 0"),
     (["--oracle-behind", "7", "--parts", "oracle"], "it can be 0 to 6")])
 def test_what_cannot_be_surveyed_is_answered_in_a_line(arguments, message, tmp_path, capsys):
