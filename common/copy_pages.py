@@ -88,27 +88,6 @@ Every file that the paper's own files import, or that these import in turn, with
 OF_TRAINING = """\
 # {paper}: its method and its training, copied from Ninefold
 
-Copied at {commit}.
-
-Here are the method, what it is compared with as far as that asks no more of `common`, its training, the configs, and the tests of
-these. The claims, the experiments and their verdicts are not: `make copy-{paper} DEST=folder` without `ONLY` brings everything,
-with `make reproduce`. `papers/{paper}/README.md` is the paper's own page; some of what it links to has stayed behind.
-
-    make smoke          # a training of two steps, in seconds
-
-Change `papers/{paper}/method.py`; `common/` holds only what this paper uses. Python 3.11 or newer.
-Apache-2.0, see LICENSE; to cite, see CITATION.cff.
-
-## What came along of common
-
-Every file that the paper's own files import, or that these import in turn, with the data beside it.
-
-{table}
-"""
-
-OF_TRAINING = """\
-# {paper}: its method and its training, copied from Ninefold
-
 Copied at {commit}. Here are the method, what it is compared with as far as that needs no more of `common`, its training, the
 configs, and the tests of these. The claims, the experiments and their verdicts are not: `make copy-{paper} DEST=folder` without
 `ONLY` brings all, with `make reproduce`. `papers/{paper}/README.md` is the paper's own page; what it links to may have stayed behind.

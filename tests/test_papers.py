@@ -23,7 +23,7 @@ from common.report import __main__ as report
 from common.report.first import first_lines
 from common.report.papers import read_papers
 from common.runs.experiment import every_job
-from tests.copies import take_compiled
+from tests.copies import worked_in
 from tests.in_copies import LIKE_IT, METHOD_MAY_IMPORT, imported_by_method
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -218,17 +218,7 @@ def copies(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:  # uv is asked once: the versions are those of one lock
         patch.setattr(copy_paper, "requirements", functools.cache(copy_paper.requirements))
         folders = {paper: copy_paper.copy_paper(paper, base / f"my {paper}") for paper in PAPERS}
-    for folder in folders.values():
-        take_compiled(folder)
-    ours = ("PYTHONPATH", "PYTEST_", "NINEFOLD_", "STRICT")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", str(ROOT / "tests" / "in_copies.py"), *map(str, folders.values())]
-    done = subprocess.run(command, cwd=base, env=env, text=True, timeout=550, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        statuses = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        pytest.fail(f"nothing could be run in the copies:\n{done.stdout[-3000:]}")
-    return folders, statuses, done.stdout
+    return folders, *worked_in(folders.values(), base)
 
 
 @pytest.mark.parametrize("paper", PAPERS)

@@ -1,7 +1,6 @@
 """Copies for training: `make copy-<paper> ONLY=training` has method and training, works alone, and has nothing that judges claims."""
 
 import functools
-import json
 import os
 import subprocess
 import sys
@@ -30,16 +29,7 @@ def copies(tmp_path_factory):
             folders[paper] = copy_paper.copy_paper(paper, base / paper, "training").rename(base / f"my {paper}")
             with (folders[paper] / "papers" / paper / "method.py").open("a") as file:
                 file.write("\nCHANGED = True\n")
-    for folder in folders.values():
-        tables.take_compiled(folder)
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHONPATH", "PYTEST_", "NINEFOLD_"))} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", str(ROOT / "tests" / "in_copies.py"), *map(str, folders.values())]
-    done = subprocess.run(command, cwd=base, env=env, text=True, timeout=300, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        statuses = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        pytest.fail(f"nothing could be run in the copies:\n{done.stdout[-3000:]}")
-    return folders, statuses, done.stdout
+    return folders, *tables.worked_in(folders.values(), base)
 
 
 @pytest.mark.parametrize("paper", PAPERS)
