@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from statistics import median, stdev
 from typing import Any
 
 from ..claims.intervals import point, refuse_unusable, summarize
 from ..claims.machine import ROOT
+from ..claims.processes import over_processes
 from ..errors import RecordError
 from ..seeds import seeds_of
 from .chain import RUNGS_OF
@@ -158,12 +158,6 @@ def checked(measured: dict) -> dict:
     """Raises RecordError where a value or an end of an interval is no finite number."""
     refuse_unusable([measured["value"], *measured.get("ci95", ())], "value, interval")
     return measured
-
-
-def over_processes(rounds: Sequence[Sequence[float]]) -> dict:
-    """The median of each process; their mean is no more exact than the rounds within each let one read it."""
-    read = [stdev(of) / len(of) ** 0.5 if len(of) > 1 else 0.0 for of in rounds]
-    return summarize([median(of) for of in rounds], sum(error**2 for error in read) ** 0.5 / len(rounds), over="processes")
 
 
 # -- what is recorded --------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import captioners, pictures, quantities, quantities_real, tables
-from .experiments import multi30k, paper, speech, speed, text
+from . import captioners, pictures, quantities, quantities_ratios, quantities_real, tables
+from .experiments import multi30k, paper, ratios, speech, speed, text
 
 HERE = Path(__file__).parent
 WHOLE = ("statistics", "sentences")  # per-sentence lists: kept in the cache, too long to commit
@@ -37,6 +37,8 @@ EXPERIMENTS = (
                left_out=WHOLE, minutes=6, facts=text_facts),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
                document="cpu-small", minutes=1),
+    Experiment("ratios", "cpu", quantities_ratios.live, ratios.jobs, tables=tables.ratios, asked=True, alone=True,
+               claims=("C16a", "C16b"), document="ratios", minutes=3),
     Experiment("speech", "cpu", quantities.speech, speech.jobs, tables=tables.speech, pictures=pictures.speech, asked=True,
                claims=("C7a", "C7b"), document="speech", left_out=WHOLE, minutes=12, draws=("speech_latency.svg",),
                facts=speech_facts),

@@ -291,8 +291,9 @@ def speed(results: dict, size: str = "cpu") -> dict[str, dict]:
     def arrived(mode: str) -> list[float]:
         return [(ratio - 1) / (long["flops_ratio"] - 1) for ratio in _ratio(long, mode)]
 
-    return {"C15a": _growth(results["speed"]), "C15b": _over_processes(arrived, timing=_timing(long), baselines={
-        "FLOPs ratio": long["flops_ratio"], "time ratio": fmean(_ratio(long, "kv"))})}
+    share = _over_processes(arrived, timing=_timing(long), baselines={
+        "FLOPs ratio": long["flops_ratio"], "time ratio": fmean(_ratio(long, "kv"))})
+    return {"C15a": _growth(results["speed"]), "C15b": share, "C15c": share}
 
 
 def gpu(results: dict, size: str = "gpu") -> dict[str, dict]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from statistics import fmean
+from statistics import fmean, median
 
 import numpy as np
 
@@ -171,3 +171,12 @@ def speed_table(document: dict) -> Iterator[str]:
             ratio = fmean(map(fmean, m["seconds"])) / fmean(map(fmean, case["modes"]["group"]["seconds"]))
             cells.append(f"{1e3 * m['first_fifth']:7.1f} -> {1e3 * m['last_fifth']:7.1f} ms, {ratio:5.2f}x")
         yield f"{'group again' if mode == 'again' else mode:<14s}" + "".join(f"{c:>34s}" for c in cells)
+
+
+def ratios(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "A live session, ms, medians of each process: a plain step of the stock model, a READ and a WRITE of one token, what encodes anew"
+    found = [results[name]["seconds"] for name in sorted(results) if name.startswith("ratios/process")]
+    for length, ways in found[0].items():
+        cells = (f"{way} " + " ".join(f"{1e3 * median(of[length][way]):.2f}" for of in found) for way in ways)
+        yield f"{length + ' cached':<14s}" + "   ".join(cells)

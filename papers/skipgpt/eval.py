@@ -11,8 +11,8 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import pictures, quantities, quantities_gemma, tables
-from .experiments import blind, gemma, paper, rates, scratch, smollm2, speed
+from . import pictures, quantities, quantities_gemma, quantities_ratios, tables
+from .experiments import blind, gemma, paper, rates, ratios, scratch, smollm2, speed
 
 HERE = Path(__file__).parent
 # Curves that only pictures read, and lists of every token: kept in the cache, too long to commit.
@@ -26,6 +26,8 @@ EXPERIMENTS = (
                document="cpu-small", left_out=LONG, minutes=2,
                facts=lambda results: tuple([results["tier_b/dense"][what]] for what in ("model", "text"))),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, alone=True, document="cpu-small", minutes=1),
+    Experiment("ratios", "cpu", quantities_ratios.bounds_reached, ratios.jobs, tables=tables.ratios, asked=True, alone=True,
+               claims=("C15f", "C15g"), document="ratios", minutes=4),
     Experiment("extras", "cpu", None, scratch.extra_jobs, tables=tables.extras, asked=True, document="extras", left_out=LONG, minutes=2),
     Experiment("sampled", "cpu", None, smollm2.extra_jobs, tables=tables.sampled, asked=True, walked=False, document="sampled",
                left_out=LONG, minutes=1),

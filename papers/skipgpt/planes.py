@@ -13,7 +13,8 @@ from operator import itemgetter
 from pathlib import Path
 
 from common.claims.intervals import paired, point, summarize
-from common.report.planes import Axis, Bench, Document, Recorded, over_processes
+from common.claims.processes import over_processes
+from common.report.planes import Axis, Bench, Document, Recorded
 
 from .analytic import SMOLLM2_135M, Shape, prefill_flops
 

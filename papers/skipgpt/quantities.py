@@ -206,7 +206,7 @@ def _largest_prefill(document: dict) -> tuple[str, dict]:
     return name, cases[name]
 
 
-def _timing(case: dict, variant: str) -> dict:
+def timing(case: dict, variant: str) -> dict:
     """How a speed-up was taken, for its record; iqr_relative can make a verdict inconclusive."""
     entry = case["speedups"][variant]
     return {
@@ -234,7 +234,7 @@ def speed(results: dict, size: str = "cpu") -> dict[str, dict]:
         return summarize([entry["speedup"] / limit for entry, limit in zip(entries, limits)], resolution=fmean(errors), over="processes")
 
     noisiest = max(cases, key=lambda case: case["speedups"]["skip 0.40"]["iqr"])
-    return {claim: over("skip 0.40", bound) | {"placebo": over("mask 0.40", bound), "timing": _timing(noisiest, "skip 0.40")}
+    return {claim: over("skip 0.40", bound) | {"placebo": over("mask 0.40", bound), "timing": timing(noisiest, "skip 0.40")}
             for claim, bound in (("C15d", False), ("C15e", True))}
 
 
@@ -247,7 +247,7 @@ def gpu(results: dict, size: str = "gpu") -> dict[str, dict]:
     document = results["gpu"]["8B"]
     _, case = _largest_prefill(document)
     others = {f"{v}, {name}": s["speedup"] for name, row in document["cases"].items() for v, s in row["speedups"].items()}
-    return {"C15b": point(case["speedups"]["skip 0.50"]["speedup"], baselines=others, timing=_timing(case, "skip 0.50"))}
+    return {"C15b": point(case["speedups"]["skip 0.50"]["speedup"], baselines=others, timing=timing(case, "skip 0.50"))}
 
 
 # -- paper scale -------------------------------------------------------------------------------------------

@@ -190,3 +190,14 @@ def real(results: dict, size: str = "cpu") -> Iterator[str]:
             cells = "".join(f"{score['value']:8.3f} +-{score['stderr']:.3f} " for score in scores)
             yield (f"{name.removeprefix('real/'):<34s}{ppl['wikitext2']['ppl']:10.2f}{ppl['ptb']['ppl']:10.2f}{cells}"
                    f"{row.get('sparsity', 0.0):9.3f}")
+
+
+def ratios(results: dict, size: str = "cpu") -> Iterator[str]:
+    """A line a case and process: times dense, beside the bound."""
+    yield ""
+    yield "Skipping over dense at SmolLM2-135M's dimensions, times as fast, and at most"
+    for name in sorted(name for name in results if name.startswith("ratios/process")):
+        for case, of in results[name]["cases"].items():
+            cells = (f"{variant} {row['speedup']:.2f}" + (f" of {row['bound']:.2f}" if "bound" in row else "")
+                     for variant, row in of["speedups"].items())
+            yield f"{name.removeprefix('ratios/'):<10s}{case:<20s} " + "   ".join(cells)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from common.runs.experiment import Experiment, main
 
-from . import pictures, quantities, tables
-from .experiments import clock, draws, llava, paper, patches, scratch, smollm2, speed
+from . import pictures, quantities, quantities_ratios, tables
+from .experiments import clock, draws, llava, paper, patches, ratios, scratch, smollm2, speed
 
 HERE = Path(__file__).parent
 
@@ -26,6 +26,8 @@ EXPERIMENTS = (
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
                document="cpu-small", minutes=1, draws=("time.svg",)),
     Experiment("clock", "cpu", None, clock.jobs, clock.then, alone=True, example=llava.EXAMPLE, document="cpu-small", minutes=1),
+    Experiment("ratios", "cpu", quantities_ratios.over_text, ratios.jobs, tables=tables.ratios, asked=True, alone=True,
+               claims=("C5b", "C5c"), document="ratios", minutes=6),
     Experiment("scratch", "cpu", quantities.scratch, scratch.jobs, tables=tables.scratch, asked=True, walked=False,
                claims=("C1q", "C1r", "C9f"), document="scratch", minutes=150),
     Experiment("draws", "cpu", quantities.draws, draws.jobs, tables=tables.draws, asked=True, walked=False, claims=("C9g",),

@@ -7,9 +7,10 @@ import functools
 import random
 import warnings
 from dataclasses import dataclass
-from statistics import fmean, median, stdev
+from statistics import fmean
 
 from common.claims.intervals import paired, point, summarize, t_quantile
+from common.claims.processes import over_processes
 from common.seeds import seed_of, seeds_of
 
 from . import analytic, reported
@@ -313,12 +314,6 @@ def speed(results: dict, size: str = "cpu") -> dict[str, dict]:
 
     return {"C3a": share(fast) | {"placebo": share(by_masks), "baselines": _others(cases), "timing": _timing(cases, "dense / vica")},
             "C3b": over_processes(masked) | {"placebo": over_processes(itself), "timing": _timing(cases, "masked / vica")}}
-
-
-def over_processes(rounds: list[list[float]]) -> dict:
-    """The median of each process; their mean is no more exact than the rounds within each let one read it."""
-    read = [stdev(of) / len(of) ** 0.5 if len(of) > 1 else 0.0 for of in rounds]
-    return summarize([median(of) for of in rounds], sum(error**2 for error in read) ** 0.5 / len(rounds), over="processes")
 
 
 def gpu(results: dict, size: str = "gpu") -> dict[str, dict]:

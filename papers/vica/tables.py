@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 from common.data.scenes import KINDS
 from common.seeds import seeds_of
@@ -172,3 +172,13 @@ def prefill(case: dict) -> Iterator[str]:
             for name, by_length in case["decoding"].items())
     if case["no_graph"]:
         yield "    no CUDA graph: " + "; ".join(f"{name}: {why}" for name, why in case["no_graph"].items())
+
+
+def ratios(results: dict, size: str = "cpu") -> Iterator[str]:
+    yield ""
+    yield "A picture over the text alone: medians of each process, s a prefill, ms a token of decoding"
+    found = [results[name] for name in sorted(results) if name.startswith("ratios/process")]
+    for what, scale in (("prefill", 1.0), ("decoding", 1e3)):
+        for batch, ways in found[0][what].items():
+            cells = (f"{way} " + " ".join(f"{scale * median(of[what][batch][way]):.3g}" for of in found) for way in ways)
+            yield f"{what:<9s} batch {batch:<4s}" + "   ".join(cells)

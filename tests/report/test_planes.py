@@ -12,7 +12,7 @@ from common.claims.machine import ROOT
 from common.errors import RecordError
 from common.report import plane_pages, planes
 from common.report.plane_pages import FOLDER, absent, markdown, missing_rows, section, stale_files, update_files
-from common.report.planes import FAMILIES, Axis, Bench, Document, Missing, NotRecorded, Recorded, Source, over_processes
+from common.report.planes import FAMILIES, Axis, Bench, Document, Missing, NotRecorded, Recorded, Source
 from common.report.scatter import COLOURS, SHAPES, Scale, draw, marks
 from common.runs.experiment import Experiment
 
@@ -48,12 +48,6 @@ def test_a_point_by_hand():
     assert interval(point.x) == pytest.approx((12 - 4.302653 * 2 / 3**0.5, 12 + 4.302653 * 2 / 3**0.5), rel=1e-6)
     assert interval(point.y) == pytest.approx((60 - 4.302653 * 10 / 3**0.5, 60 + 4.302653 * 10 / 3**0.5), rel=1e-6)
     assert point.source.command == "make reproduce-demo"
-
-
-def test_processes_are_the_sample_and_rounds_their_resolution():
-    measured = over_processes([[90, 100, 110], [99, 100, 101]])
-    assert measured["value"] == 100 and measured["n_runs"] == 2
-    assert measured["stderr"] == pytest.approx((10**2 / 3 + 1 / 3) ** 0.5 / 2)
 
 
 def test_a_result_that_is_not_there_is_missing_and_never_a_point():

@@ -112,7 +112,7 @@ def test_a_word_follows_from_the_scores(claim, changes, expected):
 
 def test_every_claim_on_text_is_said_from_both_sides():
     asked = {claim for experiment in harness.EXPERIMENTS for claim in experiment.claims}
-    others = asked | {"C15a", "C15b"}  # timings
+    others = asked | {"C15a", "C15b", "C15c"}  # timings
     small = {claim["id"].partition("/")[2] for claim in CLAIMS if claim["rung"] == "cpu-small"} - others
     for sides in (HOLDS, FAILS):
         assert {claim for claim, _, said in SAYS if said in sides} == small
@@ -270,6 +270,8 @@ def timed(kv=(1.2, 1.5), again=(1.0, 1.0), processes=3, bound=12.0, spread=0.001
     ("C15a", timed(spread=0.4), "inconclusive"),
     ("C15b", timed(kv=(4.0, 9.0)), "supports"),
     ("C15b", timed(), "opposes"),
+    ("C15c", timed(kv=(4.0, 9.0)), "opposes"),  # 8 of 11
+    ("C15c", timed(kv=(4.0, 11.0)), "supports"),
     ("C15b", timed(kv=(4.0, 9.0), again=(1.0, 9.0)), "inconclusive"),
 ])  # fmt: skip
 def test_words_about_time_follow_the_clock(claim, found, expected):

@@ -21,7 +21,7 @@ from tests.numerics import close
 from .. import crossing, pictures, quantities, standins, tables
 from .. import eval as harness
 from ..difficulty import base_folder, base_model, sequences
-from ..experiments import rates, scratch, smollm2, speed
+from ..experiments import rates, ratios, scratch, smollm2, speed
 from ..experiments.smollm2 import BudgetMissed, check_budget
 from ..method import SkipGPTConfig, apply_skipgpt
 from ..tuning import BudgetNotHeld, evaluate, hold_budget, shift_budget, tune
@@ -217,7 +217,7 @@ def arms(jobs):
 
 
 def test_the_smoke_run_walks_every_job_of_the_default_run(jobs):
-    assert arms(jobs("smoke")) == arms(jobs("cpu")) and len(arms(jobs("cpu"))) == 10 + 6 + 3
+    assert arms(jobs("smoke")) == arms(jobs("cpu")) and len(arms(jobs("cpu"))) == 10 + 6 + 3 + ratios.PROCESSES
     for size in ("smoke", "cpu"):
         listed = jobs(size)
         assert all(job.arguments["size"] == size for job in listed)

@@ -14,7 +14,7 @@ from common.standins.llava import checkpoints, stand_in
 
 from .. import analytic, baselines, method, pictures, quantities, scoring, tables
 from .. import eval as harness
-from ..experiments import llava, patches, scratch, speed
+from ..experiments import llava, patches, ratios, scratch, speed
 from .made_up import drawn_thrice, patched, results, scratched, timed
 
 CLAIMS = load_claims(harness.HERE / "claims.yaml")
@@ -53,7 +53,7 @@ def test_every_job_names_a_function_with_these_arguments():
             module, name = job.function.split(":")
             inspect.signature(getattr(importlib.import_module(module), name)).bind(**job.arguments)
         seeds = len(llava.SIZES[size].seeds)
-        timings = {"smoke": 1, "cpu": speed.PROCESSES}[size]
+        timings = {"smoke": 1, "cpu": speed.PROCESSES}[size] + ratios.SIZES[size].processes
         assert len({job.name for job in jobs}) == len(jobs) == 4 + 1 + (5 + 3 + 6 + 1 + 1 + 4) * seeds + 1 + timings + 5
 
 
@@ -111,7 +111,7 @@ def test_smoke_is_the_same_run_at_other_sizes():
     """The same arms, and nothing that one computes is taken for the other."""
     arms = {size: {job.name.partition("/seed")[0] for job in every_job(size)} for size in ("smoke", "cpu")}
     others = {f"speed/process{i}" for i in range(1, speed.PROCESSES)}  # a timing that means nothing needs no second process
-    assert arms["smoke"] == arms["cpu"] - others and len(arms["cpu"]) == 4 + 1 + 5 + 4 + 1 + speed.PROCESSES + 6 + 1 + 4 + 5
+    assert arms["smoke"] == arms["cpu"] - others and len(arms["cpu"]) == 4 + 1 + 5 + 4 + 1 + 2 * speed.PROCESSES + 6 + 1 + 4 + 5
     small, whole = every_job("smoke"), every_job("cpu")
     for job in small:
         (twin,) = [other for other in whole if other.name == job.name]

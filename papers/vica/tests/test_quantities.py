@@ -283,7 +283,6 @@ def test_speed():
     assert measured["C3a"]["baselines"] == pytest.approx(
         {pair: fmean(of["ratios"][pair]["median"] for of in cases) for pair in pairs}
         | {f"bound of {pair}": cases[0]["ratios"][pair]["bound"] for pair in pairs})
-    assert quantities.over_processes([[2.0], [3.0]])["value"] == 2.5  # one round tells nothing of itself
 
 
 def test_speed_on_a_gpu_takes_graphs_where_there_are_any_and_the_better_way():
