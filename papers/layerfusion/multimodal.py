@@ -194,11 +194,11 @@ class Fused:
     def _alone(self) -> None:
         there = _ATTACHED[self.model]() if self.model in _ATTACHED else None
         if there not in (None, self):
-            raise UserError(f"this {type(self.model).__name__} has a fusion on it already, and two would be added up: detach() that one first")
+            raise UserError(f"this {type(self.model).__name__} has a fusion on it already; two would be added up: detach() that one first")
 
     def __deepcopy__(self, memo: dict) -> Fused:
-        raise UserError("a model cannot be copied with a fusion on it: detach() it, copy the model, and put a fusion of its own on the copy "
-                        "(with the weights: load_state_dict(fused.new.state_dict()))")
+        raise UserError("a model cannot be copied with a fusion on it: detach() it, copy the model, and put a fusion of its own on the "
+                        "copy (with the weights: load_state_dict(fused.new.state_dict()))")
 
     def attach(self) -> Fused:
         if self._hooks:
@@ -285,10 +285,11 @@ class Fused:
         if self._shown is not None and self._shown[0] is self._encoded:
             _, before, extras = self._shown
             where = _one_a_picture(where, extras)
-            if len(where) == len(before) and torch.equal(where[:, : before.shape[1]], before) and not bool(where[:, before.shape[1] :].any()):
+            width = before.shape[1]
+            if len(where) == len(before) and torch.equal(where[:, :width], before) and not bool(where[:, width:].any()):
                 return Pictures.of(extras, where)
-        raise UserError("image tokens, and the tower saw no picture for them in this call: its layers, which fusion adds in the blocks, are "
-                        "not there. Give pixel_values (or what else the processor makes of the picture) with the ids.")
+        raise UserError("image tokens, and the tower saw no picture for them in this call: its layers, which fusion adds in the blocks, "
+                        "are not there. Give pixel_values (or what else the processor makes of the picture) with the ids.")
 
 
 def _one_a_picture(where: Tensor, extras: list[Tensor]) -> Tensor:
