@@ -10,25 +10,38 @@ feed ends a line; every other blank parts words, a no-break space too.
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import json
 import os
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
+from torch import nn
+
+from ..errors import DataError, ModelError
 from ..lora import CONFIG, adapter_folder, merged
 from ..models import ModelSpec, load
-from .units import ends_word
+from .units import Template, ends_word
+
+MOST_THREADS = 1024  # torch makes them at once, and dies of too many
 
 
-def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "utf-8") -> Iterator[Iterator[str]]:
+def threads(text: str) -> int:
+    """Of an option --threads, for argparse."""
+    if not text.strip().isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 to {MOST_THREADS}")
+    return int(text)
+
+
+def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "utf-8-sig") -> Iterator[Iterator[str]]:
     """Texts, each an iterator of units that ends with its line. What is left of a text is read and dropped before the next.
 
     stream: an open file with a file descriptor. split_on(word): whether a unit ends with this word; the words of a unit are
-    joined by single blanks. Bytes that are no text in `codec` become U+FFFD.
+    joined by single blanks. Bytes that are no text in `codec` become U+FFFD; a mark of byte order at the start is none of the text.
+    Raises DataError for what cannot be read, a folder say.
     """
     tail, at_end, number = "", False, stream.fileno()
     decoder = codecs.getincrementaldecoder(codec)(errors="replace")  # half a letter waits for its other half
@@ -38,7 +51,10 @@ def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "
         if at_end:
             return False
         select.select([number], [], [])  # wakes up with the first byte, not with a full buffer
-        new = os.read(number, 4096)
+        try:
+            new = os.read(number, 4096)
+        except OSError as error:
+            raise DataError(f"standard input cannot be read: {error.strerror}; give it a text, by a pipe or < FILE") from error
         at_end = not new
         tail += decoder.decode(new, final=at_end)
         return True
@@ -95,8 +111,11 @@ def open_checkpoint(name: str, about: str, base: str | None = None) -> tuple[Any
     if (folder / about).is_file():
         try:
             facts = json.loads((folder / about).read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"{about} of {folder.name} is damaged ({error}): restore it, or remove it and give the options") from error
+        if not isinstance(facts, dict):
+            raise ModelError(f"{about} of {folder.name} holds a {type(facts).__name__}, no facts by name: restore it, or remove it "
+                             "and give the options")
     if (folder / CONFIG).is_file():
         adapter_folder(folder)
         from transformers import AutoTokenizer
@@ -107,7 +126,38 @@ def open_checkpoint(name: str, about: str, base: str | None = None) -> tuple[Any
         adapted = merged(base, folder)
         tokenizer = adapted.tokenizer or AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return adapted.model, tokenizer, facts
+    if base:
+        raise ModelError(f"{name} is no adapter (it has no {CONFIG}), so --base has no use: leave it out, or give the adapter's folder")
     loaded = load(ModelSpec(name))
     if loaded.tokenizer is None:
         raise ModelError(f"{name} has no tokenizer; put its files into the folder")
     return loaded.model, loaded.tokenizer, facts
+
+
+def fact(facts: dict[str, Any], about: str, name: str, default: Any) -> Any:
+    """An entry of the facts, of the kind that `default` is; default where there is none. Raises ModelError for another kind."""
+    value = facts.get(name, default)
+    kinds = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise ModelError(f"{about}: {name} is {value!r}, where {default!r} would do: restore the file, or remove it and give options")
+    return value
+
+
+def template_of(tokenizer, instruction: str) -> Template:
+    """Raises ModelError for a chat template that refuses every turn, and ValueError as `Template.of`."""
+    from jinja2 import TemplateError
+
+    try:
+        return Template.of(tokenizer, instruction)
+    except TemplateError as error:
+        raise ModelError(f"the chat template of the tokenizer refuses a user's turn ({error}): mend or remove it") from error
+
+
+def known(units: Iterable[Any], model: nn.Module) -> Iterator[Any]:
+    """The units (ids) as they come. Raises ModelError for an id that the model has no embedding of."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    for ids in units:
+        if len(ids) and (highest := int(max(ids))) >= rows:
+            raise ModelError(f"token {highest} of the tokenizer has no row in an embedding of {rows}: the tokenizer is of another one, or "
+                             "the embedding was not resized (model.resize_token_embeddings)")
+        yield ids

@@ -8,12 +8,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -32,6 +34,10 @@ class Commands(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for target in ("model.init_args.seed", "data.init_args.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        of = self.config.get(self.config.get("subcommand") or "", self.config)
+        check_numbers(of)
 
     def instantiate_classes(self) -> None:
         try:
@@ -69,6 +75,19 @@ class Commands(LightningCLI):
                     if path.is_dir():
                         check_shards(path)
         super()._run_subcommand(subcommand)
+
+
+LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "grad_clip": 0, "learning_rate": 0, "lr": 0, "weight_decay": 0,
+         "warmup_steps": 0}
+
+
+def check_numbers(config: Any, where: str = "") -> None:
+    """Raises SetupError for numbers of a config that torch and Lightning take and that train something else than they say: a negative
+    rate climbs, and so does a negative norm to clip to."""
+    for name, value in vars(config).items() if isinstance(config, Namespace) else config.items() if isinstance(config, dict) else ():
+        if name in LEAST and isinstance(value, (int, float)) and not LEAST[name] <= value < math.inf:
+            raise SetupError(f"{where}{name} is {value}: a number from {LEAST[name]} on")
+        check_numbers(value, f"{where}{name}.")
 
 
 def check_checkpoint(path: Path) -> None:

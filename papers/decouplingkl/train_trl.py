@@ -121,10 +121,21 @@ def follow_up(training: GRPO, data, problems: list, usual: dict, options: dict):
     return trl.GRPOTrainer(model=training.model, reward_funcs=right, args=args, train_dataset=rows, processing_class=training.tokenizer)
 
 
+def by_name(text: str) -> dict[str, Any]:
+    """Of an option that holds JSON, for argparse."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text}: settings by name belong here, as {{\"use_vllm\": true}}")
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--trl", type=json.loads, default={}, help="more of the trainer's config, as JSON")
+    parser.add_argument("--trl", type=by_name, default={}, help="more of the trainer's config, as JSON")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     options, others = parser.parse_known_args(argv)
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")  # ours, with two more options
@@ -134,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     curriculum = next((c for c in read.trainer.callbacks if isinstance(c, EntropyGatedLength)), None)
     try:
         trainer = build(training, read.datamodule, read.trainer.max_steps, out, options.trl, curriculum)
-    except (SetupError, ModelError, ValueError, TypeError, ImportError) as error:
+    except (SetupError, ModelError, ValueError, TypeError, ImportError, OSError) as error:
         print(f"decouplingkl: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     trainer.train(resume_from_checkpoint=options.resume and any((out / "trl").glob("checkpoint-*")))

@@ -11,32 +11,36 @@ prints after how many source words each was.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
 import torch
 
 from common.errors import UserError
 from common.masks import wait_k
-from common.streaming.live import open_checkpoint, units_of
-from common.streaming.units import Template
+from common.streaming.live import fact, known, open_checkpoint, template_of, threads, units_of
 from common.streaming.words import Boundary
 
 from . import method
 from .session import Session, run
 
+ABOUT = "gpe.json"
+MOST = 1 << 24  # from there on positions in fp32 are not apart
 INSTRUCTION = "Translate the following English paragraph to French"  # of a model that says nothing about its training
 
 
 def translate(model, tokenizer, arm, k: int | None, instruction: str, sentences, out, show_latency: bool = False,
               max_word: int = 32, max_words: int = 256) -> None:
     """Streams every sentence; prints each word as it is written, a line for a sentence."""
-    template = Template.of(tokenizer, instruction)
+    template = template_of(tokenizer, instruction)
     boundary = Boundary.of_tokenizer(tokenizer, template.stop)
+    for _ in known([template.ids(part) for part in (template.opening, template.user_end)], model):
+        pass
     for sentence in sentences:
         session = Session(model, arm, boundary, template.ids(template.opening), max_word)
         written: list[int] = []
         shown = 0
-        for tokens, read in run(session, template.units(sentence), template.ids(template.user_end), k, max_words):
+        for tokens, read in run(session, known(template.units(sentence), model), template.ids(template.user_end), k, max_words):
             written += tokens
             text = tokenizer.decode(written, skip_special_tokens=True).lstrip()
             out.write(text[shown:] + (f" [{read}]" if show_latency else ""))
@@ -58,18 +62,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--phi", type=float, help="first target position; default: that of the training, else 0")
     parser.add_argument("--instruction", help=f"the system turn; default: that of the training, else {INSTRUCTION!r}")
     parser.add_argument("--show", choices=["text", "latency"], default="text")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=threads, default=1, help="of torch")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     try:
-        if options.k < 0:
-            raise ValueError(f"--k {options.k}: at least 1, or 0 to read everything first")
+        if not 0 <= options.k < MOST:
+            raise ValueError(f"--k {options.k}: at least 1, or 0 to read everything first; less than {MOST:,}")
         k = options.k or None
         wait_k(k, 1, 0)
-        model, tokenizer, about = open_checkpoint(options.checkpoint, "gpe.json", options.base)
-        name = options.arm or about.get("arm_name") or "group"
-        arm = method.arm(name, options.phi if options.phi is not None else about.get("phi", 0.0))
-        instruction = about.get("data.instruction", INSTRUCTION) if options.instruction is None else options.instruction
+        model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)
+        name = options.arm or fact(about, ABOUT, "arm_name", "group")
+        phi = options.phi if options.phi is not None else fact(about, ABOUT, "phi", 0.0)
+        if not math.isfinite(phi) or abs(phi) >= MOST:
+            raise ValueError(f"phi {phi}: the first target position is a number, less than {MOST:,}")
+        arm = method.arm(name, phi)
+        instruction = fact(about, ABOUT, "data.instruction", INSTRUCTION) if options.instruction is None else options.instruction
         translate(model, tokenizer, arm, k, instruction, units_of(sys.stdin), sys.stdout,
                   options.show == "latency")
     except (UserError, ValueError, TypeError) as error:

@@ -15,6 +15,7 @@ what is read is a state as it is, and how many slots in the text a picture takes
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,15 +155,21 @@ class New(nn.Module):
                              *(of.extras if self.points else ())}))
 
 
+_ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref] = weakref.WeakKeyDictionary()  # model -> the fusion that is on it
+
+
 class Fused:
     """Hooks on a stock *ForConditionalGeneration, from `attach` (or `with`) to `detach`; the model is called as ever.
 
     Raises Unfit naming the property that this kind of fusion lacks there, ValueError for layers that the tower has not, or that add
-    nothing to what the model reads.
+    nothing to what the model reads, and UserError for a model that another fusion is on: the two would be added up. A model is not to
+    be copied with a fusion on it (UserError): the copy's hooks would look at this one's pictures.
     """
 
     def __init__(self, model: nn.Module, config: FusionConfig, sample: dict[str, Any]):
-        self.model, self.config, self.reading = model, config, read(model, sample)
+        self.model = model
+        self._alone()
+        self.config, self.reading = config, read(model, sample)
         kind, r = type(model).__name__, self.reading
         if len(r.blocks) != config.layers.blocks:
             raise ValueError(f"layer set {config.layers.name!r} is of a tower with {config.layers.blocks} blocks; that of {kind} has "
@@ -180,11 +187,24 @@ class Fused:
         self.internal = Internal(model, self.new)
         self._states: dict[int, Tensor] = {}
         self._where: Tensor | None = None
+        self._encoded: Any = None  # features of the pictures of this call, where `generate` had the tower run before it
+        self._shown: tuple[Any, Tensor, list[Tensor]] | None = None  # such features, their slots, and what goes into the blocks of them
         self._hooks: list[Any] = []
+
+    def _alone(self) -> None:
+        there = _ATTACHED[self.model]() if self.model in _ATTACHED else None
+        if there not in (None, self):
+            raise UserError(f"this {type(self.model).__name__} has a fusion on it already; two would be added up: detach() that one first")
+
+    def __deepcopy__(self, memo: dict) -> Fused:
+        raise UserError("a model cannot be copied with a fusion on it: detach() it, copy the model, and put a fusion of its own on the "
+                        "copy (with the weights: load_state_dict(fused.new.state_dict()))")
 
     def attach(self) -> Fused:
         if self._hooks:
             return self
+        self._alone()
+        _ATTACHED[self.model] = weakref.ref(self)
         add, inner, r = self._hooks.append, blocks_of(self.model), self.reading
         for k in self.new.layers:
             if k == 0:
@@ -207,6 +227,9 @@ class Fused:
             self._hooks.pop().remove()
         self.internal.detach()
         self._states.clear()
+        self._shown = None
+        if self.model in _ATTACHED and _ATTACHED[self.model]() is self:
+            del _ATTACHED[self.model]
 
     __enter__ = attach
 
@@ -229,10 +252,12 @@ class Fused:
 
     def _asked(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         ids = args[0] if args else kwargs.get("input_ids")
-        self._where = None if ids is None else ids == image_token(self.model)
+        self._where, self._encoded = None if ids is None else ids == image_token(self.model), kwargs.get("mm_encoder_outputs")
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """A new prompt has new states, or no picture; a later token has neither and goes on with what there is.
+        """A new prompt has new states, or no picture; a later token has neither and goes on with what there is. `generate` has the tower
+        run once, before its first call: rows that it repeats (beams, several samples) share a picture, and without a cache each call
+        has the prompt's pictures again, and no states.
 
         Raises UserError for a picture that nothing would be added of in the blocks, though the model itself would read it."""
         cache = kwargs.get("past_key_values")
@@ -249,6 +274,27 @@ class Fused:
             if not first:
                 raise UserError("a picture behind a prompt that is cached: its layers would not reach the blocks. Give all pictures in the "
                                 "first call, or run the whole text again without the cache.")
+            where = _one_a_picture(where, extras)
             self.internal.pictures = Pictures.of(extras, where)
+            self._shown = None if self._encoded is None else (self._encoded, where, extras)
         elif first:
-            self.internal.pictures = None
+            self.internal.pictures = None if where is None or not bool(where.any()) else self._again(where)
+
+    def _again(self, where: Tensor) -> Pictures:
+        """Of the prompt that `generate` runs again, longer by what it has written."""
+        if self._shown is not None and self._shown[0] is self._encoded:
+            _, before, extras = self._shown
+            where = _one_a_picture(where, extras)
+            width = before.shape[1]
+            if len(where) == len(before) and torch.equal(where[:, :width], before) and not bool(where[:, width:].any()):
+                return Pictures.of(extras, where)
+        raise UserError("image tokens, and the tower saw no picture for them in this call: its layers, which fusion adds in the blocks, "
+                        "are not there. Give pixel_values (or what else the processor makes of the picture) with the ids.")
+
+
+def _one_a_picture(where: Tensor, extras: list[Tensor]) -> Tensor:
+    """where (B, S), a row for each of those that the tower saw: of rows that only repeat the one before, the first."""
+    times, rest = divmod(int(where.sum()), extras[0].shape[0] * extras[0].shape[1])
+    if times > 1 and not rest and len(where) % times == 0 and torch.equal(where[::times].repeat_interleave(times, 0), where):
+        return where[::times]
+    return where

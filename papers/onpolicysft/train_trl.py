@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -81,10 +82,21 @@ def build(training: OnPolicySFT, data, steps: int, out: Path, options: dict):
     return trainer, problems
 
 
+def by_name(text: str) -> dict[str, Any]:
+    """Of an option that holds JSON, for argparse."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text}: settings by name belong here, as {{\"use_vllm\": true}}")
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--trl", type=json.loads, default={}, help="more of GRPOConfig, as JSON")
+    parser.add_argument("--trl", type=by_name, default={}, help="more of GRPOConfig, as JSON")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     options, others = parser.parse_known_args(argv)
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")  # ours, with two more options
@@ -93,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     training.trainer, read.trainer.datamodule = read.trainer, read.datamodule  # whose settings are facts of the run
     try:
         trainer, _ = build(training, read.datamodule, read.trainer.max_steps, out, options.trl)
-    except (SetupError, ModelError, ValueError, TypeError, ImportError) as error:
+    except (SetupError, ModelError, ValueError, TypeError, ImportError, OSError) as error:
         print(f"onpolicysft: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     trainer.train(resume_from_checkpoint=options.resume and any((out / "trl").glob("checkpoint-*")))

@@ -12,6 +12,8 @@ they come. --show timing prints after how many units, or seconds, each word was,
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,8 +26,7 @@ from torch import Tensor
 from common.data.speech import log_mel, stacked
 from common.errors import DataError, ModelError, UserError
 from common.streaming.audio import FRAME_MS, CausalEncoder
-from common.streaming.live import open_checkpoint, units_of
-from common.streaming.units import Template
+from common.streaming.live import fact, known, open_checkpoint, template_of, threads, units_of
 from common.streaming.words import Boundary
 
 from . import baselines, heads
@@ -33,12 +34,15 @@ from .session import Session, run
 from .tasks import ASK, CHUNK, END, FEATURES, HEADER, STACK, Task
 
 ABOUT = "proactivellm.json"
+RATES = (1000, 384_000)  # samples a second: of telephones of a century ago, and of studios
 REACH = 4  # tokens before it that a token's embedding depends on: two convolutions of three
 
 
 def policy_of(options: argparse.Namespace) -> heads.Policy:
-    """From --head and --threshold, or --k. Raises ValueError for a threshold that is none."""
+    """From --head and --threshold, or --k. Raises ValueError for a threshold or a number of units that is none."""
     if options.k is not None:
+        if not math.isfinite(options.k):
+            raise ValueError(f"--k {options.k}: a number of units, or 0 to read everything first")
         return baselines.WaitK(options.k) if options.k else baselines.Always(False)
     if not 0 <= options.threshold <= 1:
         raise ValueError(f"--threshold {options.threshold}: scores are 0 to 1")
@@ -49,13 +53,15 @@ def policy_of(options: argparse.Namespace) -> heads.Policy:
 def answer(model, tokenizer, policy: heads.Policy, instruction: str, lines: Iterable[Iterable[str]], out, timing: bool = False,
            every: int = 1, max_units: int = 256) -> None:
     """Streams every line; prints each word of the answer as it is written, a line for a line (an empty one for an empty one)."""
-    template = Template.of(tokenizer, instruction)
+    template = template_of(tokenizer, instruction)
     boundary = Boundary.of_tokenizer(tokenizer, template.stop)
+    for _ in known([template.ids(part) for part in (template.opening, template.user_end)], model):
+        pass
     for line in lines:
         session = Session(model, policy, boundary, template.ids(template.opening), every=every)
         written: list[int] = []
         shown = 0
-        for tokens, read in run(session, template.units(line), template.ids(template.user_end), max_units):
+        for tokens, read in run(session, known(template.units(line), model), template.ids(template.user_end), max_units):
             written += tokens
             text = tokenizer.decode(written, skip_special_tokens=True).lstrip()
             out.write(text[shown:] + (f" [{read}]" if timing else ""))
@@ -77,22 +83,28 @@ def _ended(session: Session, out, timing: bool) -> None:
 def samples(file: BinaryIO, rate: int | None, name: str) -> tuple[int, Iterator[np.ndarray]]:
     """(rate in Hz, pieces of float32 samples as they come): of a WAV file, 16 bit and one channel, or of raw ones at `rate`.
 
-    Raises DataError for another format, or samples without a header and no rate.
+    What a file has behind its samples (a title, a picture) is not heard. Raises DataError for another format, samples without a header
+    and no rate, a rate that differs from the header's, and one that is none of sound.
     """
-    head = file.read(12)
+    head, said = file.read(12), rate
+    left: float = math.inf  # bytes of samples that are to come: a stream does not know
     if head[:4] == b"RIFF":
-        rate = _wav_header(file, name)
+        rate, left = _wav_header(file, name)
+        if said not in (None, rate):
+            raise DataError(f"{name} says {rate} samples a second, and --rate {said}: --rate is for samples without a header")
         first = b""
     elif rate is None:
         raise DataError(f"{name} has no WAV header: give --rate, the samples a second (16 bit, one channel)")
     else:
         first = head
+    if not RATES[0] <= rate <= RATES[1]:
+        raise DataError(f"{name}: {rate} samples a second; {RATES[0]:,} to {RATES[1]:,} are read")
 
     def pieces() -> Iterator[np.ndarray]:
-        rest = first
+        rest, to_come = first, left
         while True:
-            new = file.read(rate // 50 * 2)  # 20 ms
-            rest += new
+            new = file.read(int(min(rate // 50 * 2, to_come)))  # 20 ms
+            rest, to_come = rest + new, to_come - len(new)
             whole = len(rest) // 2 * 2
             if whole:
                 yield np.frombuffer(rest[:whole], "<i2").astype(np.float32) / 32768
@@ -103,8 +115,9 @@ def samples(file: BinaryIO, rate: int | None, name: str) -> tuple[int, Iterator[
     return rate, pieces()
 
 
-def _wav_header(file: BinaryIO, name: str) -> int:
-    """Up to the samples; the rate. A stream cannot seek, so chunks before the samples are read and dropped."""
+def _wav_header(file: BinaryIO, name: str) -> tuple[int, float]:
+    """Up to the samples; (rate, bytes of samples). A stream cannot seek, so chunks before the samples are read and dropped; whoever writes
+    one says 0 bytes, or as many as the field holds, and means to the end."""
     rate = None
     while True:
         head = file.read(8)
@@ -114,7 +127,7 @@ def _wav_header(file: BinaryIO, name: str) -> int:
         if kind == b"data":
             if rate is None:
                 raise DataError(f"{name}: samples before their format; no WAV file")
-            return rate
+            return rate, math.inf if size in (0, 0x7FFFFFFF) or size >= 0xFFFFFF00 else size
         if size > 1 << 20:
             raise DataError(f"{name}: a header of {size} bytes; no WAV file")
         body = file.read(size + size % 2)
@@ -175,9 +188,8 @@ def listen(model, encoder: CausalEncoder, task: Task, policy: heads.Policy, rate
 
 
 def open_listener(folder: Path, task: str | None) -> tuple[Any, CausalEncoder, Task]:
-    """(model, encoder, task) of a training's product, or of a stand-in. Raises ModelError without an encoder."""
-    import json
-
+    """(model, encoder, task) of a training's product, or of a stand-in. Raises ModelError without an encoder, or with another's."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from common.models import ModelSpec, load
@@ -186,12 +198,26 @@ def open_listener(folder: Path, task: str | None) -> tuple[Any, CausalEncoder, T
     if not weights.is_file():
         raise ModelError(f"{folder.name} has no encoder.safetensors: it does not hear; train with data.task words or spoken")
     card = next((folder / name for name in (ABOUT, "training.json") if (folder / name).is_file()), None)
-    about = json.loads(card.read_text(encoding="utf-8")) if card else {}
+    about = {}
+    if card is not None:
+        try:
+            about = json.loads(card.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{card.name} of {folder.name} is damaged ({error}): restore it, or remove it and give --task") from error
+        if not isinstance(about, dict):
+            raise ModelError(f"{card.name} of {folder.name} holds a {type(about).__name__}, no facts by name: restore it, or remove it")
     model = load(ModelSpec(str(folder))).model
     encoder = CausalEncoder(FEATURES, model.config.hidden_size)
-    encoder.load_state_dict({name: t.float() for name, t in load_file(weights).items()})
+    try:
+        state = {name: t.float() for name, t in load_file(weights).items()}
+        encoder.load_state_dict(state)
+    except (SafetensorError, RuntimeError) as error:
+        what = " ".join(str(error).split())[:160]
+        raise ModelError(f"{weights.name} of {folder.name} is damaged, or of another model ({what}): copy both again") from error
+    if not all(bool(t.isfinite().all()) for t in state.values()):
+        raise ModelError(f"{weights.name} of {folder.name} holds NaN or infinity: a training that diverged, or a damaged file")
     name = task or about.get("data.task") or about.get("task") or "words"
-    return model, encoder.eval(), Task(name, bank=about.get("data.bank", "espeak"))
+    return model, encoder.eval(), Task(name, bank=fact(about, card.name if card else ABOUT, "data.bank", "espeak"))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -208,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rate", type=int, help="samples a second, where --audio has no header")
     parser.add_argument("--task", choices=["words", "spoken"], help="of a model that hears; default: that of its training")
     parser.add_argument("--show", choices=["text", "timing"], default="text")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=threads, default=1, help="of torch")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     try:
@@ -220,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
                 listen(model, encoder, task, policy, rate, pieces, sys.stdout, options.question, timing)
             return 0
         model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)
-        instruction = options.instruction or about.get("data.instruction") or ""
+        instruction = options.instruction or fact(about, ABOUT, "data.instruction", "")
         answer(model, tokenizer, policy, f"{instruction}\n{options.question}".strip(), units_of(sys.stdin), sys.stdout, timing,
                options.every)
     except (UserError, ValueError, TypeError) as error:

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from common.claims.machine import environment
-from common.errors import UserError
-from common.streaming.live import open_checkpoint, units_of
+from common.errors import ModelError, UserError
+from common.streaming.live import fact, open_checkpoint, threads, units_of
 from common.streaming.units import ends_sentence
 
 from . import worded
@@ -39,8 +39,12 @@ def structure(model, tokenizer, about: dict) -> tuple[Tokens, Callable[[str, int
             return ids
 
         return worded.of_stories(), told
-    cues = {int(depth): text for depth, text in about["cues"].items()} if "cues" in about else None
-    chat = worded.Chat.of(tokenizer, model.get_input_embeddings().weight.shape[0], about.get("instruction", worded.INSTRUCTION), cues)
+    told_of = fact(about, ABOUT, "cues", {})
+    if not all(depth.isdecimal() and isinstance(text, str) for depth, text in told_of.items()):
+        raise ModelError(f"{ABOUT}: cues is {told_of!r}, where a text by depth belongs: restore the file, or remove it")
+    cues = {int(depth): text for depth, text in told_of.items()} or None
+    instruction = fact(about, ABOUT, "instruction", worded.INSTRUCTION)
+    chat = worded.Chat.of(tokenizer, model.get_input_embeddings().weight.shape[0], instruction, cues)
     if about.get("context_first"):  # which sentence is the question shows in its mark alone
         return chat.tokens(), lambda text, number: chat.segment(text, text.rstrip().endswith("?"))
     return chat.tokens(), lambda text, number: chat.segment(text, number == 0)  # as in training, whatever its mark: "Find x."
@@ -92,13 +96,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--unit-cap", type=int, default=64, help="most tokens of a unit; its boundary is then forced")
     parser.add_argument("--rest-cap", type=int, default=512, help="most tokens behind the input's end")
     parser.add_argument("--show", choices=["text", "timing"], default="text")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--threads", type=threads, default=1, help="of torch")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     try:
         model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)
         tokens, encode = structure(model, tokenizer, about)
-        start = options.start if options.start is not None else int(about.get("start", 0))
+        start = options.start if options.start is not None else fact(about, ABOUT, "start", 0)
         reasoner = Reasoner(model, tokens, start, options.unit_cap, options.rest_cap)
         converse(reasoner, encode, tokenizer, units_of(sys.stdin, split_on=ends_sentence), options.depth, options.schedule, sys.stdout,
                  options.show == "timing")

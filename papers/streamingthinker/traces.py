@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from typing import Any
 
 import torch
 
-from common.data.text import lines
+from common.data.text import is_text, lines
 from common.errors import DataError, UserError
 from common.files import write_atomic
 from common.models import ModelSpec, load
@@ -189,12 +190,17 @@ def read_problems(path: Path) -> list[Problem]:
         try:
             row = json.loads(line)
             told = (" ".join(row["question"].split()), *sentences(row["context"]))
-            answer = str(row["answer"]).strip()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            answer = row["answer"]
+            if isinstance(answer, bool) or not (is_text(answer) or isinstance(answer, (int, float)) and math.isfinite(answer)):
+                raise TypeError(f"answer {answer!r} is no text and no number")
+            answer = str(answer).strip()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path.name}, line {number}: {error!r}; question, context and answer are expected") from error
-        if len(told) < 3 or not all((*told, answer)) or any(MARKS.search(s) or SKIP in s for s in told):
+        if len(told) < 3 or not all((*told, answer)) or not all(map(is_text, told)) or any(MARKS.search(s) or SKIP in s for s in told):
             raise DataError(f"{path.name}, line {number}: a question, two sentences and an answer are the least, without {SKIP} and marks")
         found.append(Problem(told, answer))
+    if not found:
+        raise DataError(f"{path.name} holds no problem")
     return found
 
 
@@ -242,8 +248,25 @@ def gate_of(encoder: str, problems: Sequence[Problem], clean: Path | None) -> Ga
         if encoder != "minilm":
             raise DataError("the gate's own bars are for a sentence encoder: with tf-idf name clean traces to set them by (--clean)")
         return Gate(encode)
-    rows = [read_row(json.loads(line)) for _, line in lines(clean)]
+    rows = []
+    if not clean.is_file():
+        raise DataError(f"--clean: there is no file {clean.name}")
+    for number, line in lines(clean):
+        try:
+            rows.append(read_row(json.loads(line)))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError) as error:
+            raise DataError(f"--clean: {clean.name}, line {number}: no row of the released form ({error})") from error
     return Gate.calibrated([Trace(tuple(row["source"]), tuple(row["units"])) for row in rows], encode)
+
+
+def _writable(out: Path) -> None:
+    """Raises DataError for an --out that could not be written: before hours of work."""
+    if out.is_dir():
+        raise DataError(f"--out {out}: a folder has this name, and traces are a file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out {out}: its folder cannot be made ({error.strerror})") from error
 
 
 def _options(text: str) -> dict[str, Any]:
@@ -281,6 +304,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     replies = options.out.with_name(f"{options.out.name}.replies")
     try:
+        if options.passes < 1 or options.cap < 1:
+            raise DataError(f"--passes {options.passes}, --cap {options.cap}: 1 at least, or nothing is written")
+        _writable(options.out)
         problems = read_problems(options.problems)
         gate = gate_of(options.encoder, problems, options.clean)
         writer, teacher = writers(options, replies)

@@ -105,6 +105,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("settings.json"))
     options = parser.parse_args(argv)
     try:
+        if options.out.is_dir():
+            raise UserError(f"--out {options.out}: a folder has this name, and settings are a file")
+        own.out_of(options.out.parent)
         asked = own.questions(options)
         if len(asked) < (need := enough(options.at_least)):
             print(f"{len(asked)} prompts: an answer that differs is {100 / len(asked):.0f} % of them; from {need} on "

@@ -12,6 +12,7 @@ output of the last prompt token there, |c_j| / |O| (method.influence). --nothing
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from common.errors import UserError
 from common.pictures import STYLE, save
 from common.vision import llava, tower
 
+from . import own
 from .analysis import Stage, Watched
 from .method import VisiPrunerConfig, neutral, paper
 from .session import PruningSession
@@ -96,6 +98,7 @@ def opened(name: str) -> Opened:
 
         return _small(llava_smollm2.opened(folder, with_tower=True))
     if folder.is_dir() and (folder / "tokenizer.json").is_file() and not any(folder.glob("*processor_config.json")):
+        _reads_pictures(folder)
         return _small(llava.load_llava(folder))
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -112,11 +115,24 @@ def opened(name: str) -> Opened:
     return Opened(model, inputs, lambda ids: processor.decode(ids, skip_special_tokens=True))
 
 
+def _reads_pictures(folder: Path) -> None:
+    """Raises UserError for a folder whose config.json is of a language model alone: LLaVA's default sizes would be put in its place."""
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return  # what opens it says what is wrong
+    if isinstance(kind, dict) and "vision_config" not in kind:
+        raise UserError(f"--model {folder}: its config.json has no vision_config, so it reads no pictures")
+
+
 def _small(small: llava.Llava) -> Opened:
     image = small.llava.config.image_token_id
 
     def inputs(picture, question: str) -> dict[str, Tensor]:
-        words = small.tokenizer.convert_tokens_to_ids(question.replace("?", " ?").split())
+        asked = question.replace("?", " ?").split()
+        if unknown := [word for word in asked if word not in small.tokenizer.get_vocab()]:
+            print(f"visipruner: words that this small model does not know: {', '.join(dict.fromkeys(unknown))}", file=sys.stderr)
+        words = small.tokenizer.convert_tokens_to_ids(asked)
         ids = torch.tensor([[*small.prefix, *[image] * llava.N_VISUAL, *words]])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": tower.pixels([picture], llava.SHOWN)}
 
@@ -131,20 +147,18 @@ def side_of(count: int) -> int | None:
 
 def _asked(options: argparse.Namespace) -> list[tuple[str, Any, str]]:
     """(name, picture, question) of files, or of generated scenes with a question of theirs."""
-    from PIL import Image, UnidentifiedImageError
-
-    found: list[tuple[str, Any, str]] = []
-    for path in options.pictures:
-        try:
-            found.append((path.stem, Image.open(path).convert("RGB"), options.question))
-        except (OSError, UnidentifiedImageError) as error:
-            raise UserError(f"{path}: no picture that can be read ({error})") from error
+    found = [(path.stem, own.opened(path), options.question) for path in options.pictures]
     if options.scenes:
+        from PIL import Image
+
         from common.data import scenes
 
         for number in range(options.scenes):
             of = scenes.scene(number, "test")
             found.append((f"scene{number}", Image.fromarray(of.image()), options.question or of.questions()[0].text))
+    if twice := sorted({name for name, _, _ in found if [other for other, _, _ in found].count(name) > 1}):
+        raise UserError(f"several pictures are called {', '.join(twice)}, and what is drawn of one would take the place of another's; "
+                        "rename them, or look at them one by one")
     return found
 
 
@@ -162,7 +176,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("looks"))
     options = parser.parse_args(argv)
     try:
-        if options.pictures and not options.question:
+        if not options.threshold < math.inf:
+            raise UserError(f"--threshold {options.threshold}: a share |c_j| / |O|, a number")
+        if options.pictures and not own.asks(options.question):
             raise UserError("--pictures needs a --question: which layers look depends on what is asked")
         asked = _asked(options)
         if not asked:
@@ -181,10 +197,12 @@ def _draw_all(options: argparse.Namespace, asked: list[tuple[str, Any, str]]) ->
     matplotlib.rcParams.update(STYLE)
     import matplotlib.pyplot as plt
 
+    own.out_of(options.out)
     of = opened(options.model)
+    if not options.nothing and not options.settings and options.boundary >= (layers := len(of.model.get_decoder().layers)):
+        raise UserError(f"--boundary {options.boundary}: the model has layers 0 to {layers - 1}")
     config = neutral() if options.nothing else read_settings(options.settings).check(of.model, options.settings) if options.settings else (
         paper(boundary=options.boundary, relative=True, tokens_threshold=options.threshold, shallow=None))
-    options.out.mkdir(parents=True, exist_ok=True)
     for name, picture, question in asked:
         (stages, *_), written = look(of.model, of.inputs(picture, question), config, options.tokens)
         answer = of.text(written[0])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.data.text import is_text
 from common.errors import UserError
 
 from .pruners import Nothing
@@ -92,8 +94,8 @@ class Question:
 
 
 def digest(picture: Any) -> str:
-    """SHA-256 of a PIL picture's size and RGB pixels."""
-    rgb = picture.convert("RGB")
+    """SHA-256 of a PIL picture's size and RGB pixels, as it is shown (upright)."""
+    rgb = shown(picture)
     return hashlib.sha256(str(rgb.size).encode() + rgb.tobytes()).hexdigest()
 
 
@@ -108,7 +110,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def questions(options: argparse.Namespace) -> list[Question]:
     """Raises UserError for a picture without a question, a file that cannot be read, a line that is no prompt, or nothing at all."""
-    if options.pictures and not options.question:
+    if options.pictures and not all(map(asks, options.question or [""])):
         raise UserError("--pictures needs a --question: which layers look depends on what is asked")
     found = [Question(path.stem, image, text) for path in options.pictures for image in [opened(path)] for text in options.question]
     if options.prompts:
@@ -132,21 +134,49 @@ def lines(path: Path) -> list[Question]:
         try:
             of = json.loads(line)
             name, asked = of["picture"], of["question"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f'{path}, line {number}: expected {{"picture": "a.jpg", "question": "..."}}') from error
-        if not isinstance(name, str) or not isinstance(asked, str):
-            raise UserError(f"{path}, line {number}: picture and question are texts")
+        if not is_text(name) or not is_text(asked) or not asks(asked):
+            raise UserError(f"{path}, line {number}: picture and question are texts, and a question has a word")
         found.append(Question(Path(name).stem, opened(path.parent / name), asked))
     return found
 
 
+def asks(question: str) -> bool:
+    return is_text(question) and bool(question.strip())
+
+
 def opened(path: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
+    """A PIL picture in RGB, upright. Raises UserError for what is none."""
+    from PIL import Image
 
     try:
-        return Image.open(path).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+        return shown(Image.open(path))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's own come under all of these
         raise UserError(f"{path}: no picture that can be read ({error})") from error
+
+
+def shown(picture: Any) -> Any:
+    """As people see it: turned as its camera says (EXIF), and 16 bits of grey as 8, where PIL's own way to RGB makes them white."""
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I;16"):
+        import numpy as np
+
+        upright = Image.fromarray((np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8))
+    return upright.convert("RGB")
+
+
+def out_of(path: Path, what: str = "--out") -> Path:
+    """A folder, made. Raises UserError for one that cannot be made or written to: before any work, and not behind it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{what} {path}: no folder can be made there ({error.strerror})") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{what} {path}: nothing can be written into this folder; name another")
+    return path
 
 
 def scenes(count: int, split: str = "val") -> list[Question]:

@@ -57,7 +57,7 @@ def read_settings(path: Path | str) -> Settings:
     """Raises UserError for what is no settings file of this version, and for values that mean nothing."""
     try:
         of = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: no settings that can be read ({error})") from error
     if not isinstance(of, dict) or of.get("format") != FORMAT:
         raise UserError(f"{path}: not a file of {FORMAT!r}; python -m papers.visipruner.calibrate writes one")

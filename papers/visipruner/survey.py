@@ -265,6 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         modes, given = _modes(options.modes), _ranges(options.ranges)
+        own.out_of(options.out)
         asked = own.questions(options)
         from .look import opened
         from .survey_picture import survey as drawn
@@ -274,7 +275,6 @@ def main(argv: list[str] | None = None) -> int:
                        word=of.text, oracle_behind=options.oracle_behind, oracle_stride=options.oracle_stride,
                        oracle_prompts=options.oracle_prompts)
         found = {"format": FORMAT, "model": own.name_of(options.model), "questions": [q.text for q in asked]} | found
-        options.out.mkdir(parents=True, exist_ok=True)
         write_json(options.out / "survey.json", found)
         draw_all((drawn,), found, options.out)
     except (UserError, ValueError) as error:

@@ -88,3 +88,12 @@ def test_what_trl_cannot_do_is_refused(options, says):
 
     with pytest.raises(ValueError, match=says):
         gkd_arguments(DistillConfig(**options))
+
+
+@pytest.mark.parametrize("text", ["x", "5", "[1]", "null", "[" * 100_000])
+def test_settings_that_are_none_by_name_are_told(text, capsys):
+    from .. import train_trl
+
+    with pytest.raises(SystemExit) as left:
+        train_trl.main(["--config", "papers/decouplingkl/configs/cpu/chains.yaml", "--trl", text])
+    assert left.value.code == 2 and "argument --trl: " in capsys.readouterr().err

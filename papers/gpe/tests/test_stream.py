@@ -3,13 +3,16 @@
 The command itself, fed through a pipe word by word, is in test_session.py.
 """
 
+import copy
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from common.errors import ModelError
 from common.models import load, tiny
 from common.streaming.live import open_checkpoint
 from common.streaming.units import Template
@@ -130,7 +133,10 @@ def test_a_text_without_end_is_reported_on_the_error_stream(standin, capsys):
 # -- the command ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("options, said", [
     (["--k", "-2"], "--k -2: at least 1, or 0"), (["--phi", "3", "--arm", "kv_reencoding"], "phi = 3.0 has no meaning"),
-    (["--arm", "interleaved"], "decoding.stream runs the others"),
+    (["--arm", "interleaved"], "decoding.stream runs the others"), (["--k", "9" * 25], "less than 16,777,216"),
+    (["--phi", "nan"], "phi nan: the first target position is a number"), (["--phi", "inf"], "phi inf"),
+    (["--phi", "1e9"], "phi 1000000000.0"),
+    (["--base", "elsewhere"], "is no adapter (it has no adapter_config.json), so --base has no use"),
 ])  # fmt: skip
 def test_mistakes_end_with_status_2_and_say_what(options, said, capsys, monkeypatch, pipe):
     put, file = pipe
@@ -163,3 +169,42 @@ def test_arm_and_phi_of_the_training_are_taken_up(tmp_path, monkeypatch, pipe, s
         torch.set_num_threads(threads)
     none, group = "no_target_positions", "group"
     assert seen == [(method.arm(none, 2.5), 3), (method.arm(group, 2.5), 3), (method.arm(none, 7.0), None)]
+
+
+@pytest.mark.parametrize("count", ["0", "-3", "100000", "1.5"])
+def test_threads_that_torch_dies_of_are_refused(count, capsys):
+    with pytest.raises(SystemExit) as left:
+        stream.main(["--checkpoint", str(STANDIN), "--threads", count])
+    assert left.value.code == 2 and f"--threads: {count}: a whole number, 1 to 1024" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("facts, said", [
+    ("[1]", "holds a list, no facts by name"), ("null", "holds a NoneType"), ("[" * 100_000, "is damaged"),
+    ('{"phi": NaN}', "phi nan: the first target position"), ('{"phi": "a"}', "gpe.json: phi is 'a', where 0.0 would do"),
+    ('{"phi": true}', "gpe.json: phi is True"), ('{"arm_name": ["x"]}', "gpe.json: arm_name is ['x']"),
+    ('{"data.instruction": 5}', "gpe.json: data.instruction is 5"),
+])  # fmt: skip
+def test_facts_of_a_training_that_are_none_are_told_by_name(facts, said, tmp_path, capsys, monkeypatch, pipe):
+    folder = tmp_path / "model"
+    shutil.copytree(STANDIN, folder)
+    (folder / "gpe.json").write_text(facts)
+    put, file = pipe
+    put(b"a\n")
+    put(None)
+    monkeypatch.setattr("sys.stdin", file)
+    assert stream.main(["--checkpoint", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("gpe stream: ") == 1
+
+
+def test_a_template_that_refuses_and_a_tokenizer_of_a_larger_model_are_told(standin):
+    model, tok, _ = standin
+    refusing = copy.deepcopy(tok)
+    refusing.chat_template = "{{ raise_exception('no turn pleases me') }}"
+    with pytest.raises(ModelError, match=r"chat template of the tokenizer refuses a user's turn \(no turn pleases me\)"):
+        stream.translate(model, refusing, method.arm("group"), 1, "x", [], io.StringIO())
+    smaller = copy.deepcopy(model)
+    smaller.resize_token_embeddings(20)
+    with pytest.raises(ModelError, match="token .* of the tokenizer has no row in an embedding of 20"):
+        words = tok.get_vocab()
+        stream.translate(smaller, tok, method.arm("group"), 1, "x", [iter([max(words, key=words.get)])], io.StringIO())

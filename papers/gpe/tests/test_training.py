@@ -19,6 +19,7 @@ from ..data import Pairs, TextPairs, ToyPairs, toy_examples
 from ..module import StreamingTraining, TextPretraining, whole_text
 from ..segments import Batch
 from ..toy import Language
+from ..train import cli
 from .double import Double
 from .runs import (
     DoubleTraining,
@@ -375,3 +376,15 @@ def test_the_product_says_how_it_was_made(one_batch, tmp_path):
     assert about["trained_from"] == "random:llama" and about["phi"] == 0.5 and about["data.ks"] == [1, 3, 5, 7]
     again = load(str(tmp_path / "model")).model.state_dict()
     assert all(torch.equal(again[name], value.float()) for name, value in module.model.state_dict().items())
+
+
+@pytest.mark.parametrize("key, value", [
+    ("trainer.accumulate_grad_batches", "0"), ("trainer.accumulate_grad_batches", "-1"), ("trainer.gradient_clip_val", "-1"),
+    ("model.init_args.learning_rate", "-0.1"), ("model.init_args.learning_rate", ".inf"), ("model.init_args.warmup_steps", "-3"),
+    ("model.init_args.weight_decay", "-1"),
+])  # fmt: skip
+def test_numbers_that_would_climb_or_divide_by_nothing_are_one_line(key, value, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli(["fit", "--config", "papers/gpe/configs/cpu/rehearsal.yaml", f"--{key}", value])
+    assert left.value.code == 2
+    assert f"gpe: {key} is " in (error := capsys.readouterr().err) and "a number from " in error

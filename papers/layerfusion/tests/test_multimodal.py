@@ -113,6 +113,60 @@ def test_generate_with_a_cache_is_greedy_decoding_without(config):
                     "attention_mask": torch.cat([now["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)}
 
 
+@pytest.mark.parametrize("config", KINDS, ids=lambda c: f"{c.kind} {c.variant}")
+@torch.no_grad()
+def test_generate_without_a_cache_with_beams_and_with_several_samples_sees_the_same_layers(config):
+    """`generate` has the tower run once before its first call: repeated rows share a picture, and a call without a cache has no states."""
+    model, given = llava(), inputs()
+    usual = dict(do_sample=False, eos_token_id=None, pad_token_id=0, suppress_tokens=[IMAGE], max_new_tokens=4)
+    with learnt(Fused(model, config, given)):
+        plain = model.generate(**given, **usual)
+        assert torch.equal(model.generate(**given, **usual, use_cache=False), plain)
+        assert torch.equal(model.generate(**given, **usual | {"do_sample": True, "top_k": 1}, num_return_sequences=3),
+                           plain.repeat_interleave(3, 0))
+        beams = [model.generate(**given, **usual, num_beams=3, num_return_sequences=2, use_cache=cache) for cache in (True, False)]
+        assert torch.equal(*beams)
+        best = model.generate(**given, **usual, num_beams=3, output_scores=True, return_dict_in_generate=True)
+        for row, ids, score in zip(range(2), best.sequences, best.sequences_scores):  # the score of a pass over that row alone
+            start, own = (0, slice(0, 2)) if row == 0 else (4, slice(2, 3))
+            logits = model(input_ids=ids[None, start:-1], pixel_values=given["pixel_values"][own]).logits[0, -4:]
+            close(logits.log_softmax(-1).gather(1, ids[-4:, None]).sum() / 4, score, 1e-5)  # beams score in fp32
+
+
+@pytest.mark.parametrize("config", KINDS[:3], ids=lambda c: c.kind)
+@torch.no_grad()
+def test_two_fusions_on_one_model_and_a_copy_of_a_fused_one_are_refused(config):
+    """Two would be added up; a copy's hooks would look at the first one's pictures."""
+    model, given = llava(), inputs()
+    fused, plain = learnt(Fused(model, config, given)), model(**given).logits
+    second = Fused(model, config, given)
+    with fused:
+        ours = model(**given).logits
+        for attempt in (second.attach, lambda: Fused(model, config, given)):
+            with pytest.raises(UserError, match="has a fusion on it already"):
+                attempt()
+        with pytest.raises(UserError, match=r"cannot be copied with a fusion on it: detach\(\)"):
+            copy.deepcopy(model)
+        second.detach()  # was never on it
+        with pytest.raises(UserError, match="has a fusion on it already"):
+            second.attach()
+        close(model(**given).logits, ours)
+    assert torch.equal(copy.deepcopy(model)(**given).logits, plain)
+    with second:
+        assert torch.equal(model(**given).logits, plain), "a fresh fusion is neutral"
+
+
+@torch.no_grad()
+def test_image_tokens_whose_picture_the_tower_never_saw_are_refused_in_the_blocks():
+    model, given = llava(), inputs()
+    with learnt(Fused(model, KINDS[2], given)):
+        ours = model(**given).logits
+        model.generate(**given, do_sample=False, max_new_tokens=2, pad_token_id=0)
+        with pytest.raises(UserError, match="the tower saw no picture for them in this call"):
+            model(input_ids=given["input_ids"], attention_mask=given["attention_mask"])
+        close(model(**given).logits, ours)
+
+
 def test_a_model_is_left_as_it_was_and_what_is_new_is_all_that_learns():
     model, given = llava(), inputs()
     before = copy.deepcopy(model.state_dict())

@@ -283,3 +283,12 @@ def test_trl_trains_from_the_configs_of_train(tmp_path, monkeypatch, capsys):
     assert {tuple(ids) for ids in read} <= {p.prompt for p in problems} and len(read) == 8
     about = json.loads((tmp_path / "model" / "training.json").read_text())
     assert about["steps"] == 1 and about["back-end"] == "trl" and load(ModelSpec(str(tmp_path / "model"))).model.config.hidden_size == 64
+
+
+@pytest.mark.parametrize("text", ["x", "5", "[1]", "null", "[" * 100_000])
+def test_settings_that_are_none_by_name_are_told(text, capsys):
+    from .. import train_trl
+
+    with pytest.raises(SystemExit) as left:
+        train_trl.main(["--config", "papers/onpolicysft/configs/cpu/chains.yaml", "--trl", text])
+    assert left.value.code == 2 and "argument --trl: " in capsys.readouterr().err

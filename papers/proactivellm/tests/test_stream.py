@@ -2,12 +2,15 @@
 
 import io
 import json
+import shutil
 import wave
 
 import numpy as np
 import pytest
 import torch
 
+from common.claims.machine import ROOT
+from common.errors import DataError
 from common.models import load, tiny
 from common.streaming.audio import CausalEncoder
 from common.streaming.units import Template
@@ -87,7 +90,8 @@ def test_the_command_reads_a_pipe_and_a_folder(talker, tmp_path, monkeypatch, ca
 
 
 def test_what_is_wrong_is_told_in_a_line(tmp_path, capsys):
-    for options, says in ((["--threshold", "2"], "scores are 0 to 1"), (["--every", "0"], ""),
+    for options, says in ((["--threshold", "2"], "scores are 0 to 1"), (["--k", "inf"], "--k inf: a number of units"),
+                          (["--k", "nan"], "--k nan"), (["--every", "0"], ""),
                           (["--audio", str(tmp_path / "none.wav")], "encoder.safetensors")):
         arguments = options if "--checkpoint" in options else ["--checkpoint", str(tmp_path), *options]
         assert stream.main(arguments) == 2
@@ -162,3 +166,62 @@ def test_words_are_written_while_the_recording_goes_on(tmp_path, capsys):
     assert times[:3] == [0.48, 0.72, 0.96] and "probes" in out
     assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), "--task", "spoken", "--question", "zebra"]) == 2
     assert "--question 'zebra': a word of apple" in capsys.readouterr().err
+
+
+def heard_of(path, rate=None):
+    with open(path, "rb") as file:
+        found, pieces = stream.samples(file, rate, path.name)
+        return found, np.concatenate([np.zeros(0, np.float32), *pieces])
+
+
+@pytest.mark.parametrize("size", [None, 0, 0xFFFFFFFF])
+def test_what_stands_behind_the_samples_of_a_file_is_not_heard(size, tmp_path):
+    """A title or a picture; a file that is being written does not know its size, and goes to its end."""
+    whole = bytearray(wav(tmp_path / "a.wav", sound(0.3)).read_bytes())
+    (tmp_path / "b.wav").write_bytes(bytes(whole) + b"LIST" + (4000).to_bytes(4, "little") + b"\x7f" * 4000)
+    assert np.array_equal(heard_of(tmp_path / "b.wav")[1], heard_of(tmp_path / "a.wav")[1])
+    if size is not None:
+        whole[40:44] = size.to_bytes(4, "little")
+        (tmp_path / "c.wav").write_bytes(whole)
+        assert np.array_equal(heard_of(tmp_path / "c.wav")[1], heard_of(tmp_path / "a.wav")[1])
+
+
+@pytest.mark.parametrize("rate", [0, 1, 3, -8000, 10**12])
+def test_rates_that_are_none_of_sound_are_refused(rate, tmp_path):
+    (tmp_path / "raw").write_bytes(sound(0.2).tobytes())
+    with pytest.raises(DataError, match=f"raw: {rate} samples a second; 1,000 to 384,000"):
+        heard_of(tmp_path / "raw", rate)
+    with pytest.raises(DataError, match="a.wav says 8000 samples a second, and --rate"):
+        heard_of(wav(tmp_path / "a.wav", sound(0.2)), rate)
+    if 0 <= rate < 2**31:
+        with pytest.raises(DataError, match=f"b.wav: {rate} samples a second"):
+            heard_of(wav(tmp_path / "b.wav", sound(0.2), max(rate, 1)) if rate else _no_rate(tmp_path))
+    assert heard_of(tmp_path / "raw", 8000)[0] == heard_of(tmp_path / "a.wav", 8000)[0] == 8000
+
+
+def _no_rate(folder):
+    whole = bytearray(wav(folder / "b.wav", sound(0.2)).read_bytes())
+    whole[24:28] = bytes(4)
+    (folder / "b.wav").write_bytes(whole)
+    return folder / "b.wav"
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda state: state.pop(next(iter(state))), "damaged, or of another model"),
+    (lambda state: state.update({k: v[:1].clone() for k, v in list(state.items())[:1]}), "damaged, or of another model"),
+    (lambda state: next(iter(state.values())).fill_(float("nan")), "holds NaN or infinity"), (None, "damaged, or of another model"),
+])  # fmt: skip
+def test_an_encoder_that_is_not_the_models_is_told_in_a_line(spoil, said, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    there, folder = ROOT / "papers/proactivellm/standins/words/seed0", tmp_path / "m"
+    shutil.copytree(there, folder)
+    state = load_file(there / "encoder.safetensors")
+    if spoil is None:
+        (folder / "encoder.safetensors").write_bytes(b"")
+    else:
+        spoil(state)
+        save_file(state, folder / "encoder.safetensors")
+    assert stream.main(["--checkpoint", str(folder), "--audio", str(wav(tmp_path / "a.wav", sound(0.2)))]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

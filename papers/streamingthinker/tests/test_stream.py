@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import pytest
 
 from common.claims.machine import ROOT
 from common.data import stories
+from common.errors import ModelError
 from common.models import load, tiny
 from common.streaming.live import units_of
 from common.streaming.units import ends_sentence
@@ -158,3 +160,24 @@ def test_a_chat_model_reads_and_is_not_fooled():
         Reasoner(model, tokens).think([[tokens.boundary, 5]], 2)
     with pytest.raises(worded.ModelError, match="has no row in an embedding"):
         stream.structure(load(tiny("qwen2", vocab_size=361)).model, tokenizer("qwen2"), {})
+
+
+@pytest.mark.parametrize("facts, said", [
+    ("[1]", "holds a list, no facts by name"), ('{"start": null}', "streamingthinker.json: start is None"),
+    ('{"start": "x"}', "start is 'x', where 0 would do"), ('{"start": 2.7}', "start is 2.7"),
+])  # fmt: skip
+def test_facts_of_a_training_that_are_none_are_told_by_name(facts, said, checkpoint, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    (folder / "streamingthinker.json").write_text(facts)
+    assert stream.main(["--checkpoint", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("cues", [5, ["a"], {"a": "b"}, {"2": 5}])
+def test_cues_that_are_no_texts_by_depth_are_refused(cues):
+    from types import SimpleNamespace
+
+    with pytest.raises(ModelError, match="streamingthinker.json: cues is"):
+        stream.structure(None, SimpleNamespace(get_vocab=dict), {"cues": cues})

@@ -289,3 +289,37 @@ def test_bars_of_the_gate(tmp_path):
     clean.write_text((json.dumps(row, ensure_ascii=False) + "\n") * 20, encoding="utf-8")
     gate = traces.gate_of("tf-idf", [PROBLEM], clean)
     assert 0 < gate.diagonal < 1 and 0 < gate.first <= 1 and gate.accepts(traces.Trace(PROBLEM.sentences, traces.units_of(UNITS)))
+
+
+LINE = {"question": "How many?", "context": "Ann has 3. Bob has 2.", "answer": "5"}
+
+
+@pytest.mark.parametrize("answer", [None, True, [5], float("nan"), "\ud800"])
+def test_an_answer_that_is_none_is_no_word(answer, tmp_path):
+    (tmp_path / "p.jsonl").write_text(json.dumps(LINE) + "\n" + json.dumps(LINE | {"answer": answer}) + "\n")
+    with pytest.raises(DataError, match="p.jsonl, line 2: .*is no text and no number"):
+        traces.read_problems(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("text, said", [("", "holds no problem"), ("[" * 100_000, "line 1"),
+                                        (json.dumps(LINE | {"question": "\ud800?"}), "line 1")])
+def test_files_without_problems_are_told(text, said, tmp_path):
+    (tmp_path / "p.jsonl").write_text(text)
+    with pytest.raises(DataError, match=said):
+        traces.read_problems(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--passes", "0"], "--passes 0"), (["--cap", "0"], "--cap 0"), (["--clean", "{tmp}/none"], "--clean: there is no file none"),
+    (["--clean", "{tmp}"], "--clean: there is no file"), (["--clean", "{tmp}/p.jsonl"], "--clean: p.jsonl, line 1: no row"),
+    (["--out", "{tmp}"], "a folder has this name"), (["--out", "{tmp}/p.jsonl/x"], "its folder cannot be made"),
+])  # fmt: skip
+def test_what_could_only_end_in_nothing_is_one_line_before_any_work(options, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(traces, "writers", lambda *of: pytest.fail("a model is opened first"))
+    (tmp_path / "p.jsonl").write_text(json.dumps(LINE) + "\n")
+    (tmp_path / "out.jsonl").write_text("mine\n")
+    options = [option.replace("{tmp}", str(tmp_path)) for option in options]
+    arguments = ["--problems", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--generator", "nobody/none"]
+    assert traces.main([*arguments, "--encoder", "tf-idf", *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and (tmp_path / "out.jsonl").read_text() == "mine\n"

@@ -297,3 +297,69 @@ def test_what_is_asked_of_an_agreement_is_what_the_experiments_ask():
     theirs = inspect.signature(analysis.calibrate).parameters
     assert {name: theirs[name].default for name in ("at_least", "thresholds", "base")} == {
         name: value for name, value in calibrate.__kwdefaults__.items() if name != "tokens"} and calibrate.__kwdefaults__["tokens"] == 1
+
+
+# -- what a user's files and options may hold ------------------------------------------------------------
+def test_pictures_are_read_as_people_see_them(tmp_path):
+    """Upright, though the camera lay on its side; 16 bits of grey as grey, where PIL's way to RGB makes them white."""
+    wide = Image.new("RGB", (6, 4))
+    wide.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter to the right
+    wide.save(tmp_path / "turned.png", exif=exif)
+    upright = own.opened(tmp_path / "turned.png")
+    assert upright.size == (4, 6) and upright.getpixel((3, 0)) == (255, 0, 0)
+    assert own.digest(Image.open(tmp_path / "turned.png")) == own.digest(upright) != own.digest(wide)
+    grey = Image.new("I;16", (2, 1))
+    grey.putpixel((0, 0), 0x8000)
+    grey.putpixel((1, 0), 0x0100)
+    grey.save(tmp_path / "grey.png")
+    assert [own.opened(tmp_path / "grey.png").getpixel((x, 0)) for x in (0, 1)] == [(128,) * 3, (1,) * 3]
+
+
+@pytest.mark.parametrize("line", ['{"picture": "a.png", "question": " "}', '{"picture": "a.png", "question": "\\ud800"}',
+                                  '{"picture": "a\\u0000.png", "question": "what ?"}', "[" * 100_000])
+def test_lines_that_ask_nothing_are_told(line, tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "mine.jsonl").write_text(line)
+    assert calibration.main(["--model", SMALL, "--prompts", str(tmp_path / "mine.jsonl"), "--out", str(tmp_path / "s.json")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("visipruner calibrate: ") and error.count("\n") == 1 and str(tmp_path) in error
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--threshold", "nan"], "--threshold nan"), (["--threshold", "inf"], "--threshold inf"), (["--boundary", "8"], "has layers 0 to 7"),
+    (["--out", "{file}"], "no folder can be made there"), (["--out", "{file}/below"], "no folder can be made there"),
+    (["--model", "papers/gpe/standins/seed0"], "has no vision_config, so it reads no pictures"),
+])  # fmt: skip
+def test_what_cannot_be_looked_at_is_one_line_before_any_work(options, said, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    options = [option.replace("{file}", str(tmp_path / "file")) for option in options]
+    assert look.main(["--model", SMALL, "--scenes", "1", "--out", str(tmp_path / "out"), *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_two_pictures_of_one_name_do_not_take_each_others_place(tmp_path, capsys):
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    pictures = [str(tmp_path / name) for name in ("a.png", "a.jpg")]
+    assert look.main(["--model", SMALL, "--pictures", *pictures, "--question", "what ?", "--out", str(tmp_path / "out")]) == 2
+    assert "several pictures are called a" in capsys.readouterr().err
+
+
+def test_words_that_a_small_model_does_not_know_are_told(capsys):
+    look.opened(SMALL).inputs(Image.new("RGB", (8, 8)), "how many zebras ?")
+    assert capsys.readouterr().err == "visipruner: words that this small model does not know: zebras\n"
+
+
+@pytest.mark.parametrize("command", ["calibrate", "survey"])
+def test_an_output_that_cannot_be_written_is_told_before_the_model_is_opened(command, tmp_path, capsys, monkeypatch):
+    from .. import survey
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(look, "opened", lambda name: pytest.fail("the model is opened first"))
+    main = {"calibrate": calibration, "survey": survey}[command].main
+    assert main(["--model", SMALL, "--scenes", "2", "--out", str(tmp_path / "file" / "below")]) == 2
+    assert "no folder can be made there" in capsys.readouterr().err
