@@ -51,13 +51,14 @@ FIRST = 8  # rounds in which every file has its turn, before quantities, which a
 
 
 def tests_of(root: Path, paper: str) -> list[str]:
-    """Test files that name what is broken. Quantities are arithmetic on results: what runs experiments is not asked about them."""
+    """Test files that name what is broken, or the table of all experiments. Quantities are arithmetic on results: what runs
+    experiments is not asked about them."""
     names = {Path(file).stem for file in targets(root, paper)}
     found = sorted((root / "papers" / paper.partition("/")[0] / "tests").glob("test_*.py"))
     def of(name: str, path: Path) -> bool:
         if arithmetic(name) and path.stem in RUNNING:
             return False
-        return bool(re.search(rf"import .*\b{name}\b", path.read_text()))
+        return bool(re.search(rf"import .*\b({name}{'' if arithmetic(name) else '|eval'})\b", path.read_text()))
 
     return [str(path.relative_to(root)) for path in found if any(of(name, path) for name in names)]
 

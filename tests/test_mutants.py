@@ -56,7 +56,9 @@ def changes(source):
     ("x = [i for i in y if i]", {"x = [i for i in y if True]"}), ("x = a | b", {"x = a"}), ("a, b = c", {"b, a = c"}),
     ("x = model.eval()", {"x = model"}), ("x = a if b else c", {"x = a if not (b) else c"}), ("x = a not in b", {"x = a in b"}),
     ("import a", set()), ("raise ValueError('a', 1)", set()), ("print('a', 1)", set()), ("x: int = 'a'", set()),
-    ("SIZES = {'a': 1}", set()),
+    ("SIZES = {'a': 1}", set()), ("def f(a=1, size='cpu'): pass", {"def f(a=2, size='cpu'): pass"}),
+    ("x = job(a, 'b', 40, seed=c)", {"x = job(a, 'b', 40)", "x = job('b', a, 40, seed=c)"}),
+    ("x = _job(a, b, 80 if c else 60)", {"x = _job(b, a, 80 if c else 60)"}),
 ])  # fmt: skip
 def test_what_is_broken_and_what_is_left_alone(line, broken):
     assert {text for _, _, text in changes(line)} == broken
@@ -105,9 +107,10 @@ def test_quantities_meet_no_test_that_runs_experiments(toy):
         (tests / f"{name}.py").write_text(text)
     (toy / "papers/toy/selection.py").write_text("x = 1\n")
     (tests / "test_training.py").write_text("from .. import selection\n")
+    (tests / "test_listed.py").write_text("from .. import eval as runs\n")
     names = {asked: [Path(test).stem for test in mutants.tests_of(toy, asked)] for asked in ("toy/quantities", "toy/selection", "toy")}
-    assert names == {"toy/quantities": ["test_quantities", "test_words"], "toy/selection": ["test_training"],
-                     "toy": ["test_quantities", "test_training", "test_words"]}
+    assert names == {"toy/quantities": ["test_quantities", "test_words"], "toy/selection": ["test_listed", "test_training"],
+                     "toy": ["test_listed", "test_quantities", "test_training", "test_words"]}
     quick, slow = "papers/toy/tests/test_words.py::a", "papers/toy/tests/test_harness.py::b"
     mutant = mutants.mutants("papers/toy/quantities.py", TOY.encode())[0]
     known = {slow: (0.1, {mutant.file: [mutant.line]}), quick: (9.0, {mutant.file: [mutant.line]})}
