@@ -1,6 +1,7 @@
 """The arm is the arm, for what test_experiments.py does not reach: cards, recorded speech, the paper's sizes and the timings."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace as Of
 
 import pytest
@@ -78,6 +79,21 @@ def test_only_kv_reencoding_streams_a_sentence_at_a_time_and_all_come_back_in_th
     assert asked == ([(n, k) for n in (5, 2, 9)] if alone else [([2, 5], k, [3 * 2 + 64, 3 * 5 + 64]), ([9], k, [3 * 9 + 64])])
 
 
+def test_runs_are_looked_for_where_trainings_leave_them(monkeypatch):
+    monkeypatch.delenv("GPE_RUNS", raising=False)
+    assert paper.runs_folder() == Path("lightning_logs/gpe")
+    monkeypatch.setenv("GPE_RUNS", "elsewhere")
+    assert paper.runs_folder() == Path("elsewhere")
+
+
+def test_captions_are_scored_with_their_delays_and_with_how_many_were_cut(monkeypatch):
+    streams = [Of(text=lambda words: f"{words} a", delays=[1, 2], truncated=True), Of(text=lambda words: "b", delays=[3], truncated=False)]
+    monkeypatch.setattr(multi30k, "caption_streams", lambda *of: streams if of[:4] == ("model", "words", "arm", "some") else None)
+    monkeypatch.setattr(multi30k, "scores", lambda texts, delays, some, truncated: (texts, delays, some, truncated))
+    row = (["words a", "b"], [[1, 2], [3]], "some", 1)
+    assert multi30k.measure(Of(model="model", tokenizer="words"), "arm", "some", (3, None)) == {"3": row, "batch": row}
+
+
 # -- timings -----------------------------------------------------------------------------------------------
 def test_a_case_of_two_processes_by_hand():
     """k = 3: a READ's time is the middle of both processes', the first fifth is behind the first READ, the last before the end."""
@@ -95,6 +111,23 @@ def test_a_case_of_two_processes_by_hand():
         assert row["seconds"] == [1.0 + number, 3.0 + number] and row["per_read"] == per_read and row["cache_bytes"] == 7
         assert (row["fed"], row["pairs"]) == (costs[mode].fed, costs[mode].pairs)
         assert row["first_fifth"] == per_read[1] + middle and row["last_fifth"] == per_read[words - fifth - 3] + middle
+
+
+def test_a_document_says_of_what_a_timing_is_and_what_no_time_was_left_for(monkeypatch):
+    long, asked = EXAMPLE.times(3), []
+    found = iter([{EXAMPLE.n: {"modes": {"group": {"seconds": [1.0]}}}, long.n: {"modes": {"group": {"seconds": [2.0]}}}},
+                  {EXAMPLE.n: {"modes": {"group": {"seconds": [3.0]}}}}])
+    monkeypatch.setattr(speed, "in_a_process", lambda call, shape, **how: asked.append(how) or next(found))
+    monkeypatch.setattr(speed, "facts", lambda device: {"device": device})
+    monkeypatch.setattr(speed, "_case", lambda cases, sentence, shape, k, modes: (sentence.n, len(cases), k))
+    document = speed.measure(SMOLLM2_135M, device="cpu", dtype="float64", factors=(1, 3), modes=("group",), k=2, processes=2, threads=5,
+                             time_limit=9.0, log=lambda text: None)
+    assert document.pop("seconds") >= 0 and document == {
+        "device": "cpu", "shape": SMOLLM2_135M.name, "dtype": "float64", "k": 2, "threads": 5, "processes": 2,
+        "cases": {f"{EXAMPLE.n} words": (EXAMPLE.n, 2, 2)}, "not_run": [{"words": long.n, "reason": "no time left"}],
+        "shortest": f"{EXAMPLE.n} words", "longest": f"{EXAMPLE.n} words"}
+    assert asked == [{"device": "cpu", "dtype": "float64", "factors": (1, 3), "modes": ("group",), "k": 2, "rounds": 1, "threads": 5,
+                      "time_limit": 9.0}] * 2
 
 
 def test_a_timing_says_how_it_was_taken_and_for_how_long(tmp_path, monkeypatch):

@@ -5,8 +5,10 @@ from types import SimpleNamespace as Of
 import pytest
 import torch
 
+from common.models import ModelSpec
+
 from .. import module
-from ..experiments import chains, five, rates, sums
+from ..experiments import chains, five, paper, rates, speed, sums
 
 
 class Begun(Exception):
@@ -51,6 +53,7 @@ def test_a_step_is_left_out_where_a_right_response_is_shorter_than_all_of_them()
     """k steps take 7 k + 2 tokens: 16 for two of them. Of four right responses one is shorter; wrong ones do not count."""
     rows = [{"kind": 2, "correct": [True, True, False], "lengths": [15, 16, 3]}, {"kind": 3, "correct": [True, True], "lengths": [23, 40]}]
     assert chains.skipping(rows) == 1 / 4 and chains.skipping([{"kind": 2, "correct": [False], "lengths": [1]}]) == 0
+    assert chains.skipping([{"kind": 2, "correct": [True], "lengths": [15]}]) == 1
 
 
 def test_the_base_is_scored_on_test_problems_at_the_cap(monkeypatch):
@@ -71,3 +74,56 @@ def test_rates_are_swept_of_every_arm_that_has_one():
     assert rates.SWEPT == ("opsft", "best of n", "fixed data", "grpo", "grpo, length") and set(rates.SWEPT) <= set(chains.ARMS)
     assert {(job.arguments["arm"], job.arguments["lr"]) for job in rates.jobs() if "arm" in job.arguments} == {
         (arm, lr) for arm in rates.SWEPT for lr in rates.RATES}
+
+
+# -- the paper's size, and what an update takes ------------------------------------------------------------
+def test_a_curve_is_read_step_by_step_and_of_a_step_that_came_twice_the_later(tmp_path):
+    for version, rows in ((2, "20,,\n20,0.5,80\n10,0.25,90\n"), (10, "20,0.75,70\n30,0.5,\n")):
+        folder = tmp_path / "logs" / f"version_{version}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text("step,val/avg,val/tokens\n" + rows)
+    assert paper.curve(tmp_path) == [[10, 0.25, 90], [20, 0.75, 70]]
+
+
+def test_spreads_are_means_over_benchmarks_and_none_where_one_has_none(monkeypatch):
+    spreads = {"a": 0.25, "b": 0.75}
+    monkeypatch.setattr(paper.reasoning, "score", lambda correct, lengths, cap: Of(avg=correct, normalised_length_std=lengths))
+    monkeypatch.setattr(paper.reasoning, "macro_average", lambda every: {"avg": sum(s.avg for s in every.values())})
+    scored = {name: {"correct": i, "lengths": spread, "cap": 9} for i, (name, spread) in enumerate(spreads.items())}
+    assert paper.means(scored) == {"avg": 1, "normalised_length_std": 0.5, "by_benchmark": {"a": 0, "b": 1}}
+    assert paper.means(scored | {"c": {"correct": 2, "lengths": None, "cap": 9}})["normalised_length_std"] is None
+
+
+@pytest.mark.parametrize("device, dtype", [("cuda", "bfloat16"), ("cpu", "float32")])
+def test_a_model_is_scored_where_and_as_it_is_asked_for(device, dtype, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(paper, "load", lambda spec: asked.append((spec.name, spec.revision, spec.dtype, spec.device)) or Of(
+        model=Of(dtype=spec.dtype), tokenizer=None, source={"weights_sha256": "hash"}))
+    monkeypatch.setattr(paper, "kept", lambda path, of, score, log: (path.name, of))
+    of = {"weights_sha256": "hash", "dtype": dtype, "options": {"limit": "5"}}
+    found = paper.scores(tmp_path, "trained", ModelSpec("a/model", revision="abc"), ["gsm8k"], device, print, {"limit": 5})
+    assert found == {"gsm8k": ("trained.gsm8k.json", of)} and asked == [("a/model", "abc", dtype, device)]
+
+
+def test_an_update_is_timed_of_both_kinds_and_what_is_finished_is_read(tmp_path, monkeypatch):
+    asked = []
+
+    def timed(call, kind, config, tokens, **options):
+        asked.append((kind, tokens, options))
+        return {"seconds": [float(len(asked))], "peak_bytes": [2**20 * len(asked)], "forward_tokens": 7}
+
+    monkeypatch.setattr(speed, "in_a_process", timed)
+    monkeypatch.setattr(speed, "pooled", lambda runs: {"seconds": [r["seconds"][0] for r in runs], "peak_bytes": [2**20]})
+    options = {"responses": 2, "micro": 1}
+    first = speed.measure({"size": 1}, (5,), "cpu", tmp_path, lambda text: None, 2, **options)
+    assert first["settings"] == {"config": {"size": 1}, "device": "cpu", "processes": 2, **options}
+    assert asked == [(kind, 5, {"device": "cpu", **options}) for kind in speed.KINDS for _ in range(2)]
+    assert {kind: first["cases"]["5"][kind]["seconds"] for kind in speed.KINDS} == dict(zip(speed.KINDS, ([1.0, 2.0], [3.0, 4.0])))
+    assert speed.measure({"size": 1}, (5,), "cpu", tmp_path, lambda text: None, 2, **options) == first and len(asked) == 4
+    monkeypatch.setattr(speed, "SMOLLM2_135M", "shape")
+    monkeypatch.setattr(speed, "measure", lambda *of, **how: (of, how))
+    assert speed.measure_cpu("log") == (("shape", (512,), "cpu", None, "log"), {"responses": 4, "micro": 2, "repeats": 1})
+    case = {kind: {"seconds": [s, 9.0], "peak_bytes": [b * 2**20, 2**20], "forward_tokens": n} for kind, s, b, n in zip(
+        speed.KINDS, (1.0, 2.0), (4, 8), (30, 40))}
+    line = speed.table({"cases": {"5": case}})
+    assert "peak 4 MiB against 8 of" in line and "(0.50), 1.0 s against 2.0 (0.50), 30 tokens read against 40" in line

@@ -1,6 +1,7 @@
 """The arm is the arm: what each job trains, holds and asks, by spies in the place of the trainings and passes, which other tests run."""
 
 import json
+from dataclasses import dataclass
 from types import SimpleNamespace as Of
 
 import pytest
@@ -12,7 +13,7 @@ from common.models import Loaded
 from .. import baselines
 from ..baselines import JOINT_TARGETS, LORA_TARGETS
 from ..difficulty import base_model, sequences
-from ..experiments import gemma, paper, rates, scratch, smollm2
+from ..experiments import blind, gemma, paper, rates, scratch, smollm2
 from ..method import SkipGPTConfig, apply_skipgpt, remove_skipgpt
 from ..router_files import CARD
 from .test_experiments import TINY, names_of
@@ -202,6 +203,43 @@ def test_real_texts_and_tasks_are_asked_of_the_arm_that_is_named(method, monkeyp
     assert left == ([model] if method != "dense" else []), "whoever comes next finds the model as it was"
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What `prepare` gives, whose steps only say what they would train."""
+
+    model: object
+    state: object
+    train: torch.Tensor
+    log: list
+    optimiser: object = None
+
+    def steps(self, count, seed=0):
+        group = self.optimiser.param_groups[0]
+        self.log.append(("steps", count, seed, group["lr"], group["weight_decay"], group["betas"], {p.ndim for p in group["params"]}))
+        return iter(range(count))
+
+
+@pytest.mark.parametrize("size, steps, held", [("cpu", blind.STEPS[0.25], blind.CALIBRATE), ("smoke", 2, 2)])
+def test_token_blind_routers_have_as_many_steps_as_the_others_and_are_held_on_training_text(size, steps, held, monkeypatch):
+    model, log = base_model(0), []
+    _, state = routed(model)
+    rows = {"per_layer": [[1, 0.5], [0, 1], [0.25, 0]], "ce": 2.0}
+    text = torch.arange(3 * blind.CALIBRATE)
+
+    def hold(model, state, ids, target, batch_size):
+        log.append(("hold", ids.tolist(), target, batch_size, any(p.requires_grad for p in state.parameters())))
+
+    monkeypatch.setattr(blind, "prepare", lambda *of, dtype: log.append((of[:3], dtype)) or Tuning(model, state, text, log))
+    monkeypatch.setattr(blind, "hold_budget", hold)
+    monkeypatch.setattr(blind, "windows_of", lambda asked: f"windows of {asked}")
+    monkeypatch.setattr(blind, "window_losses", lambda model, state, ids: log.append(ids) or rows)
+    monkeypatch.setattr(blind, "remove_skipgpt", lambda model: log.append("whole again"))
+    found = blind.token_blind(0.25, 2, size)
+    assert log == [((blind.CHOSEN, 0.25, 2), "float32"), ("steps", steps, 2, blind.CHOSEN["bias_lr"], 0.0, (0.9, 0.98), {1}),
+                   ("hold", text[-held:].tolist(), 0.25, 16, False), f"windows of {size}", "whole again"]
+    assert found == rows | {"dropped": [[0, "attn"], [1, "mlp"]]}
+
+
 # -- Gemma, and the paper's own size -----------------------------------------------------------------------
 def test_gemmas_lots_are_two_of_the_seeds_own(monkeypatch):
     asked = []
@@ -226,6 +264,31 @@ def test_modules_that_nobody_runs_are_named_by_layer_and_kind(monkeypatch):
     n, found = gemma.SIZES["smoke"], gemma.token_blind(4, "smoke")
     assert found == {"per_layer": [[1, 0.5], [0, 1], [0.25, 0]], "dropped": [[0, "attn"], [1, "mlp"]], "curve": [1.0]}
     assert asked == [("token-blind", 4, n.steps, n.dtype), ("biases", "held back"), ("skip", "windows")]
+
+
+def test_gemmas_dense_row_says_of_which_documents_it_is(monkeypatch):
+    monkeypatch.setattr(gemma, "work_of", lambda seed, size: Of(opened=lambda dtype: Of(model=dtype, tokenizer="words", source="gemma")))
+    monkeypatch.setattr(gemma, "held_out", lambda words, size: ("windows", [4, 9, 9]))
+    monkeypatch.setattr(gemma, "long_ones", lambda words, size: "long windows")
+    monkeypatch.setattr(gemma, "window_losses", lambda model, state, ids: {"of": (model, state, ids)})
+    found = gemma.dense("smoke")
+    assert found["of"] == ("float32", None, "windows") and found["long"] == {"of": ("float32", None, "long windows")}
+    assert (found["documents"], found["model"], found["text"]["documents"]) == ([4, 9, 9], "gemma", 2)
+    assert set(found["text"]) == {"name", "sha256", "documents", "version"}
+
+
+def test_a_score_of_the_papers_size_stands_beside_its_error_and_its_items(monkeypatch):
+    asked = []
+    monkeypatch.setattr(paper, "trained_routers", lambda: {"7B": {"rt_25": "routers", "joint_25": "others"}})
+    monkeypatch.setattr(paper, "open_run", lambda folder, device, routed: asked.append((folder, routed)) or (
+        Of(model=folder, tokenizer="words"), Of(stats=lambda: Of(sparsity=0.25 if folder == "routers" else 0.5)) if routed else None))
+    monkeypatch.setattr(paper.language, "evaluate", lambda model, words, tasks, limit, batch_size: {"tasks": {
+        task: {"value": 0.5, "stderr": 0.125, "n": 9} for task in tasks}})
+    monkeypatch.setattr(paper, "progress", lambda rows, what: rows)
+    found = paper.measure_paper(lambda text: None, "cpu", ("piqa", "arc_easy"))
+    row, error = {"piqa": 0.5, "arc_easy": 0.5}, {"piqa": [0.125, 9], "arc_easy": [0.125, 9]}
+    assert asked == [("routers", False), ("routers", True), ("others", True)]
+    assert found == {"7B": {"dense": row, "routers at 0.25": row, "errors": {"dense": error, "routers at 0.25": error}}}, "a missed budget"
 
 
 @pytest.mark.parametrize("device, dtype", [("cuda", "bfloat16"), ("cpu", "float32")])

@@ -167,7 +167,7 @@ def test_weights_of_a_folder_are_named_by_their_bytes(tmp_path):
 def test_where_pyramiddrop_drops_is_as_early_as_the_paper_or_earlier():
     """Thirty layers; three places of each, in order, none twice."""
     assert smollm2.PLACES == ((7, 14, 21), (3, 11, 18), (11, 16, 22), (3, 7, 11))
-    assert all(sorted(set(places)) == list(places) and places[-1] < 30 for places in smollm2.PLACES)
+    assert all(sorted(set(places)) == list(places) and places[-1] < 30 for places in smollm2.PLACES) and smollm2.jobs("cpu")
 
 
 def test_every_job_of_qwen3_is_of_its_seed():
