@@ -24,9 +24,10 @@ def section(file: str, tried: list[tuple[Mutant, str]], reasons: list[dict]) -> 
     count = {word: sum(w == word for _, w in tried) for word in ("killed", "alive", "invalid", "not tried")}
     alive = [(m, reason_of(m, reasons)) for m, word in tried if word == "alive"]
     rows = [f"## {file}", "", f"{len(tried)} mutants: {count['killed']} killed, {count['alive']} alive, {count['invalid']} invalid, "
-            f"{count['not tried']} not tried."]
+            f"{count['not tried']} not tried. "]
     turned = Counter(word for m, word in tried if turns(m))
-    rows += [f"Of these {turned.total()} make another experiment of it: {turned['killed']} killed, {turned['alive']} alive.", ""]
+    rows[-1] += f"Of these {turned.total()} make another experiment of it: {turned['killed']} killed, {turned['alive']} alive."
+    rows += [""]
     if alive:
         rows += ["| line | as it stands | change | reason |", "|---|---|---|---|"]
         rows += [f"| {m.line} | `{_cell(m.shown)}` | `{_cell(m.change)}` | {reason} |" for m, reason in alive] + [""]
@@ -92,6 +93,7 @@ def write_page(root: Path, tried: list[tuple[Mutant, str]]) -> int:
             *(f"| {paper} | {' | '.join(map(str, counts))} |" for paper, counts in papers.items()), "",
             "How many would be alive if all were tried, from those that were drawn by lot; \"made another\" are the changes that make",
             "another experiment of it (an arm, a split or a metric for its neighbour, a sign turned, a seed or a rate left out). A part",
-            "that was written before these were counted has them under its kind of file alone.", "", *shares(parts)]
+            "that was written before these were counted has them under its kind of file alone. Tests that were written for survivors kill",
+            "these and flatter the estimate, until the next lot is drawn.", "", *shares(parts)]
     page.write_text("\n".join([*head, *(parts[file] for file in sorted(parts))]).rstrip() + "\n")
     return sum(word == "alive" and not reason_of(m, known) for m, word in tried)

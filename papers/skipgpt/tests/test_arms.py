@@ -80,6 +80,23 @@ def quiet(monkeypatch):
     return log
 
 
+@pytest.mark.parametrize("train", [lambda: scratch.router_tuning(3, 0.40, size="smoke"), lambda: scratch.joint(3, 0.40, size="smoke"),
+                                   lambda: scratch.mixture_of_depths(3, 0.40, size="smoke")], ids=["routers", "joint", "MoD-D"])
+def test_a_training_draws_from_its_own_seed_whatever_was_drawn_before(train, monkeypatch):
+    """Its batches, its gates and its first weights."""
+    quiet(monkeypatch)
+    seen, real = [], scratch.batches
+    monkeypatch.setattr(scratch, "batches", lambda split, seed, *of: seen.append((split, seed)) or real(split, seed, *of))
+    monkeypatch.setattr(scratch, "base_model", lambda seed: base_model(0 if seed == 3 else None))  # seed 3 has none that is committed
+    monkeypatch.setattr(scratch, "matched_random", lambda *of: {})
+    monkeypatch.setattr(scratch, "tune", lambda model, batch, optimiser, steps, **how: seen.append(
+        (how["seed"], [p.sum().item() for p in optimiser.param_groups[0]["params"]])) or iter(()))
+    for before in (1, 2):
+        torch.manual_seed(before)
+        train()
+    assert seen[:2] == seen[2:] and seen[0] == ("tune", 3) and seen[1][0] == 3
+
+
 def test_stage_2_and_its_controls_differ_in_their_mode_and_in_where_the_adapters_are(monkeypatch):
     log = quiet(monkeypatch)
     monkeypatch.setattr(scratch, "add_lora", lambda model, spec, real=scratch.add_lora: log.append(("lora", spec)) or real(model, spec))
