@@ -49,7 +49,9 @@ class Loop:
         return True
 
     def child(self, request: dict, items: dict) -> int:
-        """0: all pass. FAILS + n: the n-th fails. 2: the broken file cannot be imported."""
+        """0: all pass. FAILS + n: the n-th fails. 2: the broken file cannot be imported. 3: a test that is asked for is not there.
+
+        What is recorded is asked for by test file."""
         from _pytest.runner import runtestprotocol
 
         if request["file"]:
@@ -57,8 +59,14 @@ class Loop:
                 put_in_place(Path(request["file"]))
             except Exception:
                 return 2
-        some, failed = [items[name] for name in request["tests"]] or list(items.values()), 0
         if request["record"]:
+            some = [item for name, item in items.items() if name.partition("::")[0] in request["tests"]]
+        elif {*request["tests"]} <= items.keys():
+            some = [items[name] for name in request["tests"]]
+        else:
+            return 3
+        failed = 0
+        if request["record"] and some:
             self.reach = Reach({str(Path(file).resolve()): file for file in request["files"]})
             some[0].config.pluginmanager.register(self.reach)
         for number, item in enumerate(some):
@@ -69,8 +77,8 @@ class Loop:
                 if not request["record"]:
                     break
                 print(*(report.longrepr for report in reports if report.failed), sep="\n", file=sys.stderr)
-        if self.reach:
-            Path(request["record"]).write_text(json.dumps(self.reach.found))
+        if request["record"]:
+            Path(request["record"]).write_text(json.dumps(self.reach.found if self.reach else {}))
         return failed
 
 
@@ -88,7 +96,7 @@ def put_in_place(path: Path) -> None:
     for name, other in modules.items():
         if name.startswith(package) and other is not module:
             for key, value in list(vars(other).items()):
-                if id(value) in new and callable(value):
+                if id(value) in new and (callable(value) or before.get(key) is value):  # 1 is the same object everywhere
                     setattr(other, key, new[id(value)])
     for name, other in modules.items():  # its table of experiments holds functions
         if name == f"{package}.eval":
@@ -162,10 +170,10 @@ class Worker:
         except (BrokenPipeError, ValueError):
             raise RuntimeError((self.folder / "worker.log").read_text(errors="replace")[-2000:]) from None
 
-    def reached(self, files: list[str], seconds: float = 1200.0) -> dict:
-        """{test: [seconds, {file: lines}]} of the tree as it is. Raises RuntimeError where a test fails."""
+    def reached(self, files: list[str], tests: list[str], seconds: float = 1200.0) -> dict:
+        """{test: [seconds, {file: lines}]} of these test files, on the tree as it is. Raises RuntimeError where a test fails."""
         record = self.folder / "reached.json"
-        if self.ask([], seconds, record=str(record), files=tuple(files)) != 0:
+        if self.ask(tests, seconds, record=str(record), files=tuple(files)) != 0:
             last = (self.folder / "worker.log").read_text(errors="replace")[-2000:]
             raise RuntimeError(f"{last}\nmutants: tests fail before anything is broken")
         return json.loads(record.read_text())
@@ -179,6 +187,8 @@ class Worker:
             status = self.ask(tests, seconds, str(path))
         finally:
             path.write_bytes(before)
+        if status == 3:
+            raise RuntimeError("a test that was there is not there any more: FRESH=1 notes again which there are")
         if status is not None and FAILS <= status < FAILS + len(tests):
             self.killer = tests[status - FAILS]
         return {0: "alive", 2: "invalid"}.get(status, "killed")

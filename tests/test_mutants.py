@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import mutants
+from tests import mutant_page, mutants
 
 HERE = Path(__file__).parent
 TOY = '''"""Words."""
@@ -56,7 +56,9 @@ def changes(source):
     ("x = [i for i in y if i]", {"x = [i for i in y if True]"}), ("x = a | b", {"x = a"}), ("a, b = c", {"b, a = c"}),
     ("x = model.eval()", {"x = model"}), ("x = a if b else c", {"x = a if not (b) else c"}), ("x = a not in b", {"x = a in b"}),
     ("import a", set()), ("raise ValueError('a', 1)", set()), ("print('a', 1)", set()), ("x: int = 'a'", set()),
-    ("SIZES = {'a': 1}", set()),
+    ("SIZES = {'a': 1}", set()), ("def f(a=1, size='cpu'): pass", {"def f(a=2, size='cpu'): pass"}),
+    ("x = job(a, 'b', 40, seed=c)", {"x = job(a, 'b', 40)", "x = job('b', a, 40, seed=c)"}),
+    ("x = _job(a, b, 80 if c else 60)", {"x = _job(b, a, 80 if c else 60)"}),
 ])  # fmt: skip
 def test_what_is_broken_and_what_is_left_alone(line, broken):
     assert {text for _, _, text in changes(line)} == broken
@@ -105,13 +107,82 @@ def test_quantities_meet_no_test_that_runs_experiments(toy):
         (tests / f"{name}.py").write_text(text)
     (toy / "papers/toy/selection.py").write_text("x = 1\n")
     (tests / "test_training.py").write_text("from .. import selection\n")
+    (tests / "test_listed.py").write_text("from .. import eval as runs\n")
     names = {asked: [Path(test).stem for test in mutants.tests_of(toy, asked)] for asked in ("toy/quantities", "toy/selection", "toy")}
-    assert names == {"toy/quantities": ["test_quantities", "test_words"], "toy/selection": ["test_training"],
-                     "toy": ["test_quantities", "test_training", "test_words"]}
+    assert names == {"toy/quantities": ["test_quantities", "test_words"], "toy/selection": ["test_listed", "test_training"],
+                     "toy": ["test_listed", "test_quantities", "test_training", "test_words"]}
     quick, slow = "papers/toy/tests/test_words.py::a", "papers/toy/tests/test_harness.py::b"
     mutant = mutants.mutants("papers/toy/quantities.py", TOY.encode())[0]
     known = {slow: (0.1, {mutant.file: [mutant.line]}), quick: (9.0, {mutant.file: [mutant.line]})}
     assert mutants.meeting(mutant, known) == [quick]
+
+
+def test_what_is_asked_for_may_be_a_folder_or_a_pattern(toy):
+    for name in ("papers/toy/experiments/text.py", "papers/toy/experiments/__init__.py", "papers/toy/quantities_real.py",
+                 "papers/toy/selection.py", "papers/other/quantities.py"):
+        (toy / name).parent.mkdir(parents=True, exist_ok=True)
+        (toy / name).write_text("x = 1\n")
+    words = ("toy/experiments", "toy/quantities*", "toy/text")
+    names = {asked: [Path(file).stem for file in mutants.targets(toy, asked)] for asked in words}
+    assert names == {"toy/experiments": ["text"], "toy/quantities*": ["quantities", "quantities_real"], "toy/text": ["text"]}
+    assert len(mutants.targets(toy, "toy")) == 4
+    papers = ["other", "toy"]
+    assert mutants.expand(toy, ["*"], papers) == papers and mutants.expand(toy, ["toy", "*"], papers) == ["toy", "other"]
+    assert mutants.expand(toy, ["*/experiments"], papers) == ["toy/experiments"], "what has none is left out"
+    assert not mutants.expand(toy, ["toys", "toy/nothing"], papers)
+
+
+def test_every_file_has_its_turn_before_quantities_are_tried_to_their_end():
+    """In a round two of a file that make another experiment and one that does not, as far as there are some."""
+    strings = "".join(f"a{i} = ('one', 'two')\n" for i in range(20))
+    numbers = "".join(f"b{i} = 0.5\n" for i in range(30))
+    files = ["papers/a/quantities.py", "papers/a/experiments/x.py", "papers/a/experiments/y.py"]
+    made = [m for file in files for m in mutants.mutants(file, (strings + numbers).encode())]
+    order = mutants.rounds(made)
+    assert sorted(order, key=made.index) == made and order != made
+    first = order[: 9 * mutants.FIRST]
+    for number in range(mutants.FIRST):
+        some = first[9 * number : 9 * number + 9]
+        assert {file: [sum(m.file == file and mutants.turns(m) is way for m in some) for way in (True, False)] for file in files} == {
+            file: [2, 1] for file in files}
+    rest = [m.file == files[0] for m in order[9 * mutants.FIRST :]]
+    assert rest == sorted(rest, reverse=True) and any(rest) and not all(rest)
+
+
+@pytest.mark.parametrize("line, kinds", [
+    ("x = f('train', n=2)", {'"train" is "test"': True, "n= left out": False, "2 is 3": False}),
+    ("x = f(seed=0)", {"seed= left out": True, "0 is 1": False}), ("x = a - b", {"- is +": True, "sides exchanged": True}),
+    ("x = a < b", {"< is <=": False}), ("x = -a", {"sign dropped": True}), ("x = a[:b]", {"the other part": True}),
+    ("x = min(a, b)", {"min is max": True, "arguments exchanged": True}), ("x = [a for a in b if a]", {"condition dropped": False})])
+def test_what_makes_another_experiment(line, kinds):
+    assert {m.change: mutants.turns(m) for m in mutants.mutants("x.py", line.encode())} == kinds
+
+
+def test_what_would_be_alive_of_all_is_estimated_by_kind_of_file():
+    """Half of ten that make another experiment and one of 90 others in the first file, none of the second: (5 + 22.5 + 0) of 300."""
+    parts = {"papers/a/experiments/x.py": "100 mutants: 4 killed, 2 alive, 0 invalid, 94 not tried.\nOf these 10 make another experiment "
+             "of it: 1 killed, 1 alive.\n| 1 | `a` | `b` |  |\n| 1 | `a` | `c` | nothing reads it |",
+             "papers/b/experiments/y.py": "200 mutants: 5 killed, 0 alive, 0 invalid, 195 not tried.",
+             "papers/a/quantities.py": "8 mutants: 8 killed, 0 alive, 0 invalid, 0 not tried."}
+    assert mutant_page.shares(parts)[2:-1] == [
+        "| experiments | 11 | 2 | 1 | 9.2% |", "| experiments, made another | 2 | 1 |  | 50.0% |",
+        "| quantities | 8 | 0 | 0 | 0.0% |", "| quantities, made another | 0 | 0 |  |  |"]
+
+
+def test_which_lines_a_test_reaches_is_noted_again_only_where_its_file_changed(toy, monkeypatch):
+    """A killed mutant rests on the test that killed it alone."""
+    asked, real = [], mutants.Worker.reached
+    monkeypatch.setattr(mutants.Worker, "reached", lambda self, files, tests: asked.append(tests) or real(self, files, tests))
+    quick, more = "papers/toy/tests/test_quantities.py", "papers/toy/tests/test_more.py"
+    before = mutants.run(toy, "toy", minutes=5)
+    assert mutants.run(toy, "toy", minutes=0) == before and asked == [[quick]], "all is remembered"
+    (toy / more).write_text("from .. import quantities\n\n\ndef test_unseen():\n    assert quantities.unseen(2) == 3\n")
+    after = mutants.run(toy, "toy", minutes=5)
+    assert asked == [[quick], [more]]
+    then, now = ({(m.line, m.change) for m, word in tried if word == "killed"} for tried in (before, after))
+    assert now - then == {(14, "+ is -"), (14, "1 is 2")} and then < now
+    rested = {word: set(rest) - {"rest"} for word, rest in mutants.Memory(toy, "toy").known.values() if word in ("killed", "alive")}
+    assert all(len(files) == 1 for files in rested.values())
 
 
 def test_what_a_run_came_to_is_remembered_until_what_it_rests_on_changes(toy, monkeypatch):
