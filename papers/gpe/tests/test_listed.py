@@ -30,6 +30,10 @@ text/batch, 200 steps/seed* [0 1 2] text.tune_batch()
 text/group with batch, 200 steps/seed* [0 1 2] text.tune_with_batch()
 speed:
 speed speed.measure_cpu()
+ratios:
+ratios/process0 ratios.one_process(process=0)
+ratios/process1 ratios.one_process(process=1)
+ratios/process2 ratios.one_process(process=2)
 speech:
 speech/words speech.words(bank='espeak')
 speech/phi 0/seed* [0 1 2] speech.tune(phi=0) < speech/words

@@ -24,6 +24,10 @@ speed:
 speed/process0 speed.one_process(process=0)
 speed/process1 speed.one_process(process=1)
 speed/process2 speed.one_process(process=2)
+ratios:
+ratios/process0 ratios.one_process(process=0)
+ratios/process1 ratios.one_process(process=1)
+ratios/process2 ratios.one_process(process=2)
 extras:
 tier_a/routers at 0.25/seed* [0] scratch.router_tuning(target=0.25)
 tier_a/MoD-D with LoRA/seed* [0] scratch.mixture_of_depths(target=0.4, rank=8)

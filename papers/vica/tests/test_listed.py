@@ -38,6 +38,10 @@ features/val llava.features(split='val')
 all layers/seed* [0 1 2] llava.all_layers(weights='CACHE/vica/all-layers-*.safetensors') < features/train, features/test,
     features/easy, features/val, stand-in/seed*
 clock/seed* [0 1 2] clock.one_process(layers=[0, 3])
+ratios:
+ratios/process0 ratios.one_process(process=0)
+ratios/process1 ratios.one_process(process=1)
+ratios/process2 ratios.one_process(process=2)
 scratch:
 scratch/seed* [0 1 2] scratch.scratch(layers=[0, 4], short=False)
 scratch/drawn/seed* [0] scratch.scratch(layers=[0, 6], short=False)
