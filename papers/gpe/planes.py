@@ -26,8 +26,6 @@ ARMS = {
 }
 LONGER = ("GPE, group positions", "interleaved by arrival", "frozen positions, no re-encoding")  # tuned with the long budget, too
 
-ONE_TRAINING = ("One small translator trained on Multi30k, each arm tuned once for the same steps, 500 test captions; a single run, so "
-                "that nothing says how far another training would lie.")
 EVERY_SEED = ("One small translator of Multi30k a seed, tuned for the same steps on the same captions by every arm (interleaved streaming "
               "at the best of three rates on validation captions), then scored on the same 500 test captions at wait-1, 3, 5 and 7.")
 
@@ -58,15 +56,11 @@ def toy(of: Document, steps: int, names: tuple[str, ...]) -> Bench:
 
 
 def captions(of: Document, language: str, name: str) -> Bench:
-    """Of a record of before 30 November 2026 the one training; of a later one every seed."""
-    old = f"multi30k/en-{language}" in of
     bench = Bench("streaming", "gpe-multi30k" if language == "de" else f"gpe-multi30k-{language}", f"Multi30k, English to {name}",
-                  ONE_TRAINING if old else EVERY_SEED, LATENCY, Axis("BLEU", "more", possible=(0.0, 100.0)))
+                  EVERY_SEED, LATENCY, Axis("BLEU", "more", possible=(0.0, 100.0)))
 
     def read(arm: str, way: str, k: str, what: str) -> dict:
         job = f"multi30k/en-{language}"
-        if old:
-            return {"value": of.number(job, arm, way, k, what), "n_runs": 1}
         if arm == SWEPT:
             of.seeds(f"{job}/untuned")  # where nothing is recorded there is nothing to choose from
             arm = f"{arm}, {Pair(of.results or {}, language).best_rate():g}"

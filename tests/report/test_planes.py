@@ -282,10 +282,9 @@ def test_both_papers_of_reasoning_meet_on_one_bench():
     assert (reasoners.CAP, reasoners.RATE) == (chains.CAP, chains.TINY["lr"])
 
 
-def test_captions_are_read_of_every_seed_and_of_the_older_record():
+def test_captions_are_read_of_every_seed():
     from papers.gpe.planes import captions
-    from papers.gpe.tests.test_quantities_real import KS, SEEDS, results
-    from tests.numerics import drawn
+    from papers.gpe.tests.test_quantities_real import SEEDS, results
 
     def bench(found, language="de", name="German"):
         return captions(Document(found, Source("command", "price", "record.json")), language, name)
@@ -302,10 +301,4 @@ def test_captions_are_read_of_every_seed_and_of_the_older_record():
         for axis, what in ((points[shown, "k = 5"].x, "LAAL"), (points[shown, "k = 5"].y, "bleu")):
             values = [found[f"multi30k/en-fr/{arm}/seed{seed}"][way]["5"][what] for seed in SEEDS]
             assert axis["per_seed"] == pytest.approx(values), shown
-    old = {"multi30k/en-de": {arm: {way: {k: {what: drawn(arm, way, k, what) for what in ("LAAL", "bleu")} for k in KS} for way in (
-        "stream", "kv_reencoding")} for arm in ("group", "interleaved", "batch_streaming", "untuned")}}
-    points = read(old)
-    assert points["interleaved by arrival", "k = 3"].y == {"value": drawn("interleaved", "stream", "3", "bleu"), "n_runs": 1}
-    assert len(points) == 20 and bench(old).key == "gpe-multi30k" and "a single run" in bench(old).comparable
-    assert not read(old, "fr", "French") and len(bench(old, "fr", "French").missing) == 20
     assert not read(None) and bench(None).missing
