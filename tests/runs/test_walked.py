@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.runs.sources import ROOT
 
+
 def called(folder: Path) -> set[tuple[str, str]]:
     """(module, function) of every call `module.function(...)` in the tests of a folder; "*" for `getattr(module, name)(...)`."""
     found = set()
