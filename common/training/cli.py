@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 import math
 import re
@@ -131,3 +133,14 @@ def in_a_line(error: Exception) -> str:
         if line and not re.match(r"Subtypes:|Errors:|Given value|Expected a <class 'None", line):
             kept.append(line)
     return " ".join(dict.fromkeys(kept))[:500]
+
+
+def settings_in_json(text: str) -> dict[str, Any]:
+    """Of an option of a command that hands a library's own settings on, for argparse: a JSON object."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text}: settings by name belong here, as {{\"use_vllm\": true}}")
+    return found

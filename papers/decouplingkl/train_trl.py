@@ -9,7 +9,6 @@ over, with on_fail hold or stop. The product goes to trainer.default_root_dir/mo
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -22,6 +21,7 @@ from common.errors import ModelError, SetupError
 from common.files import write_json
 from common.reasoning.rollouts import Rollout
 from common.seeds import seed_of
+from common.training.cli import settings_in_json
 
 from .curriculum import EntropyGatedLength
 from .module import GRPO, Distilling, Sampling
@@ -121,21 +121,10 @@ def follow_up(training: GRPO, data, problems: list, usual: dict, options: dict):
     return trl.GRPOTrainer(model=training.model, reward_funcs=right, args=args, train_dataset=rows, processing_class=training.tokenizer)
 
 
-def by_name(text: str) -> dict[str, Any]:
-    """Of an option that holds JSON, for argparse."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f"{text}: settings by name belong here, as {{\"use_vllm\": true}}")
-    return found
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--trl", type=by_name, default={}, help="more of the trainer's config, as JSON")
+    parser.add_argument("--trl", type=settings_in_json, default={}, help="more of the trainer's config, as JSON")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     options, others = parser.parse_known_args(argv)
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")  # ours, with two more options

@@ -24,10 +24,10 @@ import torch
 from common.errors import SetupError, UserError
 from common.reasoning.engine import VllmSampler
 from common.seeds import seed_of
+from common.training.cli import settings_in_json
 
 from .module import Distilling
 from .train import cli
-from .train_trl import by_name
 from .trajectories import TrajectoryCache
 
 ROWS = 1024  # problems of a block: what a kill may cost
@@ -89,7 +89,7 @@ def fill(cache: TrajectoryCache, sampler, training: Distilling, problems: Sequen
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--engine", type=by_name, default={}, help="more of vllm.LLM's options, as JSON")
+    parser.add_argument("--engine", type=settings_in_json, default={}, help="more of vllm.LLM's options, as JSON")
     options, others = parser.parse_known_args(argv)
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")  # ours, with one option more
     read = cli(["--config", options.config, *others], run=False)

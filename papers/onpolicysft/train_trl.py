@@ -12,19 +12,18 @@ const and count all: set these in the options; others are refused. The product g
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 
 from common.errors import ModelError, SetupError
 from common.files import write_json
 from common.reasoning.rollouts import Rollout
+from common.training.cli import settings_in_json
 
 from . import baselines, method
 from .module import GRPO, OnPolicySFT
@@ -82,21 +81,10 @@ def build(training: OnPolicySFT, data, steps: int, out: Path, options: dict):
     return trainer, problems
 
 
-def by_name(text: str) -> dict[str, Any]:
-    """Of an option that holds JSON, for argparse."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f"{text}: settings by name belong here, as {{\"use_vllm\": true}}")
-    return found
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--trl", type=by_name, default={}, help="more of GRPOConfig, as JSON")
+    parser.add_argument("--trl", type=settings_in_json, default={}, help="more of GRPOConfig, as JSON")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     options, others = parser.parse_known_args(argv)
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")  # ours, with two more options
