@@ -12,7 +12,8 @@ begin at it or before it, so that text before a picture never sees it. With n a 
     parallel   tanh(g1) CA(norm h, v) beside the block's own attention, tanh(g2) MLP(norm h) beside its own MLP, by its own norms
 
 Gates start at 0: then the model is the plain one, bit for bit. Keys and values of a picture are made once for a prompt where nothing
-learns. Hooks add and never write in place, so that recomputed activations (gradient checkpointing) come out the same.
+learns. Hooks add and never write in place, and a block that is recomputed (gradient checkpointing) sees the pictures of its own
+prompt, so that several prompts may come before one backward.
 """
 
 from __future__ import annotations
@@ -139,6 +140,9 @@ class Inside(Protocol):
 
 
 # -- hooks -------------------------------------------------------------------------------------------------
+CHECKPOINT = "_gradient_checkpointing_func"  # of a block: what transformers lets recompute its forward
+
+
 class Internal:
     """Fusion in the blocks of a stock *ForCausalLM (or any model whose get_decoder() has `layers`), from `attach` to `detach`.
 
@@ -178,6 +182,11 @@ class Internal:
     def detach(self) -> None:
         while self._hooks:
             self._hooks.pop().remove()
+        for point in self.fusion.points:
+            block: Any = self.inner.layers[point]
+            found = getattr(block, CHECKPOINT, None)
+            if isinstance(found, _Recomputed) and found.internal is self:
+                setattr(block, CHECKPOINT, found.stock)
         self.pictures = None
 
     __enter__ = attach
@@ -189,6 +198,11 @@ class Internal:
         """How much of the sequence the cache holds: the slots of this pass begin there."""
         cache = kwargs.get("past_key_values")
         self.start = int(cache.get_seq_length()) if cache is not None else 0
+        for point in self.fusion.points:
+            block: Any = self.inner.layers[point]
+            stock = getattr(block, CHECKPOINT, None)
+            if stock is not None and not (isinstance(stock, _Recomputed) and stock.internal is self):
+                setattr(block, CHECKPOINT, _Recomputed(self, stock))
 
     def _direct(self, number: int) -> Callable[[Tensor], Tensor]:
         def change(h: Tensor) -> Tensor:
@@ -227,6 +241,31 @@ class Internal:
 
     def _transformed(self, number: int) -> Callable[[Tensor], Tensor]:
         return self._cross(number).transform
+
+
+class _Recomputed:
+    """A block's checkpoint function with the pictures of the pass: the block is recomputed when another prompt may have come since,
+    and hooks inside of it read them."""
+
+    def __init__(self, internal: Internal, stock: Callable):
+        self.internal, self.stock = internal, stock
+
+    def __call__(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        internal = self.internal
+        of_this_pass = internal.pictures, internal.start
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            now = internal.pictures, internal.start
+            internal.pictures, internal.start = of_this_pass
+            try:
+                return function(*args, **kwargs)
+            finally:
+                internal.pictures, internal.start = now
+
+        return self.stock(run, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict) -> _Recomputed:
+        return self  # as hooks, which a model's copy shares
 
 
 def _before(change: Callable[[Tensor], Tensor]) -> Callable:

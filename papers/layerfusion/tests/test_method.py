@@ -431,20 +431,25 @@ def test_a_prompt_without_a_picture_is_the_plain_model_but_for_trained_mlps(mode
 # -- learning ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("config", KINDS, ids=name_of)
 def test_gradients_reach_all_that_is_new_and_are_the_same_when_recomputed(config, model):
-    fusion, of = made(config, model), states(1)
-    ids, found = torch.tensor([row(3, "p", 4, 5)]), []
+    fusion, prompts = made(config, model), [(row(3, "p", 4, 5), 0), (row(6, 7, 8, "p", "p", 9), 1)]  # of one and of two pictures
+    found = []
     for again in (False, True):
         model.train()
         if again:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         with Internal(model, fusion) as internal:
-            embeds, internal.pictures = embedded(model, fusion, ids, of)
-            model(inputs_embeds=embeds, use_cache=False).logits[:, -1].square().sum().backward()
+            total = torch.zeros((), dtype=torch.float64)
+            for ids, number in prompts:  # both before one backward
+                of = {k: v + number for k, v in states(1 + number).items()}
+                embeds, internal.pictures = embedded(model, fusion, torch.tensor([ids]), of)
+                total = total + model(inputs_embeds=embeds, use_cache=False).logits[:, -1].square().sum()
+            total.backward()
         found.append([p.grad.clone() for p in fusion.parameters()])
         fusion.zero_grad()
         model.zero_grad()
         model.gradient_checkpointing_disable()
         model.eval()
+    assert not any(hasattr(block._gradient_checkpointing_func, "internal") for block in model.model.layers)  # left as it was
     assert all(g.abs().max() > 0 for g in found[0])
     for a, b in zip(*found):
         close(a, b)
