@@ -19,6 +19,7 @@ class NotThisModel(ModelError, TypeError):
 
 _PROBED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model: what its probe said
 _LIVE: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # the same of the probe with two caches
+NOT_FINITE = "its logits are not finite on a few plain tokens: look at its weights (NaN) and at its precision (overflow in float16)"
 
 
 def check_positions(model: nn.Module, last: int) -> None:
@@ -72,6 +73,8 @@ def _probe(model: nn.Module, config, for_attention: Callable[..., Tensor]) -> st
         return f"it does not take a 4-D mask and position ids ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
     finally:
         model.train(training)
+    if not all(bool(each.isfinite().all()) for each in (base, *own, hidden, moved)):
+        return NOT_FINITE
     size = float(base.abs().max())
     if float((own[0] - own[1]).abs().max()) > 1e-3 * size:
         return ("its own pass is not causal: a first token's logits depend on the last one, so it has not learnt to go on from what it "
@@ -120,6 +123,8 @@ def _live(model: nn.Module, method: Any) -> str:
             rows.append(two.feed([token], reads[min(unit + last, 2)])[-1])
     off = _off(torch.stack(rows), expected)
     own = _own_rounding(model, [token for segment in (*sample.source, *sample.target) for token in segment])
+    if max(off, own) == float("inf"):
+        return NOT_FINITE
     if off <= 0.005 + 3 * own:
         return ""
     return (f"fed through two caches it gives other logits than in one pass, off by {off:.2g} of their size (its own rounding: {own:.2g}): "

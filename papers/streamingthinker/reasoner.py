@@ -54,10 +54,18 @@ class Tokens:
     closing: tuple[int, ...] = ()
 
     def check(self, segment: Sequence[int], number: int) -> None:
-        """Raises BadInput for a segment without tokens, or with one that is structure: a user who writes <EOT> must not end a thought."""
+        """Raises BadInput for a segment without tokens, of something else than ids, or with an id that is structure: a user who writes
+        <EOT> must not end a thought."""
         if not len(segment):
             raise BadInput(f"segment {number} has no token")
-        if wrong := sorted(self.forbidden & set(map(int, segment[:-1]))):
+        try:
+            ids = [] if isinstance(segment, str) else list(map(int, segment))
+        except (TypeError, ValueError):
+            ids = []
+        if not ids:
+            raise BadInput(f"segment {number} is {type(segment).__name__} {str(segment)[:40]!r}, and no sequence of token ids: encode "
+                           "its text")
+        if wrong := sorted(self.forbidden & set(ids[:-1])):
             raise BadInput(f"segment {number} contains token {wrong[0]}, which marks structure and may not stand in a user's text: "
                            "encode the text with split_special_tokens=True, or leave the mark out")
 

@@ -8,7 +8,7 @@ from tests.numerics import close, far, float64
 
 from .. import method
 from ..method import Segments, collate, forward, visible_prefix
-from ..probe import NotThisModel
+from ..probe import NotThisModel, check_live
 
 FIXTURE = Segments.of([range(10, 15), range(20, 24), range(30, 37), range(40, 43)], [(1, 2), range(50, 56), (3,), range(60, 69), (4, 5)])
 CLOSED = Segments.of(FIXTURE.source, FIXTURE.target[:-1], closed=True)
@@ -198,3 +198,13 @@ def test_the_probe_measures_and_leaves_the_mode_as_it_was():
     deaf.forward = lambda **inputs: 1 / 0
     with pytest.raises(NotThisModel, match=r"does not take a 4-D mask and position ids \(ZeroDivisionError"):
         method.check_model(deaf)
+
+
+def test_a_model_of_nan_is_refused_by_both_probes():
+    broken = model()
+    with torch.no_grad():
+        broken.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(NotThisModel, match="not finite"):
+        method.check_model(broken)
+    with pytest.raises(NotThisModel, match="not finite"):
+        check_live(broken, method)

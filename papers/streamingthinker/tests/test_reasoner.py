@@ -248,6 +248,10 @@ def test_what_cannot_be_read_is_refused():
             think.think([[20, 21], [22, UNIT, 23]], schedule=schedule)
     with pytest.raises(BadInput, match="segment 0 has no token"):
         think.think([[]])
+    for wrong in ("How many?", "12", [[20, 21]], [None]):
+        with pytest.raises(BadInput, match="segment 0 is (str|list) .*no sequence of token ids"):
+            think.think([wrong])
+    think.think([torch.tensor([20, 21])])
     with pytest.raises(BadInput, match="depth 3: there is 1, 2"):
         think.think(SEGMENTS, depth=3)
     with pytest.raises(BadInput, match="caps of 0"):
