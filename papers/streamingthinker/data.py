@@ -138,14 +138,22 @@ def apart(train: Sequence[dict[int, Segments]], held: Sequence[dict[int, Segment
 
 class JsonTraces(Traces):
     """train, validation: files of JSON lines in the released form. depths: 1 leaves the deep part out; 3 needs "self_check" in a row,
-    which is put behind the deep part. refused: the most rows, as a share, that may not fit (units that do not pair, over max_tokens)."""
+    which is put behind the deep part. refused: the most rows, as a share, that may not fit (units that do not pair, over max_tokens).
 
-    def __init__(self, train: str, validation: str, depths: list[int] = (2,), instruction: str = worded.INSTRUCTION,
+    whole: an ordinary chain of thought about the whole input, the paper's Batch SFT: a row has all of it as the question and the chain as
+    its one unit (`traces --whole`), there is one depth, and instruction and cue are others by default. Raises SetupError for more depths.
+    """
+
+    def __init__(self, train: str, validation: str, depths: list[int] = (2,), instruction: str | None = None,
                  cues: dict[int, str] | None = None, max_tokens: int = 4096, refused: float = 0.05, context_first: bool = False,
-                 batch_size: int = 16, seed: int = 1, num_workers: int = 0):
+                 whole: bool = False, batch_size: int = 16, seed: int = 1, num_workers: int = 0):
         super().__init__(batch_size, seed, num_workers)
-        self.train, self.validation, self.depths, self.instruction = train, validation, list(depths), instruction
-        self.cues, self.max_tokens, self.refused, self.context_first = cues, max_tokens, refused, context_first
+        if whole and list(depths) != [1]:
+            raise SetupError(f"data.whole with data.depths {list(depths)}: a chain of thought about the whole input has one depth, [1]")
+        self.train, self.validation, self.depths, self.whole = train, validation, list(depths), whole
+        self.instruction = instruction if instruction is not None else worded.WHOLE if whole else worded.INSTRUCTION
+        self.cues = cues or (worded.WHOLE_CUES if whole else None)
+        self.max_tokens, self.refused, self.context_first = max_tokens, refused, context_first
 
     def samples(self):
         one, other = (Path(name).expanduser().resolve() for name in (self.train, self.validation))
@@ -183,6 +191,8 @@ class JsonTraces(Traces):
     def sample(self, row: dict[str, Any], chat: worded.Chat) -> dict[int, Segments]:
         """The row at each depth. Raises DataError, ValueError for a row that does not fit."""
         read = read_row(row)
+        if self.whole and len(read["source"]) > 1:
+            raise DataError(f"{len(read['source'])} sentences with a unit each: data.whole reads rows of one, which traces --whole writes")
         if self.context_first:
             read["source"], read["units"] = ([*of[1:], of[0]] for of in (read["source"], read["units"]))
             read["question"] = len(read["source"]) - 1

@@ -24,7 +24,7 @@ from common.reasoning.verifiers import response_text
 from common.streaming.batched import Row, Written, decode, interleaved
 
 from . import latency
-from .questions import ORDERS, grade, parts_of
+from .questions import ORDERS, grade, parts_of, prompt_of
 from .worded import Chat
 
 TASKS = Path(__file__).parent / "tasks"
@@ -67,11 +67,14 @@ class Thinking(Response):
         return self
 
 
-def segments_of(chat: Chat, prompt: str, order: str) -> tuple[list[list[int]], list[int]]:
-    """(tokens, words) of question and sentences, in the order in which they come."""
+def segments_of(chat: Chat, prompt: str, order: str, whole: bool = False) -> tuple[list[list[int]], list[int]]:
+    """(tokens, words) of question and sentences, in the order in which they come; whole: of all of it as one."""
     if order not in ORDERS:
         raise TaskError(f"order {order!r}: one of {', '.join(ORDERS)} (first)")
     question, context = parts_of(prompt)
+    if whole:
+        text = prompt_of({"question": question, "context": context}, order == "context")
+        return [chat.segment(text, question=True)], [len(text.split())]
     asked, told = (chat.segment(question, question=True), len(question.split())), [(chat.segment(s), len(s.split())) for s in context]
     pairs = [asked, *told] if order == "question" else [*told, asked]
     return [tokens for tokens, _ in pairs], [words for _, words in pairs]
@@ -84,8 +87,9 @@ def chat_of(model, tokenizer, card: Mapping[str, Any]) -> Chat:
 
 
 def thinking_lm(model, tokenizer, card: Mapping[str, Any], depth: int, rows: int = 8, unit_cap: int = 256):
-    """An lm_eval.api.model.LM. card: streamingthinker.json of a training (layout, positions, start, instruction, cues, context_first).
-    rows: that are written at a time. TaskError for what is not greedy, or a card of no layout."""
+    """An lm_eval.api.model.LM. card: streamingthinker.json of a training (layout, positions, start, instruction, cues, context_first,
+    whole). rows: that are written at a time. unit_cap: not of a whole chain of thought, which may be as long as what is asked for.
+    TaskError for what is not greedy, or a card of no layout."""
     from lm_eval.api.model import LM
 
     layout, order = card["layout"], "context" if card.get("context_first") else "question"
@@ -93,13 +97,15 @@ def thinking_lm(model, tokenizer, card: Mapping[str, Any], depth: int, rows: int
         raise TaskError(f"layout {layout!r}: one of {', '.join(WAYS)}")
     chat = chat_of(model, tokenizer, card)
     tokens = chat.tokens()
-    how: dict[str, Any] = dict(ends=set(tokens.ends), boundary=tokens.boundary, stop=tokens.stop, unit_cap=unit_cap)
+    how: dict[str, Any] = dict(ends=set(tokens.ends), boundary=tokens.boundary, stop=tokens.stop)
+    whole = bool(card.get("whole"))
     start = None if card.get("positions") == "rope" else card.get("start", 0)
 
     def think(batch: Sequence[Row], cap: int) -> list[Written]:
+        caps = dict(unit_cap=cap if whole else unit_cap, rest_cap=cap)
         if layout == "interleaved":
-            return interleaved(model, batch, rest_cap=cap, **how)
-        return decode(model, batch, visible="units" if layout == "streaming" else "all", start=start, rest_cap=cap, **how)
+            return interleaved(model, batch, **caps, **how)
+        return decode(model, batch, visible="units" if layout == "streaming" else "all", start=start, **caps, **how)
 
     class ThinkingLM(LM):
         tokenizer_name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
@@ -109,7 +115,7 @@ def thinking_lm(model, tokenizer, card: Mapping[str, Any], depth: int, rows: int
             for at in progress(range(0, len(requests), rows), f"{layout}, D{depth}: batches of {rows}"):
                 asked = requests[at : at + rows]
                 cap = _cap([request.args[1] for request in asked])
-                cut = [segments_of(chat, request.args[0], order) for request in asked]
+                cut = [segments_of(chat, request.args[0], order, whole) for request in asked]
                 batch = [Row([tokens.instruction, *segments], tokens.header, tokens.cues[depth], tokens.closing) for segments, _ in cut]
                 for (segments, words), row in zip(cut, think(batch, cap)):
                     # the forced cue, what is written up to the end of reasoning, and the first token of the answer

@@ -96,7 +96,8 @@ class StreamingTraining(StepTraining):
             about = self.run_facts() | {"steps": self.global_step, "trained_from": self.source.get("name"),
                                         "revision": self.source.get("revision"), "layout": self.layout_name, "start": self.start,
                                         "attn_implementation": self.base.attn_implementation}
-            about |= {name: getattr(data, name) for name in ("instruction", "cues", "depths", "context_first") if getattr(data, name, None)}
+            about |= {name: getattr(data, name) for name in ("instruction", "cues", "depths", "context_first", "whole")
+                      if getattr(data, name, None)}
             save_product(Path(self.trainer.default_root_dir) / "model", self.model, self.tokenizer, about)
 
 

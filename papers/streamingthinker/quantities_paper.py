@@ -62,7 +62,8 @@ def paper(results: dict, size: str = "paper") -> dict[str, dict]:
 
     first, last = f"{FOUR}_streaming_d3", f"{FOUR}_streaming-context_d3"
     clocked = runs.get(first, {}).get("clock") or {}
-    found = {"C1": over(first, better), "C1q": over(first, better, f"{FOUR}_batch_d3"), "C2": over(first, begun), "C3": over(first, sooner),
+    found = {"C1": over(first, better), "C1q": over(first, better, f"{FOUR}_batch_d3"),
+             "C1t": over(first, better, f"{FOUR}_batch-sft"), "C2": over(first, begun), "C3": over(first, sooner),
              "C4p": over(f"{FOUR}_batch_d2", better, f"{FOUR}_batch_d1"), "C4q": over(f"{SMALL}_batch_d2", better, f"{SMALL}_batch_d1"),
              "C5p": positions(2), "C5q": largest(positions(1), positions(3)),
              "C7p": over(first, partial(sooner, way="blocking"), f"{FOUR}_interleaved_d3"),

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from common.data.text import lines
+from common.models import ModelSpec, load
+from common.reasoning.rollouts import sample
 
 Writer = Callable[[Sequence[tuple[str, str]], int], list[str]]  # (message, beginning of the reply) of each, attempt -> what follows
 
@@ -75,3 +77,39 @@ def _replies(path: Path) -> Iterator[tuple[str, str]]:
         with contextlib.suppress(ValueError):
             key, reply = json.loads(line)
             yield key, reply
+
+
+# -- of a model --------------------------------------------------------------------------------------------
+def model_writer(name: str, engine: str = "transformers", cap: int = 1024, temperature: float = 0.6, rows: int = 16, **options) -> Writer:
+    """A `Writer` of a model with a chat template, asked not to think first where its template knows of that. engine: "vllm" or
+    "transformers". options: of vllm.LLM, or of ModelSpec. Raises what `load` and VllmSampler do."""
+    if engine == "vllm":
+        from transformers import AutoTokenizer
+
+        from common.reasoning.engine import VllmSampler
+
+        sampler, tokenizer = VllmSampler(name, **options), AutoTokenizer.from_pretrained(name)
+        draw = sampler.sample
+    else:
+        loaded = load(ModelSpec(name, **options))
+        tokenizer = loaded.tokenizer
+
+        def draw(prompts, n, most, **how):
+            return [r for at in range(0, len(prompts), rows) for r in sample(loaded.model, prompts[at : at + rows], n, most, **how)]
+
+    return chat_writer(draw, tokenizer, cap, temperature)
+
+
+def chat_writer(draw: Callable, tokenizer, cap: int, temperature: float) -> Writer:
+    """draw: as `common.reasoning.rollouts.sample` without its model."""
+    def write(asked: Sequence[tuple[str, str]], attempt: int) -> list[str]:
+        prompts = []
+        for message, begun in asked:
+            text = tokenizer.apply_chat_template([{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True,
+                                                 enable_thinking=False)
+            prompts.append(tokenizer.encode(text + begun, add_special_tokens=False))
+        found = draw(prompts, 1, cap, end=tokenizer.eos_token_id, temperature=temperature,
+                     generator=torch.Generator().manual_seed(attempt)) if prompts else []
+        return [tokenizer.decode([t for t in r.ids if t != tokenizer.eos_token_id], skip_special_tokens=False) for r in found]
+
+    return write

@@ -10,6 +10,9 @@ Problems are JSON lines {"question", "context" (a text, or sentences), "answer"}
     4  depths by intervention: the generator goes on behind its own units and the cue of D2, to the answer; then, behind "Wait", to the
        check of D3, and each has to come to the right answer. D1 is the same trace without what lies between, and the loader leaves it out
 
+or, with --whole, an ordinary chain of thought about all of the input at once, kept where its answer is right: what the paper's Batch SFT
+is trained on (`data.whole`).
+
 What fails is generated once more, then dropped: OUT.dropped says, a line a failure, of which problem, why, and what had been written.
 
 A generator is any `Writer` (replies.py). `model_writer` makes one of a
@@ -30,20 +33,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common.data.text import is_text, lines
 from common.errors import DataError, UserError
 from common.files import write_atomic
-from common.models import ModelSpec, load
-from common.reasoning.rollouts import sample
 from common.reasoning.verifiers import after_thinking, last_boxed
 
 from . import curation
 from .curation import PASSES, SKIP, Gate, Trace, generate
 from .data import MARKS, read_row
-from .questions import grade, sentences
-from .replies import Writer, in_turn, remembered
+from .harness import SUFFIX
+from .questions import grade, prompt_of, sentences
+from .replies import Writer, in_turn, model_writer, remembered
 from .worded import CUES
 
 CHECK = "Wait, let me check that again."
@@ -163,6 +163,27 @@ def by_pass(dropped: Sequence[Dropped], passes: int) -> list[dict[str, int]]:
     return [dict(Counter(one.why for one in dropped if one.attempt == attempt)) for attempt in range(passes)]
 
 
+def make_whole_rows(problems: Sequence[Problem], writer: Writer, kind: str = "number",
+                    passes: int = PASSES) -> tuple[list[dict[str, Any]], list[Dropped]]:
+    """The paper's Batch SFT (spec 3.8): an ordinary chain of thought about the whole input, kept where its answer is right. All of the
+    input is the question of a row, and the chain is the question's unit."""
+    rows: dict[int, dict[str, Any]] = {}
+    dropped: list[Dropped] = []
+    asked = [prompt_of({"question": problem.sentences[0], "context": problem.sentences[1:]}) for problem in problems]
+    for attempt in range(passes):
+        left = [i for i in range(len(problems)) if i not in rows]
+        found = list(map(_whole, writer([(asked[i] + SUFFIX, "") for i in left], attempt)))
+        right = grade(kind, found, [problems[i].answer for i in left]) if left else []
+        for i, text, ok in zip(left, found, right):
+            if ok:
+                rows[i] = {"Instruct_Context": {"context": "", "instruct": f"{asked[i]} <EOQ>"},
+                           "streaming_reasoning": f"{unboxed(text)} <EOQ>", "deep_reasoning": "<EOR>",
+                           "answer": f"\\boxed{{{problems[i].answer}}}"}
+            else:
+                dropped.append(Dropped(i, attempt, "answer", (text,)))
+    return [rows[i] for i in sorted(rows)], dropped
+
+
 def _whole(text: str) -> str:
     return " ".join((after_thinking(text) or "").split())
 
@@ -202,42 +223,6 @@ def read_problems(path: Path) -> list[Problem]:
     if not found:
         raise DataError(f"{path.name} holds no problem")
     return found
-
-
-# -- writers -----------------------------------------------------------------------------------------------
-def model_writer(name: str, engine: str = "transformers", cap: int = 1024, temperature: float = 0.6, rows: int = 16, **options) -> Writer:
-    """A `Writer` of a model with a chat template, asked not to think first where its template knows of that. engine: "vllm" or
-    "transformers". options: of vllm.LLM, or of ModelSpec. Raises what `load` and VllmSampler do."""
-    if engine == "vllm":
-        from transformers import AutoTokenizer
-
-        from common.reasoning.engine import VllmSampler
-
-        sampler, tokenizer = VllmSampler(name, **options), AutoTokenizer.from_pretrained(name)
-        draw = sampler.sample
-    else:
-        loaded = load(ModelSpec(name, **options))
-        tokenizer = loaded.tokenizer
-
-        def draw(prompts, n, most, **how):
-            return [r for at in range(0, len(prompts), rows) for r in sample(loaded.model, prompts[at : at + rows], n, most, **how)]
-
-    return chat_writer(draw, tokenizer, cap, temperature)
-
-
-def chat_writer(draw: Callable, tokenizer, cap: int, temperature: float) -> Writer:
-    """draw: as `common.reasoning.rollouts.sample` without its model."""
-    def write(asked: Sequence[tuple[str, str]], attempt: int) -> list[str]:
-        prompts = []
-        for message, begun in asked:
-            text = tokenizer.apply_chat_template([{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True,
-                                                 enable_thinking=False)
-            prompts.append(tokenizer.encode(text + begun, add_special_tokens=False))
-        found = draw(prompts, 1, cap, end=tokenizer.eos_token_id, temperature=temperature,
-                     generator=torch.Generator().manual_seed(attempt)) if prompts else []
-        return [tokenizer.decode([t for t in r.ids if t != tokenizer.eos_token_id], skip_special_tokens=False) for r in found]
-
-    return write
 
 
 # -- the command -------------------------------------------------------------------------------------------
@@ -295,6 +280,7 @@ def main(argv: list[str] | None = None) -> int:
     for who in ("generator", "teacher"):
         parser.add_argument(f"--{who}-options", type=_options, default={}, metavar="JSON",
                             help='of its engine, as \'{"tensor_parallel_size": 8}\' (vllm.LLM) or \'{"dtype": "bfloat16"}\' (ModelSpec)')
+    parser.add_argument("--whole", action="store_true", help="a chain of thought about the whole input, for Batch SFT")
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     parser.add_argument("--kind", choices=["number", "label", "text"], default="number", help="how an answer is graded")
     parser.add_argument("--encoder", choices=["minilm", "tf-idf"], default="minilm")
@@ -308,9 +294,12 @@ def main(argv: list[str] | None = None) -> int:
             raise DataError(f"--passes {options.passes}, --cap {options.cap}: 1 at least, or nothing is written")
         _writable(options.out)
         problems = read_problems(options.problems)
-        gate = gate_of(options.encoder, problems, options.clean)
+        if options.whole and (options.teacher or options.clean):
+            raise DataError("--whole with --teacher or --clean: a chain about the whole input has no units to be rewritten or gated")
+        gate = None if options.whole else gate_of(options.encoder, problems, options.clean)
         writer, teacher = writers(options, replies)
-        rows, dropped = make_rows(problems, writer, gate, teacher, options.kind, options.passes)
+        rows, dropped = (make_whole_rows(problems, writer, options.kind, options.passes) if gate is None
+                         else make_rows(problems, writer, gate, teacher, options.kind, options.passes))
     except (UserError, ValueError, TypeError, ImportError) as error:
         print(f"streamingthinker traces: {error}", file=sys.stderr)
         return 2

@@ -24,6 +24,9 @@ INSTRUCTION = ("You think while you read. After each sentence, which ends with <
                "write one short unit of reasoning that ends with <EOT>: what the sentence tells, or what follows from it and from your "
                "notes; <Skip> where it does not matter. When you have read all of it, think once more as a whole, end with <EOR>, and "
                "give the answer in \\boxed{}.")
+WHOLE = ("Read the text and the question to their end, think step by step, end the reasoning with <EOR>, and give the answer in "
+         "\\boxed{}.")
+WHOLE_CUES = {1: "So the answer is:"}
 
 
 # -- stories -----------------------------------------------------------------------------------------------

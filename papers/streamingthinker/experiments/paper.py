@@ -38,7 +38,7 @@ from ..reasoner import Event, Reasoner
 ASKED = Path(__file__).parent.parent / "configs" / "cuda" / "benchmarks.json"
 
 COUNTS = ("items", "cap", "unit_cap", "rows")
-CARD = ("layout", "positions", "start", "instruction", "cues", "context_first")  # how a model is asked; and `how`, all but:
+CARD = ("layout", "positions", "start", "instruction", "cues", "context_first", "whole")  # how a model is asked; and `how`, all but:
 NOT_OF_A_SCORE = ("tasks", "rows")
 
 

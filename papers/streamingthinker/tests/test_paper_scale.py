@@ -8,23 +8,26 @@ import pytest
 import torch
 import yaml
 
-from common.errors import DataError, TaskError, UserError
+from common.errors import DataError, SetupError, TaskError, UserError
 from common.models import load, tiny
 from tests.small_tokenizers import tokenizer
 
-from .. import harness, latency, quantities_paper, questions, reported, tables, worded
+from .. import data, harness, latency, quantities_paper, questions, reported, tables, worded
 from ..eval import HERE
 from ..experiments import paper
 from ..train import cli
 
 CUDA = sorted((HERE / "configs" / "cuda").glob("*.yaml"))
-RUNS = ["qwen3-4b_batch_d2", "qwen3-4b_batch-spe_d2", "qwen3-4b_interleaved_d2", "qwen3-4b_streaming_d3", "qwen3-4b_streaming-context_d3"]
+RUNS = ["qwen3-4b_batch_d2", "qwen3-4b_batch-spe_d2", "qwen3-4b_interleaved_d2", "qwen3-4b_streaming_d3", "qwen3-4b_streaming-context_d3",
+        "qwen3-4b_batch-sft", "qwen3-4b_batch-sft-spe"]
 HOW = {"tasks": ["pubmedqa"], "items": 2, "cap": 3, "unit_cap": 3, "rows": 2, "clock_task": "pubmedqa", "clock_items": 1,
        "seconds_a_word": 0.001}
 ITEM = {"question": "How many dogs?", "context": "The cat has 3 dogs. We see 2 more.", "answer": "5"}
 ROW = {"Instruct_Context": {"context": "The cat has 3 dogs. <EOS> We see 2 more. <EOS>", "instruct": "How many dogs? <EOQ>"},
        "streaming_reasoning": "we ask <EOQ> it has 3 <EOT> <Skip> <EOT>", "deep_reasoning": "3 and 2 <EOR>", "answer": "\\boxed{5}",
        "self_check": "Wait, 3 + 2 = 5."}
+WHOLE = {"Instruct_Context": {"context": "", "instruct": "How many dogs?\n\nThe cat has 3 dogs.\nWe see 2 more. <EOQ>"},
+         "streaming_reasoning": "It has 3. We see 2 more. So 5. <EOQ>", "deep_reasoning": "<EOR>", "answer": "\\boxed{5}"}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,9 @@ def hub(tmp_path_factory):
     words.save_pretrained(folder / "qwen3-4b")
     for name, asked in (("traces", "How many dogs? <EOQ>"), ("held", "How many cats? <EOQ>")):
         row = ROW | {"Instruct_Context": ROW["Instruct_Context"] | {"instruct": asked}}
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(4)))
+        at_once = WHOLE | {"Instruct_Context": {"context": "", "instruct": f"The cat has 3 dogs.\n\n{asked}"}}
+        for of, kind in (("", row), ("whole-", at_once)):
+            (folder / f"{of}{name}.jsonl").write_text("".join(json.dumps(kind) + "\n" for _ in range(4)))
     (folder / "data" / "streaming").mkdir(parents=True)
     for name in ("gsm_symbolic", "pubmedqa"):
         rows = [ITEM, ITEM | {"context": ["One.", "Two.", "Three."]}, ITEM | {"context": "Too short."}]
@@ -54,9 +59,9 @@ def trained(hub, tmp_path_factory):
     sys.argv = ["train"]  # LightningCLI dislikes pytest's own arguments
     try:
         for name in RUNS:
-            run = folder / name
+            run, of = folder / name, "whole-" * ("-sft" in name)
             cli(["fit", "--config", str(HERE / "configs" / "cuda" / f"{name}.yaml"), "--model.init_args.base.name", str(hub / "qwen3-4b"),
-                 f"--data.init_args.train={hub / 'traces.jsonl'}", f"--data.init_args.validation={hub / 'held.jsonl'}",
+                 f"--data.init_args.train={hub / f'{of}traces.jsonl'}", f"--data.init_args.validation={hub / f'{of}held.jsonl'}",
                  "--data.init_args.batch_size=2", "--data.init_args.instruction=Think.",
                  "--data.init_args.num_workers=0", f"--trainer.default_root_dir={run}",
                  f"--trainer.logger.init_args.save_dir={run}", "--trainer.accelerator=cpu", "--trainer.devices=1",
@@ -74,8 +79,8 @@ def test_tables_of_the_paper_from_what_trainings_leave(trained, hub, monkeypatch
     monkeypatch.chdir(hub)  # the card names the base: there a hub id, here a folder
     found = paper.measure_paper(lambda text: None, "cpu", HOW, hub / "data")
     assert set(found) == {*RUNS, "qwen3-4b_original", "qwen3-4b_original-context"}
-    for name, ways in (("batch_d2", {"batch"}), ("batch-spe_d2", {"batch"}), ("interleaved_d2", {"blocking", "buffered"}),
-                       ("streaming_d3", {"streaming"})):
+    for name, ways in (("batch-sft", {"batch"}), ("batch-sft-spe", {"batch"}), ("batch_d2", {"batch"}), ("batch-spe_d2", {"batch"}),
+                       ("interleaved_d2", {"blocking", "buffered"}), ("streaming_d3", {"streaming"})):
         row = found[f"qwen3-4b_{name}"]["by"]["pubmedqa"]
         assert row["items"] == 2 and row["right"] == 0 and set(row["delay"]) == ways and row["harness"].startswith("lm-eval")
         assert (row["waited"] < row["heard"]) == (not name.startswith("batch"))
@@ -161,6 +166,29 @@ def test_an_answer_is_what_batched_decoding_writes_and_the_trace_counts_it(train
             lm.generate_until([type("Request", (), {"args": (questions.prompt_of(item), kwargs)})])
     with pytest.raises(TaskError, match="layout 'chess'"):
         harness.thinking_lm(of.model, of.tokenizer, card | {"layout": "chess"}, 3)
+
+
+def test_a_whole_chain_is_asked_as_it_was_trained(trained, hub):
+    """One segment of all of the input and one unit, as long as what is asked for; the order is the card's."""
+    folder = trained / "qwen3-4b_batch-sft-spe" / "model"
+    of, card = load(str(folder)), harness.read_card(folder)
+    assert card["whole"] and card["instruction"] == "Think." and {int(d): text for d, text in card["cues"].items()} == worded.WHOLE_CUES
+    chat = harness.chat_of(of.model, of.tokenizer, card)
+    item = {"question": "How many dogs?", "context": ["The cat has 3 dogs.", "We see 2."]}
+    (segment,), (words,) = harness.segments_of(chat, questions.prompt_of(item), "question", whole=True)
+    learnt = data.JsonTraces("a", "b", [1], "Think.", whole=True).sample(
+        WHOLE | {"Instruct_Context": {"context": "", "instruct": "How many dogs?\n\nThe cat has 3 dogs.\nWe see 2. <EOQ>"}}, chat)[1]
+    assert learnt.source[1] == tuple(segment) and words == 11
+    (other,), _ = harness.segments_of(chat, questions.prompt_of(item), "context", whole=True)
+    assert other == chat.segment("The cat has 3 dogs.\nWe see 2.\n\nHow many dogs?", question=True)
+    lm = harness.thinking_lm(of.model, of.tokenizer, card, 1, rows=2, unit_cap=1)
+    (answer,) = lm.generate_until([type("Request", (), {"args": (questions.prompt_of(item), {"max_gen_toks": 5, "do_sample": False})})])
+    assert answer.trace.read == (len(segment),) and answer.trace.units == (5,), "the cap of a unit is not that of a chain"
+    assert answer.trace.waited("batch") == len(segment)
+    with pytest.raises(DataError, match="3 sentences with a unit each: data.whole reads rows of one"):
+        data.JsonTraces("a", "b", [1], whole=True).sample(ROW, chat)
+    with pytest.raises(SetupError, match=r"data.depths \[2\]: .* has one depth"):
+        data.JsonTraces("a", "b", whole=True)
 
 
 def test_a_box_in_the_reasoning_is_no_answer(trained):
@@ -267,13 +295,17 @@ def test_values_follow_from_a_config_s_name():
     names = {path.stem for path in CUDA}
     assert names >= {f"qwen3-4b_{layout}_d{d}" for layout in ("batch", "streaming", "interleaved") for d in (1, 2, 3)} | {RUNS[3]}
     assert names >= {f"qwen3-4b_{layout}_d{d}" for layout in ("batch-spe", "streaming-context") for d in (1, 2, 3)}
+    assert names >= {f"qwen3-4b_batch-sft{positions}" for positions in ("", "-spe")}
     assert names >= {name.replace("-4b", "-1.7b") for name in names if "context" not in name}, "every cell of tables 1 to 3"
     for path in CUDA:
-        read, (base, layout, depth) = yaml.safe_load(path.read_text()), path.stem.split("_")
+        read, (base, layout, *depth) = yaml.safe_load(path.read_text()), path.stem.split("_")
+        sft = "-sft" in layout  # of one depth
         options, data, trainer = (read[k].get("init_args", read[k]) for k in ("model", "data", "trainer"))
         assert options["base"]["name"].lower() == f"qwen/{base}" and options["layout"] == layout.partition("-")[0], path.stem
-        assert options["positions"] == ("rope" if layout == "batch" else "spe"), path.stem
-        assert data["depths"] == [int(depth[1])] and data.get("context_first", False) == layout.endswith("-context"), path.stem
+        assert options["positions"] == ("rope" if layout in ("batch", "batch-sft") else "spe"), path.stem
+        assert data["depths"] == ([1] if sft else [int(depth[0][1])]) and data.get("whole", False) == sft, path.stem
+        assert all(data[split].startswith("data/streaming_cot/whole-") == sft for split in ("train", "validation")), path.stem
+        assert data.get("context_first", False) == layout.endswith("-context"), path.stem
         assert trainer["default_root_dir"].endswith(path.stem) and options["learning_rate"] == 1e-5 and data["batch_size"] == 16
         assert f"configs/cuda/{path.name}" in path.read_text()
     assert worded.CUES.keys() == {1, 2, 3}
@@ -283,10 +315,11 @@ def test_what_a_config_expects_is_what_the_paper_prints():
     """The two mathematics sets, of the table and the row that the config's name says; of 1.7B the paper prints batch mode alone."""
     tables_of = {"4b": reported.TABLE_1_4B, "1.7b": reported.TABLE_1_17B}
     for path in CUDA:
-        base, layout, depth = path.stem.removeprefix("qwen3-").split("_")
+        base, layout, depth = (path.stem.removeprefix("qwen3-") + "_SFT" * ("-sft" in path.stem)).split("_")
+        layout = layout.replace("-sft", "")
         row = {"batch": tables_of[base][f"{depth.upper()} rope"], "batch-spe": tables_of[base][f"{depth.upper()} spe"],
-               "streaming": reported.TABLE_2[f"streaming {depth.upper()}"], "streaming-context": reported.TABLE_3[depth.upper()],
-               "interleaved": reported.TABLE_2[f"interleaved {depth.upper()}"]}[layout]
+               "streaming": reported.TABLE_2.get(f"streaming {depth.upper()}"), "streaming-context": reported.TABLE_3.get(depth.upper()),
+               "interleaved": reported.TABLE_2.get(f"interleaved {depth.upper()}")}[layout]
         if base == "1.7b" and layout == "streaming":
             row = tables_of[base][f"{depth.upper()} spe"]
         (expect,) = [line.partition("expect:")[2] for line in path.read_text().splitlines() if line.startswith("# expect:")]

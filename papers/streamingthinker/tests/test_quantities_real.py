@@ -112,6 +112,7 @@ def test_the_paper_s_own_size():
     saved = [100 * (1 - of("streaming_d3", task, "waited") / of("streaming_d3", task, "heard")) for task in KEYS]
     assert measured["C1"] == pytest.approx(fmean(points("streaming_d3", "original"))) and measured["C2"] == pytest.approx(fmean(saved))
     assert measured["C1q"] == pytest.approx(fmean(points("streaming_d3", "batch_d3")))
+    assert measured["C1t"] == pytest.approx(fmean(points("streaming_d3", "batch-sft")))
     assert measured["C4p"] == pytest.approx(fmean(points("batch_d2", "batch_d1"))) and measured["C5p"] == pytest.approx(max(gaps[2]))
     assert measured["C4q"] == pytest.approx(fmean(100 * (small[0][task]["right"] - small[1][task]["right"]) for task in KEYS))
     assert measured["C5q"] == pytest.approx(max(gaps[1] + gaps[3])) and max(gaps[1]) != max(gaps[3])
@@ -119,8 +120,8 @@ def test_the_paper_s_own_size():
     assert measured["C7q"] == pytest.approx(fmean(points("streaming_d3", "interleaved_d3")))
     assert measured["C7p"] == pytest.approx(fmean(sooner)) and measured["C11p"] == pytest.approx(tokens)
     assert (measured["C9"], measured["C10p"], measured["C10m"]) == (6.5, 2.5, 7900.0)
-    known = {"C1", "C1q", "C2", "C3", "C4p", "C4q", "C5p", "C5q", "C7p", "C7q", "C9", "C10m", "C10p", "C11p"}
+    known = {"C1", "C1q", "C1t", "C2", "C3", "C4p", "C4q", "C5p", "C5q", "C7p", "C7q", "C9", "C10m", "C10p", "C11p"}
     assert set(measured) == known  # C8: no original with the context first
     del runs["qwen3-4b_batch_d2"]["by"]["pubmedqa"], runs["qwen3-4b_streaming_d1"], runs["qwen3-4b_streaming_d3"]["clock"]["peak"]
     del runs["qwen3-4b_batch-spe_d1"], runs["qwen3-1.7b_batch_d1"]
-    assert set(quantities_paper.paper({"paper": runs})) == {"C1", "C1q", "C2", "C3", "C7p", "C7q", "C9", "C10p"}
+    assert set(quantities_paper.paper({"paper": runs})) == {"C1", "C1q", "C1t", "C2", "C3", "C7p", "C7q", "C9", "C10p"}

@@ -14,7 +14,8 @@ from .. import replies, traces
 from ..curation import Gate
 from ..data import JsonTraces, read_row
 from ..eval import HERE
-from ..traces import CHECK, CUES, Dropped, Problem, by_pass, chat_writer, make_rows, units_of
+from ..replies import chat_writer
+from ..traces import CHECK, CUES, Dropped, Problem, by_pass, make_rows, make_whole_rows, units_of
 from ..train import cli
 from ..worded import Chat
 
@@ -177,6 +178,30 @@ def test_the_command_from_problems_to_rows(tmp_path, monkeypatch, capsys):
     assert "1 of 1 problems have a trace; dropped: pass 1: none; pass 2: none" in capsys.readouterr().out
     assert (tmp_path / "rows.jsonl.dropped").read_text() == "", "of this run, and not of the one before"
     assert traces.main([*asked, "--problems", str(tmp_path / "gone")]) == 2 and "no file gone" in capsys.readouterr().err
+
+
+def test_a_chain_about_the_whole_input_is_kept_where_its_answer_is_right(tmp_path, monkeypatch, capsys):
+    """Once more for the one that was wrong; the row has all of the input as its question, and one unit. Training reads it."""
+    asked, other = [], Problem(("How many has Bob?", "Bob has 1.", "He gets 1."), "2")
+
+    def writer(messages, attempt):
+        asked.append([message for message, begun in messages if begun == ""])
+        return ["<think> hm </think> First 3, then 2 more:\n\\boxed{5}." if "Ann" in message else f"It is \\boxed{{{attempt}}}."
+                for message, _ in messages]
+
+    rows, dropped = make_whole_rows([PROBLEM, other], writer)
+    text = "How many has Ann?\n\nAnn has 3.\nIt rains.\nShe gets 2."
+    assert asked[0][0] == text + traces.SUFFIX and [len(of) for of in asked] == [2, 1], "as an original is asked (harness.py)"
+    assert dropped == [Dropped(1, 0, "answer", ("It is \\boxed{0}.",)), Dropped(1, 1, "answer", ("It is \\boxed{1}.",))]
+    assert rows == [{"Instruct_Context": {"context": "", "instruct": f"{text} <EOQ>"},
+                     "streaming_reasoning": "First 3, then 2 more: 5. <EOQ>", "deep_reasoning": "<EOR>", "answer": "\\boxed{5}"}]
+    assert read_row(rows[0]) == {"source": [text], "units": ["First 3, then 2 more: 5."], "deep": "", "answer": "5", "question": 0}
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "rows.jsonl"
+    problems.write_text(json.dumps({"question": "How many has Ann?", "context": list(PROBLEM.sentences[1:]), "answer": "5"}) + "\n")
+    monkeypatch.setattr(traces, "model_writer", lambda *of: writer)
+    command = ["--problems", str(problems), "--out", str(out), "--generator", "g", "--whole"]
+    assert traces.main(command) == 0 and json.loads(out.read_text()) == rows[0] and "1 of 1 problems" in capsys.readouterr().out
+    assert traces.main([*command, "--teacher", "t"]) == 2 and "no units to be rewritten" in capsys.readouterr().err
 
 
 def test_one_model_is_open_at_a_time(monkeypatch):
