@@ -94,7 +94,8 @@ def test_the_paper_s_own_size():
 
     runs = {f"qwen3-{name}": {"by": by(name, "right", "tokens", "waited", "heard")} for name in (
         "4b_original", "4b_batch_d1", "4b_batch_d2", "4b_batch_d3", "4b_batch-spe_d1", "4b_batch-spe_d2", "4b_batch-spe_d3",
-        "4b_interleaved_d3", "4b_streaming_d1", "4b_streaming_d3", "4b_streaming-context_d1", "1.7b_batch_d1", "1.7b_batch_d2")}
+        "4b_interleaved_d3", "4b_streaming_d1", "4b_streaming_d3", "4b_streaming-context_d1", "1.7b_batch_d1", "1.7b_batch_d2",
+        "4b_batch-sft")}
     runs["qwen3-4b_streaming_d3"]["clock"] = {"first": 6.5, "delay": 9.5, "join": 0.0025, "peak": 7900.0}
     found = quantities_paper.paper({"paper": runs})
     measured = {name: of["value"] for name, of in found.items()}
