@@ -153,12 +153,15 @@ class Cloze:
 
     def elsewhere(self, count: int, split: str, shift: int) -> list[Item]:
         """The passages of `items(count, split)`, each with a question about a passage of the document `shift` places further. An item's
-        oracle is the place of its own evidence, so that what is told apart by place alone shows. Raises ValueError for one document."""
-        found = []
+        oracle is the place of its own evidence, so that what is told apart by place alone shows. Raises ValueError where that document
+        is the passage's own."""
+        found, around = [], sum(map(bool, self.askable[split]))  # documents take turns: after so many items it is the first again
+        if shift % around == 0:
+            raise ValueError(f"cloze: {shift} places further than a passage of {split} is its own document, of {around}: there is another "
+                             "document needed")
+        behind = -(-count // around) * around + shift  # questions that `items(count, split)` does not ask
         for i in range(count):
-            own, other = self.question(i, split), self.question(count + i + shift, split)
-            if own.document == other.document:
-                other = self.question(count + i + shift + 1, split)
+            own, other = self.question(i, split), self.question(behind + i, split)
             if other.begun in " ".join(own.passage):
                 raise ValueError(f"cloze: {other.begun!r} stands in passage {i} of {split} too: there is another document needed")
             found.append(self.asked(other, own.passage, own.place))

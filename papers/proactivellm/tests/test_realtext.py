@@ -106,8 +106,20 @@ def test_another_question_has_no_evidence_in_the_passage(task, small):
         header = small.decode(b.example.target[: b.example.target_units[0]])
         begun = header.partition("assistant")[2].strip()
         assert begun and begun not in small.decode(a.example.source) and task.question(number, "test").begun not in header
-    with pytest.raises(ValueError, match="another document needed"):
-        Cloze(small, 0, {"test": PROSE["test"][:1]}).elsewhere(2, "test", 1)
+    for alone, shift in ((PROSE["test"][:1], 1), (PROSE["test"], 8)):
+        with pytest.raises(ValueError, match="another document needed"):
+            Cloze(small, 0, {"test": alone}).elsewhere(2, "test", shift)
+
+
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_the_other_question_is_of_the_document_so_many_places_further(count, task, monkeypatch):
+    """Whatever the number of passages, so that no two shifts ask the same."""
+    monkeypatch.setattr(task, "asked", lambda of, passage, place: (of, passage))
+    own = [task.question(i, "test") for i in range(count)]
+    for shift in (1, 2, 3):
+        found = task.elsewhere(count, "test", shift)
+        assert [of.document for of, _ in found] == [(q.document + shift) % 4 for q in own]
+        assert [passage for _, passage in found] == [q.passage for q in own]
 
 
 def test_a_tokenizer_without_letters_is_refused():
