@@ -85,32 +85,13 @@ class Trace:
 class PrunedCache(DynamicCache):
     """A cache whose layers hold different numbers of prompt tokens. real[l] (B, n_l): which of a layer's prompt keys are tokens.
 
-    `get_seq_length` is the logical length: prompt and what was written since, whatever the layers dropped. Only a session can read
-    it, since a stock model has one mask for all layers: written to outside of one it raises ModelError.
+    `get_seq_length` is the logical length: prompt and what was written since, whatever the layers dropped.
     """
 
     def __init__(self, n_prompt: int):
         super().__init__()
-        self._begin(n_prompt)
-
-    def _begin(self, n_prompt: int) -> None:
         self.n_prompt, self.written = n_prompt, 0
         self.real: dict[int, Tensor] = {}
-        self.in_session = True
-
-    @classmethod
-    def of(cls, cache: DynamicCache, n_prompt: int) -> PrunedCache:
-        """The caller's own empty cache, which becomes one that can be pruned: he holds the same object before and after."""
-        cache.__class__ = cls
-        assert isinstance(cache, PrunedCache)
-        cache._begin(n_prompt)
-        return cache
-
-    def update(self, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.in_session:
-            raise ModelError("this cache holds a pruned prompt, and its layers hold different numbers of keys: decode with it inside of "
-                             "`with PruningSession(...)`")
-        return super().update(*args, **kwargs)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.n_prompt + self.written if self.real else super().get_seq_length(layer_idx)
@@ -146,15 +127,11 @@ class PrunedCache(DynamicCache):
         self._of_rows(lambda real: real[indices])
 
     def crop(self, tokens_to_remove: int) -> None:
-        if -tokens_to_remove > self.written:
-            raise UserError(f"cannot take back {-tokens_to_remove} tokens: {self.written} were written behind the prompt, and what was "
+        if abs(tokens_to_remove) > self.written:
+            raise UserError(f"cannot take back {abs(tokens_to_remove)} tokens: {self.written} were written behind the prompt, and what was "
                             "dropped of it cannot be brought back; run the prompt again")
-        super().crop(tokens_to_remove)  # refuses more than 0
-        self.written += tokens_to_remove
-
-    def reset(self) -> None:
-        super().reset()
-        self._begin(0)
+        super().crop(-abs(tokens_to_remove))
+        self.written -= abs(tokens_to_remove)
 
 
 # -- the session -------------------------------------------------------------------------------------------
@@ -195,12 +172,7 @@ class PruningSession:
 
     def __exit__(self, *error) -> None:
         self._stack.close()
-        if self._cache is not None:
-            self._cache.in_session = False
         self._view = self._cache = None
-
-    def __deepcopy__(self, memo: dict) -> PruningSession:
-        raise ModelError("a model cannot be copied while it is pruned: its copy would carry this session's hooks; copy it before `with`")
 
     # -- a call begins
     def _see_ids(self, module, args, kwargs) -> None:
@@ -217,14 +189,13 @@ class PruningSession:
         source = kwargs["input_ids"] if embeds is None else embeds
         batch, width = source.shape[:2]
         cache = kwargs.get("past_key_values")
-        if cache is not None and (not isinstance(cache, DynamicCache) or cache.offloading):
-            kind = f"{type(cache).__name__}{', offloaded' if isinstance(cache, DynamicCache) else ''}"
-            raise ModelError(f"{kind}: a pruned model's layers hold different numbers of keys; use the dynamic one as it is")
+        if cache is not None and not isinstance(cache, DynamicCache):
+            raise ModelError(f"{type(cache).__name__}: a pruned model's layers hold different numbers of keys; use the dynamic one")
         mask = kwargs.get("attention_mask")
         if cache is not None and cache.get_seq_length() > 0:
             if not isinstance(cache, PrunedCache):
                 raise ModelError("this cache was filled outside of a pruning session; run the prompt inside of it")
-            self._cache, self._view, self._fresh, cache.in_session = cache, None, width, True
+            self._cache, self._view, self._fresh = cache, None, width
             self._tail = None if mask is None or mask.dim() != 2 else mask[:, cache.n_prompt :].bool()
             if self._by_ids is not None and bool(self._by_ids.any()):
                 raise ModelError("a picture behind the prompt: give all pictures in the first call")
@@ -244,8 +215,7 @@ class PruningSession:
         self.pruner.begin(self._view, len(self.decoder.layers))
         caching = kwargs.get("use_cache")
         caching = self.decoder.config.use_cache if caching is None else caching
-        self._cache = None if not caching else PrunedCache(width) if cache is None else PrunedCache.of(cache, width)
-        kwargs["past_key_values"] = self._cache
+        self._cache = kwargs["past_key_values"] = PrunedCache(width) if caching else None
         return args, kwargs
 
     # -- a layer
@@ -292,7 +262,6 @@ class PruningSession:
         if (view := self._view) is None:
             if self._cache is not None:
                 self._cache.written += self._fresh
-                self._cache.in_session = False
             return None
         self._view = None
         for layer, of in enumerate(self._views):
@@ -302,8 +271,6 @@ class PruningSession:
                 stay = self.pruner.cached(layer, of)
                 self._cache.keep(layer, of.real, None if stay is None else _packed(of.real & (stay | ~of.visual)))
                 self.trace.cached.append(self._cache.real[layer].sum(1).tolist())
-        if self._cache is not None:
-            self._cache.in_session = False
         if view is not self._views[0]:
             states = output.last_hidden_state
             whole = states.new_zeros(len(states), view.n_prompt + 1, states.shape[-1])  # padding goes to a slot that is cut off
