@@ -26,7 +26,7 @@ from torch import Tensor
 from common.data.speech import log_mel, stacked
 from common.errors import DataError, ModelError, UserError
 from common.streaming.audio import FRAME_MS, CausalEncoder
-from common.streaming.live import fact, known, open_checkpoint, template_of, threads, units_of
+from common.streaming.live import Output, fact, in_a_line, known, open_checkpoint, template_of, threads, units_of
 from common.streaming.words import Boundary
 
 from . import baselines, heads
@@ -63,7 +63,7 @@ def answer(model, tokenizer, policy: heads.Policy, instruction: str, lines: Iter
         shown = 0
         for tokens, read in run(session, known(template.units(line), model), template.ids(template.user_end), max_units):
             written += tokens
-            text = tokenizer.decode(written, skip_special_tokens=True).lstrip()
+            text = in_a_line(tokenizer.decode(written, skip_special_tokens=True)).lstrip()
             out.write(text[shown:] + (f" [{read}]" if timing else ""))
             out.flush()
             shown = len(text)
@@ -238,16 +238,16 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     try:
-        policy, timing = policy_of(options), options.show == "timing"
+        policy, timing, out = policy_of(options), options.show == "timing", Output(sys.stdout)
         if options.audio:
             model, encoder, task = open_listener(Path(options.checkpoint).expanduser(), options.task)
             with _opened(options.audio) as file:
                 rate, pieces = samples(file, options.rate, Path(options.audio).name)
-                listen(model, encoder, task, policy, rate, pieces, sys.stdout, options.question, timing)
+                listen(model, encoder, task, policy, rate, pieces, out, options.question, timing)
             return 0
         model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)
         instruction = options.instruction or fact(about, ABOUT, "data.instruction", "")
-        answer(model, tokenizer, policy, f"{instruction}\n{options.question}".strip(), units_of(sys.stdin), sys.stdout, timing,
+        answer(model, tokenizer, policy, f"{instruction}\n{options.question}".strip(), units_of(sys.stdin), out, timing,
                options.every)
     except (UserError, ValueError, TypeError) as error:
         print(f"proactivellm stream: {error}", file=sys.stderr)
@@ -258,6 +258,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _opened(path: str) -> BinaryIO:
+    if path == "-" and sys.stdin is None:
+        raise DataError("--audio -: standard input is closed; give it a recording, by a pipe or < FILE")
     try:
         return open(Path(path).expanduser(), "rb") if path != "-" else sys.stdin.buffer
     except OSError as error:

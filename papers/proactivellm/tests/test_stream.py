@@ -45,6 +45,19 @@ def test_a_line_for_a_line_and_delays_behind_words(talker, capsys):
     assert "cut" in capsys.readouterr().err  # a random model ends nothing
 
 
+def test_an_answer_stays_on_its_line_whatever_breaks_the_model_writes(talker, monkeypatch):
+    """The output's line i answers the input's line i."""
+    words = [(talker[1](text)["input_ids"], read) for text, read in (("the\ncat", 1), (" sat\r\n", 2), (" on", 3))]
+    monkeypatch.setattr(stream, "run", lambda *_: iter(words))
+    assert told(talker, [iter(["a"]), iter(["b"])]) == 2 * "the cat sat   on\n"
+
+
+def test_a_recording_from_a_closed_standard_input_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(DataError, match="standard input is closed"):
+        stream._opened("-")
+
+
 def test_no_word_is_taken_before_the_head_asks_for_it(talker):
     """Wait-2: when the first word is written two are taken, the third only after it."""
     taken, seen = [], []
