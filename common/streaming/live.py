@@ -40,8 +40,9 @@ def threads(text: str) -> int:
 def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "utf-8-sig") -> Iterator[Iterator[str]]:
     """Texts, each an iterator of units that ends with its line. What is left of a text is read and dropped before the next.
 
-    stream: an open file with a file descriptor; None, standard input that is closed. split_on(word): whether a unit ends with this word; the words of a unit are
-    joined by single blanks. Bytes that are no text in `codec` become U+FFFD; a mark of byte order at the start is none of the text.
+    stream: an open file with a file descriptor; None, standard input that is closed. split_on(word): whether a unit ends with this
+    word; the words of a unit are joined by single blanks. Bytes that are no text in `codec` become U+FFFD; a mark of byte order at the
+    start is none of the text.
     Raises DataError for what cannot be read, a folder say.
     """
     if stream is None:

@@ -5,8 +5,9 @@
 
 --checkpoint is a folder that training wrote (weights or adapter, proactivellm.json, tokenizer or encoder) or any causal model with a
 tokenizer. Text: every line is a stream of its own, its words may arrive one by one, and the answer's are printed as soon as the head says
-so. --audio: a WAV file, a FIFO or a device that gives 16-bit samples of one channel (--rate where it has no header); heard in pieces as
-they come. --show timing prints after how many units, or seconds, each word was, and how often the model was asked.
+so. --audio: a WAV file, a FIFO or a device that gives 16-bit samples of one channel (--rate where it has no header), at the rate
+of what the model has learnt from, 22,050 a second for the stand-ins; heard in pieces as they come. --show timing prints after how many
+units, or seconds, each word was, and how often the model was asked.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from .tasks import ASK, CHUNK, END, FEATURES, HEADER, STACK, Task
 
 ABOUT = "proactivellm.json"
 RATES = (1000, 384_000)  # samples a second: of telephones of a century ago, and of studios
+LEARNT = {"espeak": 22_050, "fsdd": 8_000}  # samples a second of the recordings that a model has learnt from
 REACH = 4  # tokens before it that a token's embedding depends on: two convolutions of three
 
 
@@ -113,6 +115,13 @@ def samples(file: BinaryIO, rate: int | None, name: str) -> tuple[int, Iterator[
                 return
 
     return rate, pieces()
+
+
+def check_rate(task: Task, rate: int, name: str) -> None:
+    """Raises DataError for another rate than the model's: bands of log-mel reach to half of it, so that each would be of other pitches."""
+    if rate != (learnt := LEARNT[task.bank]):
+        raise DataError(f"{name}: {rate:,} samples a second, and this model knows sound at {learnt:,}: give it that, by ffmpeg -i {name} "
+                        f"-ar {learnt} -ac 1 -c:a pcm_s16le OUT.wav, say")
 
 
 def _wav_header(file: BinaryIO, name: str) -> tuple[int, float]:
@@ -243,6 +252,7 @@ def main(argv: list[str] | None = None) -> int:
             model, encoder, task = open_listener(Path(options.checkpoint).expanduser(), options.task)
             with _opened(options.audio) as file:
                 rate, pieces = samples(file, options.rate, Path(options.audio).name)
+                check_rate(task, rate, Path(options.audio).name)
                 listen(model, encoder, task, policy, rate, pieces, out, options.question, timing)
             return 0
         model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.claims.machine import ROOT
+from common.data.speech import SPEAKERS, espeak_bank
 from common.errors import DataError
 from common.models import load, tiny
 from common.streaming.audio import CausalEncoder
@@ -172,13 +173,34 @@ def test_words_are_written_while_the_recording_goes_on(tmp_path, capsys):
     model.save_pretrained(tmp_path / "m")
     save_file({n: t.contiguous() for n, t in encoder.state_dict().items()}, tmp_path / "m" / "encoder.safetensors")
     (tmp_path / "m" / "training.json").write_text(json.dumps({"task": "words"}))
-    path = wav(tmp_path / "a.wav", sound(1.0))
+    path = wav(tmp_path / "a.wav", sound(22_050 / RATE), 22_050)
     assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), "--k", "2", "--show", "timing"]) == 0
     out = capsys.readouterr().out
     times = [float(part.split(" s]")[0]) for part in out.split("[")[1:]]
     assert times[:3] == [0.48, 0.72, 0.96] and "probes" in out
     assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), "--task", "spoken", "--question", "zebra"]) == 2
     assert "--question 'zebra': a word of apple" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bank, learnt", [("espeak", 22_050), ("fsdd", 8_000)])
+def test_a_recording_at_another_rate_than_the_models_is_refused(bank, learnt):
+    """Its bands are of other pitches, and its words came out wrong without a word."""
+    task = Task("words", bank=bank)
+    stream.check_rate(task, learnt, "a.wav")
+    for rate in (learnt - 50, 2 * learnt, 11_025, 16_000):
+        with pytest.raises(DataError, match=rf"a\.wav: {rate:,} samples a second, and this model knows sound at {learnt:,}.*-ar {learnt} "):
+            stream.check_rate(task, rate, "a.wav")
+
+
+def test_the_rates_are_those_of_the_banks():
+    assert espeak_bank(("one",), SPEAKERS[:1]).rate == stream.LEARNT["espeak"]
+
+
+def test_the_command_refuses_the_rate_before_it_hears(tmp_path, capsys):
+    there = ROOT / "papers/proactivellm/standins/words/seed0"
+    assert stream.main(["--checkpoint", str(there), "--audio", str(wav(tmp_path / "a.wav", sound(1.0), 16_000))]) == 2
+    told = capsys.readouterr()
+    assert "a.wav: 16,000 samples a second, and this model knows sound at 22,050" in told.err and told.err.count("\n") == 1 and not told.out
 
 
 def heard_of(path, rate=None):
