@@ -140,6 +140,8 @@ def _wav_header(file: BinaryIO, name: str) -> tuple[int, float]:
         if size > 1 << 20:
             raise DataError(f"{name}: a header of {size} bytes; no WAV file")
         body = file.read(size + size % 2)
+        if len(body) < size:
+            raise DataError(f"{name} ends before its samples: no WAV file")
         if kind == b"fmt ":
             form, channels, rate, bits = (int.from_bytes(body[i:j], "little") for i, j in ((0, 2), (2, 4), (4, 8), (14, 16)))
             if (form, channels, bits) != (1, 1, 16):
@@ -173,14 +175,14 @@ def _embedded(encoder: CausalEncoder, rate: int, wave: np.ndarray, new: int) -> 
 
 
 def listen(model, encoder: CausalEncoder, task: Task, policy: heads.Policy, rate: int, pieces: Iterable[np.ndarray], out,
-           question: str = "", timing: bool = False) -> None:
+           question: str = "", timing: bool = False, every: int = 1) -> None:
     """Writes down what is said, or the answer to "which word came after `question`?"; each word as soon as the head says so."""
     before = [ASK]
     if task.name == "spoken":
         if question not in (words := list(task._words())):
             raise ValueError(f"--question {question!r}: a word of {', '.join(words)}")
         before.append(5 + words.index(question))
-    session = Session(model, policy, task.boundary, [HEADER])
+    session = Session(model, policy, task.boundary, [HEADER], every=every)
     units = iter([torch.tensor(before)])
 
     def source() -> Iterator[Any]:
@@ -253,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
             with _opened(options.audio) as file:
                 rate, pieces = samples(file, options.rate, Path(options.audio).name)
                 check_rate(task, rate, Path(options.audio).name)
-                listen(model, encoder, task, policy, rate, pieces, out, options.question, timing)
+                listen(model, encoder, task, policy, rate, pieces, out, options.question, timing, options.every)
             return 0
         model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)
         instruction = options.instruction or fact(about, ABOUT, "data.instruction", "")

@@ -160,6 +160,8 @@ def test_wav_files_and_raw_samples(tmp_path):
         stream.samples(file, None, "b.wav")
     with pytest.raises(Exception, match="ends before its samples"):
         stream.samples(io.BytesIO(b"RIFF1234WAVEfmt "), None, "c.wav")
+    with pytest.raises(Exception, match="ends before its samples"):  # and not: 0 bits
+        stream.samples(io.BytesIO(b"RIFF1234WAVEfmt \x10\0\0\0\1\0\1\0"), None, "c.wav")
 
 
 def test_words_are_written_while_the_recording_goes_on(tmp_path, capsys):
@@ -180,6 +182,14 @@ def test_words_are_written_while_the_recording_goes_on(tmp_path, capsys):
     assert times[:3] == [0.48, 0.72, 0.96] and "probes" in out
     assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), "--task", "spoken", "--question", "zebra"]) == 2
     assert "--question 'zebra': a word of apple" in capsys.readouterr().err
+    assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), "--every", "0"]) == 2
+    assert "every 0: one at least" in capsys.readouterr().err
+    asked = []
+    for every in ("1", "3"):  # of a head that is never sure: a probe at units 1, 4 and the end
+        never = ["--head", "max-prob", "--threshold", "1", "--every", every, "--show", "timing"]
+        assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), *never]) == 0
+        asked.append(int(capsys.readouterr().out.rpartition("probes, ")[2].split(" taken back")[0]))
+    assert asked == [5, 2]
 
 
 @pytest.mark.parametrize("bank, learnt", [("espeak", 22_050), ("fsdd", 8_000)])
