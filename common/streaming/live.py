@@ -17,7 +17,7 @@ import os
 import select
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch import nn
 
@@ -27,6 +27,7 @@ from ..models import ModelSpec, load
 from .units import Template, ends_word
 
 MOST_THREADS = 1024  # torch makes them at once, and dies of too many
+BREAKS = dict.fromkeys(map(ord, "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"), " ")  # what `str.splitlines` ends a line at
 
 
 def threads(text: str) -> int:
@@ -39,10 +40,13 @@ def threads(text: str) -> int:
 def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "utf-8-sig") -> Iterator[Iterator[str]]:
     """Texts, each an iterator of units that ends with its line. What is left of a text is read and dropped before the next.
 
-    stream: an open file with a file descriptor. split_on(word): whether a unit ends with this word; the words of a unit are
-    joined by single blanks. Bytes that are no text in `codec` become U+FFFD; a mark of byte order at the start is none of the text.
+    stream: an open file with a file descriptor; None, standard input that is closed. split_on(word): whether a unit ends with this
+    word; the words of a unit are joined by single blanks. Bytes that are no text in `codec` become U+FFFD; a mark of byte order at the
+    start is none of the text.
     Raises DataError for what cannot be read, a folder say.
     """
+    if stream is None:
+        raise DataError("standard input is closed; give it a text, by a pipe or < FILE")
     tail, at_end, number = "", False, stream.fileno()
     decoder = codecs.getincrementaldecoder(codec)(errors="replace")  # half a letter waits for its other half
 
@@ -98,6 +102,40 @@ def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "
                 pass
         elif not more():
             return
+
+
+def in_a_line(text: str) -> str:
+    """What a model wrote, sign for sign, with a plain space for each break: its line ends where the line that it answers does."""
+    return text.translate(BREAKS)
+
+
+class Output:
+    """Standard output, to `write` on and `flush`. Raises DataError, with the way out, where it is closed (None) or cannot be written; a
+    reader that went away is a BrokenPipeError still, for that is no mistake."""
+
+    def __init__(self, file: TextIO | None):
+        if file is None:
+            raise DataError("standard output is closed: send the text somewhere, by a pipe or > FILE")
+        self.file = file
+
+    def write(self, text: str) -> None:
+        try:
+            self.file.write(text)
+        except UnicodeEncodeError as error:
+            raise DataError(f"standard output is {self.file.encoding}, which has no {text[error.start]!r}: set "
+                            "PYTHONIOENCODING=utf-8") from error
+        except OSError as error:
+            raise _unwritten(error) from error
+
+    def flush(self) -> None:
+        try:
+            self.file.flush()
+        except OSError as error:
+            raise _unwritten(error) from error
+
+
+def _unwritten(error: OSError) -> Exception:
+    return error if isinstance(error, BrokenPipeError) else DataError(f"standard output cannot be written: {error.strerror}")
 
 
 def open_checkpoint(name: str, about: str, base: str | None = None) -> tuple[Any, Any, dict[str, Any]]:

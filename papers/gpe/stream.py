@@ -18,7 +18,7 @@ import torch
 
 from common.errors import UserError
 from common.masks import wait_k
-from common.streaming.live import fact, known, open_checkpoint, template_of, threads, units_of
+from common.streaming.live import Output, fact, in_a_line, known, open_checkpoint, template_of, threads, units_of
 from common.streaming.words import Boundary
 
 from . import method
@@ -42,7 +42,7 @@ def translate(model, tokenizer, arm, k: int | None, instruction: str, sentences,
         shown = 0
         for tokens, read in run(session, known(template.units(sentence), model), template.ids(template.user_end), k, max_words):
             written += tokens
-            text = tokenizer.decode(written, skip_special_tokens=True).lstrip()
+            text = in_a_line(tokenizer.decode(written, skip_special_tokens=True)).lstrip()
             out.write(text[shown:] + (f" [{read}]" if show_latency else ""))
             out.flush()
             shown = len(text)
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"phi {phi}: the first target position is a number, less than {MOST:,}")
         arm = method.arm(name, phi)
         instruction = fact(about, ABOUT, "data.instruction", INSTRUCTION) if options.instruction is None else options.instruction
-        translate(model, tokenizer, arm, k, instruction, units_of(sys.stdin), sys.stdout,
+        translate(model, tokenizer, arm, k, instruction, units_of(sys.stdin), Output(sys.stdout),
                   options.show == "latency")
     except (UserError, ValueError, TypeError) as error:
         print(f"gpe stream: {error}", file=sys.stderr)

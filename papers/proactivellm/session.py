@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from common.attention import Rows, watched
+from common.benchmarks.perplexity import eval_mode
 from common.streaming.two_streams import Counts, TwoStreams
 from common.streaming.words import Boundary
 
@@ -62,7 +63,8 @@ class Session:
     """A stream in progress. header: ids of the assistant's header, one at least. max_unit: tokens of a unit at most, a guard.
 
     every: after a probe that says READ, so many units are read before the next probe. ended: nothing more will come. truncated: the answer
-    was cut, at max_unit or at the model's last position.
+    was cut, at max_unit or at the model's last position. The model reads and writes in eval mode, whatever mode it is in: dropout would
+    draw every probe, and so the answer, anew.
     Raises ModelError as `method.check_model`, ValueError for no header.
     """
 
@@ -94,7 +96,8 @@ class Session:
         within(self.model, self.streams.source_length + len(unit), 0)
         if self._held is not None:
             self._take_back()
-        self.streams.read(unit)
+        with eval_mode(self.model):
+            self.streams.read(unit)
         self.units_read += 1
         if self.units_read == 0:
             self.instruction = self.streams.source_length
@@ -156,7 +159,7 @@ class Session:
         """The likeliest next token with what is read, and all that heads see of it. `pending` is fed."""
         fed, pairs = self.counts.fed, self.counts.pairs
         attention = None
-        with shown(self.model, self.policy.needs - {"attention"}) as seen:
+        with eval_mode(self.model), shown(self.model, self.policy.needs - {"attention"}) as seen:
             if "attention" in self.policy.needs:
                 watcher = LastRow(len(self.pending))
                 with watched(self.model.get_decoder(), watcher):
@@ -194,8 +197,11 @@ def run(session: Session, units: Iterable[Sequence[int] | Tensor], ending: Seque
     """Over a source that arrives unit by unit: yields (tokens of a unit, units of the source read by then) as they come.
 
     units: the instruction first, then the source's, as an iterator that may block. ending: ids of the end of the source, read as one
-    more unit when it has ended. The session learns that the source has ended when it has, and not before.
+    more unit when it has ended. The session learns that the source has ended when it has, and not before. Raises ValueError for a session
+    that has read something: its answer would be one to both texts.
     """
+    if session.units_read >= 0:
+        raise ValueError(f"run: this session has read an instruction and {session.units_read} units of another stream; make a new Session")
     units = iter(units)
     if (instruction := next(units, None)) is None:
         session.ended = True

@@ -5,8 +5,9 @@
 
 --checkpoint is a folder that training wrote (weights or adapter, proactivellm.json, tokenizer or encoder) or any causal model with a
 tokenizer. Text: every line is a stream of its own, its words may arrive one by one, and the answer's are printed as soon as the head says
-so. --audio: a WAV file, a FIFO or a device that gives 16-bit samples of one channel (--rate where it has no header); heard in pieces as
-they come. --show timing prints after how many units, or seconds, each word was, and how often the model was asked.
+so. --audio: a WAV file, a FIFO or a device that gives 16-bit samples of one channel (--rate where it has no header), at the rate
+of what the model has learnt from, 22,050 a second for the stand-ins; heard in pieces as they come. --show timing prints after how many
+units, or seconds, each word was, and how often the model was asked.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor
 from common.data.speech import log_mel, stacked
 from common.errors import DataError, ModelError, UserError
 from common.streaming.audio import FRAME_MS, CausalEncoder
-from common.streaming.live import fact, known, open_checkpoint, template_of, threads, units_of
+from common.streaming.live import Output, fact, in_a_line, known, open_checkpoint, template_of, threads, units_of
 from common.streaming.words import Boundary
 
 from . import baselines, heads
@@ -35,6 +36,7 @@ from .tasks import ASK, CHUNK, END, FEATURES, HEADER, STACK, Task
 
 ABOUT = "proactivellm.json"
 RATES = (1000, 384_000)  # samples a second: of telephones of a century ago, and of studios
+LEARNT = {"espeak": 22_050, "fsdd": 8_000}  # samples a second of the recordings that a model has learnt from
 REACH = 4  # tokens before it that a token's embedding depends on: two convolutions of three
 
 
@@ -63,7 +65,7 @@ def answer(model, tokenizer, policy: heads.Policy, instruction: str, lines: Iter
         shown = 0
         for tokens, read in run(session, known(template.units(line), model), template.ids(template.user_end), max_units):
             written += tokens
-            text = tokenizer.decode(written, skip_special_tokens=True).lstrip()
+            text = in_a_line(tokenizer.decode(written, skip_special_tokens=True)).lstrip()
             out.write(text[shown:] + (f" [{read}]" if timing else ""))
             out.flush()
             shown = len(text)
@@ -115,6 +117,13 @@ def samples(file: BinaryIO, rate: int | None, name: str) -> tuple[int, Iterator[
     return rate, pieces()
 
 
+def check_rate(task: Task, rate: int, name: str) -> None:
+    """Raises DataError for another rate than the model's: bands of log-mel reach to half of it, so that each would be of other pitches."""
+    if rate != (learnt := LEARNT[task.bank]):
+        raise DataError(f"{name}: {rate:,} samples a second, and this model knows sound at {learnt:,}: give it that, by ffmpeg -i {name} "
+                        f"-ar {learnt} -ac 1 -c:a pcm_s16le OUT.wav, say")
+
+
 def _wav_header(file: BinaryIO, name: str) -> tuple[int, float]:
     """Up to the samples; (rate, bytes of samples). A stream cannot seek, so chunks before the samples are read and dropped; whoever writes
     one says 0 bytes, or as many as the field holds, and means to the end."""
@@ -131,6 +140,8 @@ def _wav_header(file: BinaryIO, name: str) -> tuple[int, float]:
         if size > 1 << 20:
             raise DataError(f"{name}: a header of {size} bytes; no WAV file")
         body = file.read(size + size % 2)
+        if len(body) < size:
+            raise DataError(f"{name} ends before its samples: no WAV file")
         if kind == b"fmt ":
             form, channels, rate, bits = (int.from_bytes(body[i:j], "little") for i, j in ((0, 2), (2, 4), (4, 8), (14, 16)))
             if (form, channels, bits) != (1, 1, 16):
@@ -164,14 +175,14 @@ def _embedded(encoder: CausalEncoder, rate: int, wave: np.ndarray, new: int) -> 
 
 
 def listen(model, encoder: CausalEncoder, task: Task, policy: heads.Policy, rate: int, pieces: Iterable[np.ndarray], out,
-           question: str = "", timing: bool = False) -> None:
+           question: str = "", timing: bool = False, every: int = 1) -> None:
     """Writes down what is said, or the answer to "which word came after `question`?"; each word as soon as the head says so."""
     before = [ASK]
     if task.name == "spoken":
         if question not in (words := list(task._words())):
             raise ValueError(f"--question {question!r}: a word of {', '.join(words)}")
         before.append(5 + words.index(question))
-    session = Session(model, policy, task.boundary, [HEADER])
+    session = Session(model, policy, task.boundary, [HEADER], every=every)
     units = iter([torch.tensor(before)])
 
     def source() -> Iterator[Any]:
@@ -238,16 +249,17 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     try:
-        policy, timing = policy_of(options), options.show == "timing"
+        policy, timing, out = policy_of(options), options.show == "timing", Output(sys.stdout)
         if options.audio:
             model, encoder, task = open_listener(Path(options.checkpoint).expanduser(), options.task)
             with _opened(options.audio) as file:
                 rate, pieces = samples(file, options.rate, Path(options.audio).name)
-                listen(model, encoder, task, policy, rate, pieces, sys.stdout, options.question, timing)
+                check_rate(task, rate, Path(options.audio).name)
+                listen(model, encoder, task, policy, rate, pieces, out, options.question, timing, options.every)
             return 0
         model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)
         instruction = options.instruction or fact(about, ABOUT, "data.instruction", "")
-        answer(model, tokenizer, policy, f"{instruction}\n{options.question}".strip(), units_of(sys.stdin), sys.stdout, timing,
+        answer(model, tokenizer, policy, f"{instruction}\n{options.question}".strip(), units_of(sys.stdin), out, timing,
                options.every)
     except (UserError, ValueError, TypeError) as error:
         print(f"proactivellm stream: {error}", file=sys.stderr)
@@ -258,6 +270,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _opened(path: str) -> BinaryIO:
+    if path == "-" and sys.stdin is None:
+        raise DataError("--audio -: standard input is closed; give it a recording, by a pipe or < FILE")
     try:
         return open(Path(path).expanduser(), "rb") if path != "-" else sys.stdin.buffer
     except OSError as error:

@@ -20,7 +20,7 @@ import torch
 
 from common.claims.machine import environment
 from common.errors import ModelError, UserError
-from common.streaming.live import fact, open_checkpoint, threads, units_of
+from common.streaming.live import Output, fact, open_checkpoint, threads, units_of
 from common.streaming.units import ends_sentence
 
 from . import worded
@@ -104,8 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         tokens, encode = structure(model, tokenizer, about)
         start = options.start if options.start is not None else fact(about, ABOUT, "start", 0)
         reasoner = Reasoner(model, tokens, start, options.unit_cap, options.rest_cap)
-        converse(reasoner, encode, tokenizer, units_of(sys.stdin, split_on=ends_sentence), options.depth, options.schedule, sys.stdout,
-                 options.show == "timing")
+        converse(reasoner, encode, tokenizer, units_of(sys.stdin, split_on=ends_sentence), options.depth, options.schedule,
+                 Output(sys.stdout), options.show == "timing")
     except (UserError, ValueError, TypeError) as error:
         print(f"streamingthinker stream: {error}", file=sys.stderr)
         return 2

@@ -1,16 +1,19 @@
 """common/streaming/live.py: bytes become units as they come, and checkpoints are opened or refused with the reason."""
 
 import copy
+import errno
+import io
 import json
+import sys
 import threading
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.errors import ModelError
+from common.errors import DataError, ModelError
 from common.models import load, tiny
-from common.streaming.live import open_checkpoint, units_of
+from common.streaming.live import Output, in_a_line, open_checkpoint, units_of
 from common.streaming.units import ends_sentence
 from tests.numerics import close, far, float64
 from tests.open_pipe import open_pipe
@@ -68,6 +71,47 @@ def test_bytes_that_are_no_text_are_shown_as_such(pipe):
     put(b"a \xff b\n")
     put(None)
     assert [list(words) for words in units_of(file)] == [["a", "\ufffd", "b"]]
+
+
+def test_standard_input_that_is_closed_is_refused_with_the_way_out():
+    """Python has None there (`<&-`)."""
+    with pytest.raises(DataError, match="closed; give it a text"):
+        next(units_of(None))
+
+
+# -- a line of text to standard output ---------------------------------------------------------------------
+def test_whatever_ends_a_line_is_a_plain_space_and_all_else_stays():
+    breaks = [sign for sign in map(chr, range(sys.maxunicode + 1)) if len(f"a{sign}b".splitlines()) == 2]
+    assert {"\n", "\r", "\u2028"} <= set(breaks) and in_a_line("".join(breaks)) == " " * len(breaks)
+    assert in_a_line("été 我\t\u00a0b") == "été 我\t\u00a0b"
+
+
+class Refusing(io.StringIO):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+    def flush(self):
+        raise self.error
+
+
+def test_output_that_cannot_be_written_says_why_and_a_reader_that_left_is_no_mistake():
+    with pytest.raises(DataError, match="closed: send the text"):
+        Output(None)
+    for act in (lambda out: out.write("a"), lambda out: out.flush()):
+        with pytest.raises(DataError, match="cannot be written: No space left"):
+            act(Output(Refusing(OSError(errno.ENOSPC, "No space left on device"))))
+        with pytest.raises(BrokenPipeError):
+            act(Output(Refusing(BrokenPipeError(errno.EPIPE, "Broken pipe"))))
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with pytest.raises(DataError, match=r"ascii, which has no 'é': set PYTHONIOENCODING=utf-8"):
+        Output(plain).write("un café")
+    Output(plain).write("a cafe")
+    Output(plain).flush()
+    assert plain.buffer.getvalue() == b"a cafe"
 
 
 # -- sentences ---------------------------------------------------------------------------------------------

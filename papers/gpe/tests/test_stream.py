@@ -90,6 +90,16 @@ def test_text_is_printed_word_by_word_as_the_session_gives_it(standin):
     assert [read for text, read in at if text.strip()] == [min(2 + j, len(source)) for j in range(len(at) - 1)]
 
 
+def test_an_answer_stays_on_its_line_whatever_breaks_the_model_writes(monkeypatch):
+    """The output's line i is that of the input's line i."""
+    tok = tokenizer("qwen2")
+    words = [(tok(text)["input_ids"], read) for text, read in (("the\ncat", 1), (" sat\r\n", 2), (" on", 3))]
+    monkeypatch.setattr(stream, "run", lambda *_: iter(words))
+    model, out = load(tiny("llama", vocab_size=len(tok))).model, io.StringIO()
+    translate(model, tok, method.arm("group"), 2, "see", [iter(["a"]), iter(["b"])], out, show_latency=True)
+    assert out.getvalue() == 2 * "the cat [1] sat   [2] on [3]\n"
+
+
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "phi3", "llama"])
 def test_a_real_kind_of_tokenizer_streams_the_text_of_its_tokens(family):
     """Blanks between words come out right for Ġ and ▁, and no turn marker is ever chosen; a random model."""

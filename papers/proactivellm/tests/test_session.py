@@ -248,3 +248,28 @@ def test_an_empty_source_has_an_empty_answer_live_and_in_batches(boundary):
             assert (out.units, out.delays, out.probes, out.ended_at, out.truncated) == ([], [], 0, 0, False)
         session, units, delays = sessions(model, [empty], policy, boundary, 12)[0]
         assert (units, delays, session.probes, session.truncated) == ([], [], 0, False)
+
+
+# -- as a library ------------------------------------------------------------------------------------------
+def test_a_model_in_training_mode_answers_as_in_eval_mode_and_stays_in_its_mode():
+    """Dropout would draw every probe anew."""
+    model = load(tiny("qwen2", vocab_size=V, attention_dropout=0.5, initializer_range=0.4, seed=3)).model.double()
+    examples = [example(random.Random(seed), 6) for seed in range(3)]
+    policies = (heads.Decide(heads.MaxProb(), 0.2), heads.Decide(heads.Attention("mass", (0, -1)), 0.35))
+    wanted = [sessions(model, examples, policy, OPENS, 12) for policy in policies]
+    model.train()
+    model.get_input_embeddings().eval()
+    found = [sessions(model, examples, policy, OPENS, 12) for policy in policies]
+    assert [[row[1:] for row in rows] for rows in found] == [[row[1:] for row in rows] for rows in wanted]
+    assert model.training and not model.get_input_embeddings().training
+
+
+def test_a_session_is_of_one_stream():
+    """Read into the same caches, a second text would be answered together with the first."""
+    model = load(tiny("qwen2", vocab_size=V)).model
+    session = Session(model, baselines.WaitK(1), ENDS, [5, 5])
+    list(run(session, iter([[6], [7], [8]]), [9], max_units=2))
+    before = session.streams.source_length
+    with pytest.raises(ValueError, match="2 units of another stream; make a new Session"):
+        next(run(session, iter([[6], [10]]), [9]))
+    assert session.streams.source_length == before

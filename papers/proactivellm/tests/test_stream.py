@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.claims.machine import ROOT
+from common.data.speech import SPEAKERS, espeak_bank
 from common.errors import DataError
 from common.models import load, tiny
 from common.streaming.audio import CausalEncoder
@@ -43,6 +44,19 @@ def test_a_line_for_a_line_and_delays_behind_words(talker, capsys):
     delays = [int(part[1:-1]) for part in lines[0].split() if part.startswith("[")]
     assert delays == [min(2 + i, 6) for i in range(len(delays))] and delays
     assert "cut" in capsys.readouterr().err  # a random model ends nothing
+
+
+def test_an_answer_stays_on_its_line_whatever_breaks_the_model_writes(talker, monkeypatch):
+    """The output's line i answers the input's line i."""
+    words = [(talker[1](text)["input_ids"], read) for text, read in (("the\ncat", 1), (" sat\r\n", 2), (" on", 3))]
+    monkeypatch.setattr(stream, "run", lambda *_: iter(words))
+    assert told(talker, [iter(["a"]), iter(["b"])]) == 2 * "the cat sat   on\n"
+
+
+def test_a_recording_from_a_closed_standard_input_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(DataError, match="standard input is closed"):
+        stream._opened("-")
 
 
 def test_no_word_is_taken_before_the_head_asks_for_it(talker):
@@ -146,6 +160,8 @@ def test_wav_files_and_raw_samples(tmp_path):
         stream.samples(file, None, "b.wav")
     with pytest.raises(Exception, match="ends before its samples"):
         stream.samples(io.BytesIO(b"RIFF1234WAVEfmt "), None, "c.wav")
+    with pytest.raises(Exception, match="ends before its samples"):  # and not: 0 bits
+        stream.samples(io.BytesIO(b"RIFF1234WAVEfmt \x10\0\0\0\1\0\1\0"), None, "c.wav")
 
 
 def test_words_are_written_while_the_recording_goes_on(tmp_path, capsys):
@@ -159,13 +175,42 @@ def test_words_are_written_while_the_recording_goes_on(tmp_path, capsys):
     model.save_pretrained(tmp_path / "m")
     save_file({n: t.contiguous() for n, t in encoder.state_dict().items()}, tmp_path / "m" / "encoder.safetensors")
     (tmp_path / "m" / "training.json").write_text(json.dumps({"task": "words"}))
-    path = wav(tmp_path / "a.wav", sound(1.0))
+    path = wav(tmp_path / "a.wav", sound(22_050 / RATE), 22_050)
     assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), "--k", "2", "--show", "timing"]) == 0
     out = capsys.readouterr().out
     times = [float(part.split(" s]")[0]) for part in out.split("[")[1:]]
     assert times[:3] == [0.48, 0.72, 0.96] and "probes" in out
     assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), "--task", "spoken", "--question", "zebra"]) == 2
     assert "--question 'zebra': a word of apple" in capsys.readouterr().err
+    assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), "--every", "0"]) == 2
+    assert "every 0: one at least" in capsys.readouterr().err
+    asked = []
+    for every in ("1", "3"):  # of a head that is never sure: a probe at units 1, 4 and the end
+        never = ["--head", "max-prob", "--threshold", "1", "--every", every, "--show", "timing"]
+        assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), *never]) == 0
+        asked.append(int(capsys.readouterr().out.rpartition("probes, ")[2].split(" taken back")[0]))
+    assert asked == [5, 2]
+
+
+@pytest.mark.parametrize("bank, learnt", [("espeak", 22_050), ("fsdd", 8_000)])
+def test_a_recording_at_another_rate_than_the_models_is_refused(bank, learnt):
+    """Its bands are of other pitches, and its words came out wrong without a word."""
+    task = Task("words", bank=bank)
+    stream.check_rate(task, learnt, "a.wav")
+    for rate in (learnt - 50, 2 * learnt, 11_025, 16_000):
+        with pytest.raises(DataError, match=rf"a\.wav: {rate:,} samples a second, and this model knows sound at {learnt:,}.*-ar {learnt} "):
+            stream.check_rate(task, rate, "a.wav")
+
+
+def test_the_rates_are_those_of_the_banks():
+    assert espeak_bank(("one",), SPEAKERS[:1]).rate == stream.LEARNT["espeak"]
+
+
+def test_the_command_refuses_the_rate_before_it_hears(tmp_path, capsys):
+    there = ROOT / "papers/proactivellm/standins/words/seed0"
+    assert stream.main(["--checkpoint", str(there), "--audio", str(wav(tmp_path / "a.wav", sound(1.0), 16_000))]) == 2
+    told = capsys.readouterr()
+    assert "a.wav: 16,000 samples a second, and this model knows sound at 22,050" in told.err and told.err.count("\n") == 1 and not told.out
 
 
 def heard_of(path, rate=None):
