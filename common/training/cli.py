@@ -13,7 +13,9 @@ import logging
 import math
 import re
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..errors import SetupError, UserError
+from ..files import advice
 from .checkpoints import Finishing, WholeCheckpoints, check_shards, read_checkpoint
 
 
@@ -37,9 +40,17 @@ class Commands(LightningCLI):
         for target in ("model.init_args.seed", "data.init_args.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=int)
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:  # beyond what numpy takes
+            raise SetupError(f"seed_everything: {error}") from error
+
     def before_instantiate_classes(self) -> None:
         of = self.config.get(self.config.get("subcommand") or "", self.config)
         check_numbers(of)
+        if self.config.get("subcommand") == "fit":
+            check_places(of.get("trainer") or {})
 
     def instantiate_classes(self) -> None:
         try:
@@ -79,8 +90,9 @@ class Commands(LightningCLI):
         super()._run_subcommand(subcommand)
 
 
-LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "grad_clip": 0, "learning_rate": 0, "lr": 0, "weight_decay": 0,
-         "warmup_steps": 0}
+LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "grad_clip": 0, "learning_rate": 0, "bias_learning_rate": 0,
+         "lora_learning_rate": 0, "lr": 0, "weight_decay": 0, "warmup_steps": 0, "alpha": 0, "distill_weight": 0, "router_hidden": 1}
+PRODUCTS = ("model", "routers", "lora")  # folders in trainer.default_root_dir that a training writes at its end
 
 
 def check_numbers(config: Any, where: str = "") -> None:
@@ -90,6 +102,34 @@ def check_numbers(config: Any, where: str = "") -> None:
         if name in LEAST and isinstance(value, (int, float)) and not LEAST[name] <= value < math.inf:
             raise SetupError(f"{where}{name} is {value}: a number from {LEAST[name]} on")
         check_numbers(value, f"{where}{name}.")
+
+
+def check_places(trainer: Any) -> None:
+    """Raises SetupError where a training could not keep what it makes (product, checkpoints, log): it would say so hours later. Nothing
+    is left there, and no folder is made."""
+    root = trainer.get("default_root_dir") or "."
+    places = [("default_root_dir", root), *_named(trainer, ("dirpath", "save_dir"))]
+    for name, folder in [*places, *(("default_root_dir", Path(root, product)) for product in PRODUCTS)]:
+        path = Path(folder).absolute()
+        there = next(each for each in (path, *path.parents) if each.exists() or each.is_symlink())
+        if not there.is_dir():
+            raise SetupError(f"trainer, {name}: {there} is no folder, and files of the training go there. Move it away or name another.")
+        try:
+            with tempfile.TemporaryFile(dir=there) as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            raise SetupError(f"trainer, {name}: nothing can be written to {there}: {advice(error, there / 'file')}.") from error
+
+
+def _named(config: Any, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """(name, value) of the entries of a config, however deep, that are called so and say something."""
+    if isinstance(config, list):
+        for part in config:
+            yield from _named(part, names)
+    for name, value in vars(config).items() if isinstance(config, Namespace) else config.items() if isinstance(config, dict) else ():
+        if name in names and isinstance(value, str) and "://" not in value:
+            yield name, value
+        yield from _named(value, names)
 
 
 def check_checkpoint(path: Path) -> None:
@@ -120,8 +160,9 @@ def cli(module: type, data: type, *, name: str, seed: int,
             save_config_kwargs={"overwrite": True}, args=args, run=run, parser_kwargs={"exit_on_error": False},
             auto_configure_optimizers=False,
         )
-    except (ArgumentError, UserError, MisconfigurationException) as error:
-        print(f"{name}: {in_a_line(error)}", file=sys.stderr)
+    except (ArgumentError, UserError, MisconfigurationException, UnicodeDecodeError) as error:
+        text = f"a config is no text in UTF-8 ({error})" if isinstance(error, UnicodeDecodeError) else in_a_line(error)
+        print(f"{name}: {text}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

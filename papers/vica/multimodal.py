@@ -132,8 +132,8 @@ def _pictures(model: nn.Module, given: dict) -> dict:
             raise UserError(f"{name} is no argument of ViCA on a whole model, which makes positions, cache and logits itself; a loss is "
                             "method.loss_sum of the logits that it gives.")
         if name not in known:
-            raise UserError(f"{name} is no argument of {type(stock).__name__}, nor of ViCA, whose answers are greedy: it would be left out. "
-                            "Give what the processor gives, and leave the rest.")
+            raise UserError(f"{name} is no argument of {type(stock).__name__}, nor of ViCA, whose answers are greedy: it would be left "
+                            "out. Give what the processor gives, and leave the rest.")
         if name.endswith("_videos"):
             raise UserError(f"{name}: ViCA keeps pictures as they are, and would read a video's tokens as text.")
     return taken
