@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -62,7 +63,7 @@ class Commands(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the config names its own
             trainer.strategy.checkpoint_io = WholeCheckpoints()
-        trainer.callbacks.insert(0, Finishing())  # checkpoints come last
+        trainer.callbacks[:0] = [Finishing(), Finite()]  # checkpoints come last
         if self._resumed_from():
             for callback in trainer.checkpoint_callbacks:
                 # What a killed run wrote after the checkpoint that is taken up is written again, under the same name.
@@ -90,8 +91,34 @@ class Commands(LightningCLI):
         super()._run_subcommand(subcommand)
 
 
+class Finite(Callback):
+    """No checkpoint and no product holds weights that are not finite: in float16 Adam's 1e-8 is 0, and one step is enough.
+
+    Before such weights are written all ranks raise SetupError; the checkpoint before is intact.
+    """
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        self.look(trainer, pl_module)
+
+    def on_train_end(self, trainer, pl_module) -> None:  # before the module's own, which writes the product
+        self.look(trainer, pl_module)
+
+    @staticmethod
+    @torch.no_grad()
+    def look(trainer, module) -> None:
+        wrong = torch.zeros((), dtype=torch.int64, device=module.device)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+                wrong += (~local.sum(dtype=torch.promote_types(local.dtype, torch.float32)).isfinite()).to(wrong.device)
+        if trainer.strategy.reduce(wrong, reduce_op="sum"):
+            raise SetupError(f"the trained weights are not finite after step {trainer.global_step}, and are not kept: the training has "
+                             "diverged, or its numbers overflow. Take a lower learning rate; in float16, bfloat16 or float32.")
+
+
 LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "grad_clip": 0, "learning_rate": 0, "bias_learning_rate": 0,
-         "lora_learning_rate": 0, "lr": 0, "weight_decay": 0, "warmup_steps": 0, "alpha": 0, "distill_weight": 0, "router_hidden": 1}
+         "lora_learning_rate": 0, "lr": 0, "weight_decay": 0, "warmup_steps": 0, "alpha": 0, "distill_weight": 0, "router_hidden": 1,
+         "samples": 1, "cap": 1}
 PRODUCTS = ("model", "routers", "lora")  # folders in trainer.default_root_dir that a training writes at its end
 
 
@@ -160,7 +187,7 @@ def cli(module: type, data: type, *, name: str, seed: int,
             save_config_kwargs={"overwrite": True}, args=args, run=run, parser_kwargs={"exit_on_error": False},
             auto_configure_optimizers=False,
         )
-    except (ArgumentError, UserError, MisconfigurationException, UnicodeDecodeError) as error:
+    except (ArgumentError, UserError, MisconfigurationException, FloatingPointError, UnicodeDecodeError) as error:
         text = f"a config is no text in UTF-8 ({error})" if isinstance(error, UnicodeDecodeError) else in_a_line(error)
         print(f"{name}: {text}", file=sys.stderr)
         raise SystemExit(2) from error

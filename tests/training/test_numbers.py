@@ -17,6 +17,9 @@ def test_what_a_config_holds_deeper_is_looked_at_and_what_means_something_is_lef
     for name in ("lr", "grad_clip"):
         with pytest.raises(SetupError, match=rf"model.config.{name} is nan: a number from 0 on"):
             check_numbers(Namespace(model={"config": {name: float("nan")}}))
+    for name in ("samples", "cap", "router_hidden"):
+        with pytest.raises(SetupError, match=rf"model.{name} is 0: a number from 1 on"):
+            check_numbers(Namespace(model={name: 0}))
 
 
 @pytest.fixture
@@ -63,3 +66,19 @@ def test_where_a_training_could_keep_nothing_is_said_before_it(tmp_path, rehears
 def test_a_config_that_is_no_text_is_said_in_a_line(tmp_path, rehearsal):
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00\x01")
     assert "a config is no text in UTF-8" in rehearsal(tmp_path / "new", f"--config={tmp_path / 'b.yaml'}")
+
+
+@pytest.mark.parametrize("every", [1, 1000])
+def test_weights_that_are_not_finite_are_neither_kept_nor_called_a_product(tmp_path, every):
+    """On-Policy SFT in float16 trains one step: Adam's 1e-8 is 0 there, and a weight without a gradient becomes 0 / 0."""
+    from papers.onpolicysft.train import cli
+
+    said, folder = io.StringIO(), tmp_path / "run"
+    with pytest.raises(SystemExit) as left, contextlib.redirect_stderr(said):
+        cli(["fit", "--config", "papers/onpolicysft/configs/cpu/rehearsal.yaml", f"--trainer.default_root_dir={folder}",
+             f"--trainer.logger.init_args.save_dir={folder}", f"--trainer.callbacks.init_args.dirpath={folder / 'kept'}",
+             "--model.init_args.model={name: common/standins/reasoner-weights/seed0, dtype: float16}", "--trainer.max_steps=1",
+             "--trainer.limit_val_batches=0", f"--trainer.callbacks.init_args.every_n_train_steps={every}"])
+    assert left.value.code == 2
+    assert "onpolicysft: the trained weights are not finite after step 1, and are not kept" in said.getvalue()
+    assert not (folder / "model").exists() and not list(folder.rglob("*.ckpt"))
