@@ -13,17 +13,21 @@ import logging
 import math
 import re
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..errors import SetupError, UserError
+from ..files import advice
 from .checkpoints import Finishing, WholeCheckpoints, check_shards, read_checkpoint
 
 
@@ -37,9 +41,17 @@ class Commands(LightningCLI):
         for target in ("model.init_args.seed", "data.init_args.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=int)
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:  # beyond what numpy takes
+            raise SetupError(f"seed_everything: {error}") from error
+
     def before_instantiate_classes(self) -> None:
         of = self.config.get(self.config.get("subcommand") or "", self.config)
         check_numbers(of)
+        if self.config.get("subcommand") == "fit":
+            check_places(of.get("trainer") or {})
 
     def instantiate_classes(self) -> None:
         try:
@@ -51,7 +63,7 @@ class Commands(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the config names its own
             trainer.strategy.checkpoint_io = WholeCheckpoints()
-        trainer.callbacks.insert(0, Finishing())  # checkpoints come last
+        trainer.callbacks[:0] = [Finishing(), Finite()]  # checkpoints come last
         if self._resumed_from():
             for callback in trainer.checkpoint_callbacks:
                 # What a killed run wrote after the checkpoint that is taken up is written again, under the same name.
@@ -79,8 +91,35 @@ class Commands(LightningCLI):
         super()._run_subcommand(subcommand)
 
 
-LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "grad_clip": 0, "learning_rate": 0, "lr": 0, "weight_decay": 0,
-         "warmup_steps": 0}
+class Finite(Callback):
+    """No checkpoint and no product holds weights that are not finite: in float16 Adam's 1e-8 is 0, and one step is enough.
+
+    Before such weights are written all ranks raise SetupError; the checkpoint before is intact.
+    """
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        self.look(trainer, pl_module)
+
+    def on_train_end(self, trainer, pl_module) -> None:  # before the module's own, which writes the product
+        self.look(trainer, pl_module)
+
+    @staticmethod
+    @torch.no_grad()
+    def look(trainer, module) -> None:
+        wrong = torch.zeros((), dtype=torch.int64, device=module.device)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+                wrong += (~local.sum(dtype=torch.promote_types(local.dtype, torch.float32)).isfinite()).to(wrong.device)
+        if trainer.strategy.reduce(wrong, reduce_op="sum"):
+            raise SetupError(f"the trained weights are not finite after step {trainer.global_step}, and are not kept: the training has "
+                             "diverged, or its numbers overflow. Take a lower learning rate; in float16, bfloat16 or float32.")
+
+
+LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "grad_clip": 0, "learning_rate": 0, "bias_learning_rate": 0,
+         "lora_learning_rate": 0, "lr": 0, "weight_decay": 0, "warmup_steps": 0, "alpha": 0, "distill_weight": 0, "router_hidden": 1,
+         "samples": 1, "cap": 1}
+PRODUCTS = ("model", "routers", "lora")  # folders in trainer.default_root_dir that a training writes at its end
 
 
 def check_numbers(config: Any, where: str = "") -> None:
@@ -90,6 +129,34 @@ def check_numbers(config: Any, where: str = "") -> None:
         if name in LEAST and isinstance(value, (int, float)) and not LEAST[name] <= value < math.inf:
             raise SetupError(f"{where}{name} is {value}: a number from {LEAST[name]} on")
         check_numbers(value, f"{where}{name}.")
+
+
+def check_places(trainer: Any) -> None:
+    """Raises SetupError where a training could not keep what it makes (product, checkpoints, log): it would say so hours later. Nothing
+    is left there, and no folder is made."""
+    root = trainer.get("default_root_dir") or "."
+    places = [("default_root_dir", root), *_named(trainer, ("dirpath", "save_dir"))]
+    for name, folder in [*places, *(("default_root_dir", Path(root, product)) for product in PRODUCTS)]:
+        path = Path(folder).absolute()
+        there = next(each for each in (path, *path.parents) if each.exists() or each.is_symlink())
+        if not there.is_dir():
+            raise SetupError(f"trainer, {name}: {there} is no folder, and files of the training go there. Move it away or name another.")
+        try:
+            with tempfile.TemporaryFile(dir=there) as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            raise SetupError(f"trainer, {name}: nothing can be written to {there}: {advice(error, there / 'file')}.") from error
+
+
+def _named(config: Any, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """(name, value) of the entries of a config, however deep, that are called so and say something."""
+    if isinstance(config, list):
+        for part in config:
+            yield from _named(part, names)
+    for name, value in vars(config).items() if isinstance(config, Namespace) else config.items() if isinstance(config, dict) else ():
+        if name in names and isinstance(value, str) and "://" not in value:
+            yield name, value
+        yield from _named(value, names)
 
 
 def check_checkpoint(path: Path) -> None:
@@ -120,8 +187,9 @@ def cli(module: type, data: type, *, name: str, seed: int,
             save_config_kwargs={"overwrite": True}, args=args, run=run, parser_kwargs={"exit_on_error": False},
             auto_configure_optimizers=False,
         )
-    except (ArgumentError, UserError, MisconfigurationException) as error:
-        print(f"{name}: {in_a_line(error)}", file=sys.stderr)
+    except (ArgumentError, UserError, MisconfigurationException, FloatingPointError, UnicodeDecodeError) as error:
+        text = f"a config is no text in UTF-8 ({error})" if isinstance(error, UnicodeDecodeError) else in_a_line(error)
+        print(f"{name}: {text}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

@@ -94,6 +94,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--every", type=int, default=20)
     options = parser.parse_args()
+    if not 0 < options.target < 1 or options.steps < 1 or options.every < 1:
+        parser.error("--target is a share between 0 and 1, --steps and --every are numbers from 1 on")
     result = crossing(options.target, options.steps, options.every, lambda text: print(text, flush=True))
     best = min(result["static"].values())
     result["crosses"] = {

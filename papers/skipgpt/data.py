@@ -32,7 +32,8 @@ from common.files import building, cache_dir
 from common.seeds import seed_of
 from common.training.steps import StepData
 
-from .difficulty import token_difficulty
+from .difficulty import VOCABULARY, token_difficulty
+from .layers import embeddings_of, find_stack
 
 
 class TokenRows:
@@ -103,6 +104,12 @@ def apart(ids: np.ndarray, offsets: np.ndarray, train: np.ndarray, held: np.ndar
     return train[[not (like and whole(row) in texts) for row, like in zip(train, alike)]]
 
 
+def at_least(least: int, name: str, value: int) -> None:
+    """Raises SetupError: a sequence of one token predicts nothing, and all that is counted would be nan."""
+    if value < least:
+        raise SetupError(f"data.{name} is {value}: a number from {least} on.")
+
+
 class TextWindows(StepData):
     """Packed windows of English text that every installation carries (`common/data/prose.py`).
 
@@ -118,6 +125,8 @@ class TextWindows(StepData):
         self.length, self.val_windows = length, val_windows
 
     def sequences(self) -> tuple[Rows, Rows]:
+        at_least(2, "length", self.length)
+        at_least(1, "val_windows", self.val_windows)
         texts = topics() if self.corpus == "topics" else docstrings(max_chars=self.max_chars)
         train = windows(texts["train"], self.tokenizer(), self.length)
         held = windows(texts["validation"], self.tokenizer(), self.length)
@@ -148,6 +157,8 @@ class RedPajamaSample(StepData):
             self._local_files()
 
     def sequences(self) -> tuple[RaggedRows, RaggedRows]:
+        at_least(2, "max_length", self.max_length)
+        at_least(1, "val_samples", self.val_samples)
         ids, offsets = self._tokens()
         usable = np.flatnonzero(np.diff(offsets) > 1)  # a sample of one token predicts nothing
         if len(usable) < 2:
@@ -278,6 +289,13 @@ class TokenDifficulty(StepData):
         self.length, self.train_samples, self.val_samples = length, train_samples, val_samples
 
     def sequences(self) -> tuple[Rows, Rows]:
+        at_least(2, "length", self.length)
+        at_least(1, "train_samples", self.train_samples)
+        at_least(1, "val_samples", self.val_samples)
+        if self.trainer is not None:  # else nobody reads them by a model
+            words = embeddings_of(find_stack(self.trainer.lightning_module.model)).shape[0]
+            if words < VOCABULARY:
+                raise SetupError(f"TokenDifficulty is written in {VOCABULARY} tokens, and the model has {words}: take one with so many.")
         train, _ = token_difficulty(self.train_samples, self.length, seed=self.seed)
         held, _ = token_difficulty(self.val_samples, self.length, seed=self.seed, first=10**9)
         return Rows(train), Rows(held)

@@ -83,6 +83,8 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.40)
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
+    if not 0 <= options.sparsity < 1 or options.rounds < 2:
+        parser.error("--sparsity is a share from 0 to below 1, --rounds a number from 2 on, since one value has no spread")
     cases = [Case("prefill", b, n) for b, n in ((1, 128), (1, 512), (4, 128), (8, 128))]
     cases += [Case("decode", b, 256, 4) for b in (1, 4)]
     config = analytic.SMOLLM2_135M.config(max_position_embeddings=8192)

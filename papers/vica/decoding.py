@@ -15,14 +15,14 @@ from .method import Places, ViCACache, ViCAConfig, VisualKV, hidden_states, logi
 
 @torch.no_grad()
 def generate(language_model: nn.Module, config: ViCAConfig, layout: Any, visual: Tensor | VisualKV | None, max_new_tokens: int,
-             eos_token_id: int | Sequence[int] | None = None, embeds: Tensor | None = None) -> list[list[int]]:
+             eos_token_id: int | Sequence[int] | Tensor | None = None, embeds: Tensor | None = None) -> list[list[int]]:
     """Greedy continuation of each row, up to and with the first of its end tokens. Errors as `method.forward`.
 
     layout: `Places` with all fields and the text's ids (B, T) (common/vision/layout.py). visual (B, N, d), or what was kept of a
     picture that was seen before. eos_token_id: one end token, several, or none. embeds (B, T, d): of the text, if not the model's own
     of its ids. Every new token sees the picture in the layers of C; padding may stand left or right.
     """
-    ends = [] if eos_token_id is None else [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    ends = [] if eos_token_id is None else torch.as_tensor(eos_token_id).flatten().tolist()
     embed, cache, last = language_model.get_input_embeddings(), ViCACache(), last_slots(layout)
     out = hidden_states(language_model, config, embed(layout.ids) if embeds is None else embeds, layout, visual, cache)
     rows = torch.arange(len(last), device=last.device)

@@ -10,10 +10,12 @@ other both ways, or states for the layers in between are refused by name.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from common.errors import UserError
@@ -25,6 +27,8 @@ from .layers import Enough
 from .method import ViCACache, ViCAConfig, VisualKV, check_model, compute_visual_kv, hidden_states, logits
 
 DEFAULT = object()  # the end tokens of the model's own generation config
+DECIDED = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels", "use_cache", "logits_to_keep")
+KINDS = ("token_type_ids", "mm_token_type_ids")  # processors give them unasked; a model that does not name them has no use for them
 
 
 @dataclass
@@ -56,7 +60,8 @@ class ViCA:
         input_ids (B, S) hold the image token once per visual token; padding may stand anywhere. visual: a picture that `see` has kept, in
         place of pixels; its image tokens stay in the ids. past_key_values: empty in the first call; the ids of a later one go on behind
         what it holds, and so does attention_mask (B, S), which is of these ids alone. Gradients reach projector and decoder.
-        Raises UserError for ids and pictures that do not belong together, for no ids, and for a picture behind what is cached.
+        Raises UserError for ids and pictures that do not belong together, for no ids, for a picture behind what is cached, and for an
+        argument that is none of the pictures' (labels, a misspelt name), which would else be left out without a word.
         """
         layout, text, shown = self._taken_apart(input_ids, attention_mask, visual, pictures, past_key_values)
         hidden = hidden_states(self.model, self.config, text, layout, shown if visual is None else visual, past_key_values)
@@ -65,7 +70,10 @@ class ViCA:
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, max_new_tokens: int = 20, visual: VisualKV | None = None,
                  eos_token_id=DEFAULT, **pictures) -> list[list[int]]:
-        """New token ids of each row, greedy, up to and with its first end token; by default the model's own end tokens."""
+        """New token ids of each row, greedy, up to and with its first end token; by default the model's own end tokens.
+
+        Errors as of a call: `do_sample`, `num_beams` and the like are refused, since nothing here samples or searches.
+        """
         if eos_token_id is DEFAULT:
             eos_token_id = self.model.generation_config.eos_token_id
         layout, text, shown = self._taken_apart(input_ids, attention_mask, visual, pictures)
@@ -82,12 +90,15 @@ class ViCA:
     def _taken_apart(self, ids: Tensor, real: Tensor | None, kept: VisualKV | None, pictures: dict,
                      cache: ViCACache | None = None) -> tuple[Layout, Tensor, Tensor | None]:
         """(layout, text (B, T, d), visual (B, N, d) or None), from the embeddings that the model makes; kept: without a picture's."""
+        if ids.dim() != 2:
+            raise UserError(f"input_ids are {tuple(ids.shape)}: a batch of rows is needed (B, S). One row is ids[None].")
         if not ids.numel():
             raise UserError(f"input_ids are empty {tuple(ids.shape)}: there is no token that could be read. Begin with one, a BOS say.")
+        pictures = _pictures(self.model, pictures)
         layout = split(ids, image_token(self.model), real)
-        places, pixels = layout.visual_positions.shape[1], [name for name, value in pictures.items() if _tensors(value)]
+        places, pixels = layout.visual_positions.shape[1], any(name.startswith(("pixel_values", "mm_encoder")) for name in pictures)
         if cache is not None and cache.positions is not None:
-            if places or kept is not None or any(name.startswith("pixel_values") for name in pixels):
+            if places or kept is not None or pixels:
                 raise UserError("a picture behind what past_key_values holds: give all pictures in the first call.")
             layout = replace(layout, positions=layout.positions + _behind(cache))
         elif kept is not None:
@@ -95,7 +106,7 @@ class ViCA:
         elif places and not pixels:
             raise UserError(f"{int(layout.visual_real.sum())} image tokens in input_ids and no picture (pixel_values) for them: text would "
                             "look at the word that stands in its place.")
-        elif not places and any(name.startswith("pixel_values") for name in pixels):
+        elif not places and pixels:
             raise UserError("a picture (pixel_values) and no image token in input_ids: it would not be looked at. Have the processor "
                             "put the image tokens into the text.")
         if not places or kept is not None:
@@ -106,6 +117,26 @@ class ViCA:
         text, visual = (joined.gather(1, columns.gather(1, where)[..., None].expand(-1, -1, joined.shape[-1]))
                         for where in (layout.positions, layout.visual_positions))
         return layout, text, visual
+
+
+def _pictures(model: nn.Module, given: dict) -> dict:
+    """Of the arguments beside the ids those that the model's own forward reads its pictures from, but for None.
+
+    Raises UserError for any other: a stock model takes whatever it is given and drops what it does not know.
+    """
+    stock = next(module for module in model.modules() if isinstance(module, PreTrainedModel))  # under peft's wrapper, say
+    known = inspect.signature(stock.forward).parameters
+    taken = {name: value for name, value in given.items() if value is not None and (name in known or name not in KINDS)}
+    for name in taken:
+        if name in DECIDED:
+            raise UserError(f"{name} is no argument of ViCA on a whole model, which makes positions, cache and logits itself; a loss is "
+                            "method.loss_sum of the logits that it gives.")
+        if name not in known:
+            raise UserError(f"{name} is no argument of {type(stock).__name__}, nor of ViCA, whose answers are greedy: it would be left "
+                            "out. Give what the processor gives, and leave the rest.")
+        if name.endswith("_videos"):
+            raise UserError(f"{name}: ViCA keeps pictures as they are, and would read a video's tokens as text.")
+    return taken
 
 
 def _behind(cache: ViCACache) -> Tensor:

@@ -18,7 +18,7 @@ from common.runs.jobs import work_folder
 from common.runs.sources import closure
 from tests.numerics import close
 
-from .. import crossing, pictures, quantities, standins, tables
+from .. import crossing, gathering, pictures, quantities, standins, tables
 from .. import eval as harness
 from ..difficulty import base_folder, base_model, sequences
 from ..experiments import rates, ratios, scratch, smollm2, speed
@@ -338,3 +338,16 @@ def test_where_routers_cross_a_baseline_is_the_first_stop_from_which_they_stay_b
     assert crossing.crossed(curve[:3], lambda row: row["best"]) is None
     costs = crossing.committed_costs()  # of 30 layers, from the committed plan: the cheapest is the zero of the scale
     assert costs.shape == (30, 2) and costs.min() == 0
+
+
+@pytest.mark.parametrize("command, option, value", [
+    (crossing, "--target", "2"), (crossing, "--target", "nan"), (crossing, "--steps", "0"), (crossing, "--every", "0"),
+    (gathering, "--sparsity", "7"), (gathering, "--sparsity", "nan"), (gathering, "--rounds", "1")])
+def test_a_number_that_cannot_be_measured_is_said_before_any_model_is_loaded(command, option, value, monkeypatch, capsys):
+    for name in ("prepare", "static_plans", "load"):
+        if hasattr(command, name):
+            monkeypatch.setattr(command, name, lambda *args, **kwargs: pytest.fail("work has begun"))
+    monkeypatch.setattr("sys.argv", ["command", option, value])
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    assert left.value.code == 2 and option in capsys.readouterr().err

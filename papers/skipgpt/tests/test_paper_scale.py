@@ -234,6 +234,19 @@ def test_bad_input_is_answered_in_a_line(hub, capsys, tmp_path):
         (["--ckpt_path=absent.ckpt"], "there is no file absent.ckpt"),
     ):
         assert complains in complaint(capsys, *good, *extra), extra
+    tiny, data = ["fit", "--config", str(next(c for c in CONFIGS if c.stem == "rehearsal"))], "--data.init_args"
+    for extra, complains in (
+        ([f"{data}.length=1"], "data.length is 1: a number from 2 on"),
+        ([f"{data}.train_samples=-3"], "data.train_samples is -3"),
+        (["--model.init_args.base.config={model_type: llama, vocab_size: 36, hidden_size: 8, num_hidden_layers: 1, intermediate_size: 8,"
+          " num_attention_heads: 2, num_key_value_heads: 2}"], "written in 37 tokens, and the model has 36"),
+        (["--model.init_args.bias_learning_rate=-1"], "bias_learning_rate is -1.0: a number from 0 on"),
+        (["--model.init_args.distill_weight=-1"], "distill_weight is -1.0"),
+        (["--model.init_args.routing.alpha=-8"], "routing.alpha is -8.0"),
+        (["--model.init_args.routing.router_hidden=0"], "routing.router_hidden is 0: a number from 1 on"),
+        (["--seed_everything=-1"], "seed_everything: -1 is not in bounds"),
+    ):
+        assert complains in complaint(capsys, *tiny, *extra), extra
     assert "File does not exist" in complaint(capsys, "fit", "--config", "absent.yaml")
     assert "subcommand" in complaint(capsys)
 

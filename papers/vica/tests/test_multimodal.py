@@ -91,6 +91,8 @@ def test_the_model_s_own_end_tokens_end_an_answer(model):
     llava = copy.deepcopy(model("llava"))
     ours, inputs = ViCA(llava, ViCAConfig((0, 2))), with_pictures(llava, text_ids())
     free = ours.generate(**inputs, max_new_tokens=6, eos_token_id=None)
+    for ends in (torch.tensor(free[0][1]), torch.tensor([free[0][1]])):
+        assert ours.generate(**inputs, max_new_tokens=6, eos_token_id=ends)[0] == free[0][: free[0].index(free[0][1]) + 1]
     llava.generation_config.eos_token_id = [free[0][1], 2]
     assert ours.generate(**inputs, max_new_tokens=6)[0] == free[0][: free[0].index(free[0][1]) + 1]
     assert ours.generate(**inputs, max_new_tokens=6, eos_token_id=None) == free
@@ -181,6 +183,41 @@ def test_a_call_with_a_cache_goes_on_behind_what_it_holds(model):
         close(last[row, 0], once.logits[row][once.layout.real[row]][-1], NEAR)
     with pytest.raises(UserError, match="behind what past_key_values holds"):
         ours(ids, past_key_values=cache, pixel_values=shown)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["llava", "gemma3", "llava_onevision"])
+def test_what_would_be_left_out_without_a_word_is_refused(model, kind):
+    """Sampling, beams, a loss, a misspelt picture: a stock model takes any name, and text alone does not even reach it."""
+    llava, ids = model(kind), text_ids()
+    ours, whole = ViCA(llava, ViCAConfig((0, 2))), with_pictures(model(kind), text_ids())
+    free = ours.generate(**whole, max_new_tokens=2, eos_token_id=None)
+    for name, value in dict(do_sample=True, num_beams=4, num_return_sequences=3, temperature=0.5, labels=ids, position_ids=ids,
+                            logits_to_keep=1, use_cache=True, pixel_value=whole["pixel_values"], output_hidden_states=True).items():
+        for call in (ours, ours.generate):
+            for inputs in (whole, {"input_ids": ids}):
+                with pytest.raises(UserError, match=rf"^{name} is no argument of"):
+                    call(**inputs, **{name: value})
+    with pytest.raises(UserError, match="^(pixel_values_videos is no argument|pixel_values_videos: .* video)"):
+        ours(**whole, pixel_values_videos=whole["pixel_values"])
+    with pytest.raises(UserError, match="and no picture"):  # other tensors are no picture
+        ours(whole["input_ids"], token_type_ids=(whole["input_ids"] == IMAGE).long())
+    with pytest.raises(UserError, match=r"One row is ids\[None\]"):
+        ours(whole["input_ids"][0], pixel_values=whole["pixel_values"][:1])
+    for more in ({"token_type_ids": (whole["input_ids"] == IMAGE).long()}, {"labels": None}):
+        assert ours.generate(**whole, **more, max_new_tokens=2, eos_token_id=None) == free
+
+
+@torch.no_grad()
+def test_adapters_around_the_model_leave_its_pictures_their_names(model):
+    from peft import LoraConfig, get_peft_model
+
+    llava, whole = copy.deepcopy(model("llava")), with_pictures(model("llava"), text_ids())
+    stock = ViCA(llava, ViCAConfig((0, 2)))(**whole).logits
+    wrapped = get_peft_model(llava, LoraConfig(target_modules=["q_proj"])).eval()
+    close(ViCA(wrapped, ViCAConfig((0, 2)))(**whole).logits, stock, 1e-12)
+    with pytest.raises(UserError, match="labels is no argument"):
+        ViCA(wrapped, ViCAConfig((0, 2)))(**whole, labels=whole["input_ids"])
 
 
 @torch.no_grad()
