@@ -108,7 +108,10 @@ class DistillConfig:
 
 # -- the token KLs: the reference --------------------------------------------------------------------------
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """log softmax(logits / temperature) over the last dimension, in single precision at least."""
+    """log softmax(logits / temperature) over the last dimension, in single precision at least. Raises ValueError for a temperature
+    of 0 or less."""
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; it must be above 0")
     return (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).log_softmax(-1)
 
 
@@ -137,9 +140,10 @@ def mixed_kl(student_logits: Tensor, teacher_logits: Tensor, lam: float | Tensor
         lam KL(p || m) + (1 - lam) KL(q || m), and the forward or reverse KL at lam = 0 or 1 (where it is not continuous).
 
     For "by_entropy" lam is 0 where the teacher's entropy is above switch_entropy and 1 elsewhere. Raises ValueError for
-    vocabularies of different size.
+    vocabularies of different size, another mix, and a lam outside 0 .. 1.
     """
     _check_vocabularies(student_logits, teacher_logits)
+    _check_mix(lam, mix)
     log_q, log_p = log_softmax(student_logits, temperature), log_softmax(teacher_logits, temperature)
     if mix == "jsd" and lam not in (0, 1):
         log_m = _log_mixture(log_q, log_p, float(lam))
@@ -159,8 +163,11 @@ def entropy(log_p: Tensor) -> Tensor:
 
 
 def _log_mixture(log_q: Tensor, log_p: Tensor, lam: float) -> Tensor:
+    """log of (1 - lam) q + lam p. A token that neither gives any probability has none, and the slope there is 0 and not that of -inf."""
     weights = torch.tensor([1 - lam, lam], dtype=log_q.dtype, device=log_q.device).log()
-    return torch.logaddexp(log_q + weights[0], log_p + weights[1])
+    none = torch.maximum(log_q, log_p) == float("-inf")
+    log_q, log_p = log_q.masked_fill(none, 0), log_p.masked_fill(none, 0)
+    return torch.logaddexp(log_q + weights[0], log_p + weights[1]).masked_fill(none, float("-inf"))
 
 
 def _check_vocabularies(student_logits: Tensor, teacher_logits: Tensor) -> None:
@@ -169,12 +176,20 @@ def _check_vocabularies(student_logits: Tensor, teacher_logits: Tensor) -> None:
                          "both read the same tokens and have one vocabulary")
 
 
+def _check_mix(lam: float | Tensor, mix: str) -> None:
+    if mix not in get_args(Mix):
+        raise ValueError(f"KL: mix is {mix!r}, not one of {', '.join(get_args(Mix))}")
+    if not isinstance(lam, Tensor) and not 0 <= lam <= 1:
+        raise ValueError(f"KL: lam is {lam}; it lies in 0 (forward) .. 1 (reverse)")
+
+
 # -- the same with its slope, and in chunks ----------------------------------------------------------------
 @torch.no_grad()
 def kl_and_slope(student_logits: Tensor, teacher_logits: Tensor, lam: float, mix: Mix = "linear", temperature: float = 1.0,
                  switch_entropy: float = 0.5, slope: bool = True) -> tuple[Tensor, Tensor | None]:
-    """`mixed_kl` (N,) and its derivative by the student's logits (N, V), in closed form; None without `slope`."""
+    """`mixed_kl` (N,) and its derivative by the student's logits (N, V), in closed form; None without `slope`. Errors as there."""
     _check_vocabularies(student_logits, teacher_logits)
+    _check_mix(lam, mix)
     log_q, log_p = log_softmax(student_logits, temperature), log_softmax(teacher_logits, temperature)
     q, p = log_q.exp(), log_p.exp()
     if mix == "jsd" and lam not in (0, 1):
@@ -183,7 +198,7 @@ def kl_and_slope(student_logits: Tensor, teacher_logits: Tensor, lam: float, mix
         of_q = (q * gap).sum(-1)
         return lam * of_p + (1 - lam) * of_q, q.mul_(gap.sub_(of_q[:, None])).mul_((1 - lam) / temperature) if slope else None
     share: Any = (entropy(log_p) <= switch_entropy).to(q.dtype) if mix == "by_entropy" else float(lam)
-    if not len(q) or bool(torch.minimum(log_q.amin(), log_p.amin()) == float("-inf")):
+    if not len(q) or not bool(torch.minimum(log_q.amin(), log_p.amin()) > float("-inf")):  # of a row of NaN, too
         return _kl_and_slope_of_some(log_q, log_p, share, temperature, slope)
     # Every token has some probability, so that both directions share one gap: few passes over the vocabulary, in place.
     gap = log_q.sub_(log_p)
@@ -221,9 +236,10 @@ def chunked_mixed_kl(student_hidden: Tensor, student_head: Callable[[Tensor], Te
                      mix: Mix = "linear", temperature: float = 1.0, switch_entropy: float = 0.5) -> Tensor:
     """sum over tokens of mask x mixed_kl(student_head(student_hidden), teacher_head(teacher_hidden)), a number with gradient.
 
-    hidden (N, d) and (N, d'), mask (N,) weights or bool. A head maps (n, d) to logits (n, V): a module, or a callable with
-    `parameters()`; gradients go to the student's alone. The slope of a chunk is known with its loss, so both are taken at
-    once and no logits are kept or computed again: at any time `chunk` rows of the vocabulary's size.
+    hidden (N, d) and (N, d'), mask (N,) weights or bool; a row of weight 0 counts nowhere, whatever stands in it. A head maps
+    (n, d) to logits (n, V): a module, or a callable with `parameters()`; gradients go to the student's alone. The slope of a
+    chunk is known with its loss, so both are taken at once and no logits are kept or computed again: at any time `chunk` rows
+    of the vocabulary's size.
     Raises ValueError for shapes that do not fit.
     """
     if len(student_hidden) != len(teacher_hidden) or chunk < 1 or (mask is not None and mask.shape != student_hidden.shape[:1]):
@@ -232,28 +248,32 @@ def chunked_mixed_kl(student_hidden: Tensor, student_head: Callable[[Tensor], Te
     own = [p for p in getattr(student_head, "parameters", tuple)() if p.requires_grad]
     if isinstance(student_head, nn.Linear):
         student_head = _Linear(student_head)
-    weight = student_hidden.new_ones(len(student_hidden)) if mask is None else mask.to(student_hidden.dtype)
+    wide = torch.promote_types(student_hidden.dtype, torch.float32)  # a third is not one in half precision
+    weight = student_hidden.new_ones(len(student_hidden), dtype=wide) if mask is None else mask.to(wide)
     how = dict(lam=lam, mix=mix, temperature=temperature, switch_entropy=switch_entropy)
     return _Chunked.apply(student_hidden, student_head, teacher_hidden.detach(), teacher_head, weight, chunk, how, *own)
 
 
 class _Chunked(torch.autograd.Function):
-    """Forward takes the gradients, too, for a loss of weight 1; backward multiplies them by its weight."""
+    """Forward takes the gradients, too, for a loss of weight 1; backward multiplies them by its weight. Those of the head's
+    parameters are summed over chunks in single precision at least."""
 
     @staticmethod
     def forward(ctx, hidden, head, teacher_hidden, teacher_head, weight, chunk, how, *parameters):
         wanted = any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        slopes: list[Tensor] = [torch.zeros_like(t) for t in (hidden, *parameters)] if wanted else []
+        slopes: list[Tensor] = [torch.zeros_like(hidden), *(torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+                                                            for p in parameters)] if wanted else []
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
             with torch.set_grad_enabled(wanted), _watched(head) as seen:
-                here = hidden[rows].detach().requires_grad_(wanted)
+                nowhere = weight[rows, None] == 0
+                here = hidden[rows].detach().masked_fill(nowhere, 0).requires_grad_(wanted)  # NaN of padding times 0 is NaN
                 logits = head(here)
             value, slope = kl_and_slope(logits.detach(), teacher_head(teacher_hidden[rows]), slope=wanted, **how)
             total += torch.where(weight[rows] != 0, value * weight[rows], 0).sum()
             if slope is not None:
-                slope = slope.mul_(weight[rows, None].to(slope.dtype)).to(logits.dtype)
+                slope = slope.mul_(weight[rows, None].to(slope.dtype)).masked_fill_(nowhere, 0).to(logits.dtype)
                 if seen is not None and len(parameters) == sum(p.requires_grad for p in head.linear.parameters()):
                     slopes[0][rows] = _through_linear(head.linear, seen[0], seen[1], here, logits, slope, slopes[1:])
                 else:
@@ -262,13 +282,13 @@ class _Chunked(torch.autograd.Function):
                         if part is not None:
                             whole += part
             del logits, slope
-        ctx.slopes = slopes
+        ctx.slopes, ctx.dtypes = slopes, [t.dtype for t in (hidden, *parameters)]
         return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
-        first, *rest = (slope.mul_(upstream.to(slope.dtype)) for slope in ctx.slopes)
+        first, *rest = (slope.mul_(upstream.to(slope.dtype)).to(dtype) for slope, dtype in zip(ctx.slopes, ctx.dtypes))
         del ctx.slopes
         return first, None, None, None, None, None, None, *rest
 
@@ -311,7 +331,8 @@ def _through_linear(linear: nn.Linear, into: Tensor, out: Tensor, here: Tensor, 
         elif flat.dtype == given.dtype == total.dtype:
             total.addmm_(flat.T, given)
         else:
-            total += flat.T @ given.to(flat.dtype)
+            for part, columns in zip(total.split(8192), flat.split(8192, -1)):  # in parts, for the same reason
+                part += columns.T @ given.to(flat.dtype)
     by_into = (by_out @ linear.weight.to(by_out.dtype)).to(into.dtype).reshape(into.shape)
     return by_into if into is here else torch.autograd.grad(into, here, by_into)[0]
 
@@ -364,7 +385,9 @@ class TopK(NamedTuple):
 
 @torch.no_grad()
 def top_k(teacher_logits: Tensor, k: int, temperature: float = 1.0) -> TopK:
-    """Of logits (N, V). All of them for k >= V."""
+    """Of logits (N, V). All of them for k >= V. Raises ValueError for less than one."""
+    if k < 1:
+        raise ValueError(f"top_k: {k} tokens of the teacher's; it is 1 or more")
     log_p = log_softmax(teacher_logits, temperature)
     found, ids = log_p.topk(min(k, log_p.shape[-1]), -1)
     return TopK(found, ids, log_p.scatter(-1, ids, float("-inf")).logsumexp(-1))

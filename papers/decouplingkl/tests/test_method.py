@@ -309,7 +309,93 @@ def test_chunks_hold_a_fraction_of_the_whole(monkeypatch):
     assert seen.rows == 64
 
 
+@pytest.mark.parametrize("mix, lam", [("linear", 0.0), ("linear", 0.35), ("linear", 1.0), ("jsd", 0.5), ("by_entropy", 0.5)])
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_a_row_of_weight_0_counts_nowhere_whatever_stands_in_it(mix, lam, chunk):
+    """Tokens that the teacher alone excludes (an infinite KL), NaN of padding on either side, and other rows that exclude tokens too:
+    loss and gradients are those of the rows that count, alone."""
+    torch.manual_seed(0)
+    head, width = torch.nn.Linear(4, 9).double(), 4
+    ours, theirs = torch.randn(5, width, dtype=torch.float64), torch.randn(5, 9, dtype=torch.float64)
+    theirs[0, 3] = theirs[1, 3] = -INF  # a teacher's own logits; of row 0, which counts, the head excludes the token, too
+    ours[2], theirs[3] = math.nan, math.nan
+    mask = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.5], dtype=torch.float64)
+
+    class Excludes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.own = head
+
+        def forward(self, hidden):
+            logits = self.own(hidden)
+            return logits.masked_fill((hidden == ours[0]).all(-1, keepdim=True) & (torch.arange(9) == 3), -INF)
+
+    def of(rows, weight):
+        hidden = ours[rows].clone().requires_grad_()
+        value = method.chunked_mixed_kl(hidden, Excludes(), theirs[rows], lambda t: t, lam, weight, chunk, mix)
+        return [value, *torch.autograd.grad(value, [hidden, head.weight, head.bias])]
+
+    some, whole = of([0, 4], mask[[0, 4]]), of([0, 1, 2, 3, 4], mask)
+    close(whole[0], some[0], 1e-12)
+    close(whole[1][[0, 4]], some[1], 1e-12)
+    assert whole[1][1:4].abs().max() == 0 < some[1].abs().max()
+    for a, b in zip(whole[2:], some[2:]):
+        close(a, b, 1e-12)
+    nothing = of([1, 2, 3], mask[1:4])
+    assert all(t.abs().max() == 0 for t in nothing), "a rank without a response"
+
+
+@pytest.mark.parametrize("lam", [0.3, 0.5])
+def test_the_slope_of_jsd_where_neither_gives_a_token_any_probability(lam):
+    """As over the tokens that are left: by autograd, and in closed form."""
+    zq, zp = pair(4, 8)
+    zq, zp = zq.detach(), zp.clone()
+    zq[:, 2] = zp[:, 2] = -INF
+    zq[1, 5], zp[2, 6] = -INF, -INF  # of one side alone
+    zq.requires_grad_()
+    kept = [v for v in range(8) if v != 2]
+    some = zq.detach()[:, kept].requires_grad_()
+    value, fewer = mixed_kl(zq, zp, lam, "jsd"), mixed_kl(some, zp[:, kept], lam, "jsd")
+    close(value, fewer, 1e-12)
+    slope, expected = slope_of(value.sum(), zq), slope_of(fewer.sum(), some)
+    close(slope[:, kept], expected, 1e-12)
+    assert slope[:, 2].abs().max() == 0
+    close(method.kl_and_slope(zq, zp, lam, "jsd")[1][:, kept], expected, 1e-12)
+
+
+def test_half_precision_holds_weights_and_sums_in_single():
+    """A third is no number of bfloat16, and a sum of a thousand of its gradients loses the small ones."""
+    torch.manual_seed(0)
+    n, head = 1024, torch.nn.Linear(8, 33, bias=False)
+    half = torch.nn.Linear(8, 33, bias=False).bfloat16()
+    half.weight.data.copy_(head.weight.bfloat16())
+    head.weight.data.copy_(half.weight)
+    hidden, theirs = torch.randn(n, 8).bfloat16(), torch.randn(n, 33).bfloat16()
+
+    def of(head, dtype, chunk):
+        value = method.chunked_mixed_kl(hidden.to(dtype).requires_grad_(), head, theirs.to(dtype), lambda t: t, 0.5,
+                                        torch.full((n,), 1 / 3), chunk)
+        return value, torch.autograd.grad(value, head.weight)[0]
+
+    value, expected = of(head.double(), torch.float64, 128)
+    for chunk in (1, 16, 128):
+        rounded, slope = of(half, torch.bfloat16, chunk)
+        assert slope.dtype == torch.bfloat16 and rounded.dtype == torch.float32
+        close(rounded, value, 2e-3)
+        assert float((slope.double() - expected).norm() / expected.norm()) < 0.01, chunk
+
+
 # -- bad input ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("call, says", [
+    (lambda z: mixed_kl(z, z, 0.5, "JSD"), "mix is 'JSD', not one of linear, jsd"), (lambda z: mixed_kl(z, z, 1.5), "lam is 1.5"),
+    (lambda z: mixed_kl(z, z, math.nan), "lam is nan"), (lambda z: method.kl_and_slope(z, z, -0.1), "lam is -0.1"),
+    (lambda z: forward_kl(z, z, 0), "temperature is 0"), (lambda z: method.top_k(z, 0), "top_k: 0 tokens"),
+])
+def test_functions_refuse_what_would_be_another_objective(call, says):
+    with pytest.raises(ValueError, match=says):
+        call(torch.zeros(2, 5))
+
+
 @pytest.mark.parametrize("options, says", [
     ({"prefix": "both"}, "prefix is 'both'"), ({"mix": "kl"}, "mix is 'kl'"), ({"estimator": "k1"}, "estimator is 'k1'"),
     ({"lam": 1.5}, "lam is 1.5"), ({"lam": float("nan")}, "lam is nan"), ({"top_p": 0}, "top_p is 0"), ({"top_k": -1}, "top_k is -1"),
