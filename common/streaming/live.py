@@ -119,23 +119,21 @@ class Output:
         self.file = file
 
     def write(self, text: str) -> None:
-        try:
-            self.file.write(text)
-        except UnicodeEncodeError as error:
-            raise DataError(f"standard output is {self.file.encoding}, which has no {text[error.start]!r}: set "
-                            "PYTHONIOENCODING=utf-8") from error
-        except OSError as error:
-            raise _unwritten(error) from error
+        self._done(self.file.write, text)
 
     def flush(self) -> None:
+        self._done(self.file.flush)
+
+    def _done(self, call: Callable, *text: str) -> None:
         try:
-            self.file.flush()
+            call(*text)
+        except UnicodeEncodeError as error:
+            raise DataError(f"standard output is {self.file.encoding}, which has no {text[0][error.start]!r}: set "
+                            "PYTHONIOENCODING=utf-8") from error
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            raise _unwritten(error) from error
-
-
-def _unwritten(error: OSError) -> Exception:
-    return error if isinstance(error, BrokenPipeError) else DataError(f"standard output cannot be written: {error.strerror}")
+            raise DataError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def open_checkpoint(name: str, about: str, base: str | None = None) -> tuple[Any, Any, dict[str, Any]]:
