@@ -69,7 +69,8 @@ def _for_training(root: Path, folder: Path, state: tuple[tuple[Path, int, int], 
     def of_common(files: Iterable[Path]) -> set[Path]:
         return {file for file in files if file.is_relative_to(root / "common")}
 
-    def experiments(files: Iterable[Path]) -> bool:  # and what makes the models that they are on
+    def left_behind(files: Iterable[Path]) -> bool:
+        """Of experiments, or of what makes the models that they are on."""
         made = root / "common" / "standins"
         return any(file.is_relative_to(made) or file.is_relative_to(folder) and file.parent != folder for file in files)
 
@@ -79,11 +80,11 @@ def _for_training(root: Path, folder: Path, state: tuple[tuple[Path, int, int], 
     closures = {file: reached([file], root) for file in modules}
     chosen = set(core)
     for file in filter(is_command, modules):
-        if lines_of(of_common(closures[file]) - core) <= FEW and not experiments(closures[file]):
+        if lines_of(of_common(closures[file]) - core) <= FEW and not left_behind(closures[file]):
             chosen |= closures[file]
     inside = of_common(chosen)
     for file in modules:
-        if of_common(closures[file]) <= inside and not experiments(closures[file]):
+        if of_common(closures[file]) <= inside and not left_behind(closures[file]):
             chosen |= closures[file]
     for test in sorted((folder / "tests").glob("test_*.py")):
         needed = _reached_by_test(test, root)

@@ -64,6 +64,8 @@ REWRITE = ("Here is a text in marked sentences and a reasoning in marked units t
 ANSWER = "\n\nWhen you have written the last unit, think once more as a whole, and put the final answer within \\boxed{}."
 
 AT_ONCE = {"transformers": 16, "vllm": 512}  # replies that a kill loses at most
+CAP, WHOLE_CAP = 1024, 3072  # a whole chain is 400 to 1,250 tokens long in the mean of a task (table 1), and one that is cut has no answer
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -286,8 +288,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--encoder", choices=["minilm", "tf-idf"], default="minilm")
     parser.add_argument("--clean", type=Path, help="clean rows of the released form, twenty or more, to set the gate's bars by")
     parser.add_argument("--passes", type=int, default=PASSES)
-    parser.add_argument("--cap", type=int, default=1024, help="most tokens of a reply")
+    parser.add_argument("--cap", type=int, help=f"most tokens of a reply (default {CAP}; {WHOLE_CAP} with --whole)")
     options = parser.parse_args(argv)
+    options.cap = (WHOLE_CAP if options.whole else CAP) if options.cap is None else options.cap
     replies = options.out.with_name(f"{options.out.name}.replies")
     try:
         if options.passes < 1 or options.cap < 1:

@@ -198,9 +198,11 @@ def test_a_chain_about_the_whole_input_is_kept_where_its_answer_is_right(tmp_pat
     assert read_row(rows[0]) == {"source": [text], "units": ["First 3, then 2 more: 5."], "deep": "", "answer": "5", "question": 0}
     problems, out = tmp_path / "problems.jsonl", tmp_path / "rows.jsonl"
     problems.write_text(json.dumps({"question": "How many has Ann?", "context": list(PROBLEM.sentences[1:]), "answer": "5"}) + "\n")
-    monkeypatch.setattr(traces, "model_writer", lambda *of: writer)
+    opened = []
+    monkeypatch.setattr(traces, "model_writer", lambda *of: opened.append(of) or writer)
     command = ["--problems", str(problems), "--out", str(out), "--generator", "g", "--whole"]
     assert traces.main(command) == 0 and json.loads(out.read_text()) == rows[0] and "1 of 1 problems" in capsys.readouterr().out
+    assert opened == [("g", "transformers", traces.WHOLE_CAP)] and traces.WHOLE_CAP > traces.CAP, "whole chains are longer"
     assert traces.main([*command, "--teacher", "t"]) == 2 and "no units to be rewritten" in capsys.readouterr().err
 
 
