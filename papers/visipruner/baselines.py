@@ -56,12 +56,18 @@ def _by_row(given: int | Sequence[int], rows: int) -> list[int]:
     return [each for each in of for _ in range(rows // len(of))]
 
 
+def _share(share: float) -> float:
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}; it lies between 0 and 1")
+    return share
+
+
 class FastV(Chosen):
     """share of the visual tokens is dropped behind a layer, by the attention that the last token pays there (FastV, K and R)."""
 
     def __init__(self, layer: int, share: float):
         super().__init__("attention", layer, 0)
-        self.share = share
+        self.share = _share(share)
 
     def begin(self, view: View, n_layers: int) -> None:
         self.counts = [round((1 - self.share) * int(n)) for n in view.visual.sum(1)]
@@ -72,7 +78,7 @@ class PyramidDrop(Nothing):
     """Behind each of the layers a share of the visual tokens that are left stays, ranked by the last token's attention there."""
 
     def __init__(self, layers: Sequence[int], share: float = 0.5):
-        self.at, self.share = frozenset(layers), share
+        self.at, self.share = frozenset(layers), _share(share)
 
     def wants(self, layer: int) -> bool:
         return layer in self.at

@@ -45,6 +45,10 @@ class ShallowConfig:
     first: Literal["merge", "half", "skip", "none"] = "merge"
     onto: int = 0
 
+    def __post_init__(self) -> None:
+        _one_of(self, mode=("before", "after"), first=("merge", "half", "skip", "none"))
+        _whole(self, layers=0, onto=0)
+
 
 @dataclass(frozen=True)
 class VisiPrunerConfig:
@@ -69,16 +73,29 @@ class VisiPrunerConfig:
     kv: Literal["all", "boundary", "filter"] = "filter"
 
     def __post_init__(self) -> None:
-        if self.exit_patience < 1:
-            raise ValueError(f"exit_patience is {self.exit_patience}; vision ends behind one layer without influence or more")
+        _one_of(self, kv=("all", "boundary", "filter"))
+        _whole(self, exit_patience=1, boundary=-1)  # the first tested layer is the one behind the boundary
         for name in ("layer_threshold", "exit_cos"):
             if not -1 <= getattr(self, name) <= 2:
                 raise ValueError(f"{name} is {getattr(self, name)}, and cosines lie between -1 and 1 (2: every layer passes)")
-        if self.boundary < -1:
-            raise ValueError(f"boundary is {self.boundary}; the first tested layer is the one behind it, so -1 is the least")
+        if not self.tokens_threshold >= 0:  # nan would drop every token
+            raise ValueError(f"tokens_threshold is {self.tokens_threshold}; it is compared with a norm, so 0 is the least")
 
     def with_(self, **changes) -> VisiPrunerConfig:
         return replace(self, **changes)
+
+
+def _one_of(config, **names: tuple[str, ...]) -> None:
+    for name, words in names.items():
+        if (value := getattr(config, name)) not in words:
+            raise ValueError(f"{name} is {value!r}; it is one of {', '.join(words)}")
+
+
+def _whole(config, **least: int) -> None:
+    for name, low in least.items():
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise ValueError(f"{name} is {value!r}; it is a whole number from {low} on")
 
 
 def paper(**changes) -> VisiPrunerConfig:

@@ -85,13 +85,32 @@ class Trace:
 class PrunedCache(DynamicCache):
     """A cache whose layers hold different numbers of prompt tokens. real[l] (B, n_l): which of a layer's prompt keys are tokens.
 
-    `get_seq_length` is the logical length: prompt and what was written since, whatever the layers dropped.
+    `get_seq_length` is the logical length: prompt and what was written since, whatever the layers dropped. Only a session can read
+    it, since a stock model has one mask for all layers: written to outside of one it raises ModelError.
     """
 
     def __init__(self, n_prompt: int):
         super().__init__()
+        self._begin(n_prompt)
+
+    def _begin(self, n_prompt: int) -> None:
         self.n_prompt, self.written = n_prompt, 0
         self.real: dict[int, Tensor] = {}
+        self.in_session = True
+
+    @classmethod
+    def of(cls, cache: DynamicCache, n_prompt: int) -> PrunedCache:
+        """The caller's own empty cache, which becomes one that can be pruned: he holds the same object before and after."""
+        cache.__class__ = cls
+        assert isinstance(cache, PrunedCache)
+        cache._begin(n_prompt)
+        return cache
+
+    def update(self, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.in_session:
+            raise ModelError("this cache holds a pruned prompt, and its layers hold different numbers of keys: decode with it inside of "
+                             "`with PruningSession(...)`")
+        return super().update(*args, **kwargs)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.n_prompt + self.written if self.real else super().get_seq_length(layer_idx)
@@ -127,11 +146,17 @@ class PrunedCache(DynamicCache):
         self._of_rows(lambda real: real[indices])
 
     def crop(self, tokens_to_remove: int) -> None:
-        if abs(tokens_to_remove) > self.written:
-            raise UserError(f"cannot take back {abs(tokens_to_remove)} tokens: {self.written} were written behind the prompt, and what was "
+        if -tokens_to_remove > self.written:
+            raise UserError(f"cannot take back {-tokens_to_remove} tokens: {self.written} were written behind the prompt, and what was "
                             "dropped of it cannot be brought back; run the prompt again")
-        super().crop(-abs(tokens_to_remove))
-        self.written -= abs(tokens_to_remove)
+        if tokens_to_remove > 0:  # transformers before 5.18 takes it for a length, which no two layers here need to have in common
+            raise ValueError(f"crop({tokens_to_remove}): a positive number is refused; give as a negative one how many tokens to take back")
+        super().crop(tokens_to_remove)
+        self.written += tokens_to_remove
+
+    def reset(self) -> None:
+        super().reset()
+        self._begin(0)
 
 
 # -- the session -------------------------------------------------------------------------------------------
@@ -172,7 +197,12 @@ class PruningSession:
 
     def __exit__(self, *error) -> None:
         self._stack.close()
+        if self._cache is not None:
+            self._cache.in_session = False
         self._view = self._cache = None
+
+    def __deepcopy__(self, memo: dict) -> PruningSession:
+        raise ModelError("a model cannot be copied while it is pruned: its copy would carry this session's hooks; copy it before `with`")
 
     # -- a call begins
     def _see_ids(self, module, args, kwargs) -> None:
@@ -188,22 +218,24 @@ class PruningSession:
         embeds = args[0] if embeds is None and args else embeds
         source = kwargs["input_ids"] if embeds is None else embeds
         batch, width = source.shape[:2]
+        by_ids, self._by_ids = self._by_ids, None  # of this call alone: a part of the model may be called by itself next
         cache = kwargs.get("past_key_values")
-        if cache is not None and not isinstance(cache, DynamicCache):
-            raise ModelError(f"{type(cache).__name__}: a pruned model's layers hold different numbers of keys; use the dynamic one")
+        if cache is not None and (not isinstance(cache, DynamicCache) or cache.offloading):
+            kind = f"{type(cache).__name__}{', offloaded' if isinstance(cache, DynamicCache) else ''}"
+            raise ModelError(f"{kind}: a pruned model's layers hold different numbers of keys; use the dynamic one as it is")
         mask = kwargs.get("attention_mask")
         if cache is not None and cache.get_seq_length() > 0:
             if not isinstance(cache, PrunedCache):
                 raise ModelError("this cache was filled outside of a pruning session; run the prompt inside of it")
-            self._cache, self._view, self._fresh = cache, None, width
+            self._cache, self._view, self._fresh, cache.in_session = cache, None, width, True
             self._tail = None if mask is None or mask.dim() != 2 else mask[:, cache.n_prompt :].bool()
-            if self._by_ids is not None and bool(self._by_ids.any()):
+            if by_ids is not None and bool(by_ids.any()):
                 raise ModelError("a picture behind the prompt: give all pictures in the first call")
             return None
         if mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
             raise ModelError("attention_mask must be (batch, tokens): which tokens are real; who sees whom follows from it")
         real = torch.ones(batch, width, dtype=torch.bool, device=source.device) if mask is None else mask.bool()
-        visual = self.given if self.given is not None else self._by_ids
+        visual = self.given if self.given is not None else by_ids
         if visual is None:
             raise ModelError("where are the visual tokens? Give visual=(batch, tokens) bool, or input_ids with the model's image token")
         if len(visual) and batch % len(visual) == 0:  # beams and several samples a prompt repeat its row
@@ -215,7 +247,8 @@ class PruningSession:
         self.pruner.begin(self._view, len(self.decoder.layers))
         caching = kwargs.get("use_cache")
         caching = self.decoder.config.use_cache if caching is None else caching
-        self._cache = kwargs["past_key_values"] = PrunedCache(width) if caching else None
+        self._cache = None if not caching else PrunedCache(width) if cache is None else PrunedCache.of(cache, width)
+        kwargs["past_key_values"] = self._cache
         return args, kwargs
 
     # -- a layer
@@ -262,6 +295,7 @@ class PruningSession:
         if (view := self._view) is None:
             if self._cache is not None:
                 self._cache.written += self._fresh
+                self._cache.in_session = False
             return None
         self._view = None
         for layer, of in enumerate(self._views):
@@ -271,11 +305,16 @@ class PruningSession:
                 stay = self.pruner.cached(layer, of)
                 self._cache.keep(layer, of.real, None if stay is None else _packed(of.real & (stay | ~of.visual)))
                 self.trace.cached.append(self._cache.real[layer].sum(1).tolist())
+        if self._cache is not None:
+            self._cache.in_session = False
         if view is not self._views[0]:
-            states = output.last_hidden_state
+            states = output[0]
             whole = states.new_zeros(len(states), view.n_prompt + 1, states.shape[-1])  # padding goes to a slot that is cut off
             index = torch.where(view.real, view.slots, view.n_prompt)[..., None].expand_as(states)
-            output.last_hidden_state = whole.scatter(1, index, states)[:, : view.n_prompt]
+            whole = whole.scatter(1, index, states)[:, : view.n_prompt]
+            if isinstance(output, tuple):  # return_dict=False
+                return (whole, *output[1:])
+            output.last_hidden_state = whole
         return output
 
     # -- the watcher's side

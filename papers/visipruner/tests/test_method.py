@@ -119,9 +119,18 @@ def test_a_filter_that_keeps_nothing_ends_vision_at_once_and_nothing_is_asked_ag
 
 
 def test_settings_that_mean_nothing_are_refused():
-    for wrong in (dict(exit_patience=0), dict(layer_threshold=3.0), dict(boundary=-2)):
+    nan = float("nan")
+    for wrong in (dict(exit_patience=0), dict(exit_patience=1.5), dict(layer_threshold=3.0), dict(layer_threshold=nan), dict(boundary=-2),
+                  dict(boundary=2.5), dict(tokens_threshold=nan), dict(tokens_threshold=-1), dict(exit_cos=nan), dict(kv="filtre")):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             VisiPrunerConfig(**wrong)
+    for wrong in (dict(mode="befor"), dict(first="mrge"), dict(layers=-1), dict(layers=2.0), dict(onto=-1)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ShallowConfig(**wrong)
+    for share in (-0.1, 1.5, nan):
+        for make in (FastV, PyramidDrop):
+            with pytest.raises(ValueError, match="between 0 and 1"):
+                make((1,), share)
     assert paper().shallow.mode == "before" and not paper().shallow.visual_self and paper().exit_consecutive
     assert code_compat().shallow.mode == "after" and code_compat().shallow.visual_self and not code_compat().exit_consecutive
 
