@@ -4,19 +4,16 @@
                          claims.yaml: value, interval, controls, word and reason must be equal
     code -> results      (code.py) results/sources.json has the hash of every file that an experiment's jobs depended on; where the tree's
                          differs, the records are of older code, and the files are named
-    run -> commit        a record's commit is in the history, before the commit that is checked out
+    run -> commit        (history.py) a record's commit is in the history, and held that code and the claim
 
 A paper's experiments are reached by the name of its eval.py: common imports no paper.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import json
 import math
-import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +23,9 @@ from ..claims.records import Claims, load_claims, read_records, stale
 from ..claims.shapes import once
 from ..claims.verdict import verdict
 from ..errors import RecordError
+from . import history
 
 RUNGS_OF = {"analytic": "analytic", "cpu": "cpu-small", "gpu": "gpu-random-weights", "paper": "paper-scale"}
-COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 def problems(paper: str, root: Path = ROOT) -> Iterator[str]:
@@ -40,7 +37,8 @@ def problems(paper: str, root: Path = ROOT) -> Iterator[str]:
         yield str(error).replace(f"{root}/", "")
         return
     for record in records:
-        yield from (f"papers/{paper}: {problem}" for problem in _alone(record, claims, paper, root))
+        yield from (f"papers/{paper}: {problem}" for problem in _alone(record, claims, paper))
+    yield from (f"papers/{paper}: {problem}" for problem in history.problems(paper, records, claims, root))
     by_key = {_key(r): r for r in records}
     computed: set[tuple[str, str]] = set()
     for experiment in importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS:
@@ -72,8 +70,8 @@ def _key(record: dict) -> tuple[str, str]:
     return record["claim"]["id"].partition("/")[2], record["claim"]["rung"]
 
 
-def _alone(record: dict, claims: Claims, paper: str, root: Path) -> Iterator[str]:
-    """What is wrong with a record beside claims.yaml and the history, without computing anything again."""
+def _alone(record: dict, claims: Claims, paper: str) -> Iterator[str]:
+    """What is wrong with a record beside claims.yaml, without computing anything again."""
     (name, rung), claim = _key(record), claims.find(record["claim"]["id"], record["claim"]["rung"])
     at = f"{name} at {rung}"
     if record["claim"]["paper_key"] != paper:
@@ -84,8 +82,6 @@ def _alone(record: dict, claims: Claims, paper: str, root: Path) -> Iterator[str
         return
     if different := stale(record, claims):
         yield f"{at}: claims.yaml has another {different} than the record"
-    if problem := commit_problem(record, root):
-        yield problem
     if record["measured"]["value"] is not None:
         return
     word = verdict(claim, None, blocked_by=record["verdict"].get("blocked_by") or ("time",))[0]
@@ -136,37 +132,3 @@ def unequal_paths(a: Any, b: Any, at: str = "") -> Iterator[str]:
             yield at.rstrip(".")
     elif a != b:
         yield at.rstrip(".")
-
-
-# -- run -> commit -----------------------------------------------------------------------------------------
-def commit_problem(record: dict, root: Path = ROOT) -> str | None:
-    """Why a record's commit cannot be the one that it ran on; None where it can, and where there is no history to ask.
-
-    A commit goes by its own number and no other name. A shallow clone, a copy and a tarball have no history: there the
-    question is left open.
-    """
-    commit, name = record["run"]["commit"], f"{record['claim']['id']} at {record['claim']['rung']}"
-    if record["run"]["dirty"]:
-        return f"{name}: its run was of a tree with uncommitted changes, and it stands among the committed records"
-    if not COMMIT.fullmatch(commit) or not commit.strip("0"):
-        return f"{name}: {commit[:40]!r} is no commit"
-    if not _history(root):
-        return None
-    return None if _is_ancestor(root, commit) else f"{name}: commit {commit[:12]} is not in the history before this one"
-
-
-@functools.lru_cache(maxsize=8)
-def _history(root: Path) -> bool:
-    def asked(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return asked("rev-parse", "--is-shallow-repository") == "false" and asked("rev-parse", "--show-prefix") == ""
-    except (OSError, subprocess.CalledProcessError):
-        return False
-
-
-@functools.lru_cache(maxsize=512)
-def _is_ancestor(root: Path, commit: str) -> bool:
-    answer = subprocess.run(["git", "-C", str(root), "merge-base", "--is-ancestor", commit, "HEAD"], capture_output=True)
-    return answer.returncode == 0

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..claims.machine import ROOT
+from ..claims.shapes import once
 
 
 def older_code(record: dict, root: Path = ROOT) -> list[str]:
@@ -22,7 +23,7 @@ def older_code(record: dict, root: Path = ROOT) -> list[str]:
     if (named := record["run"].get("sources")) is None:
         measured = record["measured"]["value"] is not None and record["claim"]["rung"] != "analytic"
         return ["(the run did not write down its sources)"] if measured else []
-    files = _sources(root / "papers" / record["claim"]["paper_key"] / "results" / "sources.json").get(named["experiment"])
+    files = read_sources(root / "papers" / record["claim"]["paper_key"] / "results" / "sources.json").get(named["experiment"])
     if files is None or digest_of(files) != named["sha256"]:
         return ["(results/sources.json does not hold the files that the record names)"]
     return [name for name, sha in files.items() if not name.startswith("(") and _sha256(root / name) != sha]
@@ -46,16 +47,21 @@ def _place(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if inside else f"({path.name})"
 
 
-def _sources(path: Path) -> dict[str, dict[str, str]]:
+def read_sources(path: Path) -> dict[str, dict[str, str | None]]:
+    """{experiment: {file: hash}} as results/sources.json has it; {} for a file that is not there, or is no such table."""
     try:
         return _read(path, path.stat().st_mtime_ns)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
 @functools.lru_cache(maxsize=32)
-def _read(path: Path, changed: int) -> dict[str, dict[str, str]]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read(path: Path, changed: int) -> dict[str, dict[str, str | None]]:
+    found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    if not isinstance(found, dict) or not all(isinstance(files, dict) and all(isinstance(sha, str | None) for sha in files.values())
+                                              for files in found.values()):
+        raise ValueError("no table of files and hashes")
+    return found
 
 
 def _sha256(path: Path) -> str | None:

@@ -28,7 +28,7 @@ from ..claims.processes import over_processes
 from ..errors import RecordError
 from ..seeds import seeds_of
 from .chain import RUNGS_OF
-from .code import digest_of, older_code
+from .code import digest_of, older_code, read_sources
 from .papers import PLANNED
 
 
@@ -238,10 +238,7 @@ class Recorded:
     def _flag(self, experiment: str, rung: str, dirty: bool, folder: Path) -> str:
         if dirty:
             return "of a tree with uncommitted changes"
-        try:
-            named = json.loads((folder / "sources.json").read_text(encoding="utf-8")).get(experiment)
-        except (OSError, ValueError):
-            named = None
+        named = read_sources(folder / "sources.json").get(experiment)
         run = {} if named is None else {"sources": {"experiment": experiment, "sha256": digest_of(named)}}
         files = older_code({"run": run, "claim": {"paper_key": self.paper, "rung": RUNGS_OF[rung]}, "measured": {"value": 0.0}}, self.root)
         if run and files:

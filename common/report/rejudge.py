@@ -28,7 +28,7 @@ from ..claims.records import (
 )
 from ..errors import RecordError, UserError
 from .chain import RUNGS_OF, committed_results
-from .code import digest_of
+from .code import digest_of, read_sources
 
 
 def rejudge(paper: str, root: Path = ROOT) -> Iterator[str]:
@@ -40,7 +40,7 @@ def rejudge(paper: str, root: Path = ROOT) -> Iterator[str]:
         if experiment.quantities is None or experiment.rung == "analytic" or not path.is_file():
             continue
         facts = json.loads(path.read_text(encoding="utf-8"))["run"]
-        if (named := _sources(folder, experiment.name)) is not None:
+        if (named := read_sources(folder / "sources.json").get(experiment.name)) is not None:
             facts = facts | {"sources": {"experiment": experiment.name, "sha256": digest_of(named)}}
         try:
             results = committed_results(folder, experiment)
@@ -103,10 +103,3 @@ def _said(record: dict) -> dict:
     the claims.yaml that it was judged by."""
     protocol = {name: value for name, value in record["protocol"].items() if name != "claims_sha256"}
     return {name: value for name, value in record.items() if name != "run"} | {"protocol": protocol}
-
-
-def _sources(folder: Path, experiment: str) -> dict[str, str] | None:
-    try:
-        return json.loads((folder / "sources.json").read_text(encoding="utf-8")).get(experiment)
-    except (OSError, ValueError):
-        return None

@@ -14,7 +14,7 @@ import papers
 from common.claims.intervals import summarize
 from common.claims.records import load_claims, make_record, read_record, write_record
 from common.report import __main__ as command
-from common.report import chain, code
+from common.report import chain, code, history
 from common.report.papers import read_paper
 from tests.sample_records import RUN, claim, claims_yaml, one
 
@@ -60,7 +60,7 @@ def root(tmp_path, monkeypatch):
     git(tmp_path, "commit", "-qm", "one")
     publish(tmp_path)
     monkeypatch.setattr(papers, "__path__", [str(tmp_path / "papers")])
-    for cached in (chain._history, chain._is_ancestor):
+    for cached in (history._history, history._is_ancestor):
         cached.cache_clear()
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("papers.demo")]:
@@ -255,10 +255,72 @@ def test_without_a_history_the_question_is_left_open(root, monkeypatch):
     assert len(problems(root)) == 1
     (root / ".git").rename(root / "git")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
-    chain._history.cache_clear()
+    history._history.cache_clear()
     assert problems(root) == []
     forge(root, "C2", ("run", "commit", "0" * 40))
     assert "is no commit" in problems(root)[0]
+
+
+def commit_of(root, message="more"):
+    git(root, "add", ".")
+    git(root, "commit", "-qm", message, "--allow-empty")
+    return git(root, "rev-parse", "HEAD")
+
+
+def test_a_commit_that_held_other_code(root):
+    """An ancestor that exists, and never had the file as results/sources.json says."""
+    first, path = git(root, "rev-parse", "HEAD"), root / "papers/demo/eval.py"
+    path.write_text(EVAL + "# one more thought\n")
+    later = commit_of(root)
+    said = ("papers/demo: experiment small: its records name commit {}, and results/sources.json has another hash than that commit of "
+            "papers/demo/eval.py")
+    forge(root, "C2", ("run", "commit", later))
+    assert problems(root) == [said.format(later[:12])]
+    # The hashes of today's code in place of the run's, in both files: no record looks older.
+    files = json.loads((root / "papers/demo/results/sources.json").read_text())
+    files["small"] = code.hashes([path], root)
+    (root / "papers/demo/results/sources.json").write_text(json.dumps(files))
+    forge(root, "C2", ("run", "commit", first), ("run", "sources", "sha256", code.digest_of(files["small"])))
+    assert row(root, "C2").flag == "" and problems(root) == [said.format(first[:12])]
+
+
+def test_code_that_the_commit_never_had_and_data_that_no_commit_has(root):
+    """Data of a user's own lies in the tree and is in no commit; a module that is in none was a change."""
+    for name, told in (("data.txt", False), ("helper.py", True)):
+        (root / "papers/demo" / name).write_text("1")
+        files = code.hashes([root / "papers/demo/eval.py", root / "papers/demo" / name], root)
+        (root / "papers/demo/results/sources.json").write_text(json.dumps({"small": files}))
+        forge(root, "C2", ("run", "sources", "sha256", code.digest_of(files)))
+        assert any("has another hash than that commit of papers/demo/helper.py" in problem for problem in problems(root)) == told
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"protocol": CLAIMS[1]["protocol"] | {"rule": {"above": 0.05}}}, "another rule"),
+    ({"protocol": CLAIMS[1]["protocol"] | {"rule": {"above": 0.05}, "was": [{"rule": "above 0.1", "until": "today", "why": "a slip"}]}}, ""),
+    ({"protocol": CLAIMS[1]["protocol"] | {"rule": {"above": 0.1, "falsified_if": "it does not"}}}, ""),
+    ({"kind": "ours", "required": False}, "another kind, required"),
+    ({"id": "demo/C5"}, "no such claim"),
+])  # fmt: skip
+def test_what_was_fixed_beforehand_is_what_claims_yaml_said_at_the_commit(root, changes, said):
+    """--rejudge judges by the claims of today what ran before them."""
+    folder, made, before = root / "papers/demo", read_record(path_of(root, "C2")), git(root, "rev-parse", "HEAD")
+    changed = CLAIMS[1] | changes
+    claims_yaml(folder, CLAIMS[0], changed, *CLAIMS[2:])
+    path_of(root, "C2").unlink()
+    claims = load_claims(folder / "claims.yaml")
+    write_record(make_record(claims.find(changed["id"]), claims.sha256, made["measured"], made["run"], seeds=[0, 1, 2]), folder / "results")
+    found = [problem for problem in problems(root) if before[:12] in problem]
+    assert [said in problem for problem in found] == [True] * bool(said)
+    now = commit_of(root)
+    forge(root, changed["id"].partition("/")[2], ("run", "commit", now))  # run again: then it was fixed beforehand
+    assert not [problem for problem in problems(root) if "on which it ran" in problem]
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '{"small": []}', '{"small": {"a": 1}}', '{"small": {"a": "b", "a": "c"}}', "[" * 100_000])
+def test_a_sources_json_that_is_no_table_counts_as_none(root, text):
+    (root / "papers/demo/results/sources.json").write_text(text)
+    assert code.older_code(read_record(path_of(root, "C2")), root) == ["(results/sources.json does not hold the files that the record names)"]
+    assert row(root, "C2").flag == "older" and problems(root) == []
 
 
 def test_the_command_says_it_and_fails(root, capsys):
