@@ -1,9 +1,10 @@
 """The chain from committed results to committed words, pulled at every link: `python -m common.report --check`.
 
     results -> verdict   every record is computed again from results/measurements.*.json, by the paper's quantities and
-                         claims.yaml: value, interval, controls, word and reason must be equal
+                         claims.yaml: value, interval, controls, timing, seeds, models, word and reason must be equal; a claim
+                         that was not run waits for what claims.yaml says
     code -> results      (code.py) results/sources.json has the hash of every file that an experiment's jobs depended on; where the tree's
-                         differs, the records are of older code, and the files are named
+                         differs, the records are of older code, and the files are named; where none differs, none may be missing
     run -> commit        (history.py) a record's commit is in the history, and held that code and the claim
 
 A paper's experiments are reached by the name of its eval.py: common imports no paper.
@@ -14,17 +15,22 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..claims.machine import ROOT
-from ..claims.records import Claims, load_claims, read_records, stale
+from ..claims.records import SEED, Claims, load_claims, read_records, seeds_counted, stale
 from ..claims.shapes import once
 from ..claims.verdict import verdict
-from ..errors import RecordError
+from ..errors import RecordError, UserError
 from . import history
+from .code import changed_since, place, read_sources
 
+COMMAND = re.compile(r"( RUNG=[a-z]+)?( ONLY=[\w,-]+)?( SEEDS=[0-9]{1,3})?")  # behind "make reproduce-<paper>"
+BESIDE = ("was", "task", "baselines", "deviations")  # of a protocol: what claims.yaml says, and no word follows from
 RUNGS_OF = {"analytic": "analytic", "cpu": "cpu-small", "gpu": "gpu-random-weights", "paper": "paper-scale"}
 
 
@@ -41,29 +47,36 @@ def problems(paper: str, root: Path = ROOT) -> Iterator[str]:
     yield from (f"papers/{paper}: {problem}" for problem in history.problems(paper, records, claims, root))
     by_key = {_key(r): r for r in records}
     computed: set[tuple[str, str]] = set()
+    named, whole = [], True  # models and data sets that the results name, if all of these can be read
     for experiment in importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS:
-        if experiment.quantities is None:
-            continue
         rung = RUNGS_OF[experiment.rung]
         try:
-            measured = experiment.quantities(committed_results(folder / "results", experiment), experiment.rung)
+            results = committed_results(folder / "results", experiment)
+            measured = experiment.quantities(results, experiment.rung) if experiment.quantities else {}
+            named += [entry for entries in experiment.facts(results) for entry in entries] if experiment.facts else []
         except FileNotFoundError:
             continue  # never run, or not published: then its claims have no record either, which is looked at below
         except (KeyError, IndexError, TypeError, ValueError, RecordError) as error:
             yield f"papers/{paper}: experiment {experiment.name}: its claims cannot be computed from the committed results: {error!r}"
+            whole = False
             continue
+        yield from (f"papers/{paper}: {problem}" for problem in _unlisted(experiment, folder / "results" / "sources.json", root))
+        jobs = own_results(experiment, results)
         for name, now in measured.items():
             computed.add((name, rung))
             claim, of_claim = claims.find(name, rung), by_key.get((name, rung))
-            if claim is None or of_claim is None or claim["rung"] != rung:
+            if claim is None or of_claim is None:
                 continue
             try:
-                found = list(differences(claim, of_claim, dict(now)))
+                found = list(differences(claim | {"rung": rung}, of_claim, dict(now), jobs))
             except RecordError as error:
                 found = [f"cannot be judged: {error}"]
             yield from (f"papers/{paper}: {name}: {problem}" for problem in found)
     for name, rung in sorted({key for key, record in by_key.items() if record["measured"]["value"] is not None} - computed):
         yield f"papers/{paper}: {name} at {rung}: the record has a value, and no committed result gives it"
+    for (name, rung), record in by_key.items() if whole else ():
+        unknown = [entry for field in ("models", "datasets") for entry in record["run"].get(field, ()) if entry not in plain(named)]
+        yield from (f"papers/{paper}: {name} at {rung}: no committed result names {entry!r:.100}, as its run does" for entry in unknown[:1])
 
 
 def _key(record: dict) -> tuple[str, str]:
@@ -77,16 +90,60 @@ def _alone(record: dict, claims: Claims, paper: str) -> Iterator[str]:
     if record["claim"]["paper_key"] != paper:
         yield f"{at}: the record is of another paper, {record['claim']['paper_key']}"
         return
+    if not COMMAND.fullmatch(record["run"]["command"].removeprefix(f"make reproduce-{paper}")):
+        yield f"{at}: {record['run']['command']!r:.100} is no command that measures a claim of {paper}"
     if claim is None:
         yield f"{at}: claims.yaml has no such claim"
         return
-    if different := stale(record, claims):
+    if different := stale(record, replace(claims, claims=[claim | {"rung": rung}])):
         yield f"{at}: claims.yaml has another {different} than the record"
+    ours, theirs = record["protocol"], claim["protocol"]
+    if other := [field for field in BESIDE if _entries(ours, field) != _entries(theirs, field)]:
+        yield f"{at}: claims.yaml has another {', '.join(other)} than the record"
     if record["measured"]["value"] is not None:
         return
-    word = verdict(claim, None, blocked_by=record["verdict"].get("blocked_by") or ("time",))[0]
-    if word != record["verdict"]["word"]:
-        yield f"{at}: the record has no value and says {record['verdict']['word']}; of this claim it could only say {word}"
+    said = record["verdict"]
+    word = verdict(claim, None, blocked_by=said.get("blocked_by") or ("time",))[0]
+    if word != said["word"]:
+        yield f"{at}: the record has no value and says {said['word']}; of this claim it could only say {word}"
+    elif not (claim.get("status") or claim.get("blocked_by")):
+        yield f"{at}: the record says {word}, and claims.yaml names nothing that this claim waits for"
+    elif verdict(claim, None)[1:] != (said["reason"], said.get("blocked_by", [])):
+        yield f"{at}: the record says {word}, and not for the reason that claims.yaml gives: {verdict(claim, None)[1]}"
+    if record["measured"] != {"value": None, "n_runs": 0}:
+        yield f"{at}: the record has no value, and other numbers of a measurement"
+
+
+def _entries(protocol: dict, field: str) -> Any:
+    """A field of a protocol, where one that is empty is as good as none, and a deviation counts once."""
+    found = protocol.get(field) or None
+    return sorted(set(found)) if field == "deviations" and found else found
+
+
+def _unlisted(experiment: Any, path: Path, root: Path) -> Iterator[str]:
+    """Code, and data that jobs name, of an experiment that results/sources.json does not list, though nothing that it lists has changed:
+    then the run depended on these, too, and a change of them would make no record older."""
+    listed = read_sources(path).get(experiment.name)
+    if listed is None or experiment.jobs is None or changed_since(listed, root):
+        return
+    try:
+        jobs = experiment.jobs(experiment.rung)
+        code = {file for job in jobs for file in job.sources() if file.suffix == ".py"}
+    except (UserError, OSError):  # a user's data, or a stand-in that is trained when it is needed, is not here
+        return
+    names = {place(file, root) for file in code | {Path(name) for job in jobs for name in job.data}}
+    if missing := sorted(names - listed.keys()):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        yield f"experiment {experiment.name}: results/sources.json does not list {', '.join(missing[:3])}{more}, on which its jobs depend"
+
+
+def own_results(experiment: Any, results: dict) -> list[str]:
+    """Names of the results that are the experiment's own: in a document that several share another may have other seeds."""
+    try:
+        own = {SEED.sub("", job.name) for job in experiment.jobs(experiment.rung)} if experiment.jobs else set()
+    except UserError:  # its data is not here
+        own = set()
+    return [name for name in results if not own or SEED.sub("", name) in own]
 
 
 def committed_results(folder: Path, experiment: Any) -> dict:
@@ -98,8 +155,9 @@ def committed_results(folder: Path, experiment: Any) -> dict:
     return {experiment.name: document} if experiment.run else document
 
 
-def differences(claim: dict, record: dict, now: dict) -> Iterator[str]:
-    """What the record has otherwise than the results give. now: what the paper's quantities return for the claim."""
+def differences(claim: dict, record: dict, now: dict, jobs: Iterable[str]) -> Iterator[str]:
+    """What the record has otherwise than the results give. now: what the paper's quantities return for the claim; jobs: names of the
+    results that they are from."""
     timing = now.pop("timing", None)
     if record["measured"]["value"] is None:
         yield f"the record has no value ({record['verdict']['word']}), and the committed results give {now['value']}"
@@ -107,6 +165,11 @@ def differences(claim: dict, record: dict, now: dict) -> Iterator[str]:
     if unequal := sorted(unequal_paths(plain(now), record["measured"])):
         yield f"measured.{unequal[0]} is not what the committed results give ({len(unequal)} such entries)"
         return
+    if unequal := sorted(unequal_paths(plain(timing), record["run"].get("timing"))):
+        yield f"run.timing{'.' * bool(unequal[0])}{unequal[0]} is not what the committed results give ({len(unequal)} such entries)"
+    seeds = seeds_counted(now, claim["protocol"].get("seeds", []), jobs)
+    if seeds != record["protocol"]["seeds"]:
+        yield f"the record names the seeds {record['protocol']['seeds']}, and its results are of {seeds}"
     word, reason, _ = verdict(claim, now, timing)
     if (word, reason) != (record["verdict"]["word"], record["verdict"]["reason"]):
         yield f"the record says {record['verdict']['word']}, and its results give {word}: {reason}"

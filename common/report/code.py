@@ -26,6 +26,11 @@ def older_code(record: dict, root: Path = ROOT) -> list[str]:
     files = read_sources(root / "papers" / record["claim"]["paper_key"] / "results" / "sources.json").get(named["experiment"])
     if files is None or digest_of(files) != named["sha256"]:
         return ["(results/sources.json does not hold the files that the record names)"]
+    return changed_since(files, root)
+
+
+def changed_since(files: Mapping[str, str | None], root: Path = ROOT) -> list[str]:
+    """Of files with their hashes those that the tree has otherwise, or no longer. Names in brackets are of no tree, see `hashes`."""
     return [name for name, sha in files.items() if not name.startswith("(") and _sha256(root / name) != sha]
 
 
@@ -37,10 +42,10 @@ def digest_of(files: Mapping[str, str | None]) -> str:
 def hashes(files: Iterator[Path] | list[Path], root: Path = ROOT) -> dict[str, str | None]:
     """{file relative to the root: the first 16 digits of its hash}; of what lies outside, or in a cache, the name in brackets,
     which says what was read and cannot be looked up in another tree."""
-    return {_place(path, root): _sha256(path) for path in sorted(files)}
+    return {place(path, root): _sha256(path) for path in sorted(files)}
 
 
-def _place(path: Path, root: Path) -> str:
+def place(path: Path, root: Path = ROOT) -> str:
     if not path.is_absolute():
         return path.as_posix()
     inside = path.is_relative_to(root) and not path.relative_to(root).parts[0].startswith(".")

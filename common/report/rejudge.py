@@ -13,11 +13,9 @@ import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ..claims.machine import ROOT
 from ..claims.records import (
-    SEED,
     load_claims,
     make_record,
     read_record,
@@ -26,8 +24,8 @@ from ..claims.records import (
     seeds_counted,
     write_record,
 )
-from ..errors import RecordError, UserError
-from .chain import RUNGS_OF, committed_results
+from ..errors import RecordError
+from .chain import RUNGS_OF, committed_results, own_results
 from .code import digest_of, read_sources
 
 
@@ -48,7 +46,7 @@ def rejudge(paper: str, root: Path = ROOT) -> Iterator[str]:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             yield f"papers/{paper}: experiment {experiment.name}: {path.name} is of another form, run it again ({error!r})"
             continue
-        jobs = _jobs(experiment, results)
+        jobs = own_results(experiment, results)
         for name, measured in found.items():
             claim = claims.find(name, RUNGS_OF[experiment.rung])
             if claim is None:
@@ -77,15 +75,6 @@ def _renewed(claim: dict, sha256: str, measured: dict, facts: dict, folder: Path
         write_record(record, folder)
         was = old["verdict"]["word"] if old else "no valid record"
         yield f"{claim['id']}: {was} -> {record['verdict']['word']}"
-
-
-def _jobs(experiment: Any, results: dict) -> list[str]:
-    """Names of the results that are the experiment's own: in a document that several share another may have other seeds."""
-    try:
-        own = {SEED.sub("", job.name) for job in experiment.jobs(experiment.rung)} if experiment.jobs else set()
-    except UserError:  # its data is not here
-        own = set()
-    return [name for name in results if not own or SEED.sub("", name) in own]
 
 
 def _kept(path: Path) -> dict:

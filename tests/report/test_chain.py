@@ -23,6 +23,7 @@ from pathlib import Path
 
 from common.claims.intervals import point, summarize
 from common.runs.experiment import Experiment
+from common.runs.jobs import Job
 
 
 def exact(results, size):
@@ -34,7 +35,13 @@ def small(results, size):
     return {"C2": summarize(method) | {"placebo": summarize(nothing), "baselines": {"nothing": 0.0}}}
 
 
-EXPERIMENTS = (Experiment("exact", "analytic", exact), Experiment("small", "cpu", small, document="cpu-small"),
+def computed(seed):
+    return None
+
+
+JOBS = [Job(f"{arm}/seed{s}", f"{__name__}:computed", {"seed": s}) for arm in ("method", "nothing") for s in range(3)]
+EXPERIMENTS = (Experiment("exact", "analytic", exact),
+               Experiment("small", "cpu", small, lambda size: JOBS, document="cpu-small", facts=lambda results: ([{"name": "tiny"}], [])),
                Experiment("large", "gpu", lambda results, size: {"C3": point(results["large"]["ms"])}, run=print, document="gpu"))
 '''
 RESULTS = {f"{arm}/seed{s}": {"gain": at + 0.01 * s} for arm, at in (("method", 0.3), ("nothing", 0.0)) for s in range(3)}
@@ -137,6 +144,15 @@ def test_a_whole_chain_has_no_problem(root):
     ([("run", "commit", "HEAD")], "'HEAD' is no commit"), ([("run", "commit", "unknown")], "'unknown' is no commit"),
     ([("run", "commit", "--all")], "'--all' is no commit"),
     ([("run", "commit", "1234567890" * 4)], "commit 123456789012 is not in the history before this one"),
+    ([("run", "command", "curl https://example.org/x | sh")], "'curl https://example.org/x | sh' is no command that"),
+    ([("run", "command", "make reproduce-other SEEDS=3")], "is no command that measures a claim of demo"),
+    ([("run", "command", "make reproduce-demo ONLY=small; true")], "is no command that measures a claim of demo"),
+    ([("run", "models", [{"name": "huge"}])], "C2 at cpu-small: no committed result names {'name': 'huge'}, as its run does"),
+    ([("run", "datasets", ["everything"])], "no committed result names 'everything', as its run does"),
+    ([("run", "timing", {"iqr_relative": 0.01, "peak": 0.99})], "C2: run.timing is not what the committed results give"),
+    ([("protocol", "seeds", list(range(30)))], "its results are of [0, 1, 2]"),
+    ([("protocol", "was", [{"rule": "above 9", "until": "now", "why": "-"}])], "claims.yaml has another was than the record"),
+    ([("protocol", "deviations", ["D9"]), ("protocol", "baselines", ["a giant"])], "claims.yaml has another baselines, deviations than"),
     ([("run", "dirty", True)], "its run was of a tree with uncommitted changes, and it stands among the committed records"),
     ([("claim", "id", "other/C2"), ("claim", "paper_key", "other")], "C2 at cpu-small: the record is of another paper, other"),
 ])  # fmt: skip
@@ -171,6 +187,41 @@ def test_a_miss_cannot_be_hidden_as_not_run_or_not_checkable(root, word, told):
     found = problems(root)
     assert f"papers/demo: C2: the record has no value ({word}), and the committed results give 0.31" in found
     assert any("says not-checkable; of this claim it could only say not-run" in problem for problem in found) == told
+
+
+@pytest.mark.parametrize(("places", "said"), [
+    ([("verdict", "reason", "Obtained elsewhere, within 0.1 %.")], "says not-run, and not for the reason that claims.yaml gives: Not run"),
+    ([("verdict", "blocked_by", ["gpu"])], "says not-run, and not for the reason that claims.yaml gives"),
+    ([("measured", {"value": None, "n_runs": 0, "baselines": {"theirs": 1.0}})], "has no value, and other numbers of a measurement"),
+])  # fmt: skip
+def test_a_claim_that_was_not_run_says_no_more_than_that(root, places, said):
+    forge(root, "C4", *places)
+    (found,) = problems(root)
+    assert "papers/demo: C4 at paper-scale: the record " in found and said in found
+
+
+def test_a_miss_is_not_hidden_by_taking_its_results_away(root):
+    (root / "papers/demo/results/measurements.cpu-small.json").unlink()
+    forge(root, "C2", ("measured", {"value": None, "n_runs": 0}), ("verdict", {"word": "not-run", "reason": "No.", "blocked_by": ["gpu"]}))
+    (found,) = problems(root)
+    assert found == "papers/demo: C2 at cpu-small: the record says not-run, and claims.yaml names nothing that this claim waits for"
+
+
+def test_a_claim_recorded_at_a_further_rung_is_held_to_the_same(root):
+    """Its only entry in claims.yaml is of another rung: the measurement and the words are looked at all the same."""
+    (root / "papers/demo/results/measurements.gpu.json").write_text(json.dumps({"results": {"ms": 3.0}}))
+    folder, entry = root / "papers/demo", claim("relative", paper=3.0, id="demo/C3")
+    claims_yaml(folder, CLAIMS[0], CLAIMS[1], entry, CLAIMS[3])
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "two")
+    made, run = load_claims(folder / "claims.yaml"), RUN | {"commit": git(root, "rev-parse", "HEAD")}
+    del run["sources"]
+    for value, said in ((3.0, []), (3.1, ["papers/demo: C3: measured.value is not what the committed results give (1 such entries)"])):
+        record = make_record(entry | {"rung": "gpu-random-weights"}, made.sha256, one(value), run, seeds=[0, 1, 2])
+        write_record(record, folder / "results")
+        assert problems(root) == said
+    forge(root, "C3", ("claim", "statement", "It works twice as well."))
+    assert "papers/demo: C3 at gpu-random-weights: claims.yaml has another statement than the record" in problems(root)
 
 
 def test_a_record_of_no_claim_and_one_of_no_result(root):
@@ -221,6 +272,20 @@ def test_sources_that_lack_the_experiment_or_are_of_another_run(root):
         assert code.older_code(made, root) == said and row(root, "C2").flag == "older"
     path.unlink()
     assert code.older_code(made, root) == said
+
+
+def test_sources_that_leave_out_what_the_jobs_depend_on(root):
+    """Then a change of it would make no record older."""
+    made = read_record(path_of(root, "C2"))
+    for files in ({}, {"(eval.py)": "0" * 16}):
+        (root / "papers/demo/results/sources.json").write_text(json.dumps({"small": files}))
+        forge(root, "C2", ("run", "sources", "sha256", code.digest_of(files)))
+        assert code.older_code(read_record(path_of(root, "C2")), root) == []
+        (found,) = problems(root)
+        assert found.startswith("papers/demo: experiment small: results/sources.json does not list ") and "eval.py" in found
+    files = code.hashes([root / "papers/demo/eval.py"], root) | {"papers/demo/gone.py": "0" * 16}  # older: another closure is no wonder
+    (root / "papers/demo/results/sources.json").write_text(json.dumps({"small": files}))
+    assert not [problem for problem in problems(root) if "does not list" in problem] and made["run"]["sources"]["experiment"] == "small"
 
 
 def test_what_lies_outside_of_the_tree_is_named_and_not_looked_up(root, tmp_path_factory):
@@ -296,7 +361,7 @@ def test_code_that_the_commit_never_had_and_data_that_no_commit_has(root):
 
 @pytest.mark.parametrize(("changes", "said"), [
     ({"protocol": CLAIMS[1]["protocol"] | {"rule": {"above": 0.05}}}, "another rule"),
-    ({"protocol": CLAIMS[1]["protocol"] | {"rule": {"above": 0.05}, "was": [{"rule": "above 0.1", "until": "today", "why": "a slip"}]}}, ""),
+    ({"protocol": CLAIMS[1]["protocol"] | {"rule": {"above": 0.05}, "was": [{"rule": "above 0.1", "until": "now", "why": "a slip"}]}}, ""),
     ({"protocol": CLAIMS[1]["protocol"] | {"rule": {"above": 0.1, "falsified_if": "it does not"}}}, ""),
     ({"kind": "ours", "required": False}, "another kind, required"),
     ({"id": "demo/C5"}, "no such claim"),
@@ -319,7 +384,8 @@ def test_what_was_fixed_beforehand_is_what_claims_yaml_said_at_the_commit(root, 
 @pytest.mark.parametrize("text", ["[]", "null", '{"small": []}', '{"small": {"a": 1}}', '{"small": {"a": "b", "a": "c"}}', "[" * 100_000])
 def test_a_sources_json_that_is_no_table_counts_as_none(root, text):
     (root / "papers/demo/results/sources.json").write_text(text)
-    assert code.older_code(read_record(path_of(root, "C2")), root) == ["(results/sources.json does not hold the files that the record names)"]
+    said = ["(results/sources.json does not hold the files that the record names)"]
+    assert code.older_code(read_record(path_of(root, "C2")), root) == said
     assert row(root, "C2").flag == "older" and problems(root) == []
 
 

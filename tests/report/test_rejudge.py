@@ -23,7 +23,8 @@ def measured(root):  # noqa: F811
 
 def test_a_changed_rule_changes_the_word_and_keeps_the_run(measured):
     before = read_record(path_of(measured, "C2"))
-    stricter = claim({"above": 0.5}, "cpu-small", id="demo/C2", required=True)
+    was = {"was": [{"rule": "above 0.1", "until": "2026-11-22", "why": "0.1 is what a rounding gains"}]}
+    stricter = claim({"above": 0.5}, "cpu-small", id="demo/C2", required=True, protocol=was)
     claims_yaml(measured / "papers/demo", CLAIMS[0], stricter, *CLAIMS[2:])
     assert any("another rule" in problem for problem in problems(measured))
     assert list(rejudge.rejudge("demo", measured)) == ["demo/C2: supports -> opposes"]
