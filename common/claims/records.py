@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..errors import RecordError
 from ..files import write_atomic
-from .effects import DULL, INSENSITIVE
+from .effects import DULL, INSENSITIVE, share_again
 from .entries import Claims, load_claims  # noqa: F401  (part of this door)
 from .intervals import interval, paired, share, summarize  # noqa: F401  (part of this door)
 from .machine import environment, git_state, start_run  # noqa: F401  (part of this door)
@@ -130,7 +130,8 @@ def _check_numbers(measured: dict, at: str) -> None:
         if not math.isclose(again["value"], value, rel_tol=1e-9, abs_tol=1e-12):
             raise RecordError(f"{at}.value: is {value}, but the mean of per_seed is {again['value']}")
     elif kind == "binomial" and measured.get("n_items"):
-        again = _share_again(measured)
+        counted = share_again(measured)
+        again = share(*counted) if counted else measured
     elif kind in ("paired", "clustered", "sample") and measured.get("stderr") is not None:
         again = {**measured, "ci95": interval({k: v for k, v in measured.items() if k != "ci95"})}
     else:
@@ -139,16 +140,6 @@ def _check_numbers(measured: dict, at: str) -> None:
         ours = measured.get(field)
         if (field == "stderr" or ours is not None or runs) and not _equal(ours, theirs):
             raise RecordError(f"{at}.{field}: is {ours}, which does not follow from the numbers beside it: they give {theirs}")
-
-
-def _share_again(measured: dict) -> dict:
-    """Wilson's interval of the share that a value is, as it is or in per cent, whichever the interval beside it is nearer to."""
-    n, found = measured["n_items"], []
-    for scale in (1.0, 100.0):
-        hits = measured["value"] / scale * n
-        if 0 <= hits <= n and abs(hits - round(hits)) < 1e-6 * n:
-            found.append(share(round(hits), n, scale))
-    return min(found, key=lambda s: abs(s["stderr"] - (measured.get("stderr") or 0.0)), default=measured)
 
 
 def _equal(a: float | Sequence[float] | None, b: float | Sequence[float] | None) -> bool:

@@ -114,8 +114,11 @@ def _prediction(claim: dict, measured: dict) -> tuple[bool | None, str]:
     sides = _sides(claim, measured)
     if len(runs) < MIN_RUNS:
         return None, f"{sides}; {len(runs)} runs predict nothing, {MIN_RUNS} are needed."
+    spread = max(stdev(runs), measured.get("resolution") or 0.0)
+    if spread <= 1e-12 * abs(fmean(runs)):  # an interval of width zero would refuse every other number
+        return None, f"{sides}; {len(runs)} equal runs predict nothing without the resolution of their measure."
     p = 1 - rule_of(claim["protocol"]["rule"])[1] / 2
-    half = t_quantile(p, len(runs) - 1) * stdev(runs) * math.sqrt(1 + 1 / len(runs))
+    half = t_quantile(p, len(runs) - 1) * spread * math.sqrt(1 + 1 / len(runs))
     low, high = fmean(runs) - half, fmean(runs) + half
     sides += f": a next run of ours is expected in {pair(low, high)}"
     return (True, f"{sides}.") if low <= paper <= high else (False, sides + _miss(claim, measured))

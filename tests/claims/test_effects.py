@@ -247,5 +247,26 @@ def test_the_interval_and_the_p_value_say_the_same():
         assert placed(ABOVE["protocol"]["rule"], measured)[0] == (True if holds < 0.025 else False if fails < 0.025 else None)
 
 
+def test_the_p_value_of_a_share_is_that_of_its_interval():
+    """Wilson's interval is the score test turned round: its spread is that of the edge, not of the share."""
+    items = claim({"above": 0.9}, "cpu-small", evidence="items")
+    assert p_values(items, share(98, 100))[0] == pytest.approx(0.003830, abs=1e-6)  # z = .08 / sqrt(.9 * .1 / 100) = 2.6667
+    assert p_values(claim({"above": 90.0}, "cpu-small", evidence="items"), share(98, 100, 100.0))[0] == pytest.approx(0.003830, abs=1e-6)
+    assert p_values(claim({"above": 0.0}, "cpu-small", evidence="items"), share(1, 30)) == (0.0, 1.0)
+    assert p_values(claim({"above": 0.0}, "cpu-small", evidence="items"), share(0, 30)) == (0.5, 0.5)
+    for hits in range(41):
+        for edge in (0.004, 0.1, 0.5, 0.9, 0.996):
+            rule, measured = {"above": edge}, share(hits, 40)
+            holds, fails = p_values(claim(rule, "cpu-small", evidence="items"), measured)
+            assert placed(rule, measured)[0] == (True if holds < 0.025 else False if fails < 0.025 else None), (hits, edge)
+
+
+def test_an_interval_without_a_standard_error_is_a_question_all_the_same():
+    """A bootstrap gives an interval and no standard error: its claim is one of its paper's family."""
+    measured = {"value": 0.3, "n_runs": 1, "n_items": 100, "stderr_kind": "bootstrap", "ci95": [0.1001, 0.4999]}
+    holds, fails = p_values(claim("above", "cpu-small", evidence="items"), measured)
+    assert 0.024 < holds < 0.025 and holds + fails == pytest.approx(1)
+
+
 def test_the_numbers_of_the_referee():
     assert (intervals.MIN_RUNS, intervals.MIN_ITEMS, effects.DULL) == (3, 30, "does not discriminate")

@@ -98,6 +98,16 @@ def test_prediction_interval_by_hand():
     assert word(claim("prediction-interval", paper=2.0), summarize([1, 2])) == "inconclusive"
 
 
+def test_equal_runs_predict_no_number_to_the_last_digit():
+    """No interval of width zero: three runs at 100.2 do not refute 100."""
+    rule, equal = claim("prediction-interval", paper=100.0), [100.2] * 3
+    found, sentence, _ = verdict(rule, summarize(equal))
+    assert found == "inconclusive" and "3 equal runs predict nothing" in sentence
+    # 4.302653 * 0.1 * sqrt(4/3) = .4968: what the measure cannot tell apart is its least spread
+    assert word(rule, summarize(equal, resolution=0.1)) == "matches"
+    assert word(claim("prediction-interval", paper=99.7), summarize(equal, resolution=0.1)) == "contradicts"
+
+
 # ------------------------------------------------------------------------------ all rules
 
 
