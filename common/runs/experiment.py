@@ -76,13 +76,19 @@ def chosen(experiments: Sequence[Experiment], rung: str, only: str | None) -> li
     exact = [e for e in experiments if e.rung == "analytic"]
     here = [e for e in experiments if e.rung == rung_of and e.rung != "analytic"]
     if only:
-        names = [name.strip() for name in only.split(",") if name.strip()]
+        if not (names := names_of(only)):
+            raise UserError(f"ONLY={only}: names no experiment; at rung {rung} there is: {', '.join(e.name for e in here)}")
         if unknown := [name for name in names if name not in {e.name for e in here}]:
             raise UserError(f"ONLY={only}: no experiment {', '.join(unknown)} at rung {rung}; there is: {', '.join(e.name for e in here)}")
         return exact + [e for e in here if e.name in names]
     if rung == "smoke":
         return exact + [e for e in here if e.walked and not e.data]
     return exact + [e for e in here if not e.asked]
+
+
+def names_of(only: str) -> list[str]:
+    """The names that a user separates by commas, with or without blanks."""
+    return [name.strip() for name in only.split(",") if name.strip()]
 
 
 def measure(paper: str, experiments: Sequence[Experiment], only: str | None, rung: str, log: Log) -> Outcome:
@@ -262,5 +268,6 @@ def main(here: Path, experiments: Sequence[Experiment], argv: list[str] | None =
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--only", default=os.environ.get("ONLY") or None)
     own, rest = parser.parse_known_args(argv)
-    paper = here.name
-    return reproduce.main(here, functools.partial(measure, paper, experiments, own.only), rest, only=own.only)
+    paper, only = here.name, own.only
+    asked = ",".join(names_of(only)) if only else None  # as a record's command has it: what is copied from there must run
+    return reproduce.main(here, functools.partial(measure, paper, experiments, only), rest, only=asked)

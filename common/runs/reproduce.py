@@ -5,7 +5,7 @@ written to results/.scratch/, or with --publish to results/ (clean tree only). A
 committed one keeps the committed one, with the run that first gave it. At rung `smoke` the same path is walked with tiny
 sizes: every job, claim, table and picture of the default run, in half a minute, and nothing is recorded. Exit status: 0 when
 the rung was run and recorded, whatever the verdicts; 1 with STRICT=1 and a required claim that is contradicted or opposed,
-whose measure does not discriminate, or whose record is of older code; 2 for what the user can mend.
+whose measure does not discriminate, or whose record is of older code; 2 for what the user can mend; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -292,3 +293,11 @@ def main(here: Path, measure: Callable[[str, Log], Outcome], argv: list[str] | N
     except RuntimeError as error:
         print(f"reproduce-{here.name}: {error}", file=sys.stderr)
         return 2
+    except SystemExit as error:  # of a job, or a library that it asked: with its status 0 the run would count as done
+        print(f"reproduce-{here.name}: a job ended by sys.exit({error.code!r}), which is no result; nothing is recorded", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        for worker in multiprocessing.active_children():  # where it alone was told, their jobs would go on to their ends first
+            worker.terminate()
+        print(f"\nreproduce-{here.name}: stopped. Finished jobs are kept: run it again to go on from here.", file=sys.stderr)
+        return 130

@@ -75,6 +75,8 @@ def test_which_experiments_a_run_takes(rung, only, names):
 def test_an_experiment_that_is_none_is_named_with_those_that_are():
     with pytest.raises(UserError, match="no experiment sppech at rung cpu; there is: text, speech, real, speed"):
         chosen(ALL, "cpu", "text,sppech")
+    with pytest.raises(UserError, match="ONLY=,: names no experiment; at rung cpu there is: text, speech, real, speed"):
+        chosen(ALL, "cpu", ",")  # and not all, and not none
 
 
 def test_a_rung_without_an_experiment_is_named(here):
@@ -116,6 +118,9 @@ def test_the_command_runs_what_only_names_and_the_record_says_so(here, capsys):
     record = json.loads((here / "results" / ".scratch" / "C3.cpu-small.json").read_text())
     assert record["run"]["command"] == "make reproduce-demo ONLY=speech"
     assert not (here / "results" / ".scratch" / "C2.cpu-small.json").exists()
+    assert experiment.main(here, ALL, ["--only", " speech, text"]) == 0
+    record = json.loads((here / "results" / ".scratch" / "C2.cpu-small.json").read_text())
+    assert record["run"]["command"] == "make reproduce-demo ONLY=speech,text"  # with a blank in it make would look for a target "text"
     assert experiment.main(here, ALL, ["--only", "real"]) == 2
     error = capsys.readouterr().err
     assert "NINEFOLD_DATA" in error and len(error.splitlines()) == 1

@@ -1,6 +1,8 @@
 """RUNG=smoke walks a paper to its last picture, refuses what is missing on the way, and records nothing."""
 
 import math
+import multiprocessing
+import time
 
 import pytest
 
@@ -89,6 +91,27 @@ def test_what_is_missing_is_named(here, capsys, changes, named):
 def test_what_breaks_breaks_the_walk(here, capsys, changes):
     with pytest.raises((KeyError, ValueError)):
         walked(here, capsys, **changes)
+
+
+@pytest.mark.parametrize(("error", "status", "said"), [
+    (SystemExit(0), 2, "reproduce-demo: a job ended by sys.exit(0), which is no result; nothing is recorded"),
+    (KeyboardInterrupt(), 130, "reproduce-demo: stopped. Finished jobs are kept: run it again to go on from here."),
+])
+def test_a_run_that_is_stopped_or_left_says_so_in_a_line_and_ends_at_once(here, capsys, error, status, said):
+    """sys.exit(0) in a job made a run that recorded nothing end with status 0; one that was told to stop waited for its workers' jobs."""
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+
+    def measure(rung, log):
+        worker.start()
+        raise error
+
+    assert main(here, measure, ["--rung", "cpu"]) == status
+    if status == 130:
+        worker.join(30)
+        assert not worker.is_alive()
+    worker.kill()
+    assert capsys.readouterr().err.strip() == said
+    assert [path.name for path in (here / "results").rglob("C*.json")] == []
 
 
 def test_what_smoke_leaves_is_no_other_rungs(monkeypatch, tmp_path):
