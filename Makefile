@@ -142,6 +142,9 @@ reproduce-% copy-%:
 standins-%:
 	@$(error $@: nothing of that name has small models; there is: $(STANDINS))
 
+# Nothing makes this file anew: else make -B asks the rule below for it.
+Makefile: ;
+
 # Anything else that is no target, and no file either.
 .DEFAULT:
 	@$(error $@: there is no such target and no such file; make help lists the targets. One experiment: make reproduce-<paper> ONLY=<name>)

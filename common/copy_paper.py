@@ -54,7 +54,10 @@ def commit(root):
     def git(*words):
         return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
 
-    head = git("rev-parse", "HEAD")
+    try:
+        head = git("rev-parse", "HEAD")
+    except OSError:  # no git on this machine, as where a tarball was unpacked
+        return "a state without a commit"
     if head.returncode:
         return "a state without a commit"
     changed = git("status", "--porcelain", "--untracked-files=no").stdout.strip()

@@ -69,6 +69,12 @@ def test_the_command_prints_it_and_the_copy_keeps_it(tmp_path, monkeypatch, caps
     assert not list((tmp_path / "copy" / "papers").rglob("planes.py"))
 
 
+def test_a_tree_is_copied_where_there_is_no_git(tmp_path, monkeypatch):
+    """A tarball on a machine without git: the copy says so, and is made."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert copy_paper.commit(tmp_path) == "a state without a commit"
+
+
 def test_a_copy_knows_which_records_are_of_its_own_code(tmp_path, monkeypatch):
     """All that are so here: what a copy leaves behind is no source of any."""
     monkeypatch.setattr(copy_paper, "requirements", lambda root: "torch==1.0\n")

@@ -172,6 +172,13 @@ def test_a_paper_that_is_not_here_is_named_and_not_run(tree, name):
         assert len(err.splitlines()) == 1 and not list(tree.rglob("ran"))
 
 
+@pytest.mark.parametrize("flag", ["-B", "-s", "-k", "-j4", "-r"])
+def test_flags_of_make_change_no_target(tree, flag):
+    """-B holds every file for old, this one, too, which no rule makes."""
+    status, out, err = make(tree, flag, "help")
+    assert status == 0 and "reproduce-demo" in out and not err
+
+
 # --- what the real modules make of it -------------------------------------------------------------
 
 

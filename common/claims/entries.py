@@ -64,6 +64,9 @@ def load_claims(path: str | Path) -> Claims:
         named = dict.fromkeys([*headline["rows"], *([headline["shows"]] if "shows" in headline else [])])
         if unknown := [name for name in named if name not in names]:
             raise RecordError(f"{path}: $.headlines[{i}]: {headline['id']} names {', '.join(unknown)}, which is no claim here")
+        if headline.get("shows", headline["rows"][0]) not in headline["rows"]:
+            raise RecordError(f"{path}: $.headlines[{i}].shows: {headline['id']} shows {headline['shows']}, which is none of its rows, so "
+                              "that its number would stand beside a word that does not rest on it")
     return Claims(content["paper"], content["claims"], hashlib.sha256(raw).hexdigest(), tuple(headlines))
 
 

@@ -253,12 +253,14 @@ def _judged(claim: dict, sha256: str, outcome: Outcome, facts: dict, config: str
 
 
 def _keep(record: dict, folder: Path) -> None:
-    """Writes the record, unless the same result is there, by a run that is worth as much: then that run stays named."""
+    """Writes the record, unless the same result is there, by a run that is worth as much: then that run stays named. A timing is of the
+    run whose measurements stand beside the record."""
     path = record_path(folder, record["claim"]["id"], record["claim"]["rung"])
     if path.exists():
         try:
             old = read_record(path)
-            if same_result(old, record) and old["run"]["dirty"] <= record["run"]["dirty"]:
+            timed = old["run"].get("timing") != record["run"].get("timing")
+            if same_result(old, record) and not timed and old["run"]["dirty"] <= record["run"]["dirty"]:
                 return
         except RecordError:
             pass  # an invalid old record is replaced

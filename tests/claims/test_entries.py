@@ -139,6 +139,13 @@ def test_a_wrong_headline_is_named(tmp_path, changes, said):
     assert said in str(caught.value)
 
 
+def test_a_headline_shows_a_number_that_its_word_rests_on(tmp_path):
+    more = [claim(id=f"demo/C{n}") for n in (1, 2, 3)]
+    assert load_claims(claims_yaml(tmp_path, *more, headlines=[headline("C1", "C2", shows="C2")])).headlines
+    with pytest.raises(RecordError, match=r"\$.headlines\[0\].shows: demo/H1 shows C3, which is none of its rows"):
+        load_claims(claims_yaml(tmp_path, *more, headlines=[headline("C1", "C2", shows="C3")]))
+
+
 # ------------------------------------------------------------------------------------------ noise
 
 json_values = st.recursive(

@@ -131,3 +131,15 @@ def test_a_changed_tree_then_a_clean_one_with_the_same_result(here, monkeypatch,
         assert "stale:" not in text and " *" not in text and f'"dirty": {str(dirty).lower()}' in text
         assert '"adds-up": 1' in text and ("has changes that no commit holds" in text) == dirty
         assert reproduce.read_record(here / "results" / ".scratch" / "C1.analytic.json")["run"]["dirty"] == kept
+
+
+def test_a_record_has_the_timing_of_the_measurements_beside_it(here, monkeypatch):
+    """The same value again, e.g. of a memory, with another clock: the measurements are the second run's, and so is the record."""
+    for second, spread in ((1, 0.01), (2, 0.02), (3, 0.02)):
+        monkeypatch.setattr(reproduce, "start_run", lambda command, second=second: {
+            "started_at": f"2026-11-28T10:00:0{second}+00:00", "commit": "a" * 40, "dirty": False, "command": command, "environment": {}})
+        monkeypatch.setattr(reproduce, "git_state", lambda: ("a" * 40, False))
+        timings = {"C2": {"iqr_relative": spread}}
+        assert main(here, lambda rung, log, timings=timings: outcome(pictures=None, timings=timings), ["--rung", "cpu"]) == 0
+        run = reproduce.read_record(here / "results" / ".scratch" / "C2.cpu-small.json")["run"]
+        assert run["timing"]["iqr_relative"] == spread and run["started_at"].endswith(f"0{min(second, 2)}+00:00")
