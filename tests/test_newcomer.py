@@ -104,6 +104,7 @@ def test_a_run_over_more_seeds_says_what_the_default_takes(tmp_path):
                                          ("C3", " ONLY=long", 9000, "opposes"), ("C4", "", 5000, "not-run")):
         record = {"run": {"command": f"make reproduce-a{command}", "seconds": seconds}, "verdict": {"word": word}}
         (folder / f"{name}.cpu-small.json").write_text(json.dumps(record))
+    (folder / "C5.cpu-small.json").write_text('{"run": {}, "verdict": "supports"}')  # the paper's own run refuses it, and says why
     assert reproduce_all.recorded_seconds(tmp_path, "a", "cpu") == 600
 
 

@@ -12,6 +12,8 @@ RUNGS = {
     "gpu": ("analytic", "gpu-random-weights"),
     "paper": ("analytic", "paper-scale"),
 }
+# Of an experiment's rung the rung of the claims that it measures.
+RUNGS_OF = {"analytic": "analytic", "cpu": "cpu-small", "gpu": "gpu-random-weights", "paper": "paper-scale"}
 LONG_NAMES = {"cpu-small": "cpu", "gpu-random-weights": "gpu", "paper-scale": "paper"}
 
 

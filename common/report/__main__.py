@@ -22,7 +22,7 @@ from ..claims.machine import ROOT
 from ..errors import UserError
 from ..files import write_atomic
 from ..progress import replace_unprintable
-from . import chain, machines, open_questions, plane_pages
+from . import chain, history, machines, open_questions, plane_pages
 from .page import page
 from .papers import read_papers
 from .rejudge import rejudge
@@ -70,6 +70,9 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
                       for problem in chain.problems(paper.key, root)]
             for problem in broken:
                 print(problem, file=sys.stderr)
+            if not history.is_there(root):
+                print("Left open: which commit each record is of. This is a copy or a shallow clone (git fetch --unshallow), or git "
+                      "refuses to look into another user's folder.")
             return int(bool(different or pages or problems or broken))
         if options.readme:
             for path, name, text in blocks(root, papers):

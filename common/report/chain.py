@@ -23,6 +23,7 @@ from typing import Any
 
 from ..claims.machine import ROOT
 from ..claims.records import SEED, Claims, load_claims, read_records, seeds_counted, stale
+from ..claims.rungs import RUNGS_OF
 from ..claims.shapes import once
 from ..claims.verdict import verdict
 from ..errors import RecordError, UserError
@@ -31,7 +32,6 @@ from .code import changed_since, place, read_sources
 
 COMMAND = re.compile(r"( RUNG=[a-z]+)?( ONLY=[\w,-]+)?( SEEDS=[0-9]{1,3})?")  # behind "make reproduce-<paper>"
 BESIDE = ("was", "task", "baselines", "deviations")  # of a protocol: what claims.yaml says, and no word follows from
-RUNGS_OF = {"analytic": "analytic", "cpu": "cpu-small", "gpu": "gpu-random-weights", "paper": "paper-scale"}
 
 
 def problems(paper: str, root: Path = ROOT) -> Iterator[str]:

@@ -34,7 +34,7 @@ def problems(paper: str, records: Sequence[dict], claims: Claims, root: Path = R
     for record in records:
         if problem := commit_problem(record, root):
             yield problem
-    if not _history(root):
+    if not is_there(root):
         return
     measured = [r for r in records if r["measured"]["value"] is not None and commit_problem(r, root) is None]
     yield from _other_code(measured, read_sources(root / "papers" / paper / "results" / "sources.json"), root)
@@ -52,13 +52,14 @@ def commit_problem(record: dict, root: Path = ROOT) -> str | None:
         return f"{name}: its run was of a tree with uncommitted changes, and it stands among the committed records"
     if not COMMIT.fullmatch(commit) or not commit.strip("0"):
         return f"{name}: {commit[:40]!r} is no commit"
-    if not _history(root):
+    if not is_there(root):
         return None
     return None if _is_ancestor(root, commit) else f"{name}: commit {commit[:12]} is not in the history before this one"
 
 
 @functools.lru_cache(maxsize=8)
-def _history(root: Path) -> bool:
+def is_there(root: Path) -> bool:
+    """Whether the tree has its whole history, and git may be asked for it."""
     def asked(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
 

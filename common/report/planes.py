@@ -25,9 +25,9 @@ from typing import Any
 from ..claims.intervals import point, refuse_unusable, summarize
 from ..claims.machine import ROOT
 from ..claims.processes import over_processes
+from ..claims.rungs import RUNGS_OF
 from ..errors import RecordError
 from ..seeds import seeds_of
-from .chain import RUNGS_OF
 from .code import digest_of, older_code, read_sources
 from .papers import PLANNED
 

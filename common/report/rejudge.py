@@ -24,8 +24,9 @@ from ..claims.records import (
     seeds_counted,
     write_record,
 )
+from ..claims.rungs import RUNGS_OF
 from ..errors import RecordError
-from .chain import RUNGS_OF, committed_results, own_results
+from .chain import committed_results, own_results
 from .code import digest_of, read_sources
 
 

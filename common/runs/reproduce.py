@@ -44,7 +44,7 @@ from ..errors import RecordError
 from ..files import advice, sweep, write_atomic, write_json
 from ..progress import replace_unprintable
 from ..report import ending
-from ..report.code import digest_of, older_code
+from ..report.code import digest_of, older_code, read_sources
 from ..report.rows import ours_text
 from ..seeds import refuse_nonsense
 
@@ -158,11 +158,7 @@ def differences(committed: Sequence[dict], now: Sequence[dict]) -> list[str]:
 
 def _add(path: Path, files: dict[str, dict[str, str | None]]) -> None:
     """sources.json keeps what other experiments wrote into it."""
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    write_json(path, dict(sorted((before | files).items())))
+    write_json(path, dict(sorted((read_sources(path) | files).items())))
 
 
 def walk(here: Path, claims: Claims, measure: Callable[[str, Log], Outcome], log: Log) -> int:
@@ -205,6 +201,9 @@ def _refuse_early(folder: Path, claims, rung: str) -> None:
     sweep(folder)
     write_atomic(folder / ".writable", "")
     (folder / ".writable").unlink(missing_ok=True)
+    if (folder / "sources.json").exists() and not read_sources(folder / "sources.json"):
+        raise RecordError(f"{folder / 'sources.json'}: is no table of files and hashes, e.g. with the marks of a merge in it, and what "
+                          "other experiments wrote there would be lost; mend it, or delete it and run all again")
     for claim in claims:
         path = record_path(folder, claim["id"], claim["rung"])
         if path.is_dir() and claim["rung"] in (*RUNGS[rung], "paper-scale"):

@@ -49,7 +49,7 @@ def recorded_seconds(root: Path, paper: str, rung: str) -> float | None:
                 asked = re.search(r" SEEDS=(\d+)$", run["command"])
                 share = min(1.0, SEEDS / max(1, int(asked[1]))) if asked else 1.0
                 found.append(share * float(run["seconds"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # the paper's own run refuses a record like that, and says why
     return max(found, default=None)
 

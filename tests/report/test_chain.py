@@ -67,7 +67,7 @@ def root(tmp_path, monkeypatch):
     git(tmp_path, "commit", "-qm", "one")
     publish(tmp_path)
     monkeypatch.setattr(papers, "__path__", [str(tmp_path / "papers")])
-    for cached in (history._history, history._is_ancestor):
+    for cached in (history.is_there, history._is_ancestor):
         cached.cache_clear()
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("papers.demo")]:
@@ -320,7 +320,7 @@ def test_without_a_history_the_question_is_left_open(root, monkeypatch):
     assert len(problems(root)) == 1
     (root / ".git").rename(root / "git")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
-    history._history.cache_clear()
+    history.is_there.cache_clear()
     assert problems(root) == []
     forge(root, "C2", ("run", "commit", "0" * 40))
     assert "is no commit" in problems(root)[0]
@@ -396,4 +396,15 @@ def test_the_command_says_it_and_fails(root, capsys):
     forge(root, "C2", ("verdict", "reason", "Everybody knows."))
     capsys.readouterr()
     assert command.main(["--check"], root) == 1
-    assert "C2: the record says supports, and its results give supports" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "C2: the record says supports, and its results give supports" in said.err and "Left open" not in said.out
+
+
+def test_a_shallow_clone_is_told_what_is_left_open(root, tmp_path_factory, capsys, monkeypatch):
+    """As a CI's checkout of one commit is: a check that looked at no history must not pass for one that did."""
+    commit_of(root)
+    shallow = tmp_path_factory.mktemp("shallow") / "tree"
+    git(root, "clone", "-q", "--depth", "1", f"file://{root}", str(shallow))
+    monkeypatch.setattr(papers, "__path__", [str(shallow / "papers")])
+    command.main(["--check"], shallow)
+    assert "Left open: which commit each record is of. This is a copy or a shallow clone" in capsys.readouterr().out

@@ -143,3 +143,13 @@ def test_a_record_has_the_timing_of_the_measurements_beside_it(here, monkeypatch
         assert main(here, lambda rung, log, timings=timings: outcome(pictures=None, timings=timings), ["--rung", "cpu"]) == 0
         run = reproduce.read_record(here / "results" / ".scratch" / "C2.cpu-small.json")["run"]
         assert run["timing"]["iqr_relative"] == spread and run["started_at"].endswith(f"0{min(second, 2)}+00:00")
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< ours\n{}\n", "[]", '{"speech": 1}', '{"a": {}, "a": {}}'])
+def test_a_damaged_table_of_sources_is_named_before_any_work(here, capsys, text):
+    """At the end it would have been written anew without the other experiments' entries, or ended the run by a TypeError."""
+    path = here / "results" / ".scratch" / "sources.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert main(here, lambda rung, log: pytest.fail("work was begun"), ["--rung", "cpu"]) == 2
+    assert "sources.json: is no table of files and hashes" in capsys.readouterr().err and path.read_text() == text
