@@ -101,15 +101,13 @@ def opened(name: str) -> Opened:
     if folder.is_dir() and (folder / "tokenizer.json").is_file() and not any(folder.glob("*processor_config.json")):
         _reads_pictures(folder)
         return _small(llava.load_llava(folder))
-    from .experiments.paper import begun, loaded
-
-    model, processor = loaded(name, "auto")
+    model, processor = own.loaded(name, "auto")
     model.eval()
 
     def inputs(picture, question: str) -> dict[str, Tensor]:
         said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         prompt = processor.apply_chat_template(said, add_generation_prompt=True)
-        found = processor(images=picture, text=prompt, return_tensors="pt", **begun(prompt, getattr(processor, "tokenizer", None)))
+        found = processor(images=picture, text=prompt, return_tensors="pt", **own.begun(prompt, getattr(processor, "tokenizer", None)))
         return dict(found.to(model.device, model.dtype))
 
     return Opened(model, inputs, lambda ids: processor.decode(ids, skip_special_tokens=True))

@@ -79,6 +79,24 @@ def cut(row: list[int], ends: set[int | None]) -> tuple[int, ...]:
     return tuple(row[: first + 1])
 
 
+def loaded(name: str, dtype: Any) -> tuple[nn.Module, Any]:
+    """(model, processor) of a folder or hub id. Raises UserError for what cannot be loaded, a file that is cut short included."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    try:
+        return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype), AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{name} cannot be loaded: no multimodal model of transformers ({why})") from error
+
+
+def begun(prompt: str, tokenizer: Any) -> dict[str, bool]:
+    """What a processor is told beside a prompt of its chat template: one that begins with the first token gets no second one."""
+    first = getattr(tokenizer, "bos_token", None)
+    return {"add_special_tokens": False} if first and prompt.startswith(first) else {}
+
+
 # -- from a command line -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Question:

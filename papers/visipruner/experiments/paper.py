@@ -28,6 +28,7 @@ from common.benchmarks import vqa
 from common.benchmarks.kept import folder_sha256, kept
 from common.errors import UserError
 
+from .. import own
 from ..method import VisiPrunerConfig, code_compat
 from ..pruners import VisiPruner
 from ..reported import TABLE_5
@@ -55,9 +56,9 @@ def measure(folder: Path, log: Callable[[str], None] = print, device: str = "cud
     vqa.harness()  # an error for what is missing comes before a model is loaded
     found = {}
     for name, (hub, config) in settings().items():
-        own = os.environ.get("VISIPRUNER_MODELS")
-        opened = functools.cache(functools.partial(open_model, str(Path(own) / name) if own else hub, device))
-        weights = of_weights(Path(own) / name if own else hub, opened) | {"device": device}
+        mine = os.environ.get("VISIPRUNER_MODELS")
+        opened = functools.cache(functools.partial(open_model, str(Path(mine) / name) if mine else hub, device))
+        weights = of_weights(Path(mine) / name if mine else hub, opened) | {"device": device}
         found[name] = {way: one(name, way, opened, of, folder, benchmarks, limit, log, weights)
                        for way, of in (("dense", None), ("pruned", config))}
     return found
@@ -90,27 +91,9 @@ def one(name: str, way: str, opened: Callable[[], tuple[nn.Module, Any]], config
 
 def open_model(name: str, device: str) -> tuple[nn.Module, Any]:
     """(model, processor) in half precision on a GPU; prompts are padded on the left. Raises UserError for what cannot be loaded."""
-    model, processor = loaded(name, torch.float16 if device == "cuda" else torch.float32)
+    model, processor = own.loaded(name, torch.float16 if device == "cuda" else torch.float32)
     processor.tokenizer.padding_side = "left"
     return model.to(device).eval(), processor
-
-
-def loaded(name: str, dtype: Any) -> tuple[nn.Module, Any]:
-    """(model, processor) of a folder or hub id. Raises UserError for what cannot be loaded, a file that is cut short included."""
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    try:
-        return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype), AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        why = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{name} cannot be loaded: no multimodal model of transformers ({why})") from error
-
-
-def begun(prompt: str, tokenizer: Any) -> dict[str, bool]:
-    """What a processor is told beside a prompt of its chat template: one that begins with the first token gets no second one."""
-    first = getattr(tokenizer, "bos_token", None)
-    return {"add_special_tokens": False} if first and prompt.startswith(first) else {}
 
 
 @torch.no_grad()
@@ -121,7 +104,7 @@ def answer(model: nn.Module, processor: Any, config: VisiPrunerConfig | None, pr
         *([{"type": "image"}] if image else []), {"type": "text", "text": prompt}]}], add_generation_prompt=True)
         for prompt, image in zip(prompts, images)]
     shown = [image.convert("RGB") for image in images if image]
-    inputs = processor(images=shown or None, text=texts, padding=True, return_tensors="pt", **begun(texts[0], processor.tokenizer))
+    inputs = processor(images=shown or None, text=texts, padding=True, return_tensors="pt", **own.begun(texts[0], processor.tokenizer))
     inputs = inputs.to(model.device, model.dtype)
     with nullcontext() if config is None else PruningSession(model, VisiPruner(config)):
         written = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
