@@ -7,6 +7,7 @@ divided by their number.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -164,8 +165,28 @@ def built(config: FusionConfig, dv: int, decoder: nn.Module, seed: int) -> Fusio
     return fusion.to(like.device, like.dtype if like.dtype == torch.float64 else torch.float32)
 
 
+def config_of(about: dict) -> FusionConfig:
+    """The fusion that a training.json names."""
+    layers = set_of(about["layers"], about["tower_blocks"], about.get("unused_blocks", 0), about["compat"], about["position"])
+    points = about.get("points")
+    return FusionConfig(layers, about["position"], about["pattern"], about["op"], about["variant"],
+                        points=None if points is None else tuple(points))
+
+
+def meant(config: FusionConfig, blocks: int) -> dict[str, Any]:
+    """What a fusion's weights are for, beside their shapes. blocks: of the decoder."""
+    of = config.layers
+    if config.kind == "external direct":
+        return {"kind": config.kind, "layers": of.parts, "op": config.op}
+    if config.kind == "external modular":
+        return {"kind": config.kind, "layers": (of.levels, of.main)}
+    found: dict[str, Any] = {"kind": config.kind, "layers": (of.extras, of.main), "points": config.blocks(blocks)}
+    return found | ({"variant": config.variant} if config.pattern == "modular" else {})
+
+
 def load_new(fusion: Fusion, path: Path) -> None:
-    """Raises ModelError if the file is missing, no safetensors, or of another fusion."""
+    """Raises ModelError if the file is missing, no safetensors, or of another fusion: by shapes, and by the training.json beside it, for
+    the weights of other layers, or of post in place of pre, have the same shapes."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -176,6 +197,16 @@ def load_new(fusion: Fusion, path: Path) -> None:
         fusion.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(f"model.fusion: {path.name} does not fit ({str(error).splitlines()[-1].strip()})") from error
+    beside = path.with_name("training.json")
+    if beside.is_file():
+        try:
+            theirs = meant(config_of(json.loads(beside.read_text(encoding="utf-8"))), fusion.sizes.blocks)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"model.fusion: {beside.name} beside {path.name} names no fusion ({type(error).__name__}: {error})") from error
+        ours = meant(fusion.config, fusion.sizes.blocks)
+        if differ := [name for name in ours if ours[name] != theirs.get(name)]:
+            raise ModelError(f"model.fusion: {path.name} was trained with another {differ[0]} ({theirs.get(differ[0])}) than the config's "
+                             f"({ours[differ[0]]}): name the same, or train stage 1 anew")
 
 
 @torch.no_grad()

@@ -186,6 +186,7 @@ class Fused:
         self.new = New(config, Sizes.of(r.dv, model.config), r).to(like.device, like.dtype)
         self.internal = Internal(model, self.new)
         self._states: dict[int, Tensor] = {}
+        self._width = 0  # slots of the pass that runs; 0 where none does, as when a block is recomputed
         self._where: Tensor | None = None
         self._encoded: Any = None  # features of the pictures of this call, where `generate` had the tower run before it
         self._shown: tuple[Any, Tensor, list[Tensor]] | None = None  # such features, their slots, and what goes into the blocks of them
@@ -219,6 +220,10 @@ class Fused:
         if self.new.points:
             add(self.model.register_forward_pre_hook(self._asked, with_kwargs=True))
             add(inner.register_forward_pre_hook(self._begin, with_kwargs=True))
+            add(inner.register_forward_hook(self._end, always_call=True))
+            blocks: Any = inner.layers
+            for point in self.new.points:
+                add(blocks[point].register_forward_pre_hook(self._all_there, with_kwargs=True))
             self.internal.attach()
         return self
 
@@ -259,8 +264,13 @@ class Fused:
         run once, before its first call: rows that it repeats (beams, several samples) share a picture, and without a cache each call
         has the prompt's pictures again, and no states.
 
-        Raises UserError for a picture that nothing would be added of in the blocks, though the model itself would read it."""
-        cache = kwargs.get("past_key_values")
+        Raises UserError for a picture that nothing would be added of in the blocks, though the model itself would read it, and for other
+        methods that run the decoder over a part of the prompt."""
+        embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
+        if "vica" in kwargs:
+            raise UserError("ViCA runs the decoder over text alone, and fusion in the blocks adds at a picture's places: use external "
+                            "fusion with it, or detach() this one")
+        self._width = 0 if embeds is None else embeds.shape[1]
         first = cache is None or int(cache.get_seq_length()) == 0
         where, self._where = self._where, None
         if where is not None and not bool(where.any()):  # the tower was run by itself (get_image_features), and not for this text
@@ -279,6 +289,20 @@ class Fused:
             self._shown = None if self._encoded is None else (self._encoded, where, extras)
         elif first:
             self.internal.pictures = None if where is None or not bool(where.any()) else self._again(where)
+        watched = self.internal.pictures is not None and blocks_of(self.model).config._attn_implementation.startswith("watched_")
+        if watched and embeds is not None and len(embeds) > 1:
+            raise UserError("several rows under a pruning session: tokens that leave one of them move, and fusion in the blocks adds by "
+                            "place. Give one row at a time, or detach() the fusion")
+
+    def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
+        self._width = 0
+
+    def _all_there(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Raises UserError where tokens have left on the way to a block: what it adds by place would go to others."""
+        states = args[0] if args else kwargs["hidden_states"]
+        if self._width and self.internal.pictures is not None and states.shape[1] != self._width:
+            raise UserError(f"{self._width - states.shape[1]} of {self._width} tokens were dropped before a block in which fusion adds by "
+                            f"place: drop them behind its last block ({max(self.new.points)}), use external fusion, or detach() this one")
 
     def _again(self, where: Tensor) -> Pictures:
         """Of the prompt that `generate` runs again, longer by what it has written."""

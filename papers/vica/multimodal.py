@@ -28,6 +28,7 @@ from .method import ViCACache, ViCAConfig, VisualKV, check_model, compute_visual
 
 DEFAULT = object()  # the end tokens of the model's own generation config
 DECIDED = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels", "use_cache", "logits_to_keep")
+SPEECHLESS = "visual tokens predict nothing in ViCA. Put one behind the picture, a question or a line break say."
 KINDS = ("token_type_ids", "mm_token_type_ids")  # processors give them unasked; a model that does not name them has no use for them
 
 
@@ -72,11 +73,16 @@ class ViCA:
                  eos_token_id=DEFAULT, **pictures) -> list[list[int]]:
         """New token ids of each row, greedy, up to and with its first end token; by default the model's own end tokens.
 
-        Errors as of a call: `do_sample`, `num_beams` and the like are refused, since nothing here samples or searches.
+        Errors as of a call: `do_sample`, `num_beams` and the like are refused, since nothing here samples or searches; and UserError for a
+        max_new_tokens that is no number from 0 on.
         """
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 0:
+            raise UserError(f"max_new_tokens is {max_new_tokens!r}: a number of tokens, from 0 on.")
         if eos_token_id is DEFAULT:
             eos_token_id = self.model.generation_config.eos_token_id
         layout, text, shown = self._taken_apart(input_ids, attention_mask, visual, pictures)
+        if not bool((answers := layout.real.any(1)).all()):
+            raise UserError(f"row {int((~answers).nonzero()[0, 0])} of input_ids holds no token of text: {SPEECHLESS}")
         return generate(self.model, self.config, layout, shown if visual is None else visual, max_new_tokens, eos_token_id, text)
 
     @torch.no_grad()
@@ -94,8 +100,12 @@ class ViCA:
             raise UserError(f"input_ids are {tuple(ids.shape)}: a batch of rows is needed (B, S). One row is ids[None].")
         if not ids.numel():
             raise UserError(f"input_ids are empty {tuple(ids.shape)}: there is no token that could be read. Begin with one, a BOS say.")
+        if cache is not None and not isinstance(cache, ViCACache):
+            raise UserError(f"past_key_values is a {type(cache).__name__}, which has no place for a picture's keys: give a ViCACache().")
         pictures = _pictures(self.model, pictures)
         layout = split(ids, image_token(self.model), real)
+        if not layout.ids.shape[1]:
+            raise UserError(f"input_ids hold no token of text: {SPEECHLESS}")
         places, pixels = layout.visual_positions.shape[1], any(name.startswith(("pixel_values", "mm_encoder")) for name in pictures)
         if cache is not None and cache.positions is not None:
             if places or kept is not None or pixels:

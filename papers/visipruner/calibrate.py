@@ -65,15 +65,12 @@ def calibrate(model: nn.Module, prompts: Sequence[Prompt], *, at_least: float = 
     shall have (analysis.calibrate's default has no shallow stage). About four passes a boundary over all prompts. Raises ModelError for a
     model that cannot be pruned, by property, and UserError for prompts without any picture.
     """
-    if not 0 < at_least <= 1:
-        raise UserError(f"at_least is {at_least}, and a share of answers lies between 0 and 1")
-    if tokens < 1:
-        raise UserError(f"tokens is {tokens}: an answer has one token or more")
+    _asked(at_least, tokens)
     if not thresholds:
         raise UserError("no thresholds to choose from")
     if not prompts:
         raise UserError("no prompts to calibrate on")
-    layers = len(model.get_decoder().layers)
+    layers = own.depth(model)
     asked = [answered(model, prompt, None, tokens) for prompt in prompts]
     if not any(row[0] for each in asked for row in each.visual()):
         raise UserError("none of the prompts holds a picture: there is nothing to prune")
@@ -96,6 +93,13 @@ def calibrate(model: nn.Module, prompts: Sequence[Prompt], *, at_least: float = 
     return Calibrated(config, best["agreement"], best["pairs"], best["agreement"] >= at_least, tried, rows, layers)
 
 
+def _asked(at_least: float, tokens: int) -> None:
+    if not 0 < at_least <= 1:
+        raise UserError(f"at_least is {at_least}, and a share of answers lies between 0 and 1")
+    if tokens < 1:
+        raise UserError(f"tokens is {tokens}: an answer has one token or more")
+
+
 # -- the command -------------------------------------------------------------------------------------------
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Chooses VisiPruner's boundary and threshold for a model, from pictures without labels.")
@@ -108,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.out.is_dir():
             raise UserError(f"--out {options.out}: a folder has this name, and settings are a file")
         own.out_of(options.out.parent)
+        _asked(options.at_least, options.tokens)  # before the model is opened, which may take minutes
         asked = own.questions(options)
         if len(asked) < (need := enough(options.at_least)):
             print(f"{len(asked)} prompts: an answer that differs is {100 / len(asked):.0f} % of them; from {need} on "

@@ -36,8 +36,9 @@ from .settings import read_settings
 
 @torch.no_grad()
 def look(model: nn.Module, inputs: dict[str, Tensor], config: VisiPrunerConfig | None = None, tokens: int = 1,
-         visual: Tensor | None = None) -> tuple[list[list[Stage]], Tensor]:
-    """(stages of each row, ids that were written). inputs: of the model's `generate`. config: default `neutral`, which prunes nothing.
+         visual: Tensor | None = None) -> tuple[list[list[Stage]], Tensor, list[list[int]]]:
+    """(stages of each row, ids that were written, places of each row's visual tokens in the prompt). inputs: of the model's `generate`.
+    config: default `neutral`, which prunes nothing.
 
     Raises UserError for a model that cannot be pruned.
     """
@@ -45,7 +46,7 @@ def look(model: nn.Module, inputs: dict[str, Tensor], config: VisiPrunerConfig |
     with PruningSession(model, pruner, visual):
         written = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
     width = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-    return pruner.stages, written[:, width:]
+    return pruner.stages, written[:, width:], pruner.first
 
 
 # -- drawn -------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def draw(plt, image, stages: Sequence[Stage], side: int | None, title: str = "")
     axis = figure.add_subplot(grid[lines, :])
     axis.imshow(table, aspect="auto", cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
     axis.set(xlabel="visual token", ylabel="layer")
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(title, fontsize=8, parse_math=False)  # a price is no formula
     return figure
 
 
@@ -100,29 +101,30 @@ def opened(name: str) -> Opened:
     if folder.is_dir() and (folder / "tokenizer.json").is_file() and not any(folder.glob("*processor_config.json")):
         _reads_pictures(folder)
         return _small(llava.load_llava(folder))
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    try:
-        model, processor = AutoModelForImageTextToText.from_pretrained(name, dtype="auto").eval(), AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model {name}: no multimodal model of transformers ({str(error).splitlines()[0]})") from error
+    model, processor = own.loaded(name, "auto")
+    model.eval()
 
     def inputs(picture, question: str) -> dict[str, Tensor]:
         said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         prompt = processor.apply_chat_template(said, add_generation_prompt=True)
-        return dict(processor(images=picture, text=prompt, return_tensors="pt").to(model.device, model.dtype))
+        found = processor(images=picture, text=prompt, return_tensors="pt", **own.begun(prompt, getattr(processor, "tokenizer", None)))
+        return dict(found.to(model.device, model.dtype))
 
     return Opened(model, inputs, lambda ids: processor.decode(ids, skip_special_tokens=True))
 
 
 def _reads_pictures(folder: Path) -> None:
-    """Raises UserError for a folder whose config.json is of a language model alone: LLaVA's default sizes would be put in its place."""
+    """Raises UserError for a folder whose config.json is of a language model alone: LLaVA's default sizes would be put in its place; and
+    for a stock model without its processor, which a small LLaVA of this project, with DINOv2 for its eye, does not have."""
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return  # what opens it says what is wrong
     if isinstance(kind, dict) and "vision_config" not in kind:
         raise UserError(f"--model {folder}: its config.json has no vision_config, so it reads no pictures")
+    if isinstance(kind, dict) and isinstance(eye := kind["vision_config"], dict) and eye.get("model_type") != "dinov2":
+        raise UserError(f"--model {folder}: no processor (processor_config.json or preprocessor_config.json) is in it, and a stock model "
+                        "needs its own; save it there with processor.save_pretrained")
 
 
 def _small(small: llava.Llava) -> Opened:
@@ -139,10 +141,15 @@ def _small(small: llava.Llava) -> Opened:
     return Opened(small.llava, inputs, small.tokenizer.decode)
 
 
-def side_of(count: int) -> int | None:
-    """Tokens along a side, where so many form a square."""
-    side = math.isqrt(count)
-    return side if side * side == count and side > 1 else None
+def side_of(slots: Sequence[int]) -> int | None:
+    """Tokens along a side, where those at these places of the prompt show the picture row by row as a square.
+
+    They do in one run, or in a run for every row (Pixtral). Tiles of a picture have text between them as well, and nine tiles of 64 are
+    24 x 24 tokens that stand elsewhere.
+    """
+    side, runs = math.isqrt(len(slots)), 1 + sum(b - a != 1 for a, b in zip(slots, slots[1:]))
+    rows = all(b - a == 1 for i, (a, b) in enumerate(zip(slots, slots[1:]), 1) if side and i % side)
+    return side if side > 1 and side * side == len(slots) and (runs == 1 or runs == side and rows) else None
 
 
 def _asked(options: argparse.Namespace) -> list[tuple[str, Any, str]]:
@@ -176,8 +183,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("looks"))
     options = parser.parse_args(argv)
     try:
-        if not options.threshold < math.inf:
-            raise UserError(f"--threshold {options.threshold}: a share |c_j| / |O|, a number")
+        if not 0 <= options.threshold < math.inf:
+            raise UserError(f"--threshold {options.threshold}: a share |c_j| / |O|, a number from 0 on")
+        for name, least in (("boundary", -1), ("tokens", 1), ("scenes", 0)):
+            if (value := getattr(options, name)) < least:
+                raise UserError(f"--{name} {value}: a number from {least} on")
         if options.pictures and not own.asks(options.question):
             raise UserError("--pictures needs a --question: which layers look depends on what is asked")
         asked = _asked(options)
@@ -197,16 +207,16 @@ def _draw_all(options: argparse.Namespace, asked: list[tuple[str, Any, str]]) ->
     matplotlib.rcParams.update(STYLE)
     import matplotlib.pyplot as plt
 
-    own.out_of(options.out)
+    own.out_of(options.out, files=[f"{name}.png" for name, _, _ in asked])
     of = opened(options.model)
-    if not options.nothing and not options.settings and options.boundary >= (layers := len(of.model.get_decoder().layers)):
+    if not options.nothing and not options.settings and options.boundary >= (layers := own.depth(of.model)):
         raise UserError(f"--boundary {options.boundary}: the model has layers 0 to {layers - 1}")
     config = neutral() if options.nothing else read_settings(options.settings).check(of.model, options.settings) if options.settings else (
         paper(boundary=options.boundary, relative=True, tokens_threshold=options.threshold, shallow=None))
     for name, picture, question in asked:
-        (stages, *_), written = look(of.model, of.inputs(picture, question), config, options.tokens)
+        (stages, *_), written, (slots, *_) = look(of.model, of.inputs(picture, question), config, options.tokens)
         answer = of.text(written[0])
-        figure = draw(plt, picture, stages, side_of(len(stages[0]["present"])), f"{question}   {answer}")
+        figure = draw(plt, picture, stages, side_of(slots), f"{question}   {answer}")
         save(figure, options.out / f"{name}.png")
         plt.close(figure)
         print(f"{options.out / name}.png: {question} {answer}; tokens by layer: {' '.join(str(len(s['present'])) for s in stages)}")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data.text import is_text
-from common.errors import UserError
+from common.errors import ModelError, UserError
 
 from .pruners import Nothing
 from .session import Pruner, PruningSession, Trace
@@ -79,6 +79,24 @@ def cut(row: list[int], ends: set[int | None]) -> tuple[int, ...]:
     return tuple(row[: first + 1])
 
 
+def loaded(name: str, dtype: Any) -> tuple[nn.Module, Any]:
+    """(model, processor) of a folder or hub id. Raises UserError for what cannot be loaded, a file that is cut short included."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    try:
+        return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype), AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{name} cannot be loaded: no multimodal model of transformers ({why})") from error
+
+
+def begun(prompt: str, tokenizer: Any) -> dict[str, bool]:
+    """What a processor is told beside a prompt of its chat template: one that begins with the first token gets no second one."""
+    first = getattr(tokenizer, "bos_token", None)
+    return {"add_special_tokens": False} if first and prompt.startswith(first) else {}
+
+
 # -- from a command line -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Question:
@@ -112,6 +130,10 @@ def questions(options: argparse.Namespace) -> list[Question]:
     """Raises UserError for a picture without a question, a file that cannot be read, a line that is no prompt, or nothing at all."""
     if options.pictures and not all(map(asks, options.question or [""])):
         raise UserError("--pictures needs a --question: which layers look depends on what is asked")
+    if options.question and not options.pictures:
+        raise UserError("--question is asked about --pictures, and there are none: prompts of a file, and scenes, have their own")
+    if options.scenes < 0:
+        raise UserError(f"--scenes {options.scenes}: a number of pictures, from 0 on")
     found = [Question(path.stem, image, text) for path in options.pictures for image in [opened(path)] for text in options.question]
     if options.prompts:
         found += lines(options.prompts)
@@ -157,26 +179,44 @@ def opened(path: Path) -> Any:
 
 
 def shown(picture: Any) -> Any:
-    """As people see it: turned as its camera says (EXIF), and 16 bits of grey as 8, where PIL's own way to RGB makes them white."""
+    """As people see it: turned as its camera says (EXIF), and 16 bits of grey as 8, where PIL's own way to RGB makes them white.
+
+    Raises ValueError for floats, which PIL would make black: nothing says which of them is white.
+    """
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I;16"):
+    if upright.mode == "F":
+        raise ValueError("its pixels are floats, of which nobody says which is white; save it with 8 bits a colour")
+    if upright.mode.startswith("I"):
         import numpy as np
 
-        upright = Image.fromarray((np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8))
+        grey = np.asarray(upright).astype(np.int64)  # "I;16" and its like; or "I", as PIL reads a PGM of 16 bits
+        sixteen = upright.mode != "I" or grey.max(initial=0) > 255
+        upright = Image.fromarray((grey >> (8 if sixteen else 0)).clip(0, 255).astype(np.uint8))
     return upright.convert("RGB")
 
 
-def out_of(path: Path, what: str = "--out") -> Path:
-    """A folder, made. Raises UserError for one that cannot be made or written to: before any work, and not behind it."""
+def out_of(path: Path, what: str = "--out", files: Iterable[str] = ()) -> Path:
+    """A folder, made, in which these files will be written. Raises UserError for one that cannot be made or written to, and for a folder
+    where a file is to stand: before any work, and not behind it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{what} {path}: no folder can be made there ({error.strerror})") from error
     if not os.access(path, os.W_OK):
         raise UserError(f"{what} {path}: nothing can be written into this folder; name another")
+    if inside := next((name for name in files if (path / name).is_dir()), None):
+        raise UserError(f"{what} {path}: {inside} is a folder there, and a file of this name is to be written; move it away")
     return path
+
+
+def depth(model: nn.Module) -> int:
+    """How many layers its decoder has. Raises ModelError where there is no list of them, as in decoders that read a picture elsewhere."""
+    layers = getattr(model.get_decoder() if hasattr(model, "get_decoder") else None, "layers", None)
+    if layers is None:
+        raise ModelError(f"{type(model).__name__} has no list of layers to prune between")
+    return len(layers)
 
 
 def scenes(count: int, split: str = "val") -> list[Question]:

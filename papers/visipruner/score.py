@@ -40,8 +40,11 @@ def score(source: str, settings: Settings, folder: Path, benchmarks: Sequence[st
         raise UserError(f"no benchmark is asked for; there is: {', '.join(vqa.BENCHMARKS)}")
     if unknown := [name for name in benchmarks if name not in vqa.BENCHMARKS]:
         raise UserError(f"no benchmark {', '.join(unknown)}; there is: {', '.join(vqa.BENCHMARKS)}")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is {limit}: a number of questions from 1 on, or none for all of them")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("no GPU is visible; --device cpu scores without one, for days")
+    own.out_of(folder, files=("scores.json",))
     vqa.harness()  # an error for what is missing comes before a model is loaded
     opened = functools.cache(functools.partial(guarded, source, settings, device))
     where = Path(source) if Path(source).is_dir() else source

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Settings:
 
     def check(self, model: nn.Module, path: Path | str = "settings") -> VisiPrunerConfig:
         """The config, if the model is as deep as the one that it was chosen for. Raises UserError otherwise."""
-        layers = len(model.get_decoder().layers)
+        layers = own.depth(model)
         if layers != self.layers:
             raise UserError(f"{path}: chosen for {self.model} with {self.layers} layers, and this model has {layers}; calibrate it")
         return self.config
@@ -56,7 +56,7 @@ def write_settings(path: Path, config: VisiPrunerConfig, model: str, layers: int
 def read_settings(path: Path | str) -> Settings:
     """Raises UserError for what is no settings file of this version, and for values that mean nothing."""
     try:
-        of = json.loads(Path(path).read_text(encoding="utf-8"))
+        of = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # with or without a mark of byte order
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: no settings that can be read ({error})") from error
     if not isinstance(of, dict) or of.get("format") != FORMAT:
@@ -65,6 +65,9 @@ def read_settings(path: Path | str) -> Settings:
         config = dict(of["config"])
         shallow = None if config["shallow"] is None else ShallowConfig(**config["shallow"])
         found = VisiPrunerConfig(**config | {"shallow": shallow})
+        for each, given in ((found, config), (shallow, config["shallow"])):
+            if each is not None and (absent := sorted({one.name for one in fields(each)} - given.keys())):
+                raise ValueError(f"{absent[0]} is missing")  # a default in its place would be another rule than the one that was chosen
         _mean_something(found, of)
         return Settings(found, str(of["model"]), of["layers"], frozenset(of["pictures"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -76,6 +79,15 @@ def _mean_something(config: VisiPrunerConfig, of: dict) -> None:
     whole = (of["layers"], config.boundary)
     if not all(isinstance(n, int) and not isinstance(n, bool) for n in whole):
         raise ValueError(f"layers and boundary are whole numbers, not {whole[0]!r} and {whole[1]!r}")
+    if not config.boundary < whole[0]:
+        raise ValueError(f"boundary {config.boundary} of a model with layers 0 to {whole[0] - 1}: nothing would ever be pruned")
+    told = {"relative": config.relative, "exit_consecutive": config.exit_consecutive}
+    told |= {} if config.shallow is None else {"visual_self": config.shallow.visual_self}
+    for name, value in told.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}: true or false")
+    if not isinstance(of["model"], str):
+        raise ValueError(f"model is {of['model']!r}: a name")
     for name, least in (("tokens_threshold", 0.0), ("layer_threshold", -1.0), ("exit_cos", -1.0)):
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:

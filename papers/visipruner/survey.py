@@ -230,8 +230,7 @@ def survey(model: nn.Module, prompts: Sequence[Prompt], parts: Collection[str] =
 
     Raises UserError for a part that there is none of, and ModelError for a model that can be asked nothing.
     """
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise UserError(f"no part {', '.join(unknown)}; there is: {', '.join(PARTS)}")
+    known(parts)
     if not prompts:
         raise UserError("no prompts to survey a model by")
     of = Asked.of(model, prompts)
@@ -252,6 +251,11 @@ def survey(model: nn.Module, prompts: Sequence[Prompt], parts: Collection[str] =
     return found | {"refused": refused}
 
 
+def known(parts: Collection[str]) -> None:
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise UserError(f"no part {', '.join(unknown)}; there is: {', '.join(PARTS)}")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Asks a model in which layers it needs a picture, and writes a table and a picture.")
     own.arguments(parser)
@@ -264,16 +268,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("survey"))
     options = parser.parse_args(argv)
     try:
-        modes, given = _modes(options.modes), _ranges(options.ranges)
-        own.out_of(options.out)
+        modes, given, parts = _modes(options.modes), _ranges(options.ranges), [p.strip() for p in options.parts.split(",")]
+        known(parts)
+        own.out_of(options.out, files=("survey.json", "survey.svg"))
         asked = own.questions(options)
         from .look import opened
         from .survey_picture import survey as drawn
 
         of = opened(options.model)
-        found = survey(of.model, own.prompts(asked, of.inputs), [p.strip() for p in options.parts.split(",")], given=given, modes=modes,
-                       word=of.text, oracle_behind=options.oracle_behind, oracle_stride=options.oracle_stride,
-                       oracle_prompts=options.oracle_prompts)
+        found = survey(of.model, own.prompts(asked, of.inputs), parts, given=given, modes=modes, word=of.text,
+                       oracle_behind=options.oracle_behind, oracle_stride=options.oracle_stride, oracle_prompts=options.oracle_prompts)
         found = {"format": FORMAT, "model": own.name_of(options.model), "questions": [q.text for q in asked]} | found
         write_json(options.out / "survey.json", found)
         draw_all((drawn,), found, options.out)
@@ -287,9 +291,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _modes(text: str) -> list[Mode]:
-    if unknown := [mode for mode in text.split(",") if mode not in MODES]:
+    asked = [mode.strip() for mode in text.split(",")]
+    if unknown := [mode for mode in asked if mode not in MODES]:
         raise UserError(f"--modes {', '.join(unknown)}: there is {', '.join(MODES)}")
-    return [mode for mode in MODES if mode in text.split(",")]
+    return [mode for mode in MODES if mode in asked]
 
 
 def _ranges(text: str) -> list[tuple[int, int]]:

@@ -32,8 +32,8 @@ from common.vision.conversations import SYSTEM_V1
 from common.vision.parts import CLASS_TOKEN, _pixel_statistics, load_tower
 
 from ..internal import Internal, Pictures
-from ..method import Fusion, FusionConfig, apart
-from ..module import NEW, built, load_new, set_of
+from ..method import Fusion, apart
+from ..module import NEW, built, config_of, load_new
 from ..reported import BENCHMARKS
 
 BATCH = 8
@@ -143,14 +143,6 @@ def open_model(folder: Path, device: str) -> Eyes:
     fusion = built(config, tower.config.hidden_size, loaded.model, 0).eval()
     load_new(fusion, folder / NEW)
     return Eyes(loaded.model.eval(), loaded.tokenizer, tower.to(device), fusion, Internal(loaded.model, fusion).attach())
-
-
-def config_of(about: dict) -> FusionConfig:
-    """The fusion that a training.json names."""
-    layers = set_of(about["layers"], about["tower_blocks"], about.get("unused_blocks", 0), about["compat"], about["position"])
-    points = about.get("points")
-    return FusionConfig(layers, about["position"], about["pattern"], about["op"], about["variant"],
-                        points=None if points is None else tuple(points))
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Fusion on stock multimodal models: what is read off a pass, equality with `vision_feature_layer=[...]`, and generate."""
 
+import contextlib
 import copy
 
 import pytest
@@ -212,6 +213,64 @@ def test_a_picture_that_would_not_reach_the_blocks_is_refused(config):
         model.get_image_features(pixel_values=one["pixel_values"])  # the tower by itself: nothing of it is left for the next prompt
         close(model(input_ids=text).logits, alone)
         close(model(**one).logits, right.logits)
+
+
+@contextlib.contextmanager
+def leaving(model, behind, width):
+    """As a pruning session does: from behind a layer on, hidden states, rotary tables and mask hold the last `width` slots alone."""
+    def cut(module, args, kwargs):
+        kwargs |= {name: None if name == "attention_mask" else tuple(t[:, -width:] for t in value) if isinstance(value, tuple) else
+                   value[:, -width:] for name, value in kwargs.items() if name in ("attention_mask", "position_embeddings", "position_ids")}
+        return (args[0][:, -width:], *args[1:]), kwargs
+
+    hooks = [layer.register_forward_pre_hook(cut, with_kwargs=True) for layer in model.get_decoder().layers[behind + 1 :]]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("config", KINDS[2:], ids=lambda c: f"{c.kind} {c.variant}")
+@torch.no_grad()
+def test_tokens_that_leave_before_a_block_of_the_fusion_are_told(config, monkeypatch):
+    """What it adds by place would go to other tokens; behind its last block they may go."""
+    model, given = llava(), inputs()
+    one = {"input_ids": given["input_ids"][1:, 4:], "pixel_values": given["pixel_values"][2:]}
+    with learnt(Fused(model, config, given)):
+        plain = model(**one).logits
+        with leaving(model, 1, 3), pytest.raises(UserError, match="4 of 7 tokens were dropped before a block .* last block \\(4\\)"):
+            model(**one)
+        with leaving(model, 4, 3):
+            assert model(**one).logits.shape[1] == 3
+        with leaving(model, 0, 3):
+            model(input_ids=torch.tensor([[3, 4, 5, 6]]))  # no picture: nothing is added by place
+        close(model(**one).logits, plain)
+        monkeypatch.setattr(model.get_decoder().config, "_attn_implementation_internal", "watched_sdpa")
+        with pytest.raises(UserError, match="several rows under a pruning session"):
+            model(**given)
+
+
+@pytest.mark.parametrize("config", KINDS[2:4], ids=lambda c: c.kind)
+@torch.no_grad()
+def test_a_decoder_that_is_run_over_text_alone_is_told(config):
+    """ViCA's own keyword: nothing would be added of the picture, and nobody would know."""
+    model = llava()
+    with learnt(Fused(model, config, inputs())), pytest.raises(UserError, match="use external fusion with it"):
+        model.get_decoder()(inputs_embeds=torch.zeros(1, 3, 32, dtype=torch.float64), vica=object())
+
+
+def test_prompts_of_other_lengths_may_come_before_one_backward():
+    """Blocks are recomputed then, outside of a pass whose length could be known."""
+    model = llava().train()
+    model.requires_grad_(False)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    given = inputs()
+    one = {"input_ids": given["input_ids"][1:, 4:], "pixel_values": given["pixel_values"][2:]}
+    with learnt(Fused(model, KINDS[2], given)) as fused:
+        loss = model(**given, use_cache=False).logits[:, -1].square().sum() + model(**one, use_cache=False).logits.square().sum()
+        loss.backward()
+    assert all(p.grad is not None for p in fused.new.parameters())
 
 
 def test_a_decoder_without_a_cache_that_counts_is_refused():

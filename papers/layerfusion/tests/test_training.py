@@ -112,6 +112,25 @@ def test_what_a_stage_trains_and_writes(stage, names, tmp_path):
         load_new(other.fusion, Path("nowhere"))
 
 
+@pytest.mark.parametrize("position, changes, says", [
+    ("internal", {"variant": "post"}, "another variant"), ("internal", {"layers": [1, 5, 7]}, "another layers"),
+    ("internal", {"points": [0, 2, 3]}, "another points"), ("external", {"layers": [1, 5, 7]}, "another layers")])
+def test_weights_of_another_stage_1_of_the_same_shapes_are_refused(position, changes, says, tmp_path):
+    """Layers by their numbers are the set that they make, and a setting that this kind does not read may differ."""
+    place: dict = dict(position=position, pattern="modular" if position == "internal" else "direct",
+                       points=[0, 1, 3] if position == "internal" else None)
+    fit(training(stage="pretrain", **place), tmp_path, steps=1, checkpoint_every=1)
+    place["fusion"] = str(tmp_path / "model" / "fusion.safetensors")
+    training(**place | {"layers": [1, 6, 7]} | ({} if position == "internal" else {"variant": "post"})).configure_model()
+    with pytest.raises(ModelError, match=f"fusion.safetensors was trained with {says}"):
+        training(**place | changes).configure_model()
+    (tmp_path / "model" / "training.json").write_text("[]")
+    with pytest.raises(ModelError, match="training.json beside fusion.safetensors names no fusion"):
+        training(**place).configure_model()
+    (tmp_path / "model" / "training.json").unlink()
+    training(**place | changes).configure_model()  # nothing says otherwise
+
+
 def test_text_alone_leaves_no_process_waiting_and_is_the_decoders_own():
     module = training(position="external", pattern="direct", points=None)
     module.configure_model()

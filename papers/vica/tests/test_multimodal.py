@@ -238,3 +238,29 @@ def test_ids_and_pictures_that_do_not_belong_together_are_refused(model):
     }.items():
         with pytest.raises(UserError, match=says):
             call()
+
+
+@torch.no_grad()
+def test_a_row_without_text_and_a_cache_of_another_kind_are_refused(model):
+    """No slot of such a row could answer: what was written there came from padding."""
+    from transformers import DynamicCache
+
+    llava = model("llava")
+    ours, whole = ViCA(llava, ViCAConfig((0, 2))), with_pictures(llava, text_ids())
+    ids, shown = whole["input_ids"], whole["pixel_values"]
+    picture = torch.full((1, 4), IMAGE)
+    both = torch.cat([ids[:1], torch.nn.functional.pad(picture, (0, ids.shape[1] - 4))])
+    real = torch.ones_like(both)
+    real[1, 4:] = 0
+    for call in (ours, ours.generate):
+        with pytest.raises(UserError, match="input_ids hold no token of text"):
+            call(picture, pixel_values=shown[:1])
+    with pytest.raises(UserError, match="row 1 of input_ids holds no token of text"):
+        ours.generate(both, real, pixel_values=shown)
+    close(ours(both, real, pixel_values=shown).logits[0], ours(ids[:1], pixel_values=shown[:1]).logits[0], NEAR)
+    with pytest.raises(UserError, match=r"past_key_values is a DynamicCache.* give a ViCACache\(\)"):
+        ours(**whole, past_key_values=DynamicCache())
+    for wrong in (-3, None, True, 2.0):
+        with pytest.raises(UserError, match="max_new_tokens is"):
+            ours.generate(**whole, max_new_tokens=wrong)
+    assert ours.generate(**whole, max_new_tokens=0) == [[], []]

@@ -28,6 +28,7 @@ from common.benchmarks import vqa
 from common.benchmarks.kept import folder_sha256, kept
 from common.errors import UserError
 
+from .. import own
 from ..method import VisiPrunerConfig, code_compat
 from ..pruners import VisiPruner
 from ..reported import TABLE_5
@@ -55,9 +56,9 @@ def measure(folder: Path, log: Callable[[str], None] = print, device: str = "cud
     vqa.harness()  # an error for what is missing comes before a model is loaded
     found = {}
     for name, (hub, config) in settings().items():
-        own = os.environ.get("VISIPRUNER_MODELS")
-        opened = functools.cache(functools.partial(open_model, str(Path(own) / name) if own else hub, device))
-        weights = of_weights(Path(own) / name if own else hub, opened) | {"device": device}
+        mine = os.environ.get("VISIPRUNER_MODELS")
+        opened = functools.cache(functools.partial(open_model, str(Path(mine) / name) if mine else hub, device))
+        weights = of_weights(Path(mine) / name if mine else hub, opened) | {"device": device}
         found[name] = {way: one(name, way, opened, of, folder, benchmarks, limit, log, weights)
                        for way, of in (("dense", None), ("pruned", config))}
     return found
@@ -90,13 +91,7 @@ def one(name: str, way: str, opened: Callable[[], tuple[nn.Module, Any]], config
 
 def open_model(name: str, device: str) -> tuple[nn.Module, Any]:
     """(model, processor) in half precision on a GPU; prompts are padded on the left. Raises UserError for what cannot be loaded."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    try:
-        processor = AutoProcessor.from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float16 if device == "cuda" else torch.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    model, processor = own.loaded(name, torch.float16 if device == "cuda" else torch.float32)
     processor.tokenizer.padding_side = "left"
     return model.to(device).eval(), processor
 
@@ -109,7 +104,8 @@ def answer(model: nn.Module, processor: Any, config: VisiPrunerConfig | None, pr
         *([{"type": "image"}] if image else []), {"type": "text", "text": prompt}]}], add_generation_prompt=True)
         for prompt, image in zip(prompts, images)]
     shown = [image.convert("RGB") for image in images if image]
-    inputs = processor(images=shown or None, text=texts, padding=True, return_tensors="pt").to(model.device, model.dtype)
+    inputs = processor(images=shown or None, text=texts, padding=True, return_tensors="pt", **own.begun(texts[0], processor.tokenizer))
+    inputs = inputs.to(model.device, model.dtype)
     with nullcontext() if config is None else PruningSession(model, VisiPruner(config)):
         written = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
     return [text.strip() for text in processor.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)]
