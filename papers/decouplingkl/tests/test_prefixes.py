@@ -13,11 +13,12 @@ from common.errors import SetupError
 from common.reasoning.rollouts import Rollout, sample
 from tests.numerics import close, far
 from tests.small_tokenizers import byte_words, tokenizer
+from tests.trainings import difference
 
 from .. import module
 from ..data import SolvedMaths
 from ..trajectories import TrajectoryCache
-from .runs import Coin, difference, fit, ready, training, weights
+from .runs import Coin, fit, ready, training, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,11 +9,12 @@ import torch
 from common.errors import ModelError, SetupError
 from common.models import ModelSpec, load, tiny
 from tests.numerics import close, far
+from tests.trainings import difference
 
 from .. import baselines, module
 from ..heads import Head, check_pair
 from ..scoring import divergences, entropies, scores
-from .runs import ROWS, SMALL, Coin, difference, fit, fit_in_processes, model, ready, training, weights
+from .runs import ROWS, SMALL, Coin, fit, fit_in_processes, model, ready, training, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,6 +13,7 @@ from common.streaming.live import open_checkpoint
 from common.streaming.units import Template
 from tests.numerics import close, far
 from tests.small_tokenizers import ENGLISH, FRENCH, tokenizer
+from tests.trainings import difference, trained
 
 from .. import data, method
 from ..data import Pairs, TextPairs, ToyPairs, toy_examples
@@ -21,15 +22,7 @@ from ..segments import Batch
 from ..toy import Language
 from ..train import cli
 from .double import Double
-from .runs import (
-    DoubleTraining,
-    difference,
-    fit,
-    fit_in_processes,
-    pairs,
-    streaming,
-    trained,
-)
+from .runs import DoubleTraining, fit, fit_in_processes, pairs, streaming
 
 
 @pytest.fixture(autouse=True)

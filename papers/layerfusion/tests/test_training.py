@@ -10,10 +10,11 @@ import torch
 from common.errors import ModelError, SetupError
 from common.vision.layout import packed
 from tests.numerics import close
+from tests.trainings import difference, trained
 
 from ..module import FusedTraining, load_new
 from ..train import cli
-from .runs import difference, fit, fit_in_processes, parts, text_batch, trained, training
+from .runs import fit, fit_in_processes, parts, text_batch, training
 
 # Trainings are in double precision, except for what their losses are logged in, and what stock norms and rotations are computed in.
 LOSSES, GRADIENTS, PARAMETERS = 1e-6, 1e-7, 1e-6

@@ -7,9 +7,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from common.errors import SetupError
 from common.models import ModelSpec, load
 from common.reasoning.rollouts import sample
+from tests.trainings import difference
 
 from .. import method
-from .runs import Coin, difference, fit, fit_in_processes, training, weights
+from .runs import Coin, fit, fit_in_processes, training, weights
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,14 @@ from common.streaming.live import open_checkpoint
 from common.training.steps import StepBatches
 from tests.numerics import close
 from tests.small_tokenizers import tokenizer
+from tests.trainings import difference, trained
 
 from .. import method
 from ..data import Answered, Drawn, Generated, Rows, batch_of, cut, read_rows
 from ..method import Law, read_path
 from ..module import ProactiveTraining
 from ..tasks import FEATURES, Task
-from .runs import BASE, difference, fit, fit_in_processes, streams, trained, training
+from .runs import BASE, fit, fit_in_processes, streams, training
 
 
 @pytest.fixture(scope="module")

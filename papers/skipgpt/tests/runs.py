@@ -1,26 +1,18 @@
-"""Small trainings that the tests compare with each other, in this process or in ones of their own.
+"""Small trainings that the tests compare with each other, in this process or in ones of their own."""
 
-Processes come from a fork server that has imported the libraries once: a child costs a fork, not
-the fifteen seconds of starting Python with torch and lightning, and has run no threads before.
-"""
-
-import multiprocessing
 import os
-import signal
-import socket
 import sys
-import time
 from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.models import tiny
 from common.training.steps import StepData
+from tests import trainings
 from tests.numerics import float64
-from tests.preload import PRELOAD
+from tests.trainings import in_processes, trained
 
 from ..data import RaggedRows, collate
 from ..method import SkipGPTConfig
@@ -76,31 +68,11 @@ class Diary(L.Callback):
                                for k, v in trainer.callback_metrics.items()})
 
 
-class KillAt(L.Callback):
-    """No farewell: what is on disk is all that is left."""
-
-    def __init__(self, batch):
-        self.batch = batch
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if batch_idx == self.batch:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def fit(module, folder, *, steps=3, accumulate=1, data=None, checkpoint_every=0, resume=None,
-        kill_at=None, **trainer):
+def fit(module, folder, *, data=None, steps=3, accumulate=1, **options):
     """Trains and returns (module, diary)."""
     diary = Diary()
-    callbacks = [diary] + ([KillAt(kill_at)] if kill_at is not None else [])
-    if checkpoint_every:
-        callbacks.append(ModelCheckpoint(folder / "checkpoints", filename="{step}", save_top_k=-1,
-                                         every_n_train_steps=checkpoint_every))
-    trainer = L.Trainer(**(dict(
-        accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0,
-        accumulate_grad_batches=accumulate, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=bool(checkpoint_every),
-        limit_val_batches=0, default_root_dir=folder, callbacks=callbacks) | trainer))
-    trainer.fit(module, data or Uneven(), ckpt_path=resume)
+    trainings.fit(module, data or Uneven(), folder, steps=steps, callbacks=[diary], accumulate_grad_batches=accumulate,
+                  gradient_clip_val=1.0, **options)
     return module, diary
 
 
@@ -113,57 +85,16 @@ def alone(module, steps=10):
     return module
 
 
-# -- in other processes ----------------------------------------------------------------------------
-def in_processes(job, world, arguments, seconds=270):
-    """Runs job(rank, *arguments) in `world` processes that torchrun might have started.
-
-    Returns their exit codes; None for one that had to be ended.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = [context.Process(target=_child, args=(job, rank, world, port, arguments))
-                for rank in range(world)]
-    for child in children:
-        child.start()
-    end = time.monotonic() + seconds
-    for child in children:
-        child.join(max(end - time.monotonic(), 0))
-    codes = [child.exitcode for child in children]
-    for child in children:
-        child.kill()
-    return codes
-
-
-def _child(job, rank, world, port, arguments):
-    torch.set_num_threads(1)
-    if world > 1:
-        os.environ.update(
-            TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), GROUP_RANK="0",
-            LOCAL_WORLD_SIZE=str(world), GLOO_SOCKET_IFNAME="lo")
-    job(rank, *arguments)
-
-
+# -- in other processes ------------------------------------------------------------------------------------
 def fit_in_processes(folder, world=1, strategy="auto", **options):
     """`fit` of router_tuning() in `world` processes, in float64 -> (exit codes, what each rank has saved)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    codes = in_processes(_fit, world, (world, folder, strategy, options))
-    saved = [torch.load(path, weights_only=True) for path in sorted(folder.glob("rank*.pt"))]
-    return codes, saved
+    return trainings.fit_in_processes(_fit, folder, world, strategy, options, seconds=270)
 
 
-def _fit(rank, world, folder, strategy, options):
-    if strategy == "fsdp2":
-        from lightning.pytorch.strategies import ModelParallelStrategy
-
-        strategy = ModelParallelStrategy(world, 1, save_distributed_checkpoint=False)
+def _fit(folder, where, options):
     with float64():
-        module, diary = fit(router_tuning(), folder, devices=world, strategy=strategy, **options)
-    trained = {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
-    torch.save({"parameters": trained, "steps": diary.steps}, folder / f"rank{rank}.pt")
+        module, diary = fit(router_tuning(), folder, **where, **options)
+    return {"parameters": trained(module), "steps": diary.steps}
 
 
 def cli_in_processes(folder, world, arguments):

@@ -12,11 +12,12 @@ from common.models import load, tiny
 from common.streaming.live import open_checkpoint
 from tests.numerics import close, float64
 from tests.small_tokenizers import tokenizer
+from tests.trainings import difference, trained
 
 from .. import method, worded
 from ..data import DataError, JsonTraces, Rows, StoryTraces, pieces, read_row
 from ..module import StreamingTraining
-from .runs import difference, fit, fit_in_processes, traces, trained, training
+from .runs import fit, fit_in_processes, traces, training
 
 
 @pytest.fixture(autouse=True)

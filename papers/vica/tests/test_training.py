@@ -12,10 +12,11 @@ from common.models import ModelSpec
 from common.vision.layout import split
 from common.vision.parts import LlavaSpec, load_parts
 from tests.numerics import close, truly_double
+from tests.trainings import difference, trained
 
 from .. import checkpoint, method
 from ..module import ViCATraining
-from .runs import FOLDER, difference, fit, fit_in_processes, scenes, trained, training
+from .runs import FOLDER, fit, fit_in_processes, scenes, training
 
 # Trainings are in double precision, except for what their losses are logged in: single precision, whose unit in the last place is
 # 6e-8 of a term, of some dozens here. Adam magnifies roundings.

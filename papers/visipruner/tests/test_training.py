@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from common.errors import ModelError, SetupError
 from common.vision.layout import packed
 from common.vision.llava import dense_hidden
+from tests.trainings import difference, trained
 
 from ..baselines import ExitBehind
 from ..method import paper
@@ -21,7 +22,7 @@ from ..pruners import VisiPruner
 from ..session import PruningSession
 from ..stages import Stages, hidden, multiply_adds
 from ..train import cli
-from .runs import difference, fit, fit_in_processes, trained, training
+from .runs import fit, fit_in_processes, training
 
 N, D, LAYERS = 5, 32, 5
 CONFIG = dict(hidden_size=D, intermediate_size=48, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
