@@ -16,7 +16,6 @@ through the model, and `wasted`, what of it was in probes that were taken back.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from common.attention import Rows, watched
 from common.streaming.two_streams import Counts, TwoStreams
 from common.streaming.words import Boundary
 
-from .decoding import shown
+from .decoding import in_eval, shown
 from .heads import Policy, Probe
 from .method import check_model
 from .probe import positions, within
@@ -190,18 +189,6 @@ class Session:
         fed, pairs = self._cost
         self.wasted = Wasted(self.wasted.probes + 1, self.wasted.fed + fed, self.wasted.pairs + pairs)
         self._held = None
-
-
-@contextlib.contextmanager
-def in_eval(model: nn.Module) -> Iterator[None]:
-    """Every part in eval mode, then each as it was."""
-    learning = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in learning:
-            module.training = True
 
 
 def run(session: Session, units: Iterable[Sequence[int] | Tensor], ending: Sequence[int], max_units: int = 512,
