@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from common.modes import eval_mode
 from common.streaming.units import Example
 from common.streaming.words import Boundary
 
@@ -77,18 +78,6 @@ def shown(model: nn.Module, needs: frozenset[str]) -> Iterator[dict[str, Tensor]
             model.set_attn_implementation(before)
 
 
-@contextlib.contextmanager
-def in_eval(model: nn.Module) -> Iterator[None]:
-    """Every part in eval mode, then each as it was."""
-    learning = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in learning:
-            module.training = True
-
-
 def padded(rows: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
@@ -113,7 +102,7 @@ def decode(model: nn.Module, examples: Sequence[Example], policy: Policy, bounda
         raise ValueError(f"decode: {len(examples)} examples, whose headers have to be of one length")
     check_model(model)
     within(model, max(len(e.source) for e in examples), examples[0].target_units[0] + max_target)
-    with in_eval(model), shown(model, policy.needs) as seen:
+    with eval_mode(model), shown(model, policy.needs) as seen:
         return _Streams(model, examples, policy, boundary, join, reencode, seen, record).run(max_target)
 
 

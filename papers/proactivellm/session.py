@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from common.attention import Rows, watched
+from common.modes import eval_mode
 from common.streaming.two_streams import Counts, TwoStreams
 from common.streaming.words import Boundary
 
-from .decoding import in_eval, shown
+from .decoding import shown
 from .heads import Policy, Probe
 from .method import check_model
 from .probe import positions, within
@@ -95,7 +96,7 @@ class Session:
         within(self.model, self.streams.source_length + len(unit), 0)
         if self._held is not None:
             self._take_back()
-        with in_eval(self.model):
+        with eval_mode(self.model):
             self.streams.read(unit)
         self.units_read += 1
         if self.units_read == 0:
@@ -158,7 +159,7 @@ class Session:
         """The likeliest next token with what is read, and all that heads see of it. `pending` is fed."""
         fed, pairs = self.counts.fed, self.counts.pairs
         attention = None
-        with in_eval(self.model), shown(self.model, self.policy.needs - {"attention"}) as seen:
+        with eval_mode(self.model), shown(self.model, self.policy.needs - {"attention"}) as seen:
             if "attention" in self.policy.needs:
                 watcher = LastRow(len(self.pending))
                 with watched(self.model.get_decoder(), watcher):
