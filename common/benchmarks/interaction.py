@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
@@ -38,7 +39,7 @@ def average_interaction_lag(delays: Sequence, source_length):
 
 def lag_of(rco, source_length, units: int):
     """AIL of a hypothesis of so many units that observed `rco` of the source: X RCO - X (Y - 1) / (2 Y)."""
-    return source_length * rco - source_length * (units - 1) / (2 * units)
+    return source_length * rco - source_length * Fraction(units - 1, 2 * units)
 
 
 def lag_saved(rco, source_length):
@@ -131,7 +132,7 @@ def resegmented(words: Sequence[str], references: Sequence[Sequence[str]]) -> li
             i, j = i - 1, j - 1
         else:
             j -= 1
-    at.setdefault(0, 0)
+    at[0] = 0  # references without words before the first one with some are given none
     ends = [at[length] for length in lengths] + [n]
     return list(zip([0, *ends], ends))
 

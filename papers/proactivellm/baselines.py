@@ -25,7 +25,7 @@ class WaitK:
     needs: frozenset[str] = frozenset()
 
     def __init__(self, k: float, stride: float = 1.0):
-        if k < 1 or stride < 0:
+        if not 1 <= k < NEVER or not 0 <= stride < NEVER:
             raise ValueError(f"wait-k: k = {k}, stride {stride}; the first unit needs one unit read, and no unit can be unread")
         self.k, self.stride = k, stride
 
@@ -43,6 +43,8 @@ class Random:
     goal = None
 
     def __init__(self, chance: float, seed: int = 0):
+        if not 0 <= chance <= 1:
+            raise ValueError(f"random: a chance of {chance}; it lies between 0 and 1")
         self.chance, self.generator = chance, torch.Generator().manual_seed(seed)
 
     def write(self, probe: Probe) -> Tensor:

@@ -169,7 +169,7 @@ class Answered(Streams):
             file = (self.train, self.validation)[split]
             if file is None:
                 raise SetupError(f"data.{('train', 'validation')[split]}: name a file of JSON lines, or data.path, a hub data set")
-            return [(row["source"], row["target"], row.get("question", "")) for row in read_rows(Path(file))]
+            return [(row["source"], row["target"], row.get("question") or "") for row in read_rows(Path(file))]
         from datasets import load_dataset
 
         try:
@@ -203,17 +203,27 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise SetupError(f"there is no file {path.name} in {path.parent.name or '.'}")
     rows = []
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
-                row = json.loads(line)
-                if not isinstance(row, dict) or not all(isinstance(row.get(key), str) and row[key].strip() for key in ("source", "target")):
-                    raise SetupError(f'{path.name}, line {number}: no "source" and "target" in it')
-                rows.append(row)
-    except (OSError, UnicodeDecodeError, EOFError, ValueError) as error:
-        if isinstance(error, SetupError):
-            raise
+                if line.strip():
+                    rows.append(_row(line, f"{path.name}, line {number}"))
+    except (OSError, UnicodeDecodeError, EOFError) as error:
         raise SetupError(f"{path.name} cannot be read as JSON lines: {error}") from error
+    if not rows:
+        raise SetupError(f"{path.name} holds no row")
     return rows
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise SetupError(f"{where}: no JSON ({error})") from error
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) and row[key].strip() for key in ("source", "target")):
+        raise SetupError(f'{where}: no "source" and "target" in it')
+    if not isinstance(row.get("question"), str | None):
+        raise SetupError(f'{where}: "question" is {row["question"]!r}, and no text')
+    return row
 
 
 def cut(tokenizer, instruction: str, rows: Sequence[tuple[str, str, str]], max_tokens: int) -> list[Item]:

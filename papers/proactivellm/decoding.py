@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from common.modes import eval_mode
 from common.streaming.units import Example
 from common.streaming.words import Boundary
 
@@ -101,7 +102,7 @@ def decode(model: nn.Module, examples: Sequence[Example], policy: Policy, bounda
         raise ValueError(f"decode: {len(examples)} examples, whose headers have to be of one length")
     check_model(model)
     within(model, max(len(e.source) for e in examples), examples[0].target_units[0] + max_target)
-    with shown(model, policy.needs) as seen:
+    with eval_mode(model), shown(model, policy.needs) as seen:
         return _Streams(model, examples, policy, boundary, join, reencode, seen, record).run(max_target)
 
 

@@ -69,7 +69,7 @@ class Entropy:
     def score(self, probe: Probe) -> Tensor:
         log_p = _wide(probe.logits).log_softmax(-1)
         entropy = -torch.where(log_p.isfinite(), log_p.exp() * log_p, torch.zeros_like(log_p)).sum(-1)
-        return 1 - entropy / math.log(probe.logits.shape[-1])
+        return (1 - entropy / math.log(probe.logits.shape[-1])).clamp(0, 1)  # an even distribution's rounding is not below 0
 
 
 class MaxProb:
@@ -176,9 +176,14 @@ def threshold(scores: Sequence[float] | Tensor, q: float, mode: Literal["batch",
 
     batch: scores of answer units with the whole source read; with q = .9 nine tenths of them would be written at once. stream: scores of
     all probes of streams that are read to their ends; with q = .9 a tenth of all probes would write. The paper's main results are "at
-    the .9 quantile" and do not say of which (README, D4). Raises ValueError for no scores, or a q outside 0 .. 1.
+    the .9 quantile" and do not say of which (README, D4). Raises ValueError for no scores, one that is no number, a q outside 0 .. 1, or
+    another mode.
     """
+    if mode not in ("batch", "stream"):
+        raise ValueError(f"threshold: mode is {mode!r}, not batch or stream")
     values = torch.as_tensor(scores, dtype=torch.float64)
     if not values.numel() or not 0 <= q <= 1:
         raise ValueError(f"threshold: {values.numel()} scores, q = {q}: it needs one score, and a q of 0 .. 1")
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"threshold: {int((~values.isfinite()).sum())} of {values.numel()} scores are no number")
     return float(torch.quantile(values, 1 - q if mode == "batch" else q))

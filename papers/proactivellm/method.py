@@ -64,8 +64,10 @@ class Law:
             raise ValueError(f"law: no {self.name!r}; there is {', '.join(get_args(Name))}")
         if self.name != "polynomial" and (self.power or self.random_power):
             raise ValueError(f"law {self.name}: a power is for polynomial")
-        if not self.alpha > 0 or self.k < 1:
+        if not 0 < self.alpha < float("inf") or self.k < 1:
             raise ValueError(f"law {self.name}: alpha {self.alpha} and k {self.k} must be above 0")
+        if not abs(self.power) < float("inf"):
+            raise ValueError(f"law {self.name}: power {self.power} is no number")
 
 
 def weights(law: Law, L: int, power: float | None = None) -> list[float]:
@@ -210,24 +212,33 @@ def topk_kl(teacher: Tensor, student: Tensor, k: int = 100, direction: Literal["
 
     renormalise: both sides are distributions over these k alone. bucket: all other tokens are one more. k >= V: the whole KL.
     A token that the first side excludes (-inf) adds nothing, whatever the other makes of it; one that the second alone excludes makes the
-    KL infinite. Gradients go where they may: detach the teacher.
+    KL infinite. Gradients go where they may: detach the teacher. Raises ValueError for k below 1, another direction or tail, and logits of
+    different shape.
     """
+    if k < 1 or direction not in ("forward", "reverse") or tail not in ("renormalise", "bucket"):
+        raise ValueError(f"topk_kl: k = {k}, direction {direction!r}, tail {tail!r}; k is 1 or more, the direction forward or reverse, the "
+                         "tail renormalise or bucket")
+    if teacher.shape != student.shape:
+        raise ValueError(f"topk_kl: logits {tuple(teacher.shape)} of the teacher and {tuple(student.shape)} of the student")
     k = min(k, teacher.shape[-1])
     chosen = teacher.topk(k, -1).indices
     p, q = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (teacher, student))
     if tail == "renormalise" or k == p.shape[-1]:
         log_p, log_q = (x.gather(-1, chosen).log_softmax(-1) for x in (p, q))
     else:
-        log_p, log_q = (_with_rest(x.log_softmax(-1).gather(-1, chosen)) for x in (p, q))
+        log_p, log_q = (_with_rest(x.log_softmax(-1), chosen) for x in (p, q))
     if direction == "reverse":
         log_p, log_q = log_q, log_p
     none = log_p == float("-inf")  # 0 log 0 is 0, and its gradient, too
     return (log_p.exp() * (log_p.masked_fill(none, 0) - log_q.masked_fill(none, 0))).sum(-1)
 
 
-def _with_rest(log_probs: Tensor) -> Tensor:
-    rest = (1 - log_probs.exp().sum(-1, keepdim=True)).clamp(min=torch.finfo(log_probs.dtype).tiny)
-    return torch.cat([log_probs, rest.log()], -1)
+def _with_rest(log_probs: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen ones, and what all others have together: summed, since 1 minus the chosen ones has no digits left where it is small."""
+    others = log_probs.scatter(-1, chosen, float("-inf"))
+    none = (others == float("-inf")).all(-1, keepdim=True)  # their sum is 0, and has no gradient
+    rest = others.masked_fill(none, 0).logsumexp(-1, keepdim=True).masked_fill(none, float("-inf"))
+    return torch.cat([log_probs.gather(-1, chosen), rest], -1)
 
 
 class Views(NamedTuple):

@@ -16,7 +16,6 @@ through the model, and `wasted`, what of it was in probes that were taken back.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from common.attention import Rows, watched
+from common.modes import eval_mode
 from common.streaming.two_streams import Counts, TwoStreams
 from common.streaming.words import Boundary
 
@@ -96,7 +96,7 @@ class Session:
         within(self.model, self.streams.source_length + len(unit), 0)
         if self._held is not None:
             self._take_back()
-        with in_eval(self.model):
+        with eval_mode(self.model):
             self.streams.read(unit)
         self.units_read += 1
         if self.units_read == 0:
@@ -159,7 +159,7 @@ class Session:
         """The likeliest next token with what is read, and all that heads see of it. `pending` is fed."""
         fed, pairs = self.counts.fed, self.counts.pairs
         attention = None
-        with in_eval(self.model), shown(self.model, self.policy.needs - {"attention"}) as seen:
+        with eval_mode(self.model), shown(self.model, self.policy.needs - {"attention"}) as seen:
             if "attention" in self.policy.needs:
                 watcher = LastRow(len(self.pending))
                 with watched(self.model.get_decoder(), watcher):
@@ -190,18 +190,6 @@ class Session:
         fed, pairs = self._cost
         self.wasted = Wasted(self.wasted.probes + 1, self.wasted.fed + fed, self.wasted.pairs + pairs)
         self._held = None
-
-
-@contextlib.contextmanager
-def in_eval(model: nn.Module) -> Iterator[None]:
-    """Every part in eval mode, then each as it was."""
-    learning = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in learning:
-            module.training = True
 
 
 def run(session: Session, units: Iterable[Sequence[int] | Tensor], ending: Sequence[int], max_units: int = 512,

@@ -30,6 +30,8 @@ def test_vectors():
     d = [F(3), F(3), F(3), F(7), F(7)]
     assert average_interaction_lag(d, F(8)) == F(7, 5) and relative_context_observed(d, F(8)) == F(23, 40)
     assert consecutive_wait(d) == F(7, 2)  # runs 3, 4
+    whole = average_interaction_lag([F(2), F(3), F(5)], 7)  # (0 + 10) / 3 - 7 (0 + 1 + 2) / 9, of a length that is an int
+    assert whole == F(10, 3) - F(7, 3) and isinstance(whole, F)
 
 
 @pytest.mark.parametrize("m, length, k, ail, rco", [
@@ -85,6 +87,7 @@ def test_words_of_a_long_stream_are_given_to_their_references():
     assert resegmented("c d".split(), ["a b".split(), "c d".split()]) == [(0, 0), (0, 2)]
     assert resegmented("a b".split(), ["a b".split(), "c d".split()]) == [(0, 2), (2, 2)]
     assert resegmented([], [["a"], ["b"]]) == [(0, 0), (0, 0)] and resegmented(["q"], [["a"]]) == [(0, 1)]
+    assert resegmented("x a".split(), [[], ["a"]]) == [(0, 0), (0, 2)] and resegmented(["x"], [[], []]) == [(0, 0), (0, 1)]
     with pytest.raises(ValueError, match="no references"):
         resegmented(["a"], [])
 

@@ -103,7 +103,8 @@ def test_padding_changes_no_loss(models, double):
 
 def test_a_law_must_be_one():
     for bad, says in ((dict(name="sobered"), "no 'sobered'"), (dict(power=2.0), "polynomial"), (dict(name="waitk", k=0), "above 0"),
-                      (dict(name="dirichlet", alpha=0.0), "above 0")):
+                      (dict(name="dirichlet", alpha=0.0), "above 0"), (dict(name="dirichlet", alpha=math.inf), "above 0"),
+                      (dict(name="polynomial", power=math.nan), "no number")):
         with pytest.raises(ValueError, match=says):
             Law(**bad)
     with pytest.raises(ValueError, match="one each"):
@@ -154,6 +155,36 @@ def test_top_k_kl_is_a_kl():
     inside = t.topk(2, -1).indices
     p, q = (x.gather(-1, inside).softmax(-1) for x in (t, s))
     close(topk_kl(t, s, 2), (p * (p / q).log()).sum(-1))
+
+
+@pytest.mark.numerics
+def test_what_the_other_tokens_have_together_keeps_its_digits():
+    """Teacher (1 - 2e, e, e), student (1 - 2d, d, d) with e = 1e-6, d = 1e-12 and k = 1: 1 - (1 - 2d) is 0 in single precision."""
+    e, d = 1e-6, 1e-12
+    teacher, student = (torch.log(torch.tensor([1 - 2 * x, x, x], dtype=torch.float64)) for x in (e, d))
+    exact = 2 * e * math.log(e / d) + (1 - 2 * e) * (math.log1p(-2 * e) - math.log1p(-2 * d))
+    assert topk_kl(teacher.float(), student.float(), 1, tail="bucket").item() == pytest.approx(exact, rel=1e-2)
+    student = student.float().requires_grad_()
+    topk_kl(teacher.float(), student, 1, tail="bucket").backward()
+    assert student.grad[1].item() == pytest.approx(-e, rel=1e-3)  # q - p of each of the two
+
+
+def test_a_bucket_that_is_empty_adds_nothing_and_takes_no_gradient():
+    teacher = torch.tensor([0.0, 1.0, -math.inf, -math.inf], dtype=torch.float64)
+    student = torch.tensor([1.0, 0.0, -math.inf, -math.inf], dtype=torch.float64, requires_grad=True)
+    kl = topk_kl(teacher, student, 2, tail="bucket")
+    close(kl, topk_kl(teacher[:2], student[:2], 2))
+    kl.backward()
+    assert student.grad.isfinite().all() and not student.grad[2:].any() and student.grad[:2].any()
+    assert topk_kl(torch.zeros(4), torch.tensor([0.0, 0.0, -math.inf, -math.inf]), 2, tail="bucket").item() == math.inf
+
+
+def test_a_kl_of_nothing_known_is_refused():
+    for wrong in (dict(k=0), dict(direction="backward"), dict(tail="buckets")):
+        with pytest.raises(ValueError, match="topk_kl"):
+            topk_kl(TEACHER, FLAT, **{"k": 2} | wrong)
+    with pytest.raises(ValueError, match=r"\(4,\).*\(3,\)"):
+        topk_kl(TEACHER, FLAT[:3], 2)  # a longer vocabulary would be read as the shorter one's first tokens
 
 
 def test_the_teacher_is_pulled_only_if_asked(models, double):

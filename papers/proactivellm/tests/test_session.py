@@ -256,11 +256,12 @@ def test_a_model_in_training_mode_answers_as_in_eval_mode_and_stays_in_its_mode(
     model = load(tiny("qwen2", vocab_size=V, attention_dropout=0.5, initializer_range=0.4, seed=3)).model.double()
     examples = [example(random.Random(seed), 6) for seed in range(3)]
     policies = (heads.Decide(heads.MaxProb(), 0.2), heads.Decide(heads.Attention("mass", (0, -1)), 0.35))
-    wanted = [sessions(model, examples, policy, OPENS, 12) for policy in policies]
+    wanted, at_once = ([way(model, examples, policy, OPENS, 12) for policy in policies] for way in (sessions, decode))
     model.train()
     model.get_input_embeddings().eval()
     found = [sessions(model, examples, policy, OPENS, 12) for policy in policies]
     assert [[row[1:] for row in rows] for rows in found] == [[row[1:] for row in rows] for rows in wanted]
+    assert [decode(model, examples, policy, OPENS, 12) for policy in policies] == at_once
     assert model.training and not model.get_input_embeddings().training
 
 
@@ -273,3 +274,15 @@ def test_a_session_is_of_one_stream():
     with pytest.raises(ValueError, match="2 units of another stream; make a new Session"):
         next(run(session, iter([[6], [10]]), [9]))
     assert session.streams.source_length == before
+
+
+def test_a_threshold_is_a_number_of_a_known_kind():
+    even = heads.Probe(torch.zeros(7), torch.tensor(1), torch.tensor(0))
+    assert 0 <= heads.Entropy().score(even) < 1e-6 and heads.Entropy().score(heads.Probe(torch.full((50_257,), 3.7), *even[1:3])) >= 0
+    for scores, more, says in (([0.1, float("nan")], {}, "1 of 2 scores"), ([0.1, float("inf")], {}, "no number"), ([], {}, "0 scores"),
+                               ([0.1], {"mode": "batched"}, "not batch or stream"), ([0.1], {"q": float("nan")}, "q = nan")):
+        with pytest.raises(ValueError, match=says):
+            heads.threshold(scores, **{"q": 0.9} | more)
+    for wrong in (lambda: baselines.WaitK(float("nan")), lambda: baselines.WaitK(1, float("inf")), lambda: baselines.Random(1.5)):
+        with pytest.raises(ValueError):
+            wrong()

@@ -172,9 +172,20 @@ def test_text_is_cut_into_words_with_its_question_before_it(tmp_path):
         read_rows(file)
     with pytest.raises(SetupError, match="no file"):
         read_rows(tmp_path / "none.jsonl")
-    file.write_text("{\n")
+    for line, says in (("{", "line 2: no JSON"), ("[" * 9999, "line 2: no JSON"), ("[]", "line 2"),
+                       ('{"source": "a", "target": "b", "question": 7}', "line 2.*no text")):
+        file.write_text('{"source": "a b", "target": "c"}\n' + line + "\n")
+        with pytest.raises(SetupError, match=says):
+            read_rows(file)
+    file.write_bytes(b"\xff\xfe")
     with pytest.raises(SetupError, match="JSON lines"):
         read_rows(file)
+    file.write_text("\n")
+    with pytest.raises(SetupError, match="holds no row"):
+        read_rows(file)
+    file.write_text('\ufeff{"source": "a b", "target": "c", "question": null}\n\n{"source": "d e", "target": "f"}\n', encoding="utf-8")
+    assert [row["source"] for row in read_rows(file)] == ["a b", "d e"]
+    assert Answered(train=str(file)).rows_of(0) == [("a b", "c", ""), ("d e", "f", "")]
     with pytest.raises(SetupError, match="data.validation: name a file"):
         Answered().prepare_data()
     file.write_text('{"source": "a b", "target": "c"}\n')
