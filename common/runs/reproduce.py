@@ -47,6 +47,7 @@ from ..report import ending
 from ..report.code import digest_of, older_code, read_sources
 from ..report.rows import ours_text
 from ..seeds import refuse_nonsense
+from .documents import write_document
 
 Log = Callable[[str], None]
 
@@ -117,7 +118,7 @@ def run(here: Path, rung: str, measure: Callable[[str, Log], Outcome], publish: 
     if outcome.files:
         _add(folder / "sources.json", outcome.files)
     for name, document in outcome.documents.items():
-        write_json(folder / f"measurements.{name}.json", {"run": facts, "results": document})
+        write_document(folder / f"measurements.{name}.json", {"run": facts, "results": document})
     for line in outcome.lines:
         log(line)
     if outcome.pictures is not None:
