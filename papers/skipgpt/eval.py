@@ -41,7 +41,7 @@ EXPERIMENTS = (
                      "papers.skipgpt.routers_gemma --seed 0 1 2`",
                facts=lambda results: tuple([results["gemma/dense"][what]] for what in ("model", "text"))),
     Experiment("real", "cpu", None, smollm2.real_jobs, tables=tables.real, asked=True, document="real-data",
-               left_out=(*LONG, "windows"), minutes=12, data=smollm2.REAL_FILES),
+               left_out=(*LONG, "windows"), minutes=22, data=smollm2.REAL_FILES),
     Experiment("gpu", "gpu", quantities.gpu, run=speed.gpu, minutes=10, document="gpu-random-weights",
                needs="one CUDA device with 80 GB"),
     Experiment("paper", "paper", quantities.paper, run=paper.measure_for_claims, document="paper-scale",
