@@ -84,11 +84,14 @@ def loaded(name: str, dtype: Any) -> tuple[nn.Module, Any]:
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    if not (folder := Path(name).expanduser()).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise UserError(f"{name}: there is no such folder, and a model of the hub is called organisation/name")  # not asked of the hub
+    name = str(folder) if folder.is_dir() else name
     try:
         return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype), AutoProcessor.from_pretrained(name)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{name} cannot be loaded: no multimodal model of transformers ({why})") from error
+        raise UserError(f"{name} cannot be loaded as a multimodal model of transformers ({why})") from error
 
 
 def begun(prompt: str, tokenizer: Any) -> dict[str, bool]:

@@ -109,7 +109,7 @@ def test_a_model_that_is_cut_short_or_of_other_sizes_is_one_line(tmp_path):
     of, whole = json.loads(config.read_text()), weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     for attempt in (lambda: look.opened(str(folder)), lambda: paper_scale.open_model(str(folder), "cpu")):
-        with pytest.raises(UserError, match="cannot be loaded: no multimodal model of transformers .*incomplete"):
+        with pytest.raises(UserError, match="cannot be loaded as a multimodal model of transformers .*incomplete"):
             attempt()
     weights.write_bytes(whole)
     config.write_text(json.dumps(of | {"text_config": of["text_config"] | {"intermediate_size": 8}}))
@@ -186,3 +186,11 @@ def test_a_limit_of_no_questions_is_refused(tmp_path, capsys):
     assert score.main(["--model", "m", "--settings", str(tmp_path / "s.json"), "--limit", "0", "--out", str(tmp_path / "out")]) == 2
     assert "limit is 0" in capsys.readouterr().err
     assert survey._modes("before, after") == ["after", "before"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "~/no/where", "models/llava/mine"])
+def test_a_folder_that_is_not_there_is_told_without_asking_the_hub(name, monkeypatch):
+    """Without a network the hub is asked for half a minute, and the error is then about the network."""
+    monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(UserError, match="there is no such folder"):
+        own.loaded(name, "auto")
