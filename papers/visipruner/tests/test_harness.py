@@ -119,9 +119,10 @@ def test_the_llava_on_smollm2_is_looked_at_by_its_folder(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("arguments, message", [
     ([], "--pictures FILE"), (["--pictures", "nothing.png"], "needs a --question"),
     (["--pictures", "nothing.png", "--question", "what digit ?"], "no picture that can be read"),
-    (["--scenes", "1", "--model", "nowhere/at-all"], "no multimodal model")])
+    (["--scenes", "1", "--model", "nowhere/at/all"], "nowhere/at/all: there is no such folder"),
+    (["--scenes", "1", "--model", "nowhere/at-all"], "nowhere/at-all cannot be loaded as a multimodal model")])
 def test_what_cannot_be_looked_at_is_answered_in_a_line(arguments, message, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read once, so the environment would come too late
     given = arguments if "--model" in arguments else ["--model", SMALL, *arguments]
     assert look.main(given) == 2
     error = capsys.readouterr().err
