@@ -8,16 +8,24 @@ ever encoded twice.
 The arms that keep source and target apart run here, and the two re-encoding baselines: "reencoded" turns the cached
 target keys at each READ, `refresh` encodes the whole target again. Interleaved-streaming keeps one cache in order of
 arrival. `decoding.stream` does all this for a batch; a test holds the two equal.
+
+A session is of one text: what would give other words without a sign (a second text, dropout, a step that broke off and is tried
+again) is refused, or cannot happen.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
+import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from common.errors import ModelError
+from common.modes import eval_mode
 from common.streaming.caches import TwoPartCache
 from common.streaming.two_streams import Counts, TwoStreams
 from common.streaming.words import Boundary
@@ -25,6 +33,9 @@ from common.streaming.words import Boundary
 from .method import Arm, check_model
 from .probe import check_length, reach
 from .reencoding import rotate, rotation, turns_of
+
+MOST = 1 << 24  # from there on positions in fp32 are not apart
+_END = object()  # of the units; None is a mistake and no end
 
 
 class Chosen(NamedTuple):
@@ -42,19 +53,27 @@ class Word(NamedTuple):
 
 
 class Session:
-    """A stream in progress. opening: ids of v_0. max_word: tokens of one word at most, a guard against a model that
+    """A stream in progress. opening: ids of v_0, one at least. max_word: tokens of one word at most, a guard against a model that
     never ends one (`Word.ended` is then True and `truncated` is set). ended: nothing more will come. truncated: it was cut.
 
-    Raises ModelError as `method.check_model`, and ValueError for an arm that no live stream can run.
+    The model reads and writes in eval mode, whatever mode it is in, and has its own again after each `read` and `write`: dropout would
+    draw other words each time. An error or an interrupt in the midst of one leaves the stream half-way, and all that follow are refused.
+    Raises ModelError as `method.check_model`, and ValueError for an arm that no live stream can run, a phi that is no finite number below
+    2^24, a boundary of no known kind, and an opening or a max_word that is none.
     """
 
     def __init__(self, model: nn.Module, arm: Arm, boundary: Boundary, opening: Sequence[int], max_word: int = 32):
+        if not math.isfinite(arm.phi) or abs(arm.phi) >= MOST:  # before the model is measured with it
+            raise ValueError(f"phi {arm.phi}: the first target position is a number, less than {MOST:,}")
         check_model(model, arm)
         if arm.interleaved or arm.source_sees != "nothing" or (arm.positions == "contiguous" and not arm.refresh):
             raise ValueError("Session runs arms whose source sees no target, with ids that a live stream can know; "
                              "decoding.stream runs the others")
+        if boundary.kind not in ("ends", "opens"):
+            raise ValueError(f"boundary: kind is {boundary.kind!r}, not ends or opens")
+        _check_count("max_word", max_word, 1)
         self.model, self.arm, self.boundary, self.max_word = model, arm, boundary, max_word
-        self.opening = list(opening)
+        self.opening: list[int] = _tokens("opening", opening, model, or_embeddings=False).tolist()
         self.streams, self.reach = TwoStreams(model, arm.phi), reach(model)
         self.turns = turns_of(model) if arm.two_frames else []
         self.target: list[Chosen] = []  # fed, in order
@@ -63,6 +82,7 @@ class Session:
         self._at_frame = 0
         self._last_word: int | None = None
         self._must_open = False
+        self._half_way = False  # in the midst of a READ or a WRITE, or left there
 
     @property
     def cache(self) -> TwoPartCache:
@@ -74,32 +94,42 @@ class Session:
 
     # -- READ ------------------------------------------------------------------------------------
     def read(self, unit: Sequence[int] | Tensor) -> None:
-        """Encodes one source unit: token ids, or embeddings (tokens, width). May run ahead of what is written.
+        """Encodes one source unit: token ids (n,), or embeddings (n, width). May run ahead of what is written.
 
-        Raises ValueError for a unit without tokens, and ModelError beyond the model's reach.
+        After the end of the text it is encoded all the same, and nothing answers it: who reads ahead cannot know.
+        Raises ValueError for a unit without tokens, ids that the model has no embedding of, embeddings of another width or not finite, and
+        after a step that broke off; ModelError beyond the model's reach.
         """
+        unit = _tokens("read", unit, self.model)
         constant, read = self.arm.positions in ("no_source", "none"), self.cache.source_length
         ids = torch.zeros(len(unit), dtype=torch.int64) if constant else torch.arange(read, read + len(unit))
         check_length(self.reach, self.cache.target_length + read + len(unit), ids)
-        self.streams.read(unit, ids)
+        with self._step():
+            self.streams.read(unit, ids)
 
     # -- WRITE -----------------------------------------------------------------------------------
     def write(self, more_source: bool = True) -> Word:
-        """The next word, seeing all source read so far. more_source: whether a READ will follow this word.
+        """The next word, seeing all source read so far; Word([], True) after the end. more_source: whether a READ will follow this word.
 
         With word ends that only show when the next word opens, that opening is dropped if a READ follows, and kept as
-        the beginning of the next word if none does.
+        the beginning of the next word if none does. Where it was dropped and none followed, it is chosen again, for one pass more.
+        Raises ValueError before anything was read and after a step that broke off; ModelError beyond the model's reach, and for logits
+        that are not finite.
         """
         if self.ended:
             return Word([], True)
+        if self.cache.source_length == 0:
+            raise ValueError("write: nothing has been read yet; call read() with the instruction and a unit first")
+        with self._step():
+            word = self._write_word(more_source)
+        return Word(word, self.ended)
+
+    def _write_word(self, more_source: bool) -> list[int]:
         if not self.target and not self.pending:
             self.pending = [Chosen(token, self.cache.source_length) for token in self.opening]
         self._prepare()
-        word: list[int] = []
-        if self._last_word is not None:  # kept from the call before
-            word.append(self._last_word)
-            self._last_word = None
-        b, logits = self.boundary, None
+        word = [] if self._last_word is None else [self._last_word]  # kept from the call before
+        self._last_word, b = None, self.boundary
         while True:
             logits = self._feed_pending()
             token = self._choose(logits, bool(word))
@@ -119,7 +149,7 @@ class Session:
             if len(word) >= self.max_word:
                 self.ended = self.truncated = True
                 break
-        return Word(word, self.ended)
+        return word
 
     def _keep(self, token: int) -> None:
         if token == self.boundary.stop:
@@ -131,33 +161,34 @@ class Session:
     def _choose(self, logits: Tensor, inside: bool) -> int:
         b = self.boundary
         logits = logits.clone()
-        logits[list(b.banned)] = float("-inf")
+        logits[[token for token in b.banned if token < len(logits)]] = float("-inf")  # a tokenizer may have more than the head
         logits[len(b.table) :] = float("-inf")  # rows of the head that no token has
         if self._must_open and not inside:
             closed = torch.nn.functional.pad(~b.table, (0, len(logits) - len(b.table))).to(logits.device)
             closed[b.stop] = False
             logits = logits.masked_fill(closed, float("-inf"))
             self._must_open = False
-        return int(logits.argmax())
+        best = int(logits.argmax())
+        if not logits[best] > float("-inf"):  # NaN, which argmax takes for the highest, or nothing that may be written
+            raise ModelError(f"the model prefers no token that may be written next (a logit of {logits[best].item()}): its numbers are not "
+                             "finite (float16 overflows; load it in float32 or bfloat16), or its head has none of these tokens")
+        return best
 
     def _prepare(self) -> None:
-        """After a READ: what the arm does about target tokens that were encoded before it."""
+        """What the arm does after a READ about target tokens that were encoded before it; and something to feed in any case."""
         read = self.cache.source_length
-        if read == 0:
-            raise ValueError("write: nothing has been read yet; call read() with the instruction and a unit first")
-        if read == self._at_frame:
-            return
-        if self.arm.two_frames and self.target:
-            shift = torch.tensor([read - self._at_frame], device=self.streams.device)
-            self.streams.change_target_keys(lambda keys, layer: rotate(keys, *rotation(shift, self.turns[layer]), self.turns[layer]))
-        if self.arm.refresh:
-            self.streams.take_back()
-            self.pending = self.target + self.pending
-            self.target = []
-        elif not self.pending and self.target:
+        if read != self._at_frame:
+            if self.arm.two_frames and self.target:
+                shift = torch.tensor([read - self._at_frame], device=self.streams.device)
+                self.streams.change_target_keys(lambda keys, layer: rotate(keys, *rotation(shift, self.turns[layer]), self.turns[layer]))
+            if self.arm.refresh:
+                self.streams.take_back()
+                self.pending = self.target + self.pending
+                self.target = []
+            self._at_frame = read
+        if not self.pending and self.target:  # the next word's opening was dropped: the last token predicts it again
             self.streams.take_back(1)
             self.pending = [self.target.pop()]
-        self._at_frame = read
 
     def _feed_pending(self) -> Tensor:
         """Feeds chosen target tokens; logits (V,) of the last one."""
@@ -178,26 +209,50 @@ class Session:
         start = int(phi) if float(phi).is_integer() else phi
         return start + (0 if kind in ("no_target", "none") else t)
 
+    @contextlib.contextmanager
+    def _step(self) -> Iterator[None]:
+        """Around a READ or a WRITE: it comes to its end or is the last. An error leaves layers of unequal length, and half a word."""
+        if self._half_way:
+            raise ValueError("this session is half-way: a read or write broke off by an error or an interrupt (or still runs in another "
+                             "thread), and what came next would be other words; make a new Session and read the text again")
+        self._half_way = True
+        with eval_mode(self.model):
+            yield
+        self._half_way = False
+
 
 def run(session: Session, units: Iterable[Sequence[int] | Tensor], ending: Sequence[int], k: int | None,
         max_words: int = 512) -> Iterator[tuple[list[int], int]]:
     """Wait-k over a source that arrives unit by unit: yields (tokens of a word, words read by then) as they come.
 
-    units: the instruction first, then the words, as an iterator that may block. ending: ids of the end marker, read
-    as one more unit when the source has ended. k None: reads everything first. An empty source has an empty answer. After
-    max_words the text is cut: `session.truncated` is set, and `session.ended` is not.
+    session: a new one for each text. units: the instruction first, then the words, as an iterator that may block. ending: ids of the end
+    marker, read as one more unit when the source has ended. k None: reads everything first. An empty source has an empty answer. After
+    max_words the text is cut (0: before its first word): `session.truncated` is set, and `session.ended` is not.
+
+    Raises ValueError at the call, before the first word is asked for: for a session that was used, a k below 1, max_words below 0, either
+    of them no whole number, and an ending that is no unit. While it runs: as `Session.read`, `Session.write` and `units`.
     """
-    units = iter(units)
-    if (instruction := next(units, None)) is not None:
+    if k is not None:
+        _check_count("run: k", k, 1, ", or None to read everything first")
+    _check_count("run: max_words", max_words, 0)
+    _tokens("run: ending", ending, session.model)
+    _check_new(session)
+    return _run(session, iter(units), ending, k, max_words)
+
+
+def _run(session: Session, units: Iterator[Sequence[int] | Tensor], ending: Sequence[int], k: int | None,
+         max_words: int) -> Iterator[tuple[list[int], int]]:
+    _check_new(session)  # once more: two runs may have been made before either began
+    if (instruction := next(units, _END)) is not _END:
         session.read(instruction)
     read, open_source, written = 0, True, 0
     while not session.ended and written < max_words:
         while open_source and (k is None or read < k + written):
-            unit = next(units, None)
-            if unit is None and not read:
+            unit = next(units, _END)
+            if unit is _END and not read:
                 session.ended = True
                 return
-            if unit is None:
+            if unit is _END:
                 session.read(ending)
                 open_source = False
             else:
@@ -208,3 +263,38 @@ def run(session: Session, units: Iterable[Sequence[int] | Tensor], ending: Seque
             written += 1
             yield word.tokens, read
     session.truncated |= not session.ended
+
+
+# -- what is given -----------------------------------------------------------------------------------------
+def _check_new(session: Session) -> None:
+    if session.counts.reads or session.pending or session.ended or session._half_way:
+        raise ValueError(f"run: this session is of another text, {session.cache.source_length} tokens of which have been read, and would "
+                         "answer both together; make a new Session for each text")
+
+
+def _check_count(name: str, value: object, least: int, more: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
+        raise ValueError(f"{name} = {value!r}: a whole number, {least} or more{more}")
+
+
+def _tokens(what: str, unit: Sequence[int] | Tensor, model: nn.Module, or_embeddings: bool = True) -> Tensor:
+    """The unit as ids (n,) int64, or embeddings (n, width). Raises ValueError for anything else: an id without a row is an error without
+    a name on a CPU, and on a GPU the end of the process."""
+    try:
+        tokens = torch.as_tensor(unit)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{what}: token ids or embeddings, and no {type(unit).__name__} ({error})") from error
+    table, shape = model.get_input_embeddings(), tuple(tokens.shape)
+    if not tokens.numel():
+        raise ValueError(f"{what}: a unit without tokens; it needs one at least")
+    if tokens.is_floating_point() and or_embeddings:
+        if shape[1:] != (table.embedding_dim,) or not tokens.isfinite().all():
+            raise ValueError(f"{what}: embeddings of shape {shape}, where this model takes (tokens, {table.embedding_dim}), all finite")
+        return tokens
+    if len(shape) != 1 or tokens.dtype == torch.bool or tokens.is_floating_point() or tokens.is_complex():
+        raise ValueError(f"{what}: {tokens.dtype} of shape {shape}, where token ids are whole numbers in a row")
+    tokens = tokens.long()
+    if (wrong := tokens[(tokens < 0) | (tokens >= table.num_embeddings)]).numel():
+        raise ValueError(f"{what}: token id {int(wrong[0])}, where this model has embeddings of 0 to {table.num_embeddings - 1}: the "
+                         "tokenizer is of another one, or the embedding was not resized")
+    return tokens

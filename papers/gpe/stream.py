@@ -22,10 +22,9 @@ from common.streaming.live import Output, fact, in_a_line, known, open_checkpoin
 from common.streaming.words import Boundary
 
 from . import method
-from .session import Session, run
+from .session import MOST, Session, run
 
 ABOUT = "gpe.json"
-MOST = 1 << 24  # from there on positions in fp32 are not apart
 INSTRUCTION = "Translate the following English paragraph to French"  # of a model that says nothing about its training
 
 
@@ -34,7 +33,7 @@ def translate(model, tokenizer, arm, k: int | None, instruction: str, sentences,
     """Streams every sentence; prints each word as it is written, a line for a sentence."""
     template = template_of(tokenizer, instruction)
     boundary = Boundary.of_tokenizer(tokenizer, template.stop)
-    for _ in known([template.ids(part) for part in (template.opening, template.user_end)], model):
+    for _ in known([*(template.ids(part) for part in (template.opening, template.user_end)), [template.stop]], model):
         pass
     for sentence in sentences:
         session = Session(model, arm, boundary, template.ids(template.opening), max_word)

@@ -218,3 +218,13 @@ def test_a_template_that_refuses_and_a_tokenizer_of_a_larger_model_are_told(stan
     with pytest.raises(ModelError, match="token .* of the tokenizer has no row in an embedding of 20"):
         words = tok.get_vocab()
         stream.translate(smaller, tok, method.arm("group"), 1, "x", [iter([max(words, key=words.get)])], io.StringIO())
+
+
+def test_an_end_token_that_the_model_has_no_row_of_is_told_before_a_text_is_read(standin):
+    """It could never be written, and every answer would be cut."""
+    model, tok, _ = standin
+    tok = copy.deepcopy(tok)
+    tok.chat_template = None
+    tok.add_special_tokens({"eos_token": "<the end>"})
+    with pytest.raises(ModelError, match=f"token {len(tok) - 1} of the tokenizer has no row in an embedding of {len(tok) - 1}"):
+        stream.translate(model, tok, method.arm("group"), 1, "x", [], io.StringIO())
