@@ -205,6 +205,16 @@ def test_every_job_has_a_key_of_its_own(paper, size, monkeypatch):
     assert len(keys) == len(jobs) > 0 and len(set(keys.values())) == len(jobs)
 
 
+@pytest.mark.parametrize("paper", PAPERS)
+def test_what_is_timed_alone_is_recorded_alone(paper):
+    """In a document with the trainings a timing could not be taken again without hours of these. (ViCA's and VisiPruner's clock times
+    what a training job made, and stands with it.)"""
+    mine = [e for e in importlib.import_module(f"papers.{paper}.eval").EXPERIMENTS if e.document and e.rung == "cpu"]
+    for experiment in mine:
+        beside = [e.name for e in mine if e is not experiment and e.document == experiment.document]
+        assert not (experiment.alone and experiment.then is None and beside), f"{experiment.name} shares its document with {beside}"
+
+
 # --- copy-out -------------------------------------------------------------------------------------
 
 

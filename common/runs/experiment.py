@@ -42,9 +42,10 @@ class Experiment:
     """rung: analytic, cpu, gpu or paper. asked: runs only when ONLY= names it; `claims` are those it then measures.
     alone: its jobs run after all others, one at a time, with every core. walked: whether the smoke rung takes it.
     data: files under NINEFOLD_DATA; `needs`: what else, in words; ready(): raises UserError before any work where that is missing.
-    minutes: on two cores. document: its results are kept as measurements.<document>.json, without the entries `left_out`. draws:
-    pictures that nobody else draws, where it is not walked. facts(results): (models, datasets) for the records. example: results of
-    the right shape, from which the jobs of `then` can be told before there are any."""
+    minutes: on two cores. document: its results are kept as measurements.<document>.json, without the entries `left_out`; one that
+    several share is written only by a run of all of them. draws: pictures that nobody else draws, where it is not walked.
+    facts(results): (models, datasets) for the records. example: results of the right shape, from which the jobs of `then` can be told
+    before there are any."""
 
     name: str
     rung: str

@@ -36,7 +36,7 @@ EXPERIMENTS = (
     Experiment("text", "cpu", quantities.text, text.jobs, tables=tables.text, pictures=pictures.text, document="cpu-small",
                left_out=WHOLE, minutes=6, facts=text_facts),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
-               document="cpu-small", minutes=1),
+               document="speed", minutes=1),
     Experiment("ratios", "cpu", quantities_ratios.live, ratios.jobs, tables=tables.ratios, asked=True, alone=True,
                claims=("C16a", "C16b"), document="ratios", minutes=3),
     Experiment("speech", "cpu", quantities.speech, speech.jobs, tables=tables.speech, pictures=pictures.speech, asked=True,

@@ -33,7 +33,7 @@ EXPERIMENTS = (
                facts=lambda results: ([results["llava/seed0"]["model"]],
                                       [{"name": "generated scenes", "split": "test",
                                         "n": len(set(results["llava/features"]["test"]["pictures"]))}])),
-    Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, alone=True, document="cpu-small", minutes=1.5),
+    Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, alone=True, document="speed", minutes=1.5),
     Experiment("committed", "cpu", quantities.committed, committed.jobs, tables=tables.committed, asked=True, walked=False,
                claims=COMMITTED, document="committed", minutes=25, facts=lambda results: ([results["committed/seed0"]["model"]], [])),
     Experiment("own", "cpu", quantities.own, own.jobs, tables=tables.own, asked=True, walked=False, claims=OWN, document="own", minutes=3,

@@ -32,7 +32,7 @@ EXPERIMENTS = (
     Experiment("letter", "analytic", quantities_letter.exact),
     Experiment("text", "cpu", quantities.text, text.jobs, tables=tables.of_text, pictures=pictures.of_text, document="cpu-small",
                left_out=COUNTED, minutes=8, draws=("fronts.svg", "plane.svg"), facts=text_facts),
-    Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.of_speed, alone=True, document="cpu-small", minutes=1),
+    Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.of_speed, alone=True, document="speed", minutes=1),
     Experiment("speech", "cpu", quantities.words, speech.jobs, tables=tables.of_words, pictures=pictures.of_words, asked=True,
                claims=("C11s", "C11t"), document="speech", minutes=12, draws=("words.svg",), facts=speech_facts),
     Experiment("questions", "cpu", quantities.spoken, speech.question_jobs, tables=tables.of_spoken, pictures=pictures.of_spoken,

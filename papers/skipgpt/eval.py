@@ -25,7 +25,7 @@ EXPERIMENTS = (
     Experiment("smollm2", "cpu", quantities.smollm2, smollm2.jobs, tables=tables.smollm2, pictures=pictures.smollm2,
                document="cpu-small", left_out=LONG, minutes=2,
                facts=lambda results: tuple([results["tier_b/dense"][what]] for what in ("model", "text"))),
-    Experiment("speed", "cpu", quantities.speed, speed.jobs, alone=True, document="cpu-small", minutes=1),
+    Experiment("speed", "cpu", quantities.speed, speed.jobs, alone=True, document="speed", minutes=1),
     Experiment("ratios", "cpu", quantities_ratios.bounds_reached, ratios.jobs, tables=tables.ratios, asked=True, alone=True,
                claims=("C15f", "C15g"), document="ratios", minutes=4),
     Experiment("extras", "cpu", None, scratch.extra_jobs, tables=tables.extras, asked=True, document="extras", left_out=LONG, minutes=2),

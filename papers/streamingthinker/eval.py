@@ -25,7 +25,7 @@ EXPERIMENTS = (
     Experiment("arms", "cpu", quantities.arms, arms.jobs, tables=tables.arms, pictures=pictures.arms, document="cpu-small", minutes=6,
                draws=("depths.svg",), facts=quantities.facts),
     Experiment("attention", "cpu", quantities.attention, attention.jobs, tables=tables.attention, document="cpu-small", minutes=0.3),
-    Experiment("clock", "cpu", quantities.clock, clock.jobs, tables=tables.clock, alone=True, document="cpu-small", minutes=1),
+    Experiment("clock", "cpu", quantities.clock, clock.jobs, tables=tables.clock, alone=True, document="clock", minutes=1),
     Experiment("encoders", "cpu", quantities.encoders, gates.encoder_jobs, tables=partial(tables.gate, of="encoders"), asked=True,
                walked=False, claims=("C14m",), document="encoders", minutes=2, needs="the group `sentences` of pyproject.toml"),
     Experiment("gated", "cpu", quantities.gated, gated.jobs, tables=tables.gated, asked=True, claims=("C14s", "C14u"), document="gated",
@@ -42,7 +42,7 @@ EXPERIMENTS = (
                document="realtext", minutes=0.5, data=realtext.FILES),
     Experiment("paper", "paper", quantities_paper.paper, run=paper.measure, tables=tables.paper, document="paper-scale",
                needs="Qwen3, the six tasks, and models trained by configs/cuda"),
-    Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, alone=True, document="cpu-small", minutes=1),
+    Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, alone=True, document="speed", minutes=1),
 )
 
 if __name__ == "__main__":

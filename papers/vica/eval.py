@@ -24,7 +24,7 @@ EXPERIMENTS = (
                facts=lambda results: ([results["all layers/seed0"]["model"]],
                                       [{"name": "generated scenes and easy-VQA", "split": "test", "n": results["features/test"]}])),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
-               document="cpu-small", minutes=1, draws=("time.svg",)),
+               document="speed", minutes=1, draws=("time.svg",)),
     Experiment("clock", "cpu", None, clock.jobs, clock.then, alone=True, example=llava.EXAMPLE, document="cpu-small", minutes=1),
     Experiment("ratios", "cpu", quantities_ratios.over_text, ratios.jobs, tables=tables.ratios, asked=True, alone=True,
                claims=("C5b", "C5c"), document="ratios", minutes=6),

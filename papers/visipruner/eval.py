@@ -26,7 +26,7 @@ EXPERIMENTS = (
                                       [{"name": "generated scenes", "split": "test",
                                         "n": len(set(results["features/test"]["test"]["pictures"]))}])),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, pictures=pictures.speed, alone=True,
-               document="cpu-small", minutes=1, draws=("time.svg",)),
+               document="speed", minutes=1, draws=("time.svg",)),
     Experiment("clock", "cpu", None, clock.jobs, clock.then, alone=True, example=clock.EXAMPLE, document="cpu-small", minutes=1),
     Experiment("guideline", "cpu", quantities.guideline, guideline.jobs, tables=tables.guideline, asked=True, walked=False,
                claims=("C23a", "C23b"), document="guideline", minutes=150),
