@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from .tower import padded_pixels
 SYSTEM_V1 = ("A chat between a curious user and an artificial intelligence assistant. "
              "The assistant gives helpful, detailed, and polite answers to the user's questions.")
 IMAGE = "<image>"
+DAMAGED = (ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what PIL ends in, beside OSError, by where a file is broken
 
 
 class ConversationRows:
@@ -103,7 +107,7 @@ class Conversations(StepData):
         if self.validation:
             read_conversations(Path(self.validation))
         self._training(read_conversations(Path(self.train)))
-        if not Path(self.images).is_dir():
+        if not Path(self.images).expanduser().is_dir():
             raise SetupError(f"data.images: there is no folder {self.images}")
 
     def sequences(self) -> tuple[ConversationRows, ConversationRows]:
@@ -147,10 +151,16 @@ class Conversations(StepData):
                                    n_visual=parts.n_visual, image_token_id=parts.image_token_id, max_tokens=self.max_tokens)
 
         def picture(name: str) -> Tensor:
-            path = (Path(self.images) / name).resolve()
-            if not path.is_relative_to(Path(self.images).resolve()) or not path.is_file():
+            from PIL import Image
+
+            inside = Path(os.path.normpath(name))  # by its name: a folder of links, as a hub's cache or a shared disk has, is a folder
+            path = Path(self.images).expanduser() / inside
+            if inside.is_absolute() or inside.parts[:1] == ("..",) or not path.is_file():
                 raise SetupError(f"data.images: no picture {name} in the folder")
-            return padded_pixels(path, parts.image_size, parts.image_mean, parts.image_std)
+            try:
+                return padded_pixels(path, parts.image_size, parts.image_mean, parts.image_std)
+            except (*DAMAGED, Image.DecompressionBombError) as error:
+                raise SetupError(f"data.images: {name} is damaged ({type(error).__name__}: {error}); mend it, or leave it out") from error
 
         rows = ConversationRows(conversations, encode, picture)
         rows.image_token_id = parts.image_token_id

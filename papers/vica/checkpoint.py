@@ -6,13 +6,16 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from common.files import write_atomic
+
 from .method import ViCAConfig
 
 FILE = "vica.json"
 
 
 def save(config: ViCAConfig, folder: Path | str) -> None:
-    Path(folder, FILE).write_text(json.dumps(asdict(config)) + "\n")
+    """Raises FileError where it cannot be written; what was there is whole."""
+    write_atomic(Path(folder, FILE), json.dumps(asdict(config)) + "\n")
 
 
 def load(folder: Path | str) -> ViCAConfig:

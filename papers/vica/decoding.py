@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.modes import eval_mode
 from common.vision.visual_tokens import last_slots
 
 from .method import Places, ViCACache, ViCAConfig, VisualKV, hidden_states, logits
@@ -20,8 +21,15 @@ def generate(language_model: nn.Module, config: ViCAConfig, layout: Any, visual:
 
     layout: `Places` with all fields and the text's ids (B, T) (common/vision/layout.py). visual (B, N, d), or what was kept of a
     picture that was seen before. eos_token_id: one end token, several, or none. embeds (B, T, d): of the text, if not the model's own
-    of its ids. Every new token sees the picture in the layers of C; padding may stand left or right.
+    of its ids. Every new token sees the picture in the layers of C; padding may stand left or right. A model in training mode answers
+    without dropout, and is in training mode again behind it.
     """
+    with eval_mode(language_model):
+        return _greedy(language_model, config, layout, visual, max_new_tokens, eos_token_id, embeds)
+
+
+def _greedy(language_model: nn.Module, config: ViCAConfig, layout: Any, visual: Tensor | VisualKV | None, max_new_tokens: int,
+            eos_token_id: int | Sequence[int] | Tensor | None, embeds: Tensor | None) -> list[list[int]]:
     ends = [] if eos_token_id is None else torch.as_tensor(eos_token_id).flatten().tolist()
     embed, cache, last = language_model.get_input_embeddings(), ViCACache(), last_slots(layout)
     out = hidden_states(language_model, config, embed(layout.ids) if embeds is None else embeds, layout, visual, cache)

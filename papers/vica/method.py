@@ -60,7 +60,7 @@ class ViCAConfig:
 
     def __post_init__(self) -> None:
         layers = tuple(self.cross_layers)
-        if any(not isinstance(k, int) or k < 0 for k in layers) or len(set(layers)) != len(layers):
+        if any(not isinstance(k, int) or isinstance(k, bool) or k < 0 for k in layers) or len(set(layers)) != len(layers):
             raise ValueError(f"cross_layers {list(layers)}: distinct layer numbers from 0 on")
         if self.prefix_update not in ("full", "frozen"):
             raise ValueError(f"prefix_update {self.prefix_update!r} is neither full nor frozen")
@@ -135,8 +135,12 @@ class VisualKV:
 
     def select(self, rows: Tensor) -> VisualKV:
         """The rows of an index, e.g. of beams."""
-        return VisualKV({k: v[rows] for k, v in self.keys.items()}, {k: v[rows] for k, v in self.values.items()},
-                        self.positions[rows], self.real[rows])
+        return self.changed(lambda each: each[rows])
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> VisualKV:
+        """With its rows moved by a function of any tensor (B, ...)."""
+        return VisualKV({k: change(v) for k, v in self.keys.items()}, {k: change(v) for k, v in self.values.items()},
+                        change(self.positions), change(self.real))
 
     def bytes(self) -> int:
         return sum(t.numel() * t.element_size() for side in (self.keys, self.values) for t in side.values())
@@ -214,7 +218,12 @@ for _name in BASES:
 
 # -- the fast path -----------------------------------------------------------------------------------------
 class ViCACache(DynamicCache):
-    """Keys and values of text (equally long in all layers), where that text stands, and the picture's keys and values."""
+    """Keys and values of text (equally long in all layers), where that text stands, and the picture's keys and values.
+
+    Rows move together, picture included: reorder_cache, batch_repeat_interleave and batch_select_indices, as of any cache. crop(-n)
+    takes n tokens of text back; reset() forgets everything. Raises ValueError for text that goes on behind a call that was broken off,
+    or behind keys that a stock model wrote, of which it is not known where they stand.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # without a config: a layer with a window would throw away what another layer's picture stands behind
@@ -223,9 +232,46 @@ class ViCACache(DynamicCache):
 
     def extend(self, *new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """new: positions, real, segments (B, T) of the text that comes. The same (B, S) of all text that is there then."""
+        known = 0 if self.positions is None else self.positions.shape[1]
+        if any(layer.get_seq_length() != known for layer in self.layers if layer.is_initialized):
+            raise ValueError("past_key_values: its layers hold other text than what is known of them. The call before was broken off, or "
+                             "a stock model wrote there: begin with a new ViCACache().")
         old = (self.positions, self.real, self.segments)
         self.positions, self.real, self.segments = new if old[0] is None else (torch.cat(pair, 1) for pair in zip(old, new))
         return self.positions, self.real, self.segments
+
+    def _rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.positions is not None:
+            self.positions, self.real, self.segments = (change(each) for each in (self.positions, self.real, self.segments))
+        if self.visual is not None:
+            self.visual = self.visual.changed(change)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._rows(lambda each: each.index_select(0, beam_idx.to(each.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._rows(lambda each: each.repeat_interleave(repeats, 0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._rows(lambda each: each[indices.to(each.device)])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Takes the last tokens of text back, -tokens_to_remove of them; the picture stays. Raises ValueError for a positive number, which
+        transformers before 5.18 read as a length, and for more tokens than there are."""
+        held = 0 if self.positions is None else self.positions.shape[1]
+        if not -held <= tokens_to_remove <= 0:
+            raise ValueError(f"crop({tokens_to_remove}): minus the number of tokens to take back, and {held} are there")
+        if tokens_to_remove and self.positions is not None:
+            super().crop(tokens_to_remove)
+            self.positions, self.real, self.segments = (
+                each[:, :tokens_to_remove] for each in (self.positions, self.real, self.segments))
+
+    def reset(self) -> None:
+        self.layers.clear()  # of transformers 5.17 a layer that is reset keeps its length
+        self.positions = self.real = self.segments = self.visual = None
 
 
 def hidden_states(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, places: Places, visual: Tensor | VisualKV | None = None,

@@ -33,7 +33,8 @@ class ViCATraining(StepTraining):
     """llava: the parts to start from. warmup_steps: a number, or a share of all steps if below 1. lora_rank: above 0,
     stage 2 trains adapters (peft) on all linear layers of a decoder that stays as it is. Other names as in torch.
 
-    Raises SetupError, when the model is built, for layers that it does not have or an attention that the method refuses.
+    Raises SetupError, when the model is built, for layers that it does not have or an attention that the method refuses; ValueError at
+    once for a lora_rank or beta2 that means nothing.
     """
 
     PAPER = "vica"
@@ -44,6 +45,10 @@ class ViCATraining(StepTraining):
                  prefix_update: Literal["full", "frozen"] = "full", learning_rate: float = 2e-5, weight_decay: float = 0.0,
                  beta2: float = 0.999, warmup_steps: float = 0.03, schedule: Literal["constant", "cosine", "linear"] = "cosine",
                  gradient_checkpointing: bool = False, lora_rank: int = 0, seed: int = 1):
+        if not 0 <= beta2 < 1:
+            raise ValueError(f"model.beta2 is {beta2!r}: a number from 0 to below 1")
+        if lora_rank < 0:
+            raise ValueError(f"model.lora_rank is {lora_rank!r}: 0 for a decoder that is trained itself, or the adapters' rank")
         super().__init__(learning_rate, weight_decay, (0.9, beta2), warmup_steps, schedule, seed)
         self.llava, self.stage, self.beta2 = llava, stage, beta2
         self.config = None if cross_layers is None else method.ViCAConfig(tuple(cross_layers), prefix_update)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from common.errors import UserError
+from common.modes import eval_mode
 from common.vision.layout import Layout, split
 
 from .checks import Unfit
@@ -80,7 +81,8 @@ class ViCA:
             raise UserError(f"max_new_tokens is {max_new_tokens!r}: a number of tokens, from 0 on.")
         if eos_token_id is DEFAULT:
             eos_token_id = self.model.generation_config.eos_token_id
-        layout, text, shown = self._taken_apart(input_ids, attention_mask, visual, pictures)
+        with eval_mode(self.model):  # the tower may have dropout, too
+            layout, text, shown = self._taken_apart(input_ids, attention_mask, visual, pictures)
         if not bool((answers := layout.real.any(1)).all()):
             raise UserError(f"row {int((~answers).nonzero()[0, 0])} of input_ids holds no token of text: {SPEECHLESS}")
         return generate(self.model, self.config, layout, shown if visual is None else visual, max_new_tokens, eos_token_id, text)
@@ -88,7 +90,8 @@ class ViCA:
     @torch.no_grad()
     def see(self, input_ids: Tensor, attention_mask: Tensor | None = None, **pictures) -> VisualKV:
         """Keys and values of the pictures, for more questions on them at the same places."""
-        layout, _, shown = self._taken_apart(input_ids, attention_mask, None, pictures)
+        with eval_mode(self.model):
+            layout, _, shown = self._taken_apart(input_ids, attention_mask, None, pictures)
         if shown is None:
             raise UserError("there is no picture in input_ids: none of them is the image token, and nothing can be kept.")
         return compute_visual_kv(self.model, shown, layout.visual_positions, self.config.cross_layers, layout.visual_real)
@@ -153,7 +156,7 @@ def _behind(cache: ViCACache) -> Tensor:
     """(B, 1): the first free position of each row, behind its text and its picture."""
     held = [(cache.positions, cache.real)] + ([] if cache.visual is None else [(cache.visual.positions, cache.visual.real)])
     positions, real = (torch.cat(parts, 1) for parts in zip(*held))
-    return torch.where(real, positions + 1, 0).amax(1, keepdim=True)
+    return torch.nn.functional.pad(torch.where(real, positions + 1, 0), (1, 0)).amax(1, keepdim=True)  # 0 where all text was taken back
 
 
 def _same_places(kept: VisualKV, layout: Layout) -> None:

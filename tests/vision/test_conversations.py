@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -200,6 +201,34 @@ def test_pictures_come_from_their_folder_alone(files):
     with pytest.raises(SetupError, match="data.images: there is no folder"):
         data.images = str(files / "elsewhere")
         data.prepare_data()
+
+
+def test_pictures_behind_a_link_are_found(files, tmp_path):
+    """A hub's cache is a folder of links, and large sets lie on another disk; a name that leads out of the folder stays refused."""
+    store = tmp_path / "elsewhere"
+    store.mkdir()
+    first = next(p for p in sorted((files / "images").rglob("*.png")))
+    (store / "blob").write_bytes(first.read_bytes())
+    (files / "images" / "linked.png").symlink_to(store / "blob")
+    (files / "images" / "train2017").symlink_to(store)
+    rows = read(files, val_samples=1).rows(0)
+    for name in ("linked.png", "train2017/blob", "./train2017/../linked.png"):
+        assert torch.equal(rows.picture(name), rows.picture(str(first.relative_to(files / "images"))))
+    for name in ("train2017/../../train.json", "train2017/none.png", str(first)):
+        with pytest.raises(SetupError, match="no picture"):
+            rows.picture(name)
+
+
+@pytest.mark.parametrize("place", [0, 11, 35, 60])
+def test_a_damaged_picture_is_named(files, place):
+    """No picture at all, a header cut short (PIL: ValueError), a chunk of no name (SyntaxError), and pixels that do not unpack."""
+    first = next(p for p in sorted((files / "images").rglob("*.png")))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8)).save(first)
+    rows, data = read(files, val_samples=1).rows(0), bytearray(first.read_bytes())
+    data[place] = 0
+    first.write_bytes(data)
+    with pytest.raises(SetupError, match=first.name):
+        rows.picture(str(first.relative_to(files / "images")))
 
 
 def test_a_limit_that_cuts_a_picture_is_named_with_the_entry_before_training(files):

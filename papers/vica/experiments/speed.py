@@ -15,6 +15,7 @@ import argparse
 import functools
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -183,6 +184,19 @@ def summary(document: dict[str, Any]) -> dict[str, Any]:
             "bounds": each("bound"), "not_run": [entry["case"] for entry in document["not_run"]], "flags": document["flags"]}
 
 
+def refuse_out(out: Path | None, folder: bool) -> None:
+    """Raises UserError for an --out that could not be written, before minutes of measurement."""
+    if out is None:
+        return
+    wrong, there = ("a file", out.is_file()) if folder else ("a folder", out.is_dir())
+    if there:
+        raise UserError(f"--out {out} is {wrong}, and what is measured goes into {'a folder' if folder else 'a JSON file'}")
+    try:
+        (out if folder else out.parent).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: its folder cannot be made ({error.strerror})") from error
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Prefill and decoding of ViCA, dense and text only: time beside FLOPs.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -190,6 +204,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file (a folder on CUDA), kept and continued")
     options = parser.parse_args(argv)
     try:
+        refuse_out(options.out, folder=options.device == "cuda")
+        if options.time_limit is not None and not 0 < options.time_limit < math.inf:
+            raise UserError(f"--time-limit {options.time_limit}: seconds, above 0")
         if options.device == "cuda":
             document = measure_gpu(options.out, print, options.time_limit or 540.0)
         else:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.errors import UserError
+from common.errors import FileError, UserError
 from common.models import load, tiny
 from common.vision.layout import packed
 from tests.numerics import close, far, truly_double
@@ -323,6 +323,14 @@ def test_the_layers_are_kept_beside_the_weights(tmp_path):
     (tmp_path / FILE).unlink()
     with pytest.raises(ValueError, match=r"no vica\.json"):
         load_config(tmp_path)
+
+
+def test_the_layers_are_whole_on_disk_or_as_they_were(tmp_path, monkeypatch):
+    save(ViCAConfig((0, 3)), tmp_path)
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(FileError, match="the disk is full"):
+        save(ViCAConfig((1,)), tmp_path)
+    assert load_config(tmp_path).cross_layers == (0, 3) and [p.name for p in tmp_path.iterdir()] == [FILE]
 
 
 def test_the_paper_s_layers():

@@ -354,6 +354,17 @@ def test_no_gpu_is_one_line_and_status_2(monkeypatch, capsys):
     assert out == "" and error.count("\n") == 1 and "no CUDA device" in error
 
 
+@pytest.mark.parametrize("arguments, says", [
+    (["--out", "{folder}"], "is a folder"), (["--out", "{folder}/file/x.json"], "its folder cannot be made"),
+    (["--time-limit", "nan"], "--time-limit nan"), (["--time-limit", "-3"], "--time-limit -3"), (["--time-limit", "0"], "above 0")])
+def test_what_cannot_be_written_or_meant_is_told_before_anything_is_timed(arguments, says, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(speed, "measure_cpu", lambda *_: pytest.fail("timed"))
+    (tmp_path / "file").write_text("")
+    assert speed.main([each.format(folder=tmp_path) for each in arguments]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1 and says in error and (tmp_path / "file").read_text() == ""
+
+
 def test_rehearsal_of_the_gpu_rung(monkeypatch, tmp_path, capsys):
     """The shape, layers and grid of the specification, and the tower beside it; here with a tiny stand-in."""
     asked, real = [], speed.measure

@@ -192,3 +192,9 @@ def test_what_a_user_gets_wrong_is_said(make, error, says):
 
 def test_no_layer_that_looks_is_a_choice_too():
     assert ViCATraining(LlavaSpec(decoder=ModelSpec("random", config={}), tower="x"), []).config.cross_layers == ()
+
+
+@pytest.mark.parametrize("setting", [{"beta2": 1.0}, {"beta2": float("nan")}, {"beta2": -0.1}, {"lora_rank": -4}])
+def test_settings_that_mean_nothing_are_refused_at_once(setting):
+    with pytest.raises(ValueError, match=f"model.{next(iter(setting))} is"):
+        ViCATraining(LlavaSpec(decoder=ModelSpec("random", config={}), tower="x"), [0], **setting)
