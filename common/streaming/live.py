@@ -43,15 +43,15 @@ def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "
     stream: an open file with a file descriptor; None, standard input that is closed. split_on(word): whether a unit ends with this
     word; the words of a unit are joined by single blanks. Bytes that are no text in `codec` become U+FFFD; a mark of byte order at the
     start is none of the text.
-    Raises DataError for what cannot be read, a folder say.
+    Raises DataError for what cannot be read, a folder say, and for UTF-16, which would be read as other words.
     """
     if stream is None:
         raise DataError("standard input is closed; give it a text, by a pipe or < FILE")
-    tail, at_end, number = "", False, stream.fileno()
+    tail, at_start, at_end, number = "", True, False, stream.fileno()
     decoder = codecs.getincrementaldecoder(codec)(errors="replace")  # half a letter waits for its other half
 
     def more() -> bool:
-        nonlocal tail, at_end
+        nonlocal tail, at_end, at_start
         if at_end:
             return False
         select.select([number], [], [])  # wakes up with the first byte, not with a full buffer
@@ -59,7 +59,9 @@ def units_of(stream, split_on: Callable[[str], bool] = ends_word, codec: str = "
             new = os.read(number, 4096)
         except OSError as error:
             raise DataError(f"standard input cannot be read: {error.strerror}; give it a text, by a pipe or < FILE") from error
-        at_end = not new
+        if at_start and codec.startswith("utf-8") and new[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # in no text of UTF-8
+            raise DataError("standard input is UTF-16, and UTF-8 is read: iconv -f UTF-16 -t UTF-8, say")
+        at_end, at_start = not new, False
         tail += decoder.decode(new, final=at_end)
         return True
 

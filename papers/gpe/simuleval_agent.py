@@ -15,12 +15,14 @@ import sys
 from typing import Any
 
 from common.masks import wait_k
-from common.streaming.live import open_checkpoint
+from common.streaming.live import fact, open_checkpoint
 from common.streaming.units import Template
 from common.streaming.words import Boundary, words_of
 
 from . import method
 from .session import Session
+
+ABOUT = "gpe.json"
 
 
 class WaitK:
@@ -83,10 +85,10 @@ def _agent_class() -> type:
         """Wait-k by group position encoding, or by any arm that a session runs."""
 
         def __init__(self, args: Any):
-            model, tokenizer, about = open_checkpoint(args.checkpoint, "gpe.json", args.base)
-            arm = method.arm(args.arm or about.get("arm_name") or "group",
-                             args.phi if args.phi is not None else about.get("phi", 0.0))
-            instruction = args.instruction if args.instruction is not None else about.get("data.instruction") or ""
+            model, tokenizer, about = open_checkpoint(args.checkpoint, ABOUT, args.base)
+            name, phi, instruction = (fact(about, ABOUT, entry, default) if given is None else given for given, entry, default in (
+                (args.arm, "arm_name", "group"), (args.phi, "phi", 0.0), (args.instruction, "data.instruction", "")))
+            arm = method.arm(name, phi)
             self.wait_k = WaitK(model.to(args.agent_device), tokenizer, arm, args.k or None, instruction)
             super().__init__(args)
 

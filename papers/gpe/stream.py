@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         k = options.k or None
         wait_k(k, 1, 0)
         model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)
-        name = options.arm or fact(about, ABOUT, "arm_name", "group")
+        name = fact(about, ABOUT, "arm_name", "group") if options.arm is None else options.arm
         phi = options.phi if options.phi is not None else fact(about, ABOUT, "phi", 0.0)
         if not math.isfinite(phi) or abs(phi) >= MOST:
             raise ValueError(f"phi {phi}: the first target position is a number, less than {MOST:,}")

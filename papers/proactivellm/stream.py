@@ -6,7 +6,8 @@
 --checkpoint is a folder that training wrote (weights or adapter, proactivellm.json, tokenizer or encoder) or any causal model with a
 tokenizer. Text: every line is a stream of its own, its words may arrive one by one, and the answer's are printed as soon as the head says
 so. --audio: a WAV file, a FIFO or a device that gives 16-bit samples of one channel (--rate where it has no header), at the rate
-of what the model has learnt from, 22,050 a second for the stand-ins; heard in pieces as they come. --show timing prints after how many
+of what the model has learnt from, 22,050 a second for the stand-ins; heard in pieces as they come. --question is put as training put it:
+behind "Question: " for a model of SQuAD and its like from the hub. --show timing prints after how many
 units, or seconds, each word was, and how often the model was asked.
 """
 
@@ -31,24 +32,43 @@ from common.streaming.live import Output, fact, in_a_line, known, open_checkpoin
 from common.streaming.words import Boundary
 
 from . import baselines, heads
+from .recordings import WAYS_OUT, samples
 from .session import Session, run
-from .tasks import ASK, CHUNK, END, FEATURES, HEADER, STACK, Task
+from .tasks import ASK, CHUNK, END, FEATURES, HEADER, SPOKEN, STACK, Task
 
 ABOUT = "proactivellm.json"
-RATES = (1000, 384_000)  # samples a second: of telephones of a century ago, and of studios
+HEAD, THRESHOLD = "entropy", 0.9
+ASKED = ("squad", "spoken-squad", "mctest")  # forms of data.py that put "Question: " before the question of a row
 LEARNT = {"espeak": 22_050, "fsdd": 8_000}  # samples a second of the recordings that a model has learnt from
 REACH = 4  # tokens before it that a token's embedding depends on: two convolutions of three
 
 
 def policy_of(options: argparse.Namespace) -> heads.Policy:
-    """From --head and --threshold, or --k. Raises ValueError for a threshold or a number of units that is none."""
+    """From --head and --threshold, or --k. Raises ValueError for a threshold or a number of units that is none, and for both."""
     if options.k is not None:
+        if options.head is not None or options.threshold is not None:
+            raise ValueError("--k decides by what is read alone, and no head: leave out --head and --threshold, or --k")
         if not math.isfinite(options.k):
             raise ValueError(f"--k {options.k}: a number of units, or 0 to read everything first")
         return baselines.WaitK(options.k) if options.k else baselines.Always(False)
-    if not 0 <= options.threshold <= 1:
-        raise ValueError(f"--threshold {options.threshold}: scores are 0 to 1")
-    return heads.Decide(heads.HEADS[options.head](), options.threshold)
+    least = THRESHOLD if options.threshold is None else options.threshold
+    if not 0 <= least <= 1:
+        raise ValueError(f"--threshold {least}: scores are 0 to 1")
+    return heads.Decide(heads.HEADS[options.head or HEAD](), least)
+
+
+def check_used(options: argparse.Namespace) -> None:
+    """Raises ValueError for an option of text with a recording, or the other way round: what it asks for would not be done."""
+    given = {"--instruction": options.instruction, "--base": options.base} if options.audio is not None else {
+        "--rate": options.rate, "--task": options.task}
+    if odd := [name for name, value in given.items() if value]:
+        raise ValueError(f"{odd[0]} has no use {'with' if options.audio is not None else 'without'} --audio: leave it out")
+
+
+def asked_of(about: dict[str, Any], question: str) -> str:
+    """The question as training had it: rows of some hub data sets say before it that it is one."""
+    put = about.get("data.path") and about.get("data.form") in ASKED
+    return f"Question: {question}" if put and question and not question.startswith("Question:") else question
 
 
 # -- text --------------------------------------------------------------------------------------------------
@@ -82,70 +102,11 @@ def _ended(session: Session, out, timing: bool) -> None:
 
 
 # -- audio -------------------------------------------------------------------------------------------------
-def samples(file: BinaryIO, rate: int | None, name: str) -> tuple[int, Iterator[np.ndarray]]:
-    """(rate in Hz, pieces of float32 samples as they come): of a WAV file, 16 bit and one channel, or of raw ones at `rate`.
-
-    What a file has behind its samples (a title, a picture) is not heard. Raises DataError for another format, samples without a header
-    and no rate, a rate that differs from the header's, and one that is none of sound.
-    """
-    head, said = file.read(12), rate
-    left: float = math.inf  # bytes of samples that are to come: a stream does not know
-    if head[:4] == b"RIFF":
-        rate, left = _wav_header(file, name)
-        if said not in (None, rate):
-            raise DataError(f"{name} says {rate} samples a second, and --rate {said}: --rate is for samples without a header")
-        first = b""
-    elif rate is None:
-        raise DataError(f"{name} has no WAV header: give --rate, the samples a second (16 bit, one channel)")
-    else:
-        first = head
-    if not RATES[0] <= rate <= RATES[1]:
-        raise DataError(f"{name}: {rate} samples a second; {RATES[0]:,} to {RATES[1]:,} are read")
-
-    def pieces() -> Iterator[np.ndarray]:
-        rest, to_come = first, left
-        while True:
-            new = file.read(int(min(rate // 50 * 2, to_come)))  # 20 ms
-            rest, to_come = rest + new, to_come - len(new)
-            whole = len(rest) // 2 * 2
-            if whole:
-                yield np.frombuffer(rest[:whole], "<i2").astype(np.float32) / 32768
-                rest = rest[whole:]
-            if not new:
-                return
-
-    return rate, pieces()
-
-
 def check_rate(task: Task, rate: int, name: str) -> None:
     """Raises DataError for another rate than the model's: bands of log-mel reach to half of it, so that each would be of other pitches."""
     if rate != (learnt := LEARNT[task.bank]):
         raise DataError(f"{name}: {rate:,} samples a second, and this model knows sound at {learnt:,}: give it that, by ffmpeg -i {name} "
-                        f"-ar {learnt} -ac 1 -c:a pcm_s16le OUT.wav, say")
-
-
-def _wav_header(file: BinaryIO, name: str) -> tuple[int, float]:
-    """Up to the samples; (rate, bytes of samples). A stream cannot seek, so chunks before the samples are read and dropped; whoever writes
-    one says 0 bytes, or as many as the field holds, and means to the end."""
-    rate = None
-    while True:
-        head = file.read(8)
-        if len(head) < 8:
-            raise DataError(f"{name} ends before its samples: no WAV file")
-        kind, size = head[:4], int.from_bytes(head[4:], "little")
-        if kind == b"data":
-            if rate is None:
-                raise DataError(f"{name}: samples before their format; no WAV file")
-            return rate, math.inf if size in (0, 0x7FFFFFFF) or size >= 0xFFFFFF00 else size
-        if size > 1 << 20:
-            raise DataError(f"{name}: a header of {size} bytes; no WAV file")
-        body = file.read(size + size % 2)
-        if len(body) < size:
-            raise DataError(f"{name} ends before its samples: no WAV file")
-        if kind == b"fmt ":
-            form, channels, rate, bits = (int.from_bytes(body[i:j], "little") for i, j in ((0, 2), (2, 4), (4, 8), (14, 16)))
-            if (form, channels, bits) != (1, 1, 16):
-                raise DataError(f"{name}: format {form}, {channels} channels, {bits} bits; 16-bit samples of one channel are read")
+                        f"-ar {learnt} {WAYS_OUT}, say")
 
 
 @torch.no_grad()
@@ -182,6 +143,8 @@ def listen(model, encoder: CausalEncoder, task: Task, policy: heads.Policy, rate
         if question not in (words := list(task._words())):
             raise ValueError(f"--question {question!r}: a word of {', '.join(words)}")
         before.append(5 + words.index(question))
+    elif question:
+        raise ValueError(f"--question {question!r}: this model writes down what is said, and cannot be asked (--task spoken)")
     session = Session(model, policy, task.boundary, [HEADER], every=every)
     units = iter([torch.tensor(before)])
 
@@ -199,7 +162,8 @@ def listen(model, encoder: CausalEncoder, task: Task, policy: heads.Policy, rate
 
 
 def open_listener(folder: Path, task: str | None) -> tuple[Any, CausalEncoder, Task]:
-    """(model, encoder, task) of a training's product, or of a stand-in. Raises ModelError without an encoder, or with another's."""
+    """(model, encoder, task) of a training's product, or of a stand-in. Raises ModelError without an encoder, with another's, and for a
+    task or a bank that is none of hearing, or has more words than the model."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -228,15 +192,23 @@ def open_listener(folder: Path, task: str | None) -> tuple[Any, CausalEncoder, T
     if not all(bool(t.isfinite().all()) for t in state.values()):
         raise ModelError(f"{weights.name} of {folder.name} holds NaN or infinity: a training that diverged, or a damaged file")
     name = task or about.get("data.task") or about.get("task") or "words"
-    return model, encoder.eval(), Task(name, bank=fact(about, card.name if card else ABOUT, "data.bank", "espeak"))
+    bank = fact(about, card.name if card else ABOUT, "data.bank", "espeak")
+    if name not in tuple(SPOKEN) or bank not in LEARNT:
+        raise ModelError(f"{folder.name}: task {name!r} of the recordings {bank!r}; there is {', '.join(SPOKEN)} of {', '.join(LEARNT)}: "
+                         "restore its facts, or give --task")
+    found = Task(name, bank=bank)
+    if (rows := model.get_input_embeddings().num_embeddings) < found.vocabulary:
+        raise ModelError(f"{folder.name}: a model of {rows} tokens, and the words of {bank} take {found.vocabulary}: these facts are of "
+                         "another model")
+    return model, encoder.eval(), found
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Answers a text or a recording while it is still coming.")
     parser.add_argument("--checkpoint", required=True, help="folder of a training, local model or hub id")
     parser.add_argument("--base", help=f"base model of an adapter, if {ABOUT} does not name it")
-    parser.add_argument("--head", choices=list(heads.HEADS), default="entropy")
-    parser.add_argument("--threshold", type=float, default=0.9, help="how sure the head must be, 0 to 1")
+    parser.add_argument("--head", choices=list(heads.HEADS), help=f"default: {HEAD}")
+    parser.add_argument("--threshold", type=float, help=f"how sure the head must be, 0 to 1; default: {THRESHOLD}")
     parser.add_argument("--k", type=float, help="wait-k in place of a head; 0: read everything first")
     parser.add_argument("--every", type=int, default=1, help="ask the model after so many units")
     parser.add_argument("--instruction", default="", help="before the stream")
@@ -250,7 +222,8 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     try:
         policy, timing, out = policy_of(options), options.show == "timing", Output(sys.stdout)
-        if options.audio:
+        check_used(options)
+        if options.audio is not None:
             model, encoder, task = open_listener(Path(options.checkpoint).expanduser(), options.task)
             with _opened(options.audio) as file:
                 rate, pieces = samples(file, options.rate, Path(options.audio).name)
@@ -259,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)
         instruction = options.instruction or fact(about, ABOUT, "data.instruction", "")
-        answer(model, tokenizer, policy, f"{instruction}\n{options.question}".strip(), units_of(sys.stdin), out, timing,
+        answer(model, tokenizer, policy, f"{instruction}\n{asked_of(about, options.question)}".strip(), units_of(sys.stdin), out, timing,
                options.every)
     except (UserError, ValueError, TypeError) as error:
         print(f"proactivellm stream: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from common.data.text import is_text, lines
 from common.errors import DataError, SetupError
 from common.seeds import seed_of
 from common.streaming.units import sentence_ends
+from common.streaming.words import one_blank
 from common.training.steps import StepData
 
 from . import method, worded
@@ -95,6 +96,35 @@ class StoryTraces(Traces):
 MARKS = re.compile(r"<(EOS|EOQ|EOT|EOR|EOA|EOF|SEP)>")
 
 
+def rows_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line) of the rows of a file of JSON lines. An empty line is none, and the mark of byte order that some editors put
+    first is no part of one. Raises DataError as `lines`."""
+    for number, line in lines(path):
+        line = line.removeprefix("\ufeff") if number == 1 else line
+        if line.strip():
+            yield number, line
+
+
+def boxed(answer: str) -> str:
+    """What the last \\boxed{...} (or \\box{...}) of an answer holds, of nested ones the outer; all of the answer where there is none.
+
+    Raises DataError for braces that do not pair, or a box without any: where the answer ends is then a guess.
+    """
+    opened: list[tuple[int, bool]] = []  # of each brace not closed yet: where what it holds begins; whether it is a box
+    found, unpaired = None, False
+    for mark in re.finditer(r"\\box(?:ed)?(?![a-zA-Z])\s*\{?|\\.|[{}]", answer, re.S):
+        if mark.group().endswith("{") and mark.group() != "\\{":
+            opened.append((mark.end(), len(mark.group()) > 1))
+        elif mark.group() == "}" and opened:
+            start, box = opened.pop()
+            found = answer[start : mark.start()] if box else found
+        else:
+            unpaired |= mark.group() == "}" or mark.group().startswith("\\box")
+    if opened or unpaired:
+        raise DataError(f"the braces of the answer do not pair, or its box has none: {answer[:60]!r}")
+    return answer if found is None else found
+
+
 def pieces(text: str) -> list[str]:
     """A text of the released form, cut behind each mark; what stands behind the last one is an error and not dropped."""
     parts = [part.strip() for part in MARKS.split(text)[::2]]
@@ -105,8 +135,8 @@ def pieces(text: str) -> list[str]:
 
 def read_row(row: dict[str, Any]) -> dict[str, Any]:
     """{"source", "units", "deep", "answer", "question"} of a row of the released form (spec 3.2): Instruct_Context.{context, instruct},
-    streaming_reasoning, deep_reasoning, answer. A context without marks is cut into sentences. Raises DataError naming what is missing
-    or no text, or units and sentences that do not pair."""
+    streaming_reasoning, deep_reasoning, answer. A context without marks is cut into sentences. Raises DataError naming what is missing,
+    empty or no text, units and sentences that do not pair, and braces of the answer that do not."""
     try:
         context, question = row["Instruct_Context"]["context"], row["Instruct_Context"]["instruct"]
         units, deep, answer = row["streaming_reasoning"], row["deep_reasoning"], row["answer"]
@@ -125,9 +155,12 @@ def read_row(row: dict[str, Any]) -> dict[str, Any]:
     source, thoughts = [MARKS.sub("", question).strip(), *sentences], pieces(units)
     if len(thoughts) != len(source):
         raise DataError(f"{len(source)} sentences (the question is one) and {len(thoughts)} units do not pair: {question[:60]!r}")
-    boxed = re.search(r"\\box(?:ed)?\{(.*)\}", answer, re.S)
+    asked = MARKS.sub("", boxed(answer)).strip()
+    for name, text in (*((f"sentence {i}" if i else "the question", text) for i, text in enumerate(source)), ("the answer", asked)):
+        if not text:
+            raise DataError(f"{name} is empty: {question[:60]!r}")
     return {"source": source, "units": ["" if t.lower() == "<skip>" else t for t in thoughts], "deep": MARKS.sub("", deep).strip(),
-            "answer": (boxed.group(1) if boxed else MARKS.sub("", answer)).strip(), "question": 0}
+            "answer": asked, "question": 0}
 
 
 def apart(train: Sequence[dict[int, Segments]], held: Sequence[dict[int, Segments]]) -> list[dict[int, Segments]]:
@@ -139,9 +172,12 @@ def apart(train: Sequence[dict[int, Segments]], held: Sequence[dict[int, Segment
 class JsonTraces(Traces):
     """train, validation: files of JSON lines in the released form. depths: 1 leaves the deep part out; 3 needs "self_check" in a row,
     which is put behind the deep part. refused: the most rows, as a share, that may not fit (units that do not pair, over max_tokens).
+    Questions and sentences are read with one plain blank between words, as a live stream reads them.
 
     whole: an ordinary chain of thought about the whole input, the paper's Batch SFT: a row has all of it as the question and the chain as
-    its one unit (`traces --whole`), there is one depth, and instruction and cue are others by default. Raises SetupError for more depths.
+    its one unit (`traces --whole`), there is one depth, and instruction and cue are others by default.
+
+    Raises SetupError for more depths with `whole`, for none or one without a cue, and for a `refused` that is no share.
     """
 
     def __init__(self, train: str, validation: str, depths: list[int] = (2,), instruction: str | None = None,
@@ -154,6 +190,10 @@ class JsonTraces(Traces):
         self.instruction = instruction if instruction is not None else worded.WHOLE if whole else worded.INSTRUCTION
         self.cues = cues or (worded.WHOLE_CUES if whole else None)
         self.max_tokens, self.refused, self.context_first = max_tokens, refused, context_first
+        known = sorted(self.cues or worded.CUES)
+        if not self.depths or not set(self.depths) <= {*known} or not 0 <= refused <= 1:
+            raise SetupError(f"data.depths {self.depths}, data.refused {refused}: one depth at least, each with a cue (there is "
+                             f"{', '.join(map(str, known))}), and a share from 0 to 1")
 
     def samples(self):
         one, other = (Path(name).expanduser().resolve() for name in (self.train, self.validation))
@@ -176,7 +216,7 @@ class JsonTraces(Traces):
         if not path.is_file():
             raise SetupError(f"there is no file {path.name} in {path.parent.name or '.'}: data.train and data.validation name files of "
                              "JSON lines")
-        for number, line in lines(path):
+        for number, line in rows_of(path):
             try:
                 found.append(self.sample(json.loads(line), chat))
             except (ValueError, RecursionError, DataError) as error:
@@ -184,6 +224,8 @@ class JsonTraces(Traces):
         count = len(found) + len(wrong)
         if len(wrong) > self.refused * count:
             raise SetupError(f"{path.name}: {len(wrong)} of {count} rows cannot be used; the first is {wrong[0]}")
+        if not found:
+            raise SetupError(f"{path.name} holds no row" + (f" that can be used; the first is {wrong[0]}" if wrong else ""))
         if wrong:
             print(f"data: {len(wrong)} of {count} rows of {path.name} are left out; the first is {wrong[0]}", flush=True)
         return found
@@ -193,14 +235,17 @@ class JsonTraces(Traces):
         read = read_row(row)
         if self.whole and len(read["source"]) > 1:
             raise DataError(f"{len(read['source'])} sentences with a unit each: data.whole reads rows of one, which traces --whole writes")
+        check = MARKS.sub("", row.get("self_check") or "").strip()
+        if not self.whole:  # whose one text keeps its lines: a question, an empty line, sentences
+            read["source"] = list(map(one_blank, read["source"]))
         if self.context_first:
             read["source"], read["units"] = ([*of[1:], of[0]] for of in (read["source"], read["units"]))
             read["question"] = len(read["source"]) - 1
         made = {}
         for depth in self.depths:
-            if depth == 3 and not row.get("self_check"):
+            if depth == 3 and not check:
                 raise DataError("depth 3 needs a self_check")
-            deep = "" if depth == 1 else read["deep"] + (f" {row['self_check']}" if depth == 3 else "")
+            deep = "" if depth == 1 else read["deep"] + (f" {check}" if depth == 3 else "")
             made[depth] = chat.sample(**(read | {"deep": deep}), depth=depth)
             tokens = sum(made[depth].source_lengths) + sum(made[depth].target_lengths)
             if tokens > self.max_tokens:

@@ -89,7 +89,7 @@ def chat_of(model, tokenizer, card: Mapping[str, Any]) -> Chat:
 def thinking_lm(model, tokenizer, card: Mapping[str, Any], depth: int, rows: int = 8, unit_cap: int = 256):
     """An lm_eval.api.model.LM. card: streamingthinker.json of a training (layout, positions, start, instruction, cues, context_first,
     whole). rows: that are written at a time. unit_cap: not of a whole chain of thought, which may be as long as what is asked for.
-    TaskError for what is not greedy, or a card of no layout."""
+    TaskError for what is not greedy, a card of no layout, or a depth that it has no cue of."""
     from lm_eval.api.model import LM
 
     layout, order = card["layout"], "context" if card.get("context_first") else "question"
@@ -97,6 +97,8 @@ def thinking_lm(model, tokenizer, card: Mapping[str, Any], depth: int, rows: int
         raise TaskError(f"layout {layout!r}: one of {', '.join(WAYS)}")
     chat = chat_of(model, tokenizer, card)
     tokens = chat.tokens()
+    if depth not in tokens.cues:
+        raise TaskError(f"depth {depth}: there is {', '.join(map(str, sorted(tokens.cues)))}")
     how: dict[str, Any] = dict(ends=set(tokens.ends), boundary=tokens.boundary, stop=tokens.stop)
     whole = bool(card.get("whole"))
     start = None if card.get("positions") == "rope" else card.get("start", 0)

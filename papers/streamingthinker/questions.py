@@ -22,11 +22,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from common.data.text import is_text, lines
+from common.data.text import is_text
 from common.errors import DataError, TaskError
+from common.files import file_sha256
 from common.reasoning.strict import StrictVerifier
 from common.reasoning.verifiers import after_thinking, last_boxed
 from common.streaming.units import sentence_ends
+
+from .data import rows_of
 
 Item = dict[str, Any]
 ORDERS = ("question", "context")
@@ -91,15 +94,14 @@ TASKS = {
 def load_items(name: str, data: str | Path | None = None, limit: int | None = None) -> list[Item]:
     """[{"question", "context" (sentences), "answer"}] of three sentences at least, the question counted, as the paper keeps them.
 
-    data: a folder in the place of $NINEFOLD_DATA. Raises TaskError for another name, DataError for a file or hub that cannot be read,
-    naming line or field.
+    data: a folder in the place of $NINEFOLD_DATA. Raises TaskError for another name or a limit below 1, DataError for a file or hub that
+    cannot be read, naming line or field.
     """
-    if name not in TASKS:
-        raise TaskError(f"{name!r} is none of the tasks {', '.join(TASKS)}")
-    task, folder = TASKS[name], data or os.environ.get("NINEFOLD_DATA")
-    path = Path(folder).expanduser() / "streaming" / f"{name}.jsonl" if folder else None
-    if path and path.is_file():
-        rows = [(f"{path.name}, line {n}", line) for n, line in lines(path)]
+    if name not in TASKS or (limit is not None and limit < 1):
+        raise TaskError(f"{name!r} is none of the tasks {', '.join(TASKS)}" if name not in TASKS else f"limit {limit}: 1 item at least")
+    task, path = TASKS[name], file_of(name, data)
+    if path:
+        rows = [(f"{path.name}, line {n}", line) for n, line in rows_of(path)]
         items = [_item(where, lambda line=line: _own(json.loads(line)), task) for where, line in rows]
     else:
         rows_of_hub = _from_hub(name, task)
@@ -111,20 +113,39 @@ def load_items(name: str, data: str | Path | None = None, limit: int | None = No
     return kept[:limit]
 
 
+def file_of(name: str, data: str | Path | None = None) -> Path | None:
+    """The file that a task is read from; None: the hub."""
+    folder = data or os.environ.get("NINEFOLD_DATA")
+    path = Path(folder).expanduser() / "streaming" / f"{name}.jsonl" if folder else None
+    return path if path and path.is_file() else None
+
+
+def source_of(name: str, data: str | Path | None = None) -> dict[str, str]:
+    """What tells a task's items from others of its name, to be kept with scores: the hash of the file, or the hub's id."""
+    path = file_of(name, data)
+    return {"sha256": file_sha256(path)} if path else {"hub": TASKS[name].hub}
+
+
+def answer_of(answer: Any) -> Any:
+    """A number, or JSON's true as the label it may be, as text; anything else as it is."""
+    return str(answer) if isinstance(answer, int) or isinstance(answer, float) and math.isfinite(answer) else answer
+
+
 def _own(row: Mapping) -> tuple[str, str | Sequence[str], str]:
-    question, context, answer = row["question"], row["context"], row["answer"]
-    if isinstance(answer, int | float) and math.isfinite(answer):  # a label may be JSON's true
-        answer = str(answer)
-    return question, context, answer
+    return row["question"], row["context"], answer_of(row["answer"])
 
 
 def _item(where: str, read: Callable[[], tuple], task: Task) -> Item:
     try:
         question, context, answer = read()
+        if not isinstance(context, Sequence):  # of an object its names would be the sentences
+            raise TypeError(f"the context is {reprlib.repr(context)}, no text and no list of sentences")
         told = [context] if isinstance(context, str) else context
         for name, text in (("answer", answer), ("question", question), *(("context", sentence) for sentence in told)):
             if not is_text(text):
                 raise TypeError(f"the {name} is {reprlib.repr(text)} and no text")
+        if not question.strip():
+            raise ValueError("the question is empty")
         if not (answer.strip() if task.kind == "number" else normal(answer)):
             raise ValueError(f"the answer {answer!r} has no word to be compared: every empty box would be right")
         return {"question": " ".join(f"{question} {task.ask}".split()), "context": sentences(context), "answer": answer}

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from common.data.text import lines
+from common.errors import DataError, ModelError
+from common.files import advice
 from common.models import ModelSpec, load
 from common.reasoning.rollouts import sample
 
@@ -72,9 +74,28 @@ def remembered(writer: Writer, path: Path, about: Any, at_once: int) -> Writer:
     return write
 
 
+def writable(out: Path, replies: Path, inputs: Sequence[Path | None]) -> None:
+    """Raises DataError for an --out that could not be written, or that would take the place of an input: before hours of work."""
+    if out.is_dir():
+        raise DataError(f"--out {out}: a folder has this name, and traces are a file")
+    if any(path is not None and path.resolve() == out.resolve() for path in inputs):
+        raise DataError(f"--out {out}: this file is an input, which traces would take the place of; give another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out {out}: its folder cannot be made ({error.strerror})") from error
+    begun = replies.exists()
+    try:
+        open(replies, "a").close()
+        if not begun:
+            replies.unlink()
+    except OSError as error:
+        raise DataError(f"--out {out}: {replies.name} beside it cannot be written: {advice(error, replies)}") from error
+
+
 def _replies(path: Path) -> Iterator[tuple[str, str]]:
     for _, line in lines(path) if path.is_file() else ():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, TypeError):  # a number, say, is no pair
             key, reply = json.loads(line)
             yield key, reply
 
@@ -93,6 +114,8 @@ def model_writer(name: str, engine: str = "transformers", cap: int = 1024, tempe
     else:
         loaded = load(ModelSpec(name, **options))
         tokenizer = loaded.tokenizer
+        if tokenizer is None:
+            raise ModelError(f"{name} has no tokenizer; put its files into the folder")
 
         def draw(prompts, n, most, **how):
             return [r for at in range(0, len(prompts), rows) for r in sample(loaded.model, prompts[at : at + rows], n, most, **how)]

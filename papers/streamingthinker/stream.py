@@ -2,7 +2,8 @@
 
     … | python -m papers.streamingthinker.stream --checkpoint FOLDER --depth 2 --show timing
 
---checkpoint is a folder that training wrote (weights or adapter, tokenizer, streamingthinker.json), a stand-in of stories
+--checkpoint is a folder that training in the layout streaming wrote (weights or adapter, tokenizer, streamingthinker.json; one of another
+layout has not learnt to think while it reads, and is refused), a stand-in of stories
 (common/standins/stories-weights/seed0), or any causal model with a chat template whose embedding has room for five tokens. Every line is
 an input of its own: the question first, then sentences, each ending with . ! or ?. What a user writes is never taken for structure.
 --show timing prints after each unit when it was written and when its sentence had come, and the delay of the answer: seconds of this
@@ -30,7 +31,11 @@ ABOUT = "streamingthinker.json"
 
 
 def structure(model, tokenizer, about: dict) -> tuple[Tokens, Callable[[str, int], list[int]]]:
-    """(tokens of structure, a sentence and its number -> ids) for a stand-in of stories or a chat model."""
+    """(tokens of structure, a sentence and its number -> ids) for a stand-in of stories or a chat model. Raises ModelError for facts that
+    are none, and for a model that was trained to think in another way: what it wrote here would be of no training."""
+    if (layout := fact(about, ABOUT, "layout", "streaming")) != "streaming":
+        raise ModelError(f"{ABOUT}: this model was trained in the layout {layout}, and has not learnt to think while it reads; take one of "
+                         "layout streaming (harness.thinking_lm asks the others)")
     if set(tokenizer.get_vocab()) >= set(worded.stories.WORDS):
         def told(text: str, number: int) -> list[int]:
             ids, left_out = worded.story_segment(text, number)
@@ -39,13 +44,15 @@ def structure(model, tokenizer, about: dict) -> tuple[Tokens, Callable[[str, int
             return ids
 
         return worded.of_stories(), told
+    if not isinstance(last := about.get("context_first", False), bool):
+        raise ModelError(f"{ABOUT}: context_first is {last!r}, where true or false belongs: restore the file, or remove it")
     told_of = fact(about, ABOUT, "cues", {})
     if not all(depth.isdecimal() and isinstance(text, str) for depth, text in told_of.items()):
         raise ModelError(f"{ABOUT}: cues is {told_of!r}, where a text by depth belongs: restore the file, or remove it")
     cues = {int(depth): text for depth, text in told_of.items()} or None
     instruction = fact(about, ABOUT, "instruction", worded.INSTRUCTION)
     chat = worded.Chat.of(tokenizer, model.get_input_embeddings().weight.shape[0], instruction, cues)
-    if about.get("context_first"):  # which sentence is the question shows in its mark alone
+    if last:  # which sentence is the question shows in its mark alone
         return chat.tokens(), lambda text, number: chat.segment(text, text.rstrip().endswith("?"))
     return chat.tokens(), lambda text, number: chat.segment(text, number == 0)  # as in training, whatever its mark: "Find x."
 
@@ -103,6 +110,8 @@ def main(argv: list[str] | None = None) -> int:
         model, tokenizer, about = open_checkpoint(options.checkpoint, ABOUT, options.base)
         tokens, encode = structure(model, tokenizer, about)
         start = options.start if options.start is not None else fact(about, ABOUT, "start", 0)
+        if start < 0:
+            raise ValueError(f"start {start}: the target's first position is 0 or more")
         reasoner = Reasoner(model, tokens, start, options.unit_cap, options.rest_cap)
         converse(reasoner, encode, tokenizer, units_of(sys.stdin, split_on=ends_sentence), options.depth, options.schedule,
                  Output(sys.stdout), options.show == "timing")

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,17 +32,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.data.text import is_text, lines
+from common.benchmarks.kept import named
+from common.data.text import is_text
 from common.errors import DataError, UserError
 from common.files import write_atomic
 from common.reasoning.verifiers import after_thinking, last_boxed
 
 from . import curation
 from .curation import PASSES, SKIP, Gate, Trace, generate
-from .data import MARKS, read_row
+from .data import MARKS, boxed, read_row, rows_of
 from .harness import SUFFIX
-from .questions import grade, prompt_of, sentences
-from .replies import Writer, in_turn, model_writer, remembered
+from .questions import answer_of, grade, normal, prompt_of, sentences
+from .replies import Writer, in_turn, model_writer, remembered, writable
 from .worded import CUES
 
 CHECK = "Wait, let me check that again."
@@ -204,22 +204,28 @@ def unboxed(text: str) -> str:
     return " ".join((plain if boxed is None else plain.replace(f"\\boxed{{{boxed}}}", boxed)).replace("$", "").split())
 
 
-def read_problems(path: Path) -> list[Problem]:
-    """Raises DataError naming the line that is no problem of three sentences, or that has marks of structure in it."""
+def read_problems(path: Path, kind: str = "number") -> list[Problem]:
+    """kind: how answers are graded. Raises DataError naming the line that is no problem of three sentences, that has marks of structure in
+    it, or whose answer could not be told from another: one without a word to compare, or whose braces do not pair."""
     if not path.is_file():
         raise DataError(f"there is no file {path.name}")
     found = []
-    for number, line in lines(path):
+    for number, line in rows_of(path):
         try:
             row = json.loads(line)
+            if not isinstance(row["context"], (str, list)):  # of an object its names would be the sentences
+                raise TypeError(f"context {row['context']!r} is no text and no list of sentences")
             told = (" ".join(row["question"].split()), *sentences(row["context"]))
-            answer = row["answer"]
-            if isinstance(answer, bool) or not (is_text(answer) or isinstance(answer, (int, float)) and math.isfinite(answer)):
+            answer = row["answer"] if isinstance(row["answer"], bool) else answer_of(row["answer"])
+            if not is_text(answer):
                 raise TypeError(f"answer {answer!r} is no text and no number")
-            answer = str(answer).strip()
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            answer = boxed(answer).strip()  # it gets a box of its own
+            if kind != "number" and answer and not normal(answer):
+                raise ValueError(f"answer {answer!r} has no word to be compared: every empty box would be right")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError) as error:
             raise DataError(f"{path.name}, line {number}: {error!r}; question, context and answer are expected") from error
-        if len(told) < 3 or not all((*told, answer)) or not all(map(is_text, told)) or any(MARKS.search(s) or SKIP in s for s in told):
+        texts = (*told, answer)
+        if len(told) < 3 or not all(texts) or not all(map(is_text, texts)) or any(MARKS.search(s) or SKIP in s for s in texts):
             raise DataError(f"{path.name}, line {number}: a question, two sentences and an answer are the least, without {SKIP} and marks")
         found.append(Problem(told, answer))
     if not found:
@@ -238,22 +244,12 @@ def gate_of(encoder: str, problems: Sequence[Problem], clean: Path | None) -> Ga
     rows = []
     if not clean.is_file():
         raise DataError(f"--clean: there is no file {clean.name}")
-    for number, line in lines(clean):
+    for number, line in rows_of(clean):
         try:
             rows.append(read_row(json.loads(line)))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError) as error:
             raise DataError(f"--clean: {clean.name}, line {number}: no row of the released form ({error})") from error
     return Gate.calibrated([Trace(tuple(row["source"]), tuple(row["units"])) for row in rows], encode)
-
-
-def _writable(out: Path) -> None:
-    """Raises DataError for an --out that could not be written: before hours of work."""
-    if out.is_dir():
-        raise DataError(f"--out {out}: a folder has this name, and traces are a file")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"--out {out}: its folder cannot be made ({error.strerror})") from error
 
 
 def _options(text: str) -> dict[str, Any]:
@@ -267,9 +263,8 @@ def writers(options: argparse.Namespace, replies: Path) -> tuple[Writer, Writer 
     """The generator and the teacher, if there is one, that main was asked for."""
     asked = [(options.generator, options.generator_options)] + [(options.teacher, options.teacher_options)] * bool(options.teacher)
     alone = in_turn(*(partial(model_writer, name, options.engine, options.cap, **more) for name, more in asked))
-    replies.parent.mkdir(parents=True, exist_ok=True)
-    generator, *teacher = (remembered(one, replies, [name, more, options.engine, options.cap], AT_ONCE[options.engine])
-                           for one, (name, more) in zip(alone, asked))
+    generator, *teacher = (remembered(one, replies, [named(name), more, options.engine, options.cap], AT_ONCE[options.engine])
+                           for one, (name, more) in zip(alone, asked))  # a folder that was trained anew writes other replies
     return generator, teacher[0] if teacher else None
 
 
@@ -295,21 +290,25 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.passes < 1 or options.cap < 1:
             raise DataError(f"--passes {options.passes}, --cap {options.cap}: 1 at least, or nothing is written")
-        _writable(options.out)
-        problems = read_problems(options.problems)
+        writable(options.out, replies, [options.problems, options.clean])
+        problems = read_problems(options.problems, options.kind)
         if options.whole and (options.teacher or options.clean):
             raise DataError("--whole with --teacher or --clean: a chain about the whole input has no units to be rewritten or gated")
         gate = None if options.whole else gate_of(options.encoder, problems, options.clean)
         writer, teacher = writers(options, replies)
         rows, dropped = (make_whole_rows(problems, writer, options.kind, options.passes) if gate is None
                          else make_rows(problems, writer, gate, teacher, options.kind, options.passes))
+        failures = [{"problem": one.problem + 1, "question": problems[one.problem].sentences[0], "pass": one.attempt + 1, "why": one.why,
+                     "wrote": one.wrote} for one in dropped]
+        for path, found in ((options.out.with_name(f"{options.out.name}.dropped"), failures), (options.out, rows)):
+            write_atomic(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found))
     except (UserError, ValueError, TypeError, ImportError) as error:
         print(f"streamingthinker traces: {error}", file=sys.stderr)
         return 2
-    failures = [{"problem": one.problem + 1, "question": problems[one.problem].sentences[0], "pass": one.attempt + 1, "why": one.why,
-                 "wrote": one.wrote} for one in dropped]
-    for path, found in ((options.out.with_name(f"{options.out.name}.dropped"), failures), (options.out, rows)):
-        write_atomic(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found))
+    except KeyboardInterrupt:
+        print(f"streamingthinker traces: interrupted; what was written is in {replies.name}, and the same command goes on from there",
+              file=sys.stderr)
+        return 130
     replies.unlink(missing_ok=True)
     reasons = "; ".join(f"pass {i}: " + (", ".join(f"{why} {n}" for why, n in by.items()) or "none")
                         for i, by in enumerate(by_pass(dropped, options.passes), 1))

@@ -73,6 +73,15 @@ def test_bytes_that_are_no_text_are_shown_as_such(pipe):
     assert [list(words) for words in units_of(file)] == [["a", "\ufffd", "b"]]
 
 
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_told_and_not_read_as_other_words(pipe, order):
+    put, file = pipe
+    put("\ufeffa b\n".encode(order))
+    put(None)
+    with pytest.raises(DataError, match="standard input is UTF-16, and UTF-8 is read: iconv"):
+        list(units_of(file))
+
+
 def test_standard_input_that_is_closed_is_refused_with_the_way_out():
     """Python has None there (`<&-`)."""
     with pytest.raises(DataError, match="closed; give it a text"):

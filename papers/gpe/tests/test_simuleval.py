@@ -2,11 +2,13 @@
 
 import argparse
 import importlib
+import shutil
 import sys
 import types
 
 import pytest
 
+from common.errors import ModelError
 from common.models import ModelSpec, load
 from common.streaming.units import Template
 from common.streaming.words import Boundary
@@ -58,11 +60,11 @@ def agent(monkeypatch):
     simuleval_agent._agent_class.cache_clear()
 
 
-def made(*options):
+def made(*options, checkpoint=TRANSLATORS / "seed0"):
     found = simuleval_agent.GPEAgent
     parser = argparse.ArgumentParser()
     found.add_args(parser)
-    return found(parser.parse_args(["--checkpoint", str(TRANSLATORS / "seed0"), *options]))
+    return found(parser.parse_args(["--checkpoint", str(checkpoint), *options]))
 
 
 def expected(loaded, words, k, arm="group"):
@@ -115,6 +117,16 @@ def test_a_text_that_is_cut_is_reported(agent, standin, capsys):
     ours.states.source, ours.states.source_finished = list(SENTENCES[0]), True
     assert [ours.policy().finished for _ in range(2)] == [False, True] and ours.wait_k.session.truncated
     assert "its sentence was cut" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("facts, says", [('{"phi": "0"}', "gpe.json: phi is '0'"), ('{"arm_name": ""}', "no arm ''"),
+                                         ('{"data.instruction": ["a"]}', r"data.instruction is \['a'\]")])
+def test_facts_of_a_training_that_are_none_are_told_as_by_the_stream(agent, facts, says, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(TRANSLATORS / "seed0", folder)
+    (folder / "gpe.json").write_text(facts)
+    with pytest.raises((ModelError, ValueError), match=says):
+        agent(checkpoint=folder)
 
 
 def test_bad_values_are_named(agent, standin, monkeypatch):

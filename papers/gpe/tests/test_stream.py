@@ -143,7 +143,8 @@ def test_a_text_without_end_is_reported_on_the_error_stream(standin, capsys):
 # -- the command ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("options, said", [
     (["--k", "-2"], "--k -2: at least 1, or 0"), (["--phi", "3", "--arm", "kv_reencoding"], "phi = 3.0 has no meaning"),
-    (["--arm", "interleaved"], "decoding.stream runs the others"), (["--k", "9" * 25], "less than 16,777,216"),
+    (["--arm", "interleaved"], "decoding.stream runs the others"),
+    (["--arm", ""], "no arm ''"), (["--k", "9" * 25], "less than 16,777,216"),
     (["--phi", "nan"], "phi nan: the first target position is a number"), (["--phi", "inf"], "phi inf"),
     (["--phi", "1e9"], "phi 1000000000.0"),
     (["--base", "elsewhere"], "is no adapter (it has no adapter_config.json), so --base has no use"),

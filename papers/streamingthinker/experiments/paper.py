@@ -107,7 +107,8 @@ def by_task(run: Path, spec: ModelSpec, card: dict, depth: int, how: dict[str, A
             log(f"{run.name}, D{depth}: {name}")
             return make()
 
-        row = kept(run / "benchmarks" / f"{name}.d{depth}.json", about, made, log)
+        task = how["clock_task"] if name == "clock" else name
+        row = kept(run / "benchmarks" / f"{name}.d{depth}.json", about | {"items": questions.source_of(task, data)}, made, log)
         return {entry: value for entry, value in row.items() if entry != "of"}
 
     def score(task: str) -> dict:

@@ -164,7 +164,9 @@ def test_a_chat_model_reads_and_is_not_fooled():
 
 @pytest.mark.parametrize("facts, said", [
     ("[1]", "holds a list, no facts by name"), ('{"start": null}', "streamingthinker.json: start is None"),
-    ('{"start": "x"}', "start is 'x', where 0 would do"), ('{"start": 2.7}', "start is 2.7"),
+    ('{"start": "x"}', "start is 'x', where 0 would do"), ('{"start": 2.7}', "start is 2.7"), ('{"start": -5}', "start -5: the target's"),
+    ('{"layout": "batch", "positions": "rope"}', "trained in the layout batch, and has not learnt to think while it reads"),
+    ('{"layout": "interleaved"}', "trained in the layout interleaved"), ('{"layout": 5}', "layout is 5, where 'streaming' would do"),
 ])  # fmt: skip
 def test_facts_of_a_training_that_are_none_are_told_by_name(facts, said, checkpoint, tmp_path, capsys):
     folder = tmp_path / "model"
@@ -173,6 +175,12 @@ def test_facts_of_a_training_that_are_none_are_told_by_name(facts, said, checkpo
     assert stream.main(["--checkpoint", str(folder)]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_an_order_that_is_no_word_of_json_is_no_order():
+    """"false" in quotes was taken for true: the question's mark would have stood elsewhere than in training."""
+    with pytest.raises(ModelError, match="context_first is 'false', where true or false belongs"):
+        stream.structure(load(tiny("qwen2", vocab_size=400)).model, tokenizer("qwen2"), {"context_first": "false"})
 
 
 @pytest.mark.parametrize("cues", [5, ["a"], {"a": "b"}, {"2": 5}])
