@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,8 +160,11 @@ def evaluate(answer: Answer, name: str, out: Path, *, label: str = "ninefold", l
 
     name: of BENCHMARKS. out: a folder for the files that a task writes (submissions). label: see `model_class`. limit: only the first
     questions, for a try. Raises BenchmarkError without the package, for an unknown name, for a benchmark that only a judge can score,
-    and if the task has not the metric that is expected.
+    for a limit or batch_size below 1, and if the task has not the metric that is expected, or gives no number for it.
     """
+    for given, value in (("limit", limit), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise BenchmarkError(f"{given} is {value}: a number of questions from 1 on")
     if name not in BENCHMARKS:
         raise BenchmarkError(f"no benchmark {name!r}; there is: {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[name]
@@ -186,6 +190,8 @@ def _metric(row: dict[str, Any], benchmark: Benchmark) -> tuple[str, float]:
               if isinstance(value, int | float) and not key.partition(",")[0].endswith("_stderr")}
     for metric in benchmark.metrics:
         if metric in values:
+            if not math.isfinite(values[metric]):
+                raise BenchmarkError(f"{benchmark.task}: lmms-eval gives {values[metric]} for {metric}, which is no score")
             return metric, benchmark.scale * float(values[metric])
     raise BenchmarkError(f"{benchmark.task}: lmms-eval gives {', '.join(sorted(values)) or 'no number'}, and none of "
                          f"{', '.join(benchmark.metrics)}")

@@ -61,6 +61,8 @@ class FusedTraining(StepTraining):
                  stage: Literal["pretrain", "finetune"] = "finetune", learning_rate: float = 2e-5, weight_decay: float = 0.0,
                  beta2: float = 0.999, warmup_steps: float = 0.03, schedule: Literal["constant", "cosine", "linear"] = "cosine",
                  gradient_checkpointing: bool = False, seed: int = 1):
+        if not 0 <= beta2 < 1:
+            raise ValueError(f"model.beta2 is {beta2!r}: a number from 0 to below 1")
         super().__init__(learning_rate, weight_decay, (0.9, beta2), warmup_steps, schedule, seed)
         self.llava, self.layers, self.compat, self.beta2, self.stage = llava, layers, compat, beta2, stage
         self.tower_blocks, self.unused_blocks = tower_blocks, unused_blocks
@@ -88,7 +90,10 @@ class FusedTraining(StepTraining):
         if tower is not None and tower.config.num_hidden_layers != self.tower_blocks:
             raise SetupError(f"model.tower_blocks is {self.tower_blocks}, and the tower has {tower.config.num_hidden_layers} blocks")
         dv = parts.projector.linear_1.in_features // len(parts.feature_layers)
-        self.fusion = built(self.config, dv, parts.decoder, self.seed)
+        try:
+            self.fusion = built(self.config, dv, parts.decoder, self.seed)
+        except ValueError as error:  # a set or points that this decoder has no blocks for, a width that its heads do not divide
+            raise SetupError(f"model: {error}") from error
         if self.start_from is not None:
             load_new(self.fusion, Path(self.start_from))
         parts.feature_layers, parts.projector = self.fusion.layers, nn.Identity()

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from common.errors import UserError
 from common.probe import in_use
@@ -155,7 +156,12 @@ class New(nn.Module):
                              *(of.extras if self.points else ())}))
 
 
-_ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref] = weakref.WeakKeyDictionary()  # model -> the fusion that is on it
+_ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref] = weakref.WeakKeyDictionary()  # stock model -> the fusion that is on it
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The stock model inside of peft's wrapper, or torch.compile's: what their `generate` calls, past the wrapper's own forward."""
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
 
 
 class Fused:
@@ -167,7 +173,7 @@ class Fused:
     """
 
     def __init__(self, model: nn.Module, config: FusionConfig, sample: dict[str, Any]):
-        self.model = model
+        self.model, self.stock = model, unwrapped(model)
         self._alone()
         self.config, self.reading = config, read(model, sample)
         kind, r = type(model).__name__, self.reading
@@ -193,7 +199,7 @@ class Fused:
         self._hooks: list[Any] = []
 
     def _alone(self) -> None:
-        there = _ATTACHED[self.model]() if self.model in _ATTACHED else None
+        there = _ATTACHED[self.stock]() if self.stock in _ATTACHED else None
         if there not in (None, self):
             raise UserError(f"this {type(self.model).__name__} has a fusion on it already; two would be added up: detach() that one first")
 
@@ -205,7 +211,7 @@ class Fused:
         if self._hooks:
             return self
         self._alone()
-        _ATTACHED[self.model] = weakref.ref(self)
+        _ATTACHED[self.stock] = weakref.ref(self)
         add, inner, r = self._hooks.append, blocks_of(self.model), self.reading
         for k in self.new.layers:
             if k == 0:
@@ -218,7 +224,8 @@ class Fused:
         if self.new.parts and r.entry is not None:
             add(r.entry.register_forward_hook(self._widened))
         if self.new.points:
-            add(self.model.register_forward_pre_hook(self._asked, with_kwargs=True))
+            for called in {self.model, self.stock}:  # peft calls the stock model's forward past its hooks, and `generate` past peft's
+                add(called.register_forward_pre_hook(self._asked, with_kwargs=True))
             add(inner.register_forward_pre_hook(self._begin, with_kwargs=True))
             add(inner.register_forward_hook(self._end, always_call=True))
             blocks: Any = inner.layers
@@ -233,8 +240,8 @@ class Fused:
         self.internal.detach()
         self._states.clear()
         self._shown = None
-        if self.model in _ATTACHED and _ATTACHED[self.model]() is self:
-            del _ATTACHED[self.model]
+        if self.stock in _ATTACHED and _ATTACHED[self.stock]() is self:
+            del _ATTACHED[self.stock]
 
     __enter__ = attach
 

@@ -21,8 +21,8 @@ def generate(language_model: nn.Module, config: ViCAConfig, layout: Any, visual:
 
     layout: `Places` with all fields and the text's ids (B, T) (common/vision/layout.py). visual (B, N, d), or what was kept of a
     picture that was seen before. eos_token_id: one end token, several, or none. embeds (B, T, d): of the text, if not the model's own
-    of its ids. Every new token sees the picture in the layers of C; padding may stand left or right. A model in training mode answers
-    without dropout, and is in training mode again behind it.
+    of its ids. Every new token sees the picture in the layers of C, and goes on with the segment of its row's last slot; padding may
+    stand left or right. A model in training mode answers without dropout, and is in training mode again behind it.
     """
     with eval_mode(language_model):
         return _greedy(language_model, config, layout, visual, max_new_tokens, eos_token_id, embeds)
@@ -36,6 +36,7 @@ def _greedy(language_model: nn.Module, config: ViCAConfig, layout: Any, visual: 
     rows = torch.arange(len(last), device=last.device)
     where, real = (visual.positions, visual.real) if isinstance(visual, VisualKV) else (layout.visual_positions, layout.visual_real)
     position = layout.positions[rows, last]
+    segments = None if layout.segments is None else layout.segments[rows, last][:, None]  # one of segment 0 would not see its question
     if where is not None and where.shape[1]:  # a picture that is last: the answer stands behind it
         position = torch.maximum(position, (where if real is None else torch.where(real, where, -1)).amax(1))
     token = logits(language_model, out[rows, last]).argmax(-1)
@@ -47,6 +48,7 @@ def _greedy(language_model: nn.Module, config: ViCAConfig, layout: Any, visual: 
         if bool(done.all()) or max(map(len, written)) >= max_new_tokens:
             break
         position = position + 1
-        out = hidden_states(language_model, config, embed(token[:, None]), Places(position[:, None]), past_key_values=cache)
+        out = hidden_states(language_model, config, embed(token[:, None]), Places(position[:, None], segments=segments),
+                            past_key_values=cache)
         token = logits(language_model, out[:, -1]).argmax(-1)
     return written

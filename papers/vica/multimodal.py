@@ -62,8 +62,8 @@ class ViCA:
         input_ids (B, S) hold the image token once per visual token; padding may stand anywhere. visual: a picture that `see` has kept, in
         place of pixels; its image tokens stay in the ids. past_key_values: empty in the first call; the ids of a later one go on behind
         what it holds, and so does attention_mask (B, S), which is of these ids alone. Gradients reach projector and decoder.
-        Raises UserError for ids and pictures that do not belong together, for no ids, for a picture behind what is cached, and for an
-        argument that is none of the pictures' (labels, a misspelt name), which would else be left out without a word.
+        Raises UserError for ids and pictures that do not belong together, for no ids, for a picture or other rows behind what is cached,
+        and for an argument that is none of the pictures' (labels, a misspelt name), which would else be left out without a word.
         """
         layout, text, shown = self._taken_apart(input_ids, attention_mask, visual, pictures, past_key_values)
         hidden = hidden_states(self.model, self.config, text, layout, shown if visual is None else visual, past_key_values)
@@ -99,6 +99,11 @@ class ViCA:
     def _taken_apart(self, ids: Tensor, real: Tensor | None, kept: VisualKV | None, pictures: dict,
                      cache: ViCACache | None = None) -> tuple[Layout, Tensor, Tensor | None]:
         """(layout, text (B, T, d), visual (B, N, d) or None), from the embeddings that the model makes; kept: without a picture's."""
+        if not isinstance(ids, Tensor):
+            raise UserError(f"input_ids is a {type(ids).__name__}: a tensor (B, S) is needed. What a processor gives comes by its names: "
+                            "ours(**inputs).")
+        if kept is not None and not isinstance(kept, VisualKV):
+            raise UserError(f"visual is a {type(kept).__name__}: it takes what `see` has kept, and new pixels are pixel_values.")
         if ids.dim() != 2:
             raise UserError(f"input_ids are {tuple(ids.shape)}: a batch of rows is needed (B, S). One row is ids[None].")
         if not ids.numel():
@@ -113,6 +118,9 @@ class ViCA:
         if cache is not None and cache.positions is not None:
             if places or kept is not None or pixels:
                 raise UserError("a picture behind what past_key_values holds: give all pictures in the first call.")
+            if len(cache.positions) != len(ids):
+                raise UserError(f"past_key_values holds {len(cache.positions)} rows, and input_ids have {len(ids)}: choose or repeat its "
+                                "rows first (batch_select_indices, batch_repeat_interleave).")
             layout = replace(layout, positions=layout.positions + _behind(cache))
         elif kept is not None:
             _same_places(kept, layout)
@@ -164,7 +172,10 @@ def _same_places(kept: VisualKV, layout: Layout) -> None:
     if kept.real.shape[0] != layout.visual_real.shape[0]:
         raise UserError(f"the picture was kept for {kept.real.shape[0]} rows, and input_ids have {layout.visual_real.shape[0]}: repeat or "
                         "choose its rows by visual.select(rows).")
-    if not torch.equal(kept.real, layout.visual_real) or bool(((kept.positions != layout.visual_positions) & kept.real).any()):
+    width = max(kept.real.shape[1], layout.visual_real.shape[1])  # of rows that were chosen from a batch, others may have had more
+    here, there = (torch.nn.functional.pad(torch.where(of, where, -1), (0, width - of.shape[1]), value=-1) for of, where in (
+        (kept.real, kept.positions), (layout.visual_real, layout.visual_positions)))
+    if not torch.equal(here, there):
         raise UserError("the picture was kept at other places than those of the image tokens in input_ids, and its keys are rotated for "
                         "these: keep the text before it as it was, or see it again.")
 

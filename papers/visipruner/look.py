@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.modes import eval_mode
 from common.pictures import STYLE, save
 from common.vision import llava, tower
 
@@ -43,8 +44,8 @@ def look(model: nn.Module, inputs: dict[str, Tensor], config: VisiPrunerConfig |
     Raises UserError for a model that cannot be pruned.
     """
     pruner = Watched(config or neutral())
-    with PruningSession(model, pruner, visual):
-        written = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+    with eval_mode(model), PruningSession(model, pruner, visual):
+        written = model.generate(**inputs, max_new_tokens=tokens, do_sample=False, num_beams=1)  # whatever its generation config says
     width = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
     return pruner.stages, written[:, width:], pruner.first
 

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from common.errors import SetupError
 from common.files import write_json
 from common.seeds import seed_of
 from common.training.module import StepTraining, gather_whole
@@ -37,6 +38,8 @@ class StagedTraining(StepTraining):
                  stage: Literal["pretrain", "finetune"] = "finetune", learning_rate: float = 2e-5, weight_decay: float = 0.0,
                  beta2: float = 0.999, warmup_steps: float = 0.03, schedule: Literal["constant", "cosine", "linear"] = "cosine",
                  gradient_checkpointing: bool = False, seed: int = 1):
+        if not 0 <= beta2 < 1:
+            raise ValueError(f"model.beta2 is {beta2!r}: a number from 0 to below 1")
         super().__init__(learning_rate, weight_decay, (0.9, beta2), warmup_steps, schedule, seed)
         if (first is None) != (last is None):
             raise ValueError("model.first, model.last: give both, or neither for the dense model")
@@ -79,6 +82,9 @@ class StagedTraining(StepTraining):
         if features is None and batch.get("pixels") is not None:
             self.parts.tower.to(self.device)
             features = self.parts.features(batch["pixels"])
+        if features is not None and features.shape[-1] != (wide := self.projector.linear_1.in_features):
+            raise SetupError(f"features are {features.shape[-1]} wide, and the projector reads {wide}: name the layers that it was trained "
+                             "on in data.layers")
         visual = self.parts.visual(layout, features)
         embeds = self.decoder.get_input_embeddings()(layout.ids)
         if features is None and self.training:  # text alone: other processes wait for the projector's gradients all the same

@@ -13,6 +13,8 @@ import argparse
 import hashlib
 import json
 import os
+import struct
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from common.data.text import is_text
 from common.errors import ModelError, UserError
+from common.modes import eval_mode
 
 from .pruners import Nothing
 from .session import Pruner, PruningSession, Trace
@@ -64,13 +67,24 @@ class Answered:
 
 @torch.no_grad()
 def answered(model: nn.Module, prompt: Prompt, pruner: Pruner | None = None, tokens: int = 1) -> Answered:
-    """Greedy. Raises ModelError for a model that cannot be pruned, by property (session.py)."""
-    with PruningSession(model, pruner or Nothing(), prompt.visual) as session:
-        written = model.generate(**prompt.inputs, max_new_tokens=tokens, do_sample=False, num_beams=1)
+    """Greedy, in eval mode, which the model is left in only where it was. Raises ModelError for a model that cannot be pruned, by property
+    (session.py), and for logits that are NaN: the likeliest of them is no answer, and would be the same under any setting."""
+    with eval_mode(model), PruningSession(model, pruner or Nothing(), prompt.visual) as session:
+        out = model.generate(**prompt.inputs, max_new_tokens=tokens, do_sample=False, num_beams=1, return_dict_in_generate=True,
+                             output_logits=True)
+    finite(model, prompt, out.logits)
+    written = out.sequences
     width = prompt.inputs["input_ids"].shape[1] if "input_ids" in prompt.inputs else 0
     end = getattr(model.generation_config, "eos_token_id", None)
     ends = set(end if isinstance(end, list) else [end])
     return Answered([cut(row, ends) for row in written[:, width:].tolist()], session.trace)
+
+
+def finite(model: nn.Module, prompt: Prompt, logits: Iterable[Tensor]) -> None:
+    """Raises ModelError where a prompt's logits, or what is made of them, hold NaN."""
+    if any(bool(each.isnan().any()) for each in logits):
+        raise ModelError(f"{type(model).__name__}, prompt {prompt.name or '(no name)'}: its logits are NaN, so that nothing is its answer: "
+                         "weights that are not finite, or numbers too large for the precision it runs in")
 
 
 def cut(row: list[int], ends: set[int | None]) -> tuple[int, ...]:
@@ -81,6 +95,7 @@ def cut(row: list[int], ends: set[int | None]) -> tuple[int, ...]:
 
 def loaded(name: str, dtype: Any) -> tuple[nn.Module, Any]:
     """(model, processor) of a folder or hub id. Raises UserError for what cannot be loaded, a file that is cut short included."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -89,8 +104,8 @@ def loaded(name: str, dtype: Any) -> tuple[nn.Module, Any]:
     name = str(folder) if folder.is_dir() else name
     try:
         return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype), AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        why = next(iter(str(error).splitlines()), type(error).__name__)
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
+        why = " ".join(line.strip() for line in str(error).splitlines()[:2]) or type(error).__name__  # a config's errors take two lines
         raise UserError(f"{name} cannot be loaded as a multimodal model of transformers ({why})") from error
 
 
@@ -177,7 +192,8 @@ def opened(path: Path) -> Any:
 
     try:
         return shown(Image.open(path))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's own come under all of these
+    except (OSError, ValueError, SyntaxError, EOFError, NotImplementedError, struct.error, zlib.error,  # PIL's own come under all of these
+            Image.DecompressionBombError) as error:
         raise UserError(f"{path}: no picture that can be read ({error})") from error
 
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from common.attention import Rows
 from common.errors import ModelError, UserError
 from common.files import write_json
+from common.modes import eval_mode
 from common.pictures import draw_all
 from common.probe import change
 from common.progress import progress
@@ -87,15 +88,18 @@ class Asked:
 
 @torch.no_grad()
 def behind(model: nn.Module, prompt: Prompt, pruner: Pruner) -> Tensor:
-    """(B, V) log-probabilities behind the last token, in fp32."""
+    """(B, V) log-probabilities behind the last token, in fp32. Raises ModelError where they are NaN: no loss follows from such."""
     with PruningSession(model, pruner, prompt.visual):
-        return forward(model, prompt).logits[:, -1].float().log_softmax(-1)
+        logs = forward(model, prompt).logits[:, -1].float().log_softmax(-1)
+    own.finite(model, prompt, [logs])
+    return logs
 
 
 def forward(model: nn.Module, prompt: Prompt, **more: Any) -> Any:
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         more["logits_to_keep"] = 1
-    return model(**prompt.inputs, use_cache=False, **more)
+    with eval_mode(model):  # dropout would be taken for what a way of running it costs
+        return model(**prompt.inputs, use_cache=False, **more)
 
 
 # -- the parts ---------------------------------------------------------------------------------------------

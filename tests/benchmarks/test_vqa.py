@@ -170,3 +170,19 @@ def test_two_papers_have_models_of_their_own_names(monkeypatch, tmp_path):
     ("a\n\nb", ["\n\n"], "a"), (" a b ", [], "a b"), ("x ASSISTANT: y", ["z", "ASSISTANT:"], "x"), ("a", [""], "a")])
 def test_a_text_ends_at_a_stop(text, stops, expected):
     assert vqa.until(text, stops) == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_none(monkeypatch, tmp_path, value):
+    stub_of_lmms_eval(monkeypatch, {"gqa": (rows_of(2), {}, lambda pairs: {"exact_match": value})})
+    with pytest.raises(vqa.BenchmarkError, match=f"gqa: lmms-eval gives {value} for exact_match, which is no score"):
+        vqa.evaluate(lambda prompts, images, new_tokens: [""] * len(prompts), "GQA", tmp_path)
+
+
+@pytest.mark.parametrize("given", [{"batch_size": 0}, {"batch_size": -2}, {"limit": 0}])
+def test_counts_below_one_are_refused_before_anything_is_asked(given, tmp_path):
+    """A batch of none would never come to an end."""
+    name, value = next(iter(given.items()))
+    with pytest.raises(vqa.BenchmarkError, match=f"{name} is {value}: a number of questions from 1 on"):
+        vqa.evaluate(lambda *asked: pytest.fail("asked"), "GQA", tmp_path / "none", **given)
+    assert not (tmp_path / "none").exists()

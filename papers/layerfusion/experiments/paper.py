@@ -15,6 +15,7 @@ import csv
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from common.benchmarks import vqa
 from common.benchmarks.kept import folder_sha256, kept, named
 from common.errors import ModelError, UserError
 from common.models import ModelSpec, load
-from common.vision.conversations import SYSTEM_V1
+from common.vision.conversations import IMAGE, encode_v1
 from common.vision.parts import CLASS_TOKEN, _pixel_statistics, load_tower
 
 from ..internal import Internal, Pictures
@@ -37,6 +38,7 @@ from ..module import NEW, built, config_of, load_new
 from ..reported import BENCHMARKS
 
 BATCH = 8
+PLACE = -1  # of a visual token among ids
 WITH_OCR = "TextVQA with OCR"
 HARNESS = {"TextVQA": "TextVQA without OCR", WITH_OCR: "TextVQA"}  # ours: the harness's, where they differ
 LAST = 50  # logged losses: what a training ended with
@@ -147,26 +149,30 @@ def open_model(folder: Path, device: str) -> Eyes:
 
 @torch.no_grad()
 def answer(eyes: Eyes, prompts: Sequence[str], images: Sequence[Any], new_tokens: int) -> list[str]:
-    """Greedy answers to prompts with a PIL image each, or None, under Vicuna's chat; rows are padded on the left."""
+    """Greedy answers to prompts with a PIL image each, or None, under Vicuna's chat, in the ids that training makes of it; rows are padded
+    on the left. Raises BenchmarkError for a prompt that leaves the decoder no position for its answer."""
     table = eyes.decoder.get_input_embeddings()
     device = table.weight.device
     shown = [image for image in images if image]
     tokens, extras = eyes.fusion(eyes.states(shown)) if shown else (None, [])
-    rows, slots, number = [], [], 0
+    rows, slots, number, longest = [], [], 0, eyes.decoder.config.max_position_embeddings - new_tokens
     for prompt, image in zip(prompts, images):
-        before, behind = (eyes.tokenizer(text, add_special_tokens=first, return_tensors="pt").input_ids[0].to(device) for text, first in (
-            (f"{SYSTEM_V1} USER: ", True), (f"{'' if image is None else chr(10)}{prompt} ASSISTANT:", False)))
-        parts = [table(before), table(behind)]
-        visual = 0
-        if image is not None and tokens is not None:
-            parts.insert(1, tokens[number].to(parts[0].dtype))
-            visual, number = tokens.shape[1], number + 1
-        rows.append(torch.cat(parts))
-        slots.append([False] * len(before) + [True] * visual + [False] * len(behind))
+        said = {"image": image, "conversations": [{"from": "human", "value": (IMAGE + "\n" if image else "") + prompt}]}
+        ids = encode_v1(eyes.tokenizer, said, n_visual=0 if tokens is None else tokens.shape[1], image_token_id=PLACE,
+                        max_tokens=sys.maxsize)[0].to(device)
+        if len(ids) > longest:
+            raise vqa.BenchmarkError(f"a prompt of {len(ids)} tokens, where the decoder has {longest} positions before an answer")
+        visual, row = ids == PLACE, table(ids.clamp(min=0))
+        if image and tokens is not None:
+            row[visual] = tokens[number].to(row.dtype)
+            number += 1
+        rows.append(row)
+        slots.append(visual.tolist())
     width = max(map(len, rows))
     embeds = torch.stack([nn.functional.pad(row, (0, 0, width - len(row), 0)) for row in rows])
     real = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in slots], device=device)
     where = torch.tensor([[False] * (width - len(s)) + s for s in slots], device=device)
     eyes.internal.pictures = Pictures.of(extras, where) if extras else None
-    written = eyes.decoder.generate(inputs_embeds=embeds, attention_mask=real, max_new_tokens=new_tokens, do_sample=False)
+    written = eyes.decoder.generate(inputs_embeds=embeds, attention_mask=real, max_new_tokens=new_tokens, do_sample=False,
+                                    num_beams=1)
     return [text.strip() for text in eyes.tokenizer.batch_decode(written, skip_special_tokens=True)]

@@ -278,3 +278,22 @@ def test_prompts_of_other_lengths_may_come_before_one_backward():
 def test_a_decoder_without_a_cache_that_counts_is_refused():
     with pytest.raises(Unfit, match="no cache that counts"):
         Internal(build("mamba2"), Fusion(FusionConfig(few("one", (1,), 2), "internal", points=(0,)), Sizes(16, 32, 48, 4, 2)))
+
+
+@pytest.mark.parametrize("config", [KINDS[0], *KINDS[2:4]], ids=lambda c: c.kind)
+@pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
+@torch.no_grad()
+def test_a_model_in_peft_s_wrapper_answers_as_the_model_in_it(config, task):
+    """`generate` of the wrapper calls the model past the wrapper's own forward, and its forward, by task, calls past the model's hooks."""
+    from peft import LoraConfig, get_peft_model
+
+    model, given = llava(), inputs()
+    usual = dict(do_sample=False, max_new_tokens=4, eos_token_id=None, pad_token_id=0, suppress_tokens=[IMAGE])
+    with learnt(Fused(model, config, given)):
+        logits, written = model(**given).logits, model.generate(**given, **usual)
+    wrapped = get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type=task)).eval()
+    with learnt(Fused(wrapped, config, given)):
+        close(wrapped(**given).logits, logits)
+        assert torch.equal(wrapped.generate(**given, **usual), written)
+        with pytest.raises(UserError, match="has a fusion on it already"):
+            Fused(model, config, given)

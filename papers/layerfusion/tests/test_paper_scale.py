@@ -1,6 +1,7 @@
 """The paper's own table, rehearsed: a tiny trained model put together again, answers by number, and what becomes of scores."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 from common.benchmarks import vqa
 from common.errors import ModelError, UserError
 from common.vision import llava
+from common.vision.conversations import encode_v1
 
 from ..experiments import paper
 from ..method import Fusion, Sizes
@@ -47,6 +49,37 @@ def test_a_trained_model_is_put_together_again_and_answers(position, pattern, tm
     assert two[0] == both[0] and len(two[0].split()) > 1
     with pytest.raises(ModelError, match="no training.json"):
         paper.open_model(tmp_path, "cpu")
+
+
+class Pieces:
+    """A tokenizer that puts a mark before each text that it is given, as SentencePiece does: parts apart have more marks than the whole."""
+
+    bos_token_id, eos_token = 1, "$"
+
+    def __call__(self, text, add_special_tokens=False, return_offsets_mapping=False):
+        return SimpleNamespace(input_ids=[2, *map(ord, text)], offset_mapping=[(0, 0), *((i, i + 1) for i in range(len(text)))])
+
+    def batch_decode(self, rows, skip_special_tokens):
+        return [""] * len(rows)
+
+
+def test_what_is_asked_is_what_training_read(monkeypatch):
+    """Ids of a text alone, and of one about a picture, are encode_v1's; greedily; a prompt without room for an answer is not asked."""
+    given, table = {}, torch.nn.Embedding(128, 8)
+    decoder = SimpleNamespace(get_input_embeddings=lambda: table, config=SimpleNamespace(max_position_embeddings=400),
+                              generate=lambda **call: given.update(call) or torch.zeros(1, 1))
+    eyes = paper.Eyes(decoder, Pieces(), None, lambda states: (torch.zeros(1, 4, 8), []), SimpleNamespace())
+    monkeypatch.setattr(paper.Eyes, "states", lambda self, shown: {})
+    for image in (None, Image.new("RGB", (4, 4))):
+        said = {"image": image, "conversations": [{"from": "human", "value": ("" if image is None else "<image>\n") + "Who?"}]}
+        ids, _ = encode_v1(Pieces(), said, n_visual=4, image_token_id=0, max_tokens=999)
+        expected = table(ids).masked_fill((ids == 0)[:, None], 0)
+        paper.answer(eyes, ["Who?"], [image], 9)
+        assert torch.equal(given["inputs_embeds"][0], expected) and given["num_beams"] == 1
+    room = 400 - len(ids)
+    paper.answer(eyes, ["Who?"], [image], room)
+    with pytest.raises(vqa.BenchmarkError, match=f"a prompt of {len(ids)} tokens, where the decoder has {len(ids) - 1} positions"):
+        paper.answer(eyes, ["Who?"], [image], room + 1)
 
 
 def test_scores_are_kept_and_not_made_again(monkeypatch, tmp_path):

@@ -170,3 +170,17 @@ def test_two_steps_of_the_rehearsal(tmp_path, monkeypatch):
          f"--trainer.callbacks.dirpath={tmp_path}", "--data.init_args.scenes=2", "--data.init_args.train_samples=16"])
     about = json.loads((tmp_path / "model" / "training.json").read_text())
     assert (about["layers"], about["points"], about["steps"]) == ("triple", [0, 5, 6], 2) and (tmp_path / "model" / "decoder").is_dir()
+
+
+@pytest.mark.parametrize("beta2", [1.0, -0.1, float("nan")])
+def test_a_beta_that_means_nothing_is_refused_at_once(beta2):
+    with pytest.raises(ValueError, match="model.beta2 is"):
+        training(beta2=beta2)
+
+
+@pytest.mark.parametrize("options, says", [({"points": [0, 1, 4]}, "blocks of a decoder with 4 are 0 to 3"),
+                                           ({"points": None, "layers": "all"}, "its 8 layers fall on blocks")])
+def test_blocks_that_the_decoder_has_not_are_told_when_it_is_there(options, says):
+    """As an error that the command line answers in a line."""
+    with pytest.raises(SetupError, match=says):
+        training(**options).configure_model()

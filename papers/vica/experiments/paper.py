@@ -18,6 +18,7 @@ import functools
 import io
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,14 +147,17 @@ def answer(parts: Parts, config: method.ViCAConfig | None, prompts: Sequence[str
            schedule: dict[int, float] | None = None) -> list[str]:
     """Greedy answers to prompts with a PIL image each, or None. config None: dense, by transformers' own generate.
 
-    schedule: PyramidDrop's, {cross layer: share of visual tokens}; then one prompt at a time, as the authors evaluate.
+    schedule: PyramidDrop's, {cross layer: share of visual tokens}; then one prompt at a time, as the authors evaluate. Raises
+    BenchmarkError for a prompt that is longer than those of the training: cut, it would have lost the end of its question.
     """
     from common.vision.conversations import IMAGE, encode_v1  # with Lightning, for which no other command waits
 
     rows = [encode_v1(parts.tokenizer, {"image": image,  # None: a text alone, as in LLaVA's files
                                         "conversations": [{"from": "human", "value": (IMAGE + "\n" if image else "") + prompt}]},
-                      n_visual=parts.n_visual, image_token_id=parts.image_token_id, max_tokens=LONGEST)[0]
+                      n_visual=parts.n_visual, image_token_id=parts.image_token_id, max_tokens=sys.maxsize)[0]
             for prompt, image in zip(prompts, images)]
+    if (longest := max(map(len, rows))) > LONGEST:
+        raise vqa.BenchmarkError(f"a prompt of {longest} tokens, visual ones counted, where the training had {LONGEST} at most")
     pad = torch.nn.utils.rnn.pad_sequence
     layout = split(pad(rows, batch_first=True), parts.image_token_id,
                    pad([torch.ones_like(row) for row in rows], batch_first=True)).to(parts.decoder.device)

@@ -83,6 +83,22 @@ def test_several_end_tokens_end_a_row_at_the_first_of_them(decoder):
     assert generate(model, config, layout, pictures(layout), 6, eos_token_id=[]) == free
 
 
+def test_an_answer_goes_on_with_the_segment_of_its_question(decoder):
+    """Rows of questions in segments (layout.packed): the last one is answered as it is alone, by what it asks and not by the prefix."""
+    from dataclasses import replace
+
+    from common.vision.layout import packed
+
+    model, config = decoder(), ViCAConfig((0, 2))
+    questions = [([20, 21, 22], [-100] * 3), ([30, 31], [-100] * 2)]
+    alone = packed([1, 5], [[questions[1]]], 4)
+    visual = pictures(alone)
+    plain = generate(model, config, replace(alone, segments=torch.zeros_like(alone.segments)), visual, 6)
+    assert generate(model, config, alone, visual, 6) == plain
+    assert generate(model, config, packed([1, 5], [questions], 4), visual, 6) == plain
+    assert generate(model, config, packed([1, 5], [questions[::-1]], 4), visual, 6) != plain
+
+
 @pytest.mark.parametrize("update", ["full", "frozen"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_kept_picture_answers_the_next_question_to_its_last_token(decoder, update, side):

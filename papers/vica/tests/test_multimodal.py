@@ -264,3 +264,34 @@ def test_a_row_without_text_and_a_cache_of_another_kind_are_refused(model):
         with pytest.raises(UserError, match="max_new_tokens is"):
             ours.generate(**whole, max_new_tokens=wrong)
     assert ours.generate(**whole, max_new_tokens=0) == [[], []]
+
+
+@torch.no_grad()
+def test_a_row_of_a_kept_picture_can_be_chosen_though_another_row_had_more(model):
+    """Two pictures beside one: the row with one is asked by itself, and together with text of another length."""
+    ours, places = ViCA(model("llava"), ViCAConfig((0, 2))), [IMAGE] * 4
+    ids = torch.tensor([[5, 6, *places, 7, *places, 8], [5, 6, *places, 7, 8, 9, 0, 0, 0]])
+    real, draw = torch.ones_like(ids), torch.Generator().manual_seed(1)
+    real[1, 9:] = 0
+    kept = ours.see(ids, real, pixel_values=torch.randn(3, 3, 8, 8, generator=draw, dtype=torch.float64))
+    one = kept.select(torch.tensor([1]))
+    close(ours(ids[1:, :9], visual=one).logits[0], ours(ids, real, visual=kept).logits[1, :5], NEAR)
+    for wrong in (ids[:1], ids[1:, 1:9]):
+        with pytest.raises(UserError, match="kept at other places"):
+            ours(wrong, visual=one)
+
+
+@torch.no_grad()
+def test_other_rows_than_a_cache_holds_and_what_is_no_tensor_are_refused(model):
+    llava = model("llava")
+    ours, whole, cache = ViCA(llava, ViCAConfig((0, 2))), with_pictures(llava, text_ids()), ViCACache()
+    ours(**whole, past_key_values=cache)
+    for rows in (1, 4):
+        with pytest.raises(UserError, match=f"past_key_values holds 2 rows, and input_ids have {rows}: choose or repeat its rows"):
+            ours(torch.full((rows, 2), 7), past_key_values=cache)
+    cache.batch_repeat_interleave(2)
+    assert ours(torch.full((4, 2), 7), past_key_values=cache).logits.shape[:2] == (4, 2)
+    with pytest.raises(UserError, match=r"input_ids is a dict: a tensor .* ours\(\*\*inputs\)"):
+        ours.generate(dict(whole))
+    with pytest.raises(UserError, match="visual is a Tensor: it takes what `see` has kept"):
+        ours(whole["input_ids"], visual=torch.zeros(2, 4, 32))

@@ -456,3 +456,17 @@ def test_a_run_opens_as_it_was_trained(runs, opened):
             assert torch.equal(value, stored[key]) and not torch.equal(value, first[key]), key
     a, b = (next(iter(opened[name][0].decoder.parameters())) for name in opened)
     assert not torch.equal(a, b)
+
+
+def test_a_prompt_that_is_longer_than_those_of_the_training_is_not_cut(monkeypatch):
+    """Cut, it would end before its question does, and what is written would be counted as an answer."""
+    words = tokenizer()
+    ids, _ = conversations.encode_v1(words, {"conversations": [{"from": "human", "value": QUESTIONS[0]}]}, n_visual=4,
+                                     image_token_id=4, max_tokens=2048)
+    asked = types.SimpleNamespace(tokenizer=words, n_visual=4, image_token_id=4), None, QUESTIONS[:1], [None], 2
+    monkeypatch.setattr(paper_scale, "LONGEST", len(ids))
+    with pytest.raises(AttributeError, match="decoder"):  # goes on to the model, which is not there
+        paper_scale.answer(*asked)
+    monkeypatch.setattr(paper_scale, "LONGEST", len(ids) - 1)
+    with pytest.raises(vqa.BenchmarkError, match=f"a prompt of {len(ids)} tokens, .* where the training had {len(ids) - 1} at most"):
+        paper_scale.answer(*asked)

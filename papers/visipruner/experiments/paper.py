@@ -107,5 +107,5 @@ def answer(model: nn.Module, processor: Any, config: VisiPrunerConfig | None, pr
     inputs = processor(images=shown or None, text=texts, padding=True, return_tensors="pt", **own.begun(texts[0], processor.tokenizer))
     inputs = inputs.to(model.device, model.dtype)
     with nullcontext() if config is None else PruningSession(model, VisiPruner(config)):
-        written = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
+        written = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, num_beams=1)
     return [text.strip() for text in processor.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)]

@@ -341,6 +341,25 @@ def test_what_cannot_be_looked_at_is_one_line_before_any_work(options, said, tmp
     assert not list(tmp_path.glob("out/*"))
 
 
+@pytest.mark.parametrize("config", ["null", '{"model_type": "llava", "vision_config": 3}',
+                                    '{"model_type": "llava", "text_config": {"hidden_size": "a"}}'])
+def test_a_damaged_config_and_a_picture_that_pil_cannot_decode_are_answered_in_a_line(config, tmp_path, capsys):
+    """transformers ends in its own kinds of error for the one, PIL in NotImplementedError for the other: a DDS of no pixel format."""
+    import struct
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(config)
+    (tmp_path / "model" / "preprocessor_config.json").write_text("{}")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    header = b"DDS " + struct.pack("<7I", 124, 4111, 8, 8, 24, 0, 0) + bytes(44) + struct.pack("<8I", 32, *[0] * 7)
+    (tmp_path / "a.dds").write_bytes(header + bytes(300))
+    for file, said in (("a.png", f"{tmp_path / 'model'} cannot be loaded as a multimodal model"), ("a.dds", "no picture that can be read")):
+        assert look.main(["--model", str(tmp_path / "model"), "--pictures", str(tmp_path / file), "--question", "what ?", "--out",
+                          str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.startswith("visipruner look: ") and error.count("\n") == 1
+
+
 def test_two_pictures_of_one_name_do_not_take_each_others_place(tmp_path, capsys):
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)

@@ -56,6 +56,15 @@ def test_answers_of_each_architecture_dense_and_pruned(family):
     assert [len(text.split()) for text in dense] == [4, 4]
 
 
+def test_answers_are_greedy_whatever_the_model_s_generation_config_says():
+    model = build("llava")
+    model.generation_config.pad_token_id = 0
+    greedy, asked = paper_scale.answer(model, Processor(model), None, *ASKED, 4), []
+    model.generation_config.num_beams = 3
+    model.register_forward_pre_hook(lambda module, args, kwargs: asked.append(len(kwargs["input_ids"])), with_kwargs=True)
+    assert paper_scale.answer(model, Processor(model), None, *ASKED, 4) == greedy and set(asked) == {2}
+
+
 def test_both_models_have_the_released_settings():
     of = paper_scale.settings()
     assert set(of) < set(reported.MODELS)

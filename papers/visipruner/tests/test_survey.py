@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.errors import ModelError, UserError
-from common.families import build, with_pictures
+from common.families import build, text_ids, with_pictures
 from common.standins.llava import stand_in
 
 from .. import scoring, survey
@@ -217,3 +217,47 @@ def test_the_rule_can_be_asked_for_its_price_in_the_same_unit(asked):
     assert asked.under(VisiPruner(neutral()))["nats"] == 0.0
     none = paper(boundary=-1, layer_threshold=2, tokens_threshold=1e9, shallow=None)
     assert asked.under(VisiPruner(none))["by prompt"] == asked.under(ExitBehind(0))["by prompt"]
+
+
+# -- models as they are given --------------------------------------------------------------------------------
+def test_a_model_in_training_mode_is_asked_without_dropout_and_stays_in_training_mode():
+    """By survey, calibrate and look: dropout would be taken for what a way of running the model costs."""
+    from ..calibrate import calibrate
+    from ..look import look
+
+    model = build("llava")
+    prompts = [Prompt(dict(with_pictures(model, text_ids())))]
+    calm = [survey.survey(model, prompts, ("lens",)), calibrate(model, prompts, thresholds=(0.1,)).tried,
+            look(model, prompts[0].inputs, tokens=3)[1].tolist()]
+    for block in model.get_decoder().layers:
+        block.self_attn.attention_dropout = 0.5
+    model.train()
+    model.model.vision_tower.eval()
+    assert calm == [survey.survey(model, prompts, ("lens",)), calibrate(model, prompts, thresholds=(0.1,)).tried,
+                    look(model, prompts[0].inputs, tokens=3)[1].tolist()]
+    assert model.training and model.get_decoder().layers[0].training and not model.model.vision_tower.training
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_no_answer(value):
+    """Else every way would lose NaN nats, the first NaN would stay the likeliest, and every setting would agree."""
+    from ..calibrate import calibrate
+
+    model = build("llava", dtype=torch.float32)
+    prompts = [Prompt(dict(with_pictures(model, text_ids())), name="mine")]
+    with torch.no_grad():
+        model.lm_head.weight[7] = value
+    for ask in (lambda: survey.survey(model, prompts, ("knockouts",)), lambda: calibrate(model, prompts, thresholds=(0.1,))):
+        with pytest.raises(ModelError, match="LlavaForConditionalGeneration, prompt mine: its logits are NaN"):
+            ask()
+
+
+def test_a_generation_config_with_beams_is_looked_at_greedily():
+    from ..look import look
+
+    model = build("llava")
+    inputs = with_pictures(model, text_ids())
+    greedy = look(model, inputs, tokens=2)
+    model.generation_config.num_beams = 3
+    stages, written, places = look(model, inputs, tokens=2)
+    assert len(stages) == len(places) == 2 and stages == greedy[0] and torch.equal(written, greedy[1])

@@ -146,6 +146,20 @@ def test_two_steps_of_the_rehearsal(tmp_path, monkeypatch):
     assert (about["first"], about["last"], about["steps"]) == (1, 5, 2) and (tmp_path / "model" / "decoder").is_dir()
 
 
+@pytest.mark.parametrize("beta2", [1.0, -0.1, float("nan")])
+def test_a_beta_that_means_nothing_is_refused_at_once(beta2):
+    with pytest.raises(ValueError, match="model.beta2 is"):
+        StagedTraining(llava=None, beta2=beta2)
+
+
+def test_features_of_other_layers_are_refused():
+    module = training()
+    module.configure_model()
+    batch = {"layout": packed([1, 2], [[([5, 6, 7], [-100, 8, 9])]], N), "features": torch.zeros(1, N, 768)}
+    with pytest.raises(SetupError, match="features are 768 wide, and the projector reads 1152: name .* in data.layers"):
+        module.loss_sum(batch)
+
+
 # -- on two processes --------------------------------------------------------------------------------------
 # In double precision, but for what losses are logged in: single precision. Adam magnifies roundings.
 LOSSES, GRADIENTS, PARAMETERS = 1e-6, 1e-12, 1e-11
