@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from common.errors import ModelError
 from common.modes import eval_mode
 from common.streaming.caches import TwoPartCache
+from common.streaming.given import check_count, tokens
 from common.streaming.two_streams import Counts, TwoStreams
 from common.streaming.words import Boundary
 
@@ -71,9 +71,9 @@ class Session:
                              "decoding.stream runs the others")
         if boundary.kind not in ("ends", "opens"):
             raise ValueError(f"boundary: kind is {boundary.kind!r}, not ends or opens")
-        _check_count("max_word", max_word, 1)
+        check_count("max_word", max_word, 1)
         self.model, self.arm, self.boundary, self.max_word = model, arm, boundary, max_word
-        self.opening: list[int] = _tokens("opening", opening, model, or_embeddings=False).tolist()
+        self.opening: list[int] = tokens("opening", opening, model, or_embeddings=False).tolist()
         self.streams, self.reach = TwoStreams(model, arm.phi), reach(model)
         self.turns = turns_of(model) if arm.two_frames else []
         self.target: list[Chosen] = []  # fed, in order
@@ -100,7 +100,7 @@ class Session:
         Raises ValueError for a unit without tokens, ids that the model has no embedding of, embeddings of another width or not finite, and
         after a step that broke off; ModelError beyond the model's reach.
         """
-        unit = _tokens("read", unit, self.model)
+        unit = tokens("read", unit, self.model)
         constant, read = self.arm.positions in ("no_source", "none"), self.cache.source_length
         ids = torch.zeros(len(unit), dtype=torch.int64) if constant else torch.arange(read, read + len(unit))
         check_length(self.reach, self.cache.target_length + read + len(unit), ids)
@@ -233,9 +233,9 @@ def run(session: Session, units: Iterable[Sequence[int] | Tensor], ending: Seque
     of them no whole number, and an ending that is no unit. While it runs: as `Session.read`, `Session.write` and `units`.
     """
     if k is not None:
-        _check_count("run: k", k, 1, ", or None to read everything first")
-    _check_count("run: max_words", max_words, 0)
-    _tokens("run: ending", ending, session.model)
+        check_count("run: k", k, 1, ", or None to read everything first")
+    check_count("run: max_words", max_words, 0)
+    tokens("run: ending", ending, session.model)
     _check_new(session)
     return _run(session, iter(units), ending, k, max_words)
 
@@ -270,31 +270,3 @@ def _check_new(session: Session) -> None:
     if session.counts.reads or session.pending or session.ended or session._half_way:
         raise ValueError(f"run: this session is of another text, {session.cache.source_length} tokens of which have been read, and would "
                          "answer both together; make a new Session for each text")
-
-
-def _check_count(name: str, value: object, least: int, more: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
-        raise ValueError(f"{name} = {value!r}: a whole number, {least} or more{more}")
-
-
-def _tokens(what: str, unit: Sequence[int] | Tensor, model: nn.Module, or_embeddings: bool = True) -> Tensor:
-    """The unit as ids (n,) int64, or embeddings (n, width). Raises ValueError for anything else: an id without a row is an error without
-    a name on a CPU, and on a GPU the end of the process."""
-    try:
-        tokens = torch.as_tensor(unit)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"{what}: token ids or embeddings, and no {type(unit).__name__} ({error})") from error
-    table, shape = model.get_input_embeddings(), tuple(tokens.shape)
-    if not tokens.numel():
-        raise ValueError(f"{what}: a unit without tokens; it needs one at least")
-    if tokens.is_floating_point() and or_embeddings:
-        if shape[1:] != (table.embedding_dim,) or not tokens.isfinite().all():
-            raise ValueError(f"{what}: embeddings of shape {shape}, where this model takes (tokens, {table.embedding_dim}), all finite")
-        return tokens
-    if len(shape) != 1 or tokens.dtype == torch.bool or tokens.is_floating_point() or tokens.is_complex():
-        raise ValueError(f"{what}: {tokens.dtype} of shape {shape}, where token ids are whole numbers in a row")
-    tokens = tokens.long()
-    if (wrong := tokens[(tokens < 0) | (tokens >= table.num_embeddings)]).numel():
-        raise ValueError(f"{what}: token id {int(wrong[0])}, where this model has embeddings of 0 to {table.num_embeddings - 1}: the "
-                         "tokenizer is of another one, or the embedding was not resized")
-    return tokens

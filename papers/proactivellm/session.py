@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from common.attention import Rows, watched
 from common.errors import ModelError
 from common.modes import eval_mode
+from common.streaming.given import check_count, tokens
 from common.streaming.two_streams import Counts, TwoStreams
 from common.streaming.words import Boundary
 
@@ -80,13 +80,13 @@ class Session:
 
     def __init__(self, model: nn.Module, policy: Policy, boundary: Boundary, header: Sequence[int], max_unit: int = 32, every: int = 1):
         check_model(model)
-        _check_count("max_unit", max_unit, 1)
-        _check_count("every", every, 1)
+        check_count("max_unit", max_unit, 1)
+        check_count("every", every, 1)
         if boundary.kind not in ("ends", "opens"):
             raise ValueError(f"boundary: kind is {boundary.kind!r}, not ends or opens")
         self.model, self.policy, self.boundary, self.max_unit, self.every = model, policy, boundary, max_unit, every
         self.streams = TwoStreams(model)
-        self.pending = _tokens("header", header, model, or_embeddings=False).tolist()  # chosen, and not fed for good
+        self.pending = tokens("header", header, model, or_embeddings=False).tolist()  # chosen, and not fed for good
         self.units_read, self.written = -1, 0  # the instruction is no unit
         self.instruction = 0
         self.ended = self.truncated = False
@@ -107,7 +107,7 @@ class Session:
         What was probed before it is taken back. Raises ValueError for a unit without tokens, ids that the model has no embedding of,
         embeddings of another width or not finite, and after a step that broke off; ModelError beyond the model's positions.
         """
-        unit = _tokens("read", unit, self.model)
+        unit = tokens("read", unit, self.model)
         within(self.model, self.streams.source_length + len(unit), 0)
         with self._step():
             if self._held is not None:
@@ -237,8 +237,8 @@ def run(session: Session, units: Iterable, ending: Sequence[int], max_units: int
     Raises ValueError at the call for a session that has read something, whose answer would be one to both texts, a max_units that is no
     whole number, and an ending that is no unit; while it runs as `Session.read`, `Session.write` and `units`.
     """
-    _check_count("run: max_units", max_units, 0)
-    _tokens("run: ending", ending, session.model)
+    check_count("run: max_units", max_units, 0)
+    tokens("run: ending", ending, session.model)
     _check_new(session)
     return _run(session, iter(units), ending, max_units)
 
@@ -270,31 +270,3 @@ def _run(session: Session, units: Iterator, ending: Sequence[int], max_units: in
 def _check_new(session: Session) -> None:
     if (read := session.units_read) >= 0 or session.ended or session._half_way:
         raise ValueError(f"run: this session has read an instruction and {max(read, 0)} units of another stream; make a new Session")
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
-        raise ValueError(f"{name} {value!r}: {('none', 'one')[least]} at least, a whole number")
-
-
-def _tokens(what: str, unit: Sequence[int] | Tensor, model: nn.Module, or_embeddings: bool = True) -> Tensor:
-    """The unit as ids (n,) int64, or embeddings (n, width). Raises ValueError for anything else: an id without a row is an error without
-    a name on a CPU, and on a GPU the end of the process."""
-    try:
-        tokens = torch.as_tensor(unit)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"{what}: token ids or embeddings, and no {type(unit).__name__} ({error})") from error
-    table, shape = model.get_input_embeddings(), tuple(tokens.shape)
-    if not tokens.numel():
-        raise ValueError(f"{what}: a unit without tokens; it needs one at least")
-    if tokens.is_floating_point() and or_embeddings:
-        if shape[1:] != (table.embedding_dim,) or not tokens.isfinite().all():
-            raise ValueError(f"{what}: embeddings of shape {shape}, where this model takes (tokens, {table.embedding_dim}), all finite")
-        return tokens
-    if len(shape) != 1 or tokens.dtype == torch.bool or tokens.is_floating_point() or tokens.is_complex():
-        raise ValueError(f"{what}: {tokens.dtype} of shape {shape}, where token ids are whole numbers in a row")
-    tokens = tokens.long()
-    if (wrong := tokens[(tokens < 0) | (tokens >= table.num_embeddings)]).numel():
-        raise ValueError(f"{what}: token id {int(wrong[0])}, where this model has embeddings of 0 to {table.num_embeddings - 1}: the "
-                         "tokenizer is of another one, or the embedding was not resized")
-    return tokens

@@ -206,7 +206,7 @@ def test_ragged_ends(models, double):
     assert len(list(run(never, iter([[4], [6], [7]]), [1], max_units=4))) == 4 and never.truncated
     with pytest.raises(ValueError, match="read the instruction and a unit first"):
         Session(model, baselines.Always(True), ENDS, [5]).write()
-    with pytest.raises(ValueError, match="header of 0 tokens"):
+    with pytest.raises(ValueError, match="header: a unit without tokens"):
         Session(model, baselines.Always(True), ENDS, [])
     with pytest.raises(ValueError, match="headers have to be of one length"):
         decode(model, [example(random.Random(0), 2, 1), example(random.Random(0), 2, 2)], baselines.Always(True), ENDS)

@@ -37,7 +37,7 @@ def answer_of(model, units=UNITS, **more):
 
 # -- what is given -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("more, says", [
-    *[({name: value}, f"{name} {value!r}: one at least, a whole number") for name in ("every", "max_unit")
+    *[({name: value}, f"{name} = {value!r}: a whole number, 1 or more") for name in ("every", "max_unit")
       for value in (0, -1, 2.5, True, None, math.nan)],
     ({"header": []}, "header: a unit without tokens"), ({"header": [5, V]}, f"header: token id {V}, where .* 0 to {V - 1}"),
     ({"header": [-1]}, "header: token id -1"), ({"boundary": ENDS._replace(kind="end")}, "boundary: kind is 'end', not ends or opens"),
@@ -68,7 +68,7 @@ def test_a_unit_that_is_none_is_refused_and_the_stream_goes_on(model, unit, says
 
 
 @pytest.mark.parametrize("more, says", [
-    *[({"max_units": most}, f"run: max_units {most!r}: none at least, a whole number") for most in (-1, 2.5, True, None)],
+    *[({"max_units": most}, f"run: max_units = {most!r}: a whole number, 0 or more") for most in (-1, 2.5, True, None)],
     ({"ending": []}, "run: ending: a unit without tokens"), ({"ending": [V]}, f"run: ending: token id {V}"),
 ])  # fmt: skip
 def test_a_run_is_refused_when_it_is_called(model, more, says):
