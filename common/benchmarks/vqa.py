@@ -162,9 +162,9 @@ def evaluate(answer: Answer, name: str, out: Path, *, label: str = "ninefold", l
     questions, for a try. Raises BenchmarkError without the package, for an unknown name, for a benchmark that only a judge can score,
     for a limit or batch_size below 1, and if the task has not the metric that is expected, or gives no number for it.
     """
-    for given, value in (("limit", limit), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise BenchmarkError(f"{given} is {value}: a number of questions from 1 on")
+    for setting, count in (("limit", limit), ("batch_size", batch_size)):
+        if count is not None and count < 1:
+            raise BenchmarkError(f"{setting} is {count}: a number of questions from 1 on")
     if name not in BENCHMARKS:
         raise BenchmarkError(f"no benchmark {name!r}; there is: {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[name]
