@@ -12,7 +12,8 @@ from .papers import COMING, Paper
 from .rows import ours_with_unit
 
 # Beside a word that no small run gave.
-AT = {"analytic": "exact arithmetic; not run in the small", "gpu-random-weights": "real size, random weights"}
+NOT_RUN = "not run in the small"
+AT = {"analytic": f"exact arithmetic; {NOT_RUN}", "gpu-random-weights": "real size, random weights"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,17 @@ def _line(paper: Paper) -> Line:
     h = paper.headlines[0]
     full = (h.word, shown(h)) if h.rung == "paper-scale" else ("", f"not run: needs {h.needs}")
     small = ("", "not run") if h.rung in ("", "paper-scale") else (h.word, "; ".join(filter(None, (AT.get(h.rung), shown(h)))))
+    if older := _older(paper, h):
+        beside = [part for part in small[1].split("; ") if part not in ("", "not run", NOT_RUN)]
+        small = small[0], "; ".join([*beside, f"in the small by older code, to be run again: {older}"])
     return Line(paper.key, title, True, f"{h.short} ({h.paper})", small, full)
+
+
+def _older(paper: Paper, h: Headline) -> str:
+    """Rows of a headline that older code has run in the small, with the words of then, which count nowhere: to leave them out would say
+    that nothing was seen."""
+    return ", ".join(f"{row.short} {row.word}" for row in paper.rows if row.flag == "older" and row.rung == "cpu-small"
+                     and row.short in h.words)
 
 
 def shown(h: Headline) -> str:
