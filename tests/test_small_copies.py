@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from common import copy_paper
-from common.copy_selection import CopyError, configs, own_files, papers_files, parts, pictures_of
+from common.copy_selection import FEW, CopyError, configs, own_files, papers_files, parts, pictures_of
 from common.runs.sources import ROOT, imported_modules
 from tests import copies as tables
 from tests.in_copies import TRAINS
@@ -126,8 +126,8 @@ TREE = {
     "common/models.py": "x = 1\n" * 20,
     "common/probe.py": "",
     "common/flops.py": "",
-    "common/small.py": "x = 1\n" * 400,
-    "common/large.py": "x = 1\n" * 401,
+    "common/small.py": "x = 1\n" * FEW,
+    "common/large.py": "x = 1\n" * (FEW + 1),
     "common/training/__init__.py": "",
     "common/training/cli.py": "",
     "common/runs/jobs.py": "",
@@ -163,7 +163,7 @@ def test_the_copy_of_a_small_tree(tree, tmp_path):
         "LICENSE", "CITATION.cff", ".gitignore", "conftest.py", "pytest.ini", "requirements.txt", "Makefile", "README.md",
     }  # fmt: skip
     assert [(p.name, p.lines, p.users) for p in parts(tree, "a", "training") if p.name in ("small", "trained")] == [
-        ("small", 400, ("watch.py",)), ("trained", 0, ("configs",))]
+        ("small", FEW, ("watch.py",)), ("trained", 0, ("configs",))]
     assert [line.split("`")[1] for line in (dest / "README.md").read_text().splitlines() if line.startswith("| `")] == [
         "python -m papers.a.train", "python -m papers.a.watch"]
 

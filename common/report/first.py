@@ -43,15 +43,16 @@ def _line(paper: Paper) -> Line:
     small = ("", "not run") if h.rung in ("", "paper-scale") else (h.word, "; ".join(filter(None, (AT.get(h.rung), shown(h)))))
     if older := _older(paper, h):
         beside = [part for part in small[1].split("; ") if part not in ("", "not run", NOT_RUN)]
-        small = small[0], "; ".join([*beside, f"in the small by older code, to be run again: {older}"])
+        small = small[0], "; ".join([*beside, f"in the small by older code: {older}"])
     return Line(paper.key, title, True, f"{h.short} ({h.paper})", small, full)
 
 
 def _older(paper: Paper, h: Headline) -> str:
     """Rows of a headline that older code has run in the small, with the words of then, which count nowhere: to leave them out would say
-    that nothing was seen."""
-    return ", ".join(f"{row.short} {row.word}" for row in paper.rows if row.flag == "older" and row.rung == "cpu-small"
-                     and row.short in h.words)
+    that nothing was seen. One with its word, one that opposes if any does, and how many more: this is a line."""
+    found = [f"{row.short} {row.word}" for row in paper.rows if row.flag == "older" and row.rung == "cpu-small" and row.short in h.words]
+    found.sort(key=lambda one: not one.endswith(" opposes"))
+    return found[0] + (f" and {len(found) - 1} more" if len(found) > 1 else "") if found else ""
 
 
 def shown(h: Headline) -> str:

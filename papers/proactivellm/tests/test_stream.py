@@ -183,7 +183,7 @@ def test_words_are_written_while_the_recording_goes_on(tmp_path, capsys):
     assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), "--task", "spoken", "--question", "zebra"]) == 2
     assert "--question 'zebra': a word of apple" in capsys.readouterr().err
     assert stream.main(["--checkpoint", str(tmp_path / "m"), "--audio", str(path), "--every", "0"]) == 2
-    assert "every 0: one at least" in capsys.readouterr().err
+    assert "every = 0: a whole number, 1 or more" in capsys.readouterr().err
     asked = []
     for every in ("1", "3"):  # of a head that is never sure: a probe at units 1, 4 and the end
         never = ["--head", "max-prob", "--threshold", "1", "--every", every, "--show", "timing"]
