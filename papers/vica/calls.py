@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import PREFIX, Entry, attentions, runs_again, stack
+from common.errors import ModelError
+
+from .layers import PREFIX, Entry, attentions, checkpoints, reentrant, runs_again, stack
 from .masks import as_read, before_picture, visible, windows
 from .unmasked import text_before_picture
 
@@ -88,30 +90,48 @@ def plan(call: Call, decoder: nn.Module, places: Any, cache: Any = None, keep: d
 def attending(decoder: nn.Module, call: Call, first: Callable) -> Iterator[None]:
     """The decoder's attention modules run by ours where a `Call` is among their arguments, and by the stock one for whoever else calls.
 
-    first: a forward pre-hook of the layers of C. With gradient checkpointing the backward pass runs layers again, so the hooks
-    stay until the next call; a pass that is not ours they leave as it is.
+    first: a forward pre-hook of the layers of C. With gradient checkpointing the backward pass runs layers again, and other calls, an
+    answer among them, may come before it: the hooks stay until a call finds it turned off. A pass that is not ours they leave as it is.
+    Raises ModelError for reentrant checkpointing, to which the picture would be a constant.
     """
-    layers, blocks = stack(decoder)[1], attentions(decoder)
-    kept: list = decoder.__dict__.setdefault("_vica_hooks", [])
-    while kept:
-        kept.pop().remove()
-    hooks = [layers[k].register_forward_pre_hook(first, with_kwargs=True) for k in (sorted(call.layers) if call.entries else ())]
-    for block in blocks:
-        if block is not None:
-            hooks.append(block.register_forward_pre_hook(_begin, with_kwargs=True))
-            hooks.append(block.register_forward_hook(_end, with_kwargs=True, always_call=True))
-            block.__dict__["_vica_call"] = call  # for layers that hand no keyword arguments on
+    layers, blocks = stack(decoder)[1], {i: block for i, block in enumerate(attentions(decoder)) if block is not None}
+    kept: dict = decoder.__dict__.setdefault("_vica_hooks", {})
+    if not checkpoints(decoder):
+        _remove(kept)
+    elif torch.is_grad_enabled() and reentrant(decoder):
+        raise ModelError("ViCA: gradient checkpointing is reentrant, which gives the picture no gradient: turn it on by "
+                         'gradient_checkpointing_enable({"use_reentrant": False})')
+    hooks = kept if runs_again(decoder) else {}
+    for k in call.layers if call.entries else ():
+        if ("picture", k) not in kept:
+            hooks["picture", k] = [layers[k].register_forward_pre_hook(first, with_kwargs=True)]
+    for i, block in blocks.items():
+        if ("attention", i) not in kept:
+            hooks["attention", i] = [block.register_forward_pre_hook(_begin, with_kwargs=True),
+                                     block.register_forward_hook(_end, with_kwargs=True, always_call=True)]
+        _own_again(block)
+        block.__dict__["_vica_call"] = call  # for layers that hand no keyword arguments on
     try:
         yield
     finally:
-        for block in blocks:
-            if block is not None:
-                block.__dict__.pop("_vica_call", None)
-        if runs_again(decoder):
-            kept.extend(hooks)
-        else:
-            for hook in hooks:
-                hook.remove()
+        for block in blocks.values():
+            block.__dict__.pop("_vica_call", None)
+            _own_again(block)
+        if hooks is not kept:
+            _remove(hooks)
+
+
+def _remove(hooks: dict) -> None:
+    for several in hooks.values():
+        for hook in several:
+            hook.remove()
+    hooks.clear()
+
+
+def _own_again(block: nn.Module) -> None:
+    """After an interrupt within its attention, behind which torch runs no hook: the block has its own attention back."""
+    if (call := block.__dict__.pop("_vica_now", None)) is not None:
+        block.config._attn_implementation_internal = call.base
 
 
 def _begin(module: nn.Module, args: tuple, kwargs: dict):

@@ -61,9 +61,20 @@ def attentions(decoder: nn.Module) -> list[nn.Module | None]:
             for i, layer in enumerate(layers)]
 
 
+def checkpoints(decoder: nn.Module) -> bool:
+    """Whether gradient checkpointing is turned on."""
+    return any(getattr(layer, "gradient_checkpointing", False) for layer in stack(decoder)[1])
+
+
 def runs_again(decoder: nn.Module) -> bool:
-    """Whether a backward pass will run the layers again (gradient checkpointing)."""
-    return decoder.training and any(getattr(layer, "gradient_checkpointing", False) for layer in stack(decoder)[1])
+    """Whether a backward pass will run the layers again."""
+    return decoder.training and checkpoints(decoder)
+
+
+def reentrant(decoder: nn.Module) -> bool:
+    """Whether it would by reentrant checkpointing, which knows of gradients of a layer's first argument alone."""
+    functions = [getattr(layer, "_gradient_checkpointing_func", None) for layer in stack(decoder)[1]]
+    return runs_again(decoder) and any(getattr(f, "keywords", {}).get("use_reentrant", False) for f in functions)
 
 
 @contextmanager

@@ -282,6 +282,8 @@ def hidden_states(language_model: nn.Module, config: ViCAConfig, embeds: Tensor,
     from .layers import no_mask
 
     check_model(language_model, config)
+    if keep and (idle := sorted(keep.keys() - set(config.cross_layers))):
+        raise ValueError(f"keep names layers {idle}, which do not look: those of C are {list(config.cross_layers)}")
     if isinstance(visual, Tensor) and places.visual_positions is None:
         raise ValueError("visual embeddings need visual_positions: where the picture stands in the whole sequence")
     decoder = language_model.get_decoder()
@@ -357,7 +359,8 @@ def forward(language_model: nn.Module, config: ViCAConfig, embeds: Tensor, place
     before (`compute_visual_kv`). past_key_values: a ViCACache, filled by the first call and then given again with one or more new
     tokens; the picture is not given again. keep {layer: (B, N) bool}: visual keys that a layer still looks at; others are gone
     (PyramidDrop). logits_to_keep: of the last slots only; 0 for all.
-    Raises ModelError as check_model; ValueError for visual embeddings without positions, or kept keys of too few layers.
+    Raises ModelError as check_model; ValueError for visual embeddings without positions, kept keys of too few layers, or keep for a layer
+    that does not look.
     """
     hidden = hidden_states(language_model, config, embeds, places, visual, past_key_values, keep)
     return CausalLMOutputWithPast(logits=logits(language_model, hidden[:, -logits_to_keep:]), past_key_values=past_key_values)

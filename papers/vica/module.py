@@ -103,6 +103,9 @@ class ViCATraining(StepTraining):
         if features is None and batch.get("pixels") is not None:
             self.parts.tower.to(self.device)
             features = self.parts.features(batch["pixels"])
+        if features is not None and features.shape[-1] != (reads := self.projector.linear_1.in_features):
+            raise SetupError(f"data.layers: the data's features are {features.shape[-1]} wide, and this projector reads {reads}: name the "
+                             "tower's layers that it was made for")
         visual = self.parts.visual(layout, features)
         embeds = self.decoder.get_input_embeddings()(layout.ids)
         if features is None and self.training:  # text alone: other processes wait for the projector's gradients all the same

@@ -8,6 +8,7 @@ kept stays at its positions. The paper's schedule is not known; its 0.16 TFLOPs 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,12 @@ def mean_keep(of: dict[int, float]) -> float:
 
 
 def ranked(decoder: nn.Module, config: method.ViCAConfig, layout, visual: Tensor, of: dict[int, float]) -> dict[int, Tensor]:
-    """{layer: (B, N) bool} for `method.forward(keep=...)`: by attention, falling with the schedule."""
+    """{layer: (B, N) bool} for `method.forward(keep=...)`: by attention, falling with the schedule.
+
+    of {layer of C: share of the visual tokens that it sees}. Raises ValueError for other layers than those of C (one left out would see
+    what is gone), for a share that is none or rises, and for a first layer that drops.
+    """
+    check_schedule(of, config)
     real, keep, before = layout.visual_real, {}, None
     alive = real
     for layer, share in sorted(of.items()):
@@ -38,6 +44,14 @@ def ranked(decoder: nn.Module, config: method.ViCAConfig, layout, visual: Tensor
             alive = kept_by(score.masked_fill(~alive, -1.0), counts) & alive
         keep[layer], before = alive, layer
     return keep
+
+
+def check_schedule(of: dict[int, float], config: method.ViCAConfig) -> None:
+    if sorted(of) != list(config.cross_layers):
+        raise ValueError(f"a schedule for layers {sorted(of)}: it needs a share for each that looks, {list(config.cross_layers)}")
+    shares = [of[layer] for layer in sorted(of)]
+    if any(not 0 < share <= 1 for share in shares) or any(later > share for share, later in pairwise(shares)):
+        raise ValueError(f"a schedule of shares {shares}: each above 0, at most 1 and none above the one before")
 
 
 def kept_counts(real: Tensor, share: float) -> Tensor:

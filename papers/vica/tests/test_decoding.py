@@ -174,8 +174,13 @@ def test_pyramid_drop_ranks_by_the_last_token_s_attention(decoder):
     assert (score.sort().values.diff() > 1e-4).all(), "no ties, which roundings would decide"
     assert torch.equal(keep[1], kept_by(score, 2))
     assert model.config._attn_implementation == "sdpa"
-    with pytest.raises(ValueError, match="nothing has ranked"):
-        pruning.ranked(model, config, layout, visual, {0: 0.5, 1: 0.5})
+    for shares, says in (({0: 0.5, 1: 0.5, 2: 0.5}, "nothing has ranked"),
+                         ({0: 1.0, 2: 0.5}, r"for layers \[0, 2\]: .* that looks, \[0, 1, 2\]"),
+                         ({0: 1.0, 1: 0.5, 2: 0.6}, "none above the one before"), ({0: 1.0, 1: 0.5, 2: 0.0}, "each above 0")):
+        with pytest.raises(ValueError, match=says):
+            pruning.ranked(model, config, layout, visual, shares)
+    with pytest.raises(ValueError, match=r"keep names layers \[2\], which do not look: those of C are \[0, 1\]"):
+        method.hidden_states(model, ViCAConfig((0, 1)), model.get_input_embeddings()(layout.ids), layout, visual, keep=keep)
 
 
 @pytest.mark.parametrize("way", ["ranked", "by lot"])

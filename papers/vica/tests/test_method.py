@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.errors import FileError, UserError
+from common.errors import FileError, ModelError, UserError
 from common.models import load, tiny
 from common.vision.layout import packed
 from tests.numerics import close, far, truly_double
@@ -14,7 +14,7 @@ from tests.numerics import close, far, truly_double
 from .. import method
 from ..checkpoint import FILE, save
 from ..checkpoint import load as load_config
-from ..method import Places, ViCAConfig, check_model
+from ..method import Places, ViCACache, ViCAConfig, check_model
 from ..reference import frozen_dense, masked_reference
 from .conftest import IMAGE, PROMPTS, batch, pictures
 
@@ -279,6 +279,65 @@ def test_after_a_checkpointed_step_the_model_is_the_stock_model(attention, promp
         model.eval()
         close(dense_hidden(model, prompts.layout, prompts.visual), dense, EXACT)
         close(model(prompts.ids, attention_mask=prompts.real).logits, plain, EXACT)
+
+
+def hooks(model) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.get_decoder().modules())
+
+
+@pytest.mark.parametrize("answered", ["answer", "held out", "other layers"])
+def test_calls_between_a_checkpointed_step_and_its_backward_pass_change_no_gradient(answered, prompts):
+    """An answer that is sampled, a held-out loss in evaluation, a step with other layers: the first one's hooks are still there."""
+    model, config = truly_double(load(tiny()).model.double()).train(), ViCAConfig((0, 2))
+    layout, embed = prompts.layout, model.get_input_embeddings()
+    plain, _ = gradients(model, config, layout, prompts.visual)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    before = hooks(model)
+    model.zero_grad()
+    visual = prompts.visual.clone().requires_grad_(True)
+    logits = method.forward(model, config, embed(layout.ids), layout, visual).logits
+    if answered == "other layers":
+        method.forward(model, ViCAConfig((1,)), embed(layout.ids), layout, visual)
+    else:
+        model.eval()
+        with torch.no_grad():
+            cache = ViCACache() if answered == "answer" else None
+            method.forward(model, config, embed(layout.ids), layout, visual, cache)
+        model.train()
+    method.loss_sum(logits, layout.ids.masked_fill(~layout.real, -100))[0].backward()
+    for name, gradient in ({"visual": visual.grad} | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}).items():
+        close(gradient, plain[name], EXACT)
+    model.gradient_checkpointing_disable()
+    assert hooks(model) > before
+    method.forward(model, config, embed(layout.ids), layout, visual)
+    assert hooks(model) == before
+
+
+def test_reentrant_checkpointing_is_refused_and_may_be_on_where_nothing_is_learned(prompts):
+    model, config = truly_double(load(tiny()).model.double()).train(), ViCAConfig((0, 2))
+    wanted = run(model, config, prompts.layout, prompts.visual)
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(ModelError, match=r'reentrant.* gradient_checkpointing_enable\(\{"use_reentrant": False\}\)'):
+        gradients(model, config, prompts.layout, prompts.visual)
+    with torch.no_grad():
+        close(run(model, config, prompts.layout, prompts.visual), wanted, EXACT)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_interrupt_within_attention_leaves_the_stock_model(attention, prompts, monkeypatch):
+    model = truly_double(load(tiny(attn_implementation=attention)).model.double())
+    plain = model(prompts.ids, attention_mask=prompts.real).logits
+    wanted = run(model, ViCAConfig((0, 2)), prompts.layout, prompts.visual)
+
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(method, "_stock", pressed)
+        run(model, ViCAConfig((0, 2)), prompts.layout, prompts.visual)
+    assert model.config._attn_implementation == attention
+    close(model(prompts.ids, attention_mask=prompts.real).logits, plain, EXACT)
+    close(run(model, ViCAConfig((0, 2)), prompts.layout, prompts.visual), wanted, EXACT)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

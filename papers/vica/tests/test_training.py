@@ -113,6 +113,14 @@ def test_text_alone_leaves_no_process_waiting_for_the_projector():
     close(loss, torch.nn.functional.cross_entropy(stock.flatten(0, 1), layout.targets.flatten(), reduction="sum"), LOSSES)
 
 
+def test_features_of_other_layers_than_the_projector_reads_are_named():
+    module = training()
+    module.configure_model()
+    layout, width = split(torch.tensor([[1, 6, 7, 8]]), module.parts.image_token_id), module.projector.linear_1.in_features
+    with pytest.raises(SetupError, match=f"data.layers: the data's features are {width // 3} wide, and this projector reads {width}"):
+        module.loss_sum({"layout": layout, "features": torch.zeros(1, 4, width // 3)})
+
+
 @pytest.mark.numerics
 def test_a_killed_run_goes_on_as_if_unbroken(tmp_path):
     options = dict(steps=6, accumulate=2, checkpoint_every=2)
