@@ -29,7 +29,8 @@ from .tower import padded_pixels
 SYSTEM_V1 = ("A chat between a curious user and an artificial intelligence assistant. "
              "The assistant gives helpful, detailed, and polite answers to the user's questions.")
 IMAGE = "<image>"
-DAMAGED = (ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what PIL ends in, beside OSError, by where a file is broken
+# What PIL ends in, beside OSError, by where a file is broken, or of a kind that it reads in part.
+DAMAGED = (ValueError, SyntaxError, EOFError, NotImplementedError, struct.error, zlib.error)
 
 
 class ConversationRows:

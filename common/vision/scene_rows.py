@@ -43,7 +43,7 @@ class ScenePictures(StepData):
 
     asked: questions about a picture in one row, each a segment of its own. captions: share of rows with captions instead.
     layers: hidden states of DINOv2 that make a feature; the stand-in's are 2, 9, 11. Validation: pictures of
-    their own split, so that none is trained on. Raises ValueError for counts below 1.
+    their own split, so that none is trained on. Raises ValueError for counts below 1 and shares outside 0 to 1.
     """
 
     def __init__(self, train_samples: int = 4800, val_samples: int = 96, scenes: int = 1500, easy: int = 0,
@@ -52,8 +52,10 @@ class ScenePictures(StepData):
         super().__init__(batch_size, seed, num_workers)
         self.train_samples, self.val_samples, self.scenes, self.easy = train_samples, val_samples, scenes, easy
         self.easy_share, self.asked, self.captions, self.layers = easy_share, asked, captions, list(layers)
-        if min(train_samples, val_samples) < 1 or scenes + easy < 1:
-            raise ValueError("data: train_samples, val_samples and scenes + easy must be 1 or more")
+        if min(train_samples, val_samples, asked) < 1 or min(scenes, easy) < 0 or scenes + easy < 1:
+            raise ValueError("data: train_samples, val_samples, asked and scenes + easy must be 1 or more")
+        if not (0 <= easy_share <= 1 and 0 <= captions <= 1):
+            raise ValueError(f"data: easy_share {easy_share} and captions {captions} are shares, from 0 to 1")
 
     def rows(self, which: int) -> SceneRows:
         """Each when it is asked for: a run without validation does not encode its pictures."""

@@ -69,8 +69,8 @@ def attention_to_pictures(decoder: nn.Module, layout: Layout, visual: Tensor, la
 
 
 def random_scores(like: Tensor, seed: int) -> Tensor:
-    """Scores of the shape of `like`, drawn evenly: the order of tokens by lot."""
-    return torch.rand(like.shape, generator=torch.Generator().manual_seed(seed))
+    """Scores of the shape of `like` and on its device, drawn evenly: the order of tokens by lot, the same on any machine."""
+    return torch.rand(like.shape, generator=torch.Generator().manual_seed(seed)).to(like.device)
 
 
 # -- dropping ----------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """LLaVA's files: what of a conversation is scored, what is held out, and what is wrong with a file."""
 
 import json
+import struct
 from types import SimpleNamespace
 
 import numpy as np
@@ -228,6 +229,16 @@ def test_a_damaged_picture_is_named(files, place):
     data[place] = 0
     first.write_bytes(data)
     with pytest.raises(SetupError, match=first.name):
+        rows.picture(str(first.relative_to(files / "images")))
+
+
+def test_a_picture_of_a_kind_that_pil_reads_in_part_is_named(files):
+    """A DDS file of a pixel format that it does not know."""
+    first = next(p for p in sorted((files / "images").rglob("*.png")))
+    header = struct.pack("<7I", 124, 0x1007, 4, 4, 0, 0, 0) + bytes(44) + struct.pack("<2I4s", 32, 4, b"none")
+    first.write_bytes(b"DDS " + header + bytes(40))
+    rows = read(files, val_samples=1).rows(0)
+    with pytest.raises(SetupError, match=rf"{first.name} is damaged \(NotImplementedError"):
         rows.picture(str(first.relative_to(files / "images")))
 
 

@@ -52,9 +52,15 @@ def test_validation_has_pictures_of_its_own(parts):
     assert train and held and not train & held
 
 
-@pytest.mark.parametrize("options", [{"train_samples": 0}, {"val_samples": 0}, {"scenes": 0}])
+@pytest.mark.parametrize("options", [{"train_samples": 0}, {"val_samples": 0}, {"scenes": 0}, {"asked": 0}, {"scenes": 9, "easy": -1}])
 def test_counts_below_one_are_refused(options):
-    with pytest.raises(ValueError, match="train_samples, val_samples and scenes . easy must be 1 or more"):
+    with pytest.raises(ValueError, match="train_samples, val_samples, asked and scenes . easy must be 1 or more"):
+        ScenePictures(**options)
+
+
+@pytest.mark.parametrize("options", [{"easy_share": 1.5}, {"captions": -0.1}, {"captions": float("nan")}])
+def test_shares_that_are_none_are_refused(options):
+    with pytest.raises(ValueError, match="are shares, from 0 to 1"):
         ScenePictures(**options)
 
 

@@ -79,6 +79,7 @@ def test_the_highest_stay_and_of_equal_ones_the_first():
 def test_the_order_by_lot_follows_from_the_seed():
     like = torch.zeros(3, 5)
     assert torch.equal(random_scores(like, 1), random_scores(like, 1)) and not torch.equal(random_scores(like, 1), random_scores(like, 2))
+    assert random_scores(like.to("meta"), 1).device.type == "meta", "where the tokens are"
 
 
 @pytest.mark.numerics
