@@ -14,6 +14,8 @@ from common.models import load, tiny
 from common.vision.layout import split
 from tests.numerics import truly_double
 
+from .. import method
+
 IMAGE = 95  # the id that stands for a visual token
 # Text alone; a short and a long prompt with a picture; two pictures; a picture first.
 PROMPTS = ([1, 5, 8, 7, 2], [1, 6] + [IMAGE] * 4 + [9, 4], [1, 5, 6, 7, 8, 9] + [IMAGE] * 4 + [7, 8, 9, 10, 11, 12],
@@ -63,6 +65,13 @@ def pictures(layout, width=32, dtype=torch.float64, seed=0):
     """(B, N, d): the k-th visual token of a row is the same wherever the row stands in a batch."""
     draw = torch.Generator().manual_seed(seed)
     return torch.randn(1, 16, width, generator=draw).to(dtype)[:, : layout.visual_real.shape[1]].expand(len(layout.ids), -1, -1)
+
+
+def run(model, config, layout, visual, **more):
+    """Logits (B, T, V) by the fast path, without gradients."""
+    embeds = model.get_input_embeddings()(layout.ids)
+    with torch.no_grad():
+        return method.forward(model, config, embeds, layout, visual.to(embeds.dtype), **more).logits
 
 
 @pytest.fixture
