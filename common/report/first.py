@@ -50,9 +50,11 @@ def _line(paper: Paper) -> Line:
 def _older(paper: Paper, h: Headline) -> str:
     """Rows of a headline that older code has run in the small, with the words of then, which count nowhere: to leave them out would say
     that nothing was seen. One with its word, one that opposes if any does, and how many more: this is a line."""
-    found = [f"{row.short} {row.word}" for row in paper.rows if row.flag == "older" and row.rung == "cpu-small" and row.short in h.words]
-    found.sort(key=lambda one: not one.endswith(" opposes"))
-    return found[0] + (f" and {len(found) - 1} more" if len(found) > 1 else "") if found else ""
+    rows = [row for row in paper.rows if row.flag == "older" and row.rung == "cpu-small" and row.short in h.words]
+    if not rows:
+        return ""
+    shown_row = min(rows, key=lambda row: row.word != "opposes")
+    return f"{shown_row.short} {shown_row.word}" + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
 
 
 def shown(h: Headline) -> str:
