@@ -18,8 +18,10 @@ prompt, so that several prompts may come before one backward.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -168,15 +170,15 @@ class Internal:
             block: Any = self.inner.layers[point]
             variant = self.fusion.config.variant if self.fusion.config.pattern == "modular" else "direct"
             if variant == "direct":
-                add(block.register_forward_pre_hook(_before(self._direct(number)), with_kwargs=True))
+                add(block.register_forward_pre_hook(partial(_before, partial(self._direct, number)), with_kwargs=True))
             elif variant == "pre":
-                add(block.register_forward_pre_hook(_before(self._modular(number)), with_kwargs=True))
+                add(block.register_forward_pre_hook(partial(_before, partial(self._modular, number)), with_kwargs=True))
             elif variant == "post":
-                add(block.register_forward_hook(_behind(self._modular(number))))
+                add(block.register_forward_hook(partial(_behind, partial(self._modular, number))))
             else:
-                add(block.self_attn.register_forward_hook(_beside(self._attended(number)), with_kwargs=True))
+                add(block.self_attn.register_forward_hook(partial(_beside, partial(self._attended, number)), with_kwargs=True))
                 if self.fusion.config.mlp:
-                    add(block.mlp.register_forward_hook(_beside(self._transformed(number)), with_kwargs=True))
+                    add(block.mlp.register_forward_hook(partial(_beside, partial(self._transformed, number)), with_kwargs=True))
         return self
 
     def detach(self) -> None:
@@ -204,43 +206,37 @@ class Internal:
             if stock is not None and not (isinstance(stock, _Recomputed) and stock.internal is self):
                 setattr(block, CHECKPOINT, _Recomputed(self, stock))
 
-    def _direct(self, number: int) -> Callable[[Tensor], Tensor]:
-        def change(h: Tensor) -> Tensor:
-            added = None if self.pictures is None else self.pictures.added(number, self.start, h.shape[1], len(h))
-            return h if added is None else h + added.to(h.dtype)
+    def _direct(self, number: int, h: Tensor) -> Tensor:
+        added = None if self.pictures is None else self.pictures.added(number, self.start, h.shape[1], len(h))
+        return h if added is None else h + added.to(h.dtype)
 
-        return change
-
-    def _modular(self, number: int) -> Callable[[Tensor], Tensor]:
-        cross = self._cross(number)
-
-        def change(h: Tensor) -> Tensor:
-            h = h + self._attended(number)(plain_norm(h))
-            return h + cross.transform(plain_norm(h))
-
-        return change
+    def _modular(self, number: int, h: Tensor) -> Tensor:
+        h = h + self._attended(number, plain_norm(h))
+        return h + self._transformed(number, plain_norm(h))
 
     def _cross(self, number: int) -> GatedCrossAttention:
         cross = self.fusion.cross[number]
         assert isinstance(cross, GatedCrossAttention)
         return cross
 
-    def _attended(self, number: int) -> Callable[[Tensor], Tensor]:
-        cross = self._cross(number)
+    def _attended(self, number: int, normed: Tensor) -> Tensor:
+        cross, pictures = self._cross(number), self.pictures
+        if pictures is None or not bool(pictures.where.any()):
+            return normed.new_zeros(())
+        if number not in pictures.kept or torch.is_grad_enabled():  # what learns is made anew at each pass
+            pictures.kept[number] = cross.keys_values(pictures.by_row(number).to(normed.dtype))
+        k, v = (_rows(part, len(normed)) for part in pictures.kept[number])
+        return cross.attend(normed, (k, v), pictures.seen(self.start, normed.shape[1], len(normed)))
 
-        def attended(normed: Tensor) -> Tensor:
-            pictures = self.pictures
-            if pictures is None or not bool(pictures.where.any()):
-                return normed.new_zeros(())
-            if number not in pictures.kept or torch.is_grad_enabled():  # what learns is made anew at each pass
-                pictures.kept[number] = cross.keys_values(pictures.by_row(number).to(normed.dtype))
-            k, v = (_rows(part, len(normed)) for part in pictures.kept[number])
-            return cross.attend(normed, (k, v), pictures.seen(self.start, normed.shape[1], len(normed)))
+    def _transformed(self, number: int, normed: Tensor) -> Tensor:
+        return self._cross(number).transform(normed)
 
-        return attended
-
-    def _transformed(self, number: int) -> Callable[[Tensor], Tensor]:
-        return self._cross(number).transform
+    def __deepcopy__(self, memo: dict) -> Internal:
+        """Of a model that is copied with its fusion on: hooks, blocks and weights are the copy's own, and it has no picture yet."""
+        made = memo[id(self)] = object.__new__(type(self))
+        for name, value in vars(self).items():
+            setattr(made, name, None if name == "pictures" else copy.deepcopy(value, memo))
+        return made
 
 
 class _Recomputed:
@@ -264,30 +260,19 @@ class _Recomputed:
 
         return self.stock(run, *args, **kwargs)
 
-    def __deepcopy__(self, memo: dict) -> _Recomputed:
-        return self  # as hooks, which a model's copy shares
+
+# Hooks are partials of functions and methods, and no closures: those are what `copy.deepcopy` gives the copied model its own of.
+def _before(change: Callable[[Tensor], Tensor], module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
 
 
-def _before(change: Callable[[Tensor], Tensor]) -> Callable:
-    def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
-
-    return hook
+def _behind(change: Callable[[Tensor], Tensor], module: nn.Module, args: tuple, output: Any) -> Any:
+    return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
 
-def _behind(change: Callable[[Tensor], Tensor]) -> Callable:
-    def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
-
-    return hook
-
-
-def _beside(more: Callable[[Tensor], Tensor]) -> Callable:
+def _beside(more: Callable[[Tensor], Tensor], module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
     """Adds to a sub-layer's output what `more` makes of its input."""
-    def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-        given = args[0] if args else kwargs["hidden_states"]
-        return (output[0] + more(given), *output[1:]) if isinstance(output, tuple) else output + more(given)
-
-    return hook
+    given = args[0] if args else kwargs["hidden_states"]
+    return (output[0] + more(given), *output[1:]) if isinstance(output, tuple) else output + more(given)

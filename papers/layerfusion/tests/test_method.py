@@ -1,5 +1,7 @@
 """Layer sets, stages, and the four kinds of fusion: by hand, against stock models, and for what must not change."""
 
+import copy
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -453,6 +455,43 @@ def test_gradients_reach_all_that_is_new_and_are_the_same_when_recomputed(config
     assert all(g.abs().max() > 0 for g in found[0])
     for a, b in zip(*found):
         close(a, b)
+
+
+@pytest.mark.parametrize("config", INSIDE, ids=name_of)
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_model_copied_with_its_fusion_reads_its_own_pictures(config, model, recomputed):
+    """As an average of weights copies it: until then a copy's blocks looked at the original's pictures, and its gradients went there."""
+    def hooks(of):
+        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in of.modules())
+
+    ids, of = torch.tensor([row(3, "p", 4, 5)]), states(1)
+    other = {k: v + 1 for k, v in of.items()}
+    fusion = made(config, model)
+    with Internal(model, fusion) as internal:
+        if recomputed:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.train()
+        embeds, internal.pictures = embedded(model, fusion, ids, other)
+        model(inputs_embeds=embeds)  # blocks are prepared for being recomputed at the first pass
+        twin, new, inside = copy.deepcopy((model, fusion, internal))
+        bare = copy.deepcopy(model)
+        internal.pictures = None
+        close(bare(ids).logits, model(ids).logits)
+    try:
+        assert inside.pictures is None and inside.inner is twin.model and inside.fusion is new
+        embeds, inside.pictures = embedded(twin, new, ids, of)
+        found = twin(inputs_embeds=embeds, use_cache=False).logits
+        found[:, -1].square().sum().backward()
+        close(found.detach(), logits(model, fusion, ids, of))
+        assert all(p.grad.abs().max() > 0 for p in new.parameters())
+        assert all(p.grad is None for p in (*fusion.parameters(), *model.parameters()))
+        before, ours = hooks(twin), len(inside._hooks)
+        inside.detach()
+        assert ours and hooks(twin) == before - ours
+        assert not any(hasattr(block._gradient_checkpointing_func, "internal") for block in twin.model.layers if recomputed)
+    finally:
+        model.gradient_checkpointing_disable()
+        model.eval()
 
 
 # -- what is refused -----------------------------------------------------------------------------------------
