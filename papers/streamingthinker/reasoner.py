@@ -21,15 +21,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
-from common.errors import UserError
+from common.errors import ModelError, UserError
+from common.streaming import given
 from common.streaming.two_streams import TwoStreams
 
 from . import method
 from .probe import check_live, check_positions
+
+END: Any = object()  # no segment: None among them is a mistake, and no end
 
 
 class BadInput(UserError, ValueError):
@@ -54,18 +58,8 @@ class Tokens:
     closing: tuple[int, ...] = ()
 
     def check(self, segment: Sequence[int], number: int) -> None:
-        """Raises BadInput for a segment without tokens, of something else than ids, or with an id that is structure: a user who writes
-        <EOT> must not end a thought."""
-        if not len(segment):
-            raise BadInput(f"segment {number} has no token")
-        try:
-            ids = [] if isinstance(segment, str) else list(map(int, segment))
-        except (TypeError, ValueError):
-            ids = []
-        if not ids:
-            raise BadInput(f"segment {number} is {type(segment).__name__} {str(segment)[:40]!r}, and no sequence of token ids: encode "
-                           "its text")
-        if wrong := sorted(self.forbidden & set(ids[:-1])):
+        """Raises BadInput for an id that is structure before the segment's last: a user who writes <EOT> must not end a thought."""
+        if wrong := sorted(self.forbidden & set(segment[:-1])):
             raise BadInput(f"segment {number} contains token {wrong[0]}, which marks structure and may not stand in a user's text: "
                            "encode the text with split_special_tokens=True, or leave the mark out")
 
@@ -213,7 +207,7 @@ class Reasoner:
               told: Callable[[Event], None] = lambda event: None) -> Thought:
         """Reads and thinks to the end. segments: ids of the question and the sentences, each with its end mark. told: hears of each event
         as it happens, in the thread where it does. Of no segment nothing is thought. Raises BadInput for a depth without a cue, or a
-        segment that `Tokens.check` refuses."""
+        segment that is no row of this model's ids or holds one that is structure; ModelError for logits that are no numbers."""
         if depth not in self.tokens.cues:
             raise BadInput(f"depth {depth}: there is {', '.join(map(str, sorted(self.tokens.cues)))}")
         workers = SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
@@ -228,10 +222,9 @@ class Reasoner:
             told(event)
 
         def read_one() -> bool:
-            segment = next(coming, None)
-            if segment is None:
+            if (coming_next := next(coming, END)) is END:
                 return False
-            self.tokens.check(segment, len(thought.source))
+            segment = self._ids(coming_next, len(thought.source))
             self._read(two, segment)
             reads.append(reads[-1] + len(segment))
             thought.source.append(len(segment))
@@ -247,6 +240,24 @@ class Reasoner:
     def sight(self, reads: Sequence[int], unit: int) -> int:
         """Source tokens that unit number `unit` sees: what was there when it became due, and nothing that came since."""
         return reads[unit + 1]
+
+    def _ids(self, segment: Sequence[int], number: int) -> list[int]:
+        """Raises BadInput for what is no row of ids that this model has, and as `Tokens.check`."""
+        try:
+            ids = given.tokens(f"segment {number}", segment, self.model, or_embeddings=False).tolist()
+        except ValueError as error:
+            raise BadInput(f"segment {number} is {type(segment).__name__} {str(segment)[:40]!r}, and no sequence of token ids of this "
+                           f"model: encode its text ({error})") from error
+        self.tokens.check(ids, number)
+        return ids
+
+    def _chosen(self, two: TwoStreams, token: int, visible: int) -> int:
+        """What follows a token that is fed. Raises ModelError where the logits are no numbers: argmax would take NaN for the highest."""
+        logits = self._feed(two, [token], visible)[-1]
+        if not logits.amax().isfinite():
+            raise ModelError(f"the model prefers no token (a logit of {logits.amax().item()}): its numbers are not finite (float16 "
+                             "overflows; load it in float32 or bfloat16)")
+        return self.choose(logits)
 
     def _read(self, two: TwoStreams, tokens: Sequence[int]) -> None:
         check_positions(self.model, two.source_length + len(tokens) - 1)
@@ -272,7 +283,7 @@ class Reasoner:
             written: list[int] = []
             while True:
                 schedule.step()
-                chosen = self.choose(self._feed(two, [current], self.sight(reads, unit))[-1])
+                chosen = self._chosen(two, current, self.sight(reads, unit))
                 if len(written) + 1 >= self.caps[0] and chosen not in tokens.ends:
                     chosen, thought.truncated = tokens.boundary, True
                 written.append(chosen)
@@ -290,7 +301,7 @@ class Reasoner:
             current = forced
         thought.m = len(tokens.cues[depth])
         while len(thought.rest) < self.caps[1]:
-            chosen = self.choose(self._feed(two, [current], everything)[-1])
+            chosen = self._chosen(two, current, everything)
             thought.rest.append(chosen)
             if not answered:
                 thought.m += 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from common.errors import UserError
+from common.errors import ModelError, UserError
 from common.families import build
 from common.families.decoders import plain
 from common.models import load, tiny
@@ -246,11 +246,14 @@ def test_what_cannot_be_read_is_refused():
     for schedule in ("serial", "threads"):
         with pytest.raises(BadInput, match="segment 1 contains token 91"):
             think.think([[20, 21], [22, UNIT, 23]], schedule=schedule)
-    with pytest.raises(BadInput, match="segment 0 has no token"):
-        think.think([[]])
-    for wrong in ("How many?", "12", [[20, 21]], [None]):
-        with pytest.raises(BadInput, match="segment 0 is (str|list) .*no sequence of token ids"):
-            think.think([wrong])
+    for wrong, says in (([], "a unit without tokens"), ("How many?", "no str"), ("12", "no str"), ([[20, 21]], r"shape \(1, 2\)"),
+                        ([None], "NoneType"), ([1.7], "whole numbers"), ([True], "torch.bool"), ([-1], "token id -1"),
+                        ([20, 10**6], "token id 1000000"), (None, "no NoneType"), (torch.tensor([[20]]), r"shape \(1, 1\)")):  # fmt: skip
+        for schedule in ("serial", "threads"):
+            with pytest.raises(BadInput, match=f"segment 0 is .*no sequence of token ids of this model: .*{says}"):
+                think.think([wrong], schedule=schedule)
+    with pytest.raises(BadInput, match="segment 1 is NoneType"):  # None ended the source: the thought was of what came before it
+        think.think([[20, 21], None, [22]])
     think.think([torch.tensor([20, 21])])
     with pytest.raises(BadInput, match="depth 3: there is 1, 2"):
         think.think(SEGMENTS, depth=3)
@@ -259,6 +262,16 @@ def test_what_cannot_be_read_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="needs a CUDA device"):
             think.think(SEGMENTS, schedule="streams")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_choose_nothing(value):
+    """NaN is the highest for argmax: its token was written to the cap, and nothing told."""
+    found = model()
+    think = thinker(found)
+    found.lm_head.weight.data[7] = value
+    with pytest.raises(ModelError, match=r"prefers no token \(a logit of (nan|inf)\)"):
+        think.think(SEGMENTS)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
