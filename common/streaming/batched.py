@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from ..errors import ModelError
 from ..masks import for_attention
 from .caches import TwoPartCache
 
@@ -91,7 +92,8 @@ def decode(model: nn.Module, rows: Sequence[Row], *, ends: set[int], boundary: i
     """What each row writes; nothing where there is nothing to answer, in a row whose source is s_0 alone.
 
     ends: ids that end a unit. boundary: the one that is forced at unit_cap. stop: id that ends the rest. start: the target's first
-    position; None: behind the row's own source, as in one sequence. Headers are of one length. Raises ValueError for what is not.
+    position; None: behind the row's own source, as in one sequence. Headers are of one length. Raises ValueError for what is not, and
+    ModelError for logits that are no numbers.
     """
     if visible not in ("units", "all"):
         raise ValueError(f"visible {visible!r}: units or all")
@@ -125,7 +127,7 @@ def decode(model: nn.Module, rows: Sequence[Row], *, ends: set[int], boundary: i
             logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
                            logits_to_keep=1).logits[:, -1]
         at += n
-        chosen = logits.argmax(-1).tolist()
+        chosen = _likeliest(logits, [not p.done for p in rows_])
         tokens = torch.tensor([[p.next(c)] for p, c in zip(rows_, chosen)], device=device)
         if all(p.done for p in rows_):
             return [p.written for p in rows_]
@@ -149,7 +151,7 @@ def interleaved(model: nn.Module, rows: Sequence[Row], *, ends: set[int], bounda
         logits = model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True).logits[:, -1]
         at += 1
         following = []
-        for p, queue, chosen in zip(rows_, queues, logits.argmax(-1).tolist()):
+        for p, queue, chosen in zip(rows_, queues, _likeliest(logits, [not p.done for p in rows_])):
             if not queue:
                 unit = p.unit
                 following.append([p.next(chosen)])
@@ -160,6 +162,16 @@ def interleaved(model: nn.Module, rows: Sequence[Row], *, ends: set[int], bounda
         tokens = torch.tensor(following, device=device)
         if all(p.done for p in rows_):
             return [p.written for p in rows_]
+
+
+def _likeliest(logits: Tensor, going: list[bool]) -> list[int]:
+    """The likeliest token of each row, logits (B, V). Raises ModelError where those of a row that goes on are no numbers: argmax takes
+    NaN for the highest, and the row would be written to its cap with that."""
+    finite = logits.amax(-1).isfinite().tolist()
+    if wrong := [i for i, (goes_on, is_number) in enumerate(zip(going, finite)) if goes_on and not is_number]:
+        raise ModelError(f"the model prefers no token in {len(wrong)} of {len(going)} rows (the first: {wrong[0]}): its numbers are not "
+                         "finite (float16 overflows; load it in float32 or bfloat16)")
+    return logits.argmax(-1).tolist()
 
 
 def _asks(row: Row) -> bool:

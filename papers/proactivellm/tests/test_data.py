@@ -1,6 +1,5 @@
 """Rows of hub sets and files: each form by hand, and what is no row is named instead of being a traceback."""
 
-import datasets
 import pytest
 
 from common.errors import SetupError
@@ -17,7 +16,7 @@ def rows_of(monkeypatch):
     """form, rows -> what the training rows of a hub set with these rows are."""
 
     def rows_of(form, *rows):
-        monkeypatch.setattr(datasets, "load_dataset", lambda path, name, split, revision: list(rows))
+        monkeypatch.setattr("datasets.load_dataset", lambda path, name, split, revision: list(rows))
         return Answered(path="some/set", form=form).rows_of(0)
 
     return rows_of

@@ -272,6 +272,9 @@ def test_logits_that_are_no_numbers_choose_nothing(value):
     found.lm_head.weight.data[7] = value
     with pytest.raises(ModelError, match=r"prefers no token \(a logit of (nan|inf)\)"):
         think.think(SEGMENTS)
+    for decoded in (decode, interleaved):
+        with pytest.raises(ModelError, match="prefers no token in 2 of 2 rows"):
+            decoded(found, rows(([[30, 31]],)), **HOW)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
