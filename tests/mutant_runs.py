@@ -51,7 +51,7 @@ class Loop:
     def child(self, request: dict, items: dict) -> int:
         """0: all pass. FAILS + n: the n-th fails. 2: the broken file cannot be imported. 3: a test that is asked for is not there.
 
-        What is recorded is asked for by test file."""
+        What is recorded is asked for by test file, or by single test."""
         from _pytest.runner import runtestprotocol
 
         if request["file"]:
@@ -60,7 +60,7 @@ class Loop:
             except Exception:
                 return 2
         if request["record"]:
-            some = [item for name, item in items.items() if name.partition("::")[0] in request["tests"]]
+            some = [item for name, item in items.items() if {name, name.partition("::")[0]} & {*request["tests"]}]
         elif {*request["tests"]} <= items.keys():
             some = [items[name] for name in request["tests"]]
         else:
@@ -146,7 +146,7 @@ def work(tests: list[str]) -> None:
 
 # -- outside of it -------------------------------------------------------------------------------------------
 class Worker:
-    """A copy of the tree, and a process in it that has collected `tests` (files)."""
+    """A copy of the tree, and a process in it that has collected `tests` (files, or single ones)."""
 
     def __init__(self, root: Path, folder: Path, tests: list[str]):
         self.folder, self.killer = folder, None
@@ -171,7 +171,8 @@ class Worker:
             raise RuntimeError((self.folder / "worker.log").read_text(errors="replace")[-2000:]) from None
 
     def reached(self, files: list[str], tests: list[str], seconds: float = 1200.0) -> dict:
-        """{test: [seconds, {file: lines}]} of these test files, on the tree as it is. Raises RuntimeError where a test fails."""
+        """{test: [seconds, {file: lines}]} of these tests (files, or single ones), on the tree as it is. Raises RuntimeError where one
+        fails."""
         record = self.folder / "reached.json"
         if self.ask(tests, seconds, record=str(record), files=tuple(files)) != 0:
             last = (self.folder / "worker.log").read_text(errors="replace")[-2000:]

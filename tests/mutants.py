@@ -44,6 +44,7 @@ from tests.mutant_page import PAGE, write_page
 from tests.mutant_runs import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMITTED = "tests/report/test_committed.py::test_committed_results_give_the_committed_records"
 RUNNING = ("test_harness", "test_experiments", "test_paper_scale", "test_training")  # test files of a paper that run what it computes
 PROCESSES = int(os.environ.get("PROCESSES") or 2)
 SLACK = 20.0  # seconds that a mutant may take beyond four times what its tests take
@@ -51,8 +52,8 @@ FIRST = 8  # rounds in which every file has its turn, before quantities, which a
 
 
 def tests_of(root: Path, paper: str) -> list[str]:
-    """Test files that name what is broken, or the table of all experiments. Quantities are arithmetic on results: what runs
-    experiments is not asked about them."""
+    """Test files that name what is broken, or the table of all experiments, and the test that the paper's committed results give its
+    committed records. Quantities are arithmetic on results: what runs experiments is not asked about them."""
     names = {Path(file).stem for file in targets(root, paper)}
     found = sorted((root / "papers" / paper.partition("/")[0] / "tests").glob("test_*.py"))
     def of(name: str, path: Path) -> bool:
@@ -60,7 +61,9 @@ def tests_of(root: Path, paper: str) -> list[str]:
             return False
         return bool(re.search(rf"import .*\b({name}{'' if arithmetic(name) else '|eval'})\b", path.read_text()))
 
-    return [str(path.relative_to(root)) for path in found if any(of(name, path) for name in names)]
+    some = [str(path.relative_to(root)) for path in found if any(of(name, path) for name in names)]
+    judge = [f"{COMMITTED}[{paper.partition('/')[0]}]"] if (root / COMMITTED.partition("::")[0]).is_file() else []
+    return some + judge
 
 
 def meeting(mutant: Mutant, known: dict) -> list[str]:
@@ -94,6 +97,8 @@ class Memory:
         self.known: dict = json.loads(self.path.read_text()) if self.path.is_file() and not os.environ.get("FRESH") else {}
         found = sorted(folder.rglob("*.py"))
         self.tests = {str(p.relative_to(root)): _hash(p.read_bytes()) for p in found if p.name.startswith("test_")}
+        results = sorted((folder / "results").glob("*.json"))
+        self.tests[COMMITTED.partition("::")[0]] = _hash(b"".join(p.read_bytes() for p in results))
         self.rest = {str(p.relative_to(root)): _hash(p.read_bytes()) for p in (*found, *(root / "tests").glob("*.py"))
                      if not p.name.startswith(("test_", "mutant"))}
 
@@ -140,7 +145,7 @@ def run(root: Path, paper: str, minutes: float, seed: int = 0) -> list[tuple[Mut
         if new := [file for file in files if memory.reached(file) is None]:
             noted = free[0].reached(targets(root, paper.partition("/")[0]), new)
             for file in new:
-                memory.keep_reached(file, {test: found for test, found in noted.items() if test.partition("::")[0] == file})
+                memory.keep_reached(file, {test: found for test, found in noted.items() if file in (test, test.partition("::")[0])})
             memory.write()
         known = {test: found for file in files for test, found in memory.reached(file).items()}
         outcome |= {mutant: word for mutant in made if (word := memory.word(mutant, meeting(mutant, known)))}

@@ -100,6 +100,11 @@ def test_a_known_mutant_is_killed_and_a_known_survivor_reported(toy, capsys):
     assert mutants.write_page(toy, []) == 0 and (toy / "docs" / "mutants.md").read_text() == page, "what was not asked for stays"
 
 
+def test_the_committed_results_are_the_last_judge():
+    """Of a paper's own results alone, and it is met last: it takes seconds where other tests take milliseconds."""
+    assert mutants.tests_of(mutants.ROOT, "gpe/quantities")[-1] == f"{mutants.COMMITTED}[gpe]" == mutants.tests_of(mutants.ROOT, "gpe")[-1]
+
+
 def test_quantities_meet_no_test_that_runs_experiments(toy):
     """Of another file all tests that import it, of quantities all but those."""
     tests = toy / "papers/toy/tests"

@@ -16,7 +16,7 @@ import importlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,12 @@ def problems(paper: str, root: Path = ROOT) -> Iterator[str]:
     for record in records:
         yield from (f"papers/{paper}: {problem}" for problem in _alone(record, claims, paper))
     yield from (f"papers/{paper}: {problem}" for problem in history.problems(paper, records, claims, root))
+    yield from recomputed(paper, claims, records, root)
+
+
+def recomputed(paper: str, claims: Claims, records: Sequence[dict], root: Path = ROOT) -> Iterator[str]:
+    """Where the paper's quantities, asked of its committed results, give another record than the committed one."""
+    folder = root / "papers" / paper
     by_key = {_key(r): r for r in records}
     computed: set[tuple[str, str]] = set()
     named, whole = [], True  # models and data sets that the results name, if all of these can be read
