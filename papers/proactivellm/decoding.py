@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from common.errors import ModelError
 from common.modes import eval_mode
 from common.streaming.units import Example
 from common.streaming.words import Boundary
@@ -95,7 +94,7 @@ def decode(model: nn.Module, examples: Sequence[Example], policy: Policy, bounda
     Greedy. A unit begins after a token that ends one (boundary "ends") or with a token that begins one ("opens"); within a unit there is
     no decision, and what is written after more has been read begins one. An empty source, without a unit between instruction and end,
     has an empty answer. Raises ValueError for headers of different length, ModelError for a model that cannot stream
-    (`method.check_model`), beyond a sliding window, beyond the model's positions, and whose logits are not finite.
+    (`method.check_model`), beyond a sliding window, and beyond the model's positions.
     """
     if not examples:
         return []
@@ -193,7 +192,7 @@ class _Streams:
         visible = self.ends.gather(1, units)
         logits, attention = self._pass(pending, before, visible)
         b = self.boundary
-        logits[..., [token for token in b.banned if token < logits.shape[-1]]] = float("-inf")  # a tokenizer may have more than the head
+        logits[..., list(b.banned)] = float("-inf")
         logits[..., len(b.table) :] = float("-inf")
         if b.kind == "opens":  # a unit was ended before more was read: what follows must begin one
             inner = torch.nn.functional.pad(~b.table.to(self.device), (0, logits.shape[-1] - len(b.table)))
@@ -201,11 +200,6 @@ class _Streams:
                 inner[b.stop] = False
             must = (units > read[:, None]) & (written > 0)
             logits = logits.masked_fill(must[..., None] & inner, float("-inf"))
-        best = logits.amax(-1)[real & ~done[:, None]]
-        if not bool(best.isfinite().all()):  # NaN, which argmax takes for the highest and a head for sure; or nothing may be written
-            raise ModelError(f"the model prefers no token that may be written next in {int((~best.isfinite()).sum())} of {len(best)} "
-                             "probes: its numbers are not finite (float16 overflows; load it in float32 or bfloat16), or its head has "
-                             "none of these tokens")
         token = logits.argmax(-1)  # (n, slots)
         begins = self._begins(token, inside, written)
         probe = Probe(logits, torch.minimum(units, self.last[:, None] - 1), written, self._hidden(p), attention)

@@ -68,8 +68,7 @@ class Entropy:
 
     def score(self, probe: Probe) -> Tensor:
         log_p = _wide(probe.logits).log_softmax(-1)
-        possible = log_p != float("-inf")  # of what cannot be written next p ln p is 0; NaN stays NaN, which is no threshold's score
-        entropy = -torch.where(possible, log_p.exp() * log_p, torch.zeros_like(log_p)).sum(-1)
+        entropy = -torch.where(log_p.isfinite(), log_p.exp() * log_p, torch.zeros_like(log_p)).sum(-1)
         return (1 - entropy / math.log(probe.logits.shape[-1])).clamp(0, 1)  # an even distribution's rounding is not below 0
 
 

@@ -278,8 +278,6 @@ def test_heads_by_hand():
     assert heads.Entropy().score(probe).tolist() == pytest.approx([1 - 1.5 * 0.6309297, 1], abs=1e-6)
     banned = probe._replace(logits=torch.tensor([[0.0, 0.0, float("-inf"), float("-inf")]]))
     assert heads.Entropy().score(banned).tolist() == pytest.approx([0.5])
-    unknown = probe._replace(logits=torch.tensor([[0.0, float("nan"), float("-inf")]]))  # no number is sure of nothing: it was 1
-    assert not heads.Decide(heads.Entropy(), 0.0).write(unknown).any()
     weights = torch.zeros(1, 2, 2, 4)
     weights[0, 1] = torch.tensor([[0.0, 0.5, 0.25, 0.0], [0.0, 0.1, 0.1, 0.1]])
     of = probe._replace(attention=weights)

@@ -8,11 +8,9 @@ import torch
 
 from common.errors import ModelError
 from common.models import load, tiny
-from common.streaming.units import Example
 from common.streaming.words import Boundary
 
 from .. import baselines, heads
-from ..decoding import decode
 from ..session import Session, run
 
 V, WIDTH, STOP = 40, 32, 0
@@ -35,12 +33,6 @@ def session_of(model, policy=None, boundary=ENDS, header=(5, 5), **more):
 
 def answer_of(model, units=UNITS, **more):
     return list(run(session_of(model, **more), units, ENDING, max_units=4))
-
-
-def decoded(model, policy=None, boundary=ENDS):
-    """The same stream in a batch, beside a shorter one."""
-    rows = [Example.of_units([*([1], *units), ENDING], [[5, 5], [STOP]]) for units in (UNITS, UNITS[:2])]
-    return decode(model, rows, policy or baselines.WaitK(1), boundary, max_target=6)
 
 
 # -- what is given -----------------------------------------------------------------------------------------
@@ -98,9 +90,7 @@ def test_of_two_runs_of_one_session_only_the_first_runs(model):
 
 def test_a_tokenizer_may_have_more_special_tokens_than_the_model(model):
     """They cannot be written, and need no ban."""
-    more = ENDS._replace(banned=(2, V, V + 7))
-    assert answer_of(model, boundary=more) == answer_of(model)
-    assert decoded(model, boundary=more) == decoded(model)
+    assert answer_of(model, boundary=ENDS._replace(banned=(2, V, V + 7))) == answer_of(model)
 
 
 # -- numbers that are none ---------------------------------------------------------------------------------
@@ -115,15 +105,11 @@ def test_logits_that_are_no_numbers_choose_nothing(head, value):
     session.read([7])
     with pytest.raises(ModelError, match=r"prefers no token that may be written next \(a logit of (nan|inf)\)"):
         session.write()
-    with pytest.raises(ModelError, match=r"no token that may be written next in \d+ of \d+ probes"):
-        decoded(model, heads.Decide(head(), 0.1))
 
 
 def test_where_nothing_may_be_written_that_is_said(model):
     with pytest.raises(ModelError, match=r"a logit of -inf\).*its head has none of these tokens"):
         answer_of(model, boundary=ENDS._replace(banned=tuple(range(V))))
-    with pytest.raises(ModelError, match="its head has none of these tokens"):
-        decoded(model, boundary=ENDS._replace(banned=tuple(range(V))))
 
 
 # -- broken off --------------------------------------------------------------------------------------------
