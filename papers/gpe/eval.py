@@ -40,7 +40,7 @@ EXPERIMENTS = (
     Experiment("ratios", "cpu", quantities_ratios.live, ratios.jobs, tables=tables.ratios, asked=True, alone=True,
                claims=("C16a", "C16b"), document="ratios", minutes=3),
     Experiment("speech", "cpu", quantities.speech, speech.jobs, tables=tables.speech, pictures=pictures.speech, asked=True,
-               claims=("C7a", "C7b"), document="speech", left_out=WHOLE, minutes=12, draws=("speech_latency.svg",),
+               claims=("C7a", "C7b"), document="speech", left_out=WHOLE, minutes=9, draws=("speech_latency.svg",),
                facts=speech_facts),
     Experiment("digits", "cpu", None, speech.digit_jobs, tables=tables.digits, asked=True, document="digits", left_out=WHOLE,
                minutes=8, data=(speech.DIGITS,)),

@@ -35,7 +35,7 @@ EXPERIMENTS = (
                                         "n": len(set(results["llava/features"]["test"]["pictures"]))}])),
     Experiment("speed", "cpu", quantities.speed, speed.jobs, tables=tables.speed, alone=True, document="speed", minutes=1.5),
     Experiment("committed", "cpu", quantities.committed, committed.jobs, tables=tables.committed, asked=True, walked=False,
-               claims=COMMITTED, document="committed", minutes=25, facts=lambda results: ([results["committed/seed0"]["model"]], [])),
+               claims=COMMITTED, document="committed", minutes=14, facts=lambda results: ([results["committed/seed0"]["model"]], [])),
     Experiment("own", "cpu", quantities.own, own.jobs, tables=tables.own, asked=True, walked=False, claims=OWN, document="own", minutes=3,
                ready=own.ready, needs="the four models of standins.py: make standins-layerfusion",
                facts=lambda results: ([of["model"] for name, of in results.items() if name.startswith("own/") and "model" in of], [])),

@@ -23,7 +23,7 @@ EXPERIMENTS = (
                document="cpu-small", minutes=6, draws=("plane.svg", "updates.svg", "budgets.svg"),
                facts=lambda results: quantities.facts(results["base/seed0"], "generated chains of arithmetic")),
     Experiment("sums", "cpu", quantities.sums, sums.jobs, tables=tables.sums, pictures=pictures.sums, asked=True,
-               walked=False, claims=("C1n", "C1m", "C4m", "C4n", "C6n", "C8n", "C14n"), document="sums", minutes=110, draws=("sums.svg",),
+               walked=False, claims=("C1n", "C1m", "C4m", "C4n", "C6n", "C8n", "C14n"), document="sums", minutes=100, draws=("sums.svg",),
                needs="up to 15 GB of memory for each of two processes",
                facts=lambda results: quantities.facts(quantities.first(results, "sums/base"), "reasoning_gym chain_sum")),
     Experiment("five", "cpu", quantities_five.five, five.jobs, tables=tables.five, pictures=pictures.five, asked=True, walked=False,

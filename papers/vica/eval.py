@@ -31,7 +31,7 @@ EXPERIMENTS = (
     Experiment("scratch", "cpu", quantities.scratch, scratch.jobs, tables=tables.scratch, asked=True, walked=False,
                claims=("C1q", "C1r", "C9f"), document="scratch", minutes=150),
     Experiment("draws", "cpu", quantities.draws, draws.jobs, tables=tables.draws, asked=True, walked=False, claims=("C9g",),
-               document="draws", minutes=20),
+               document="draws", minutes=12),
     Experiment("patches", "cpu", quantities.patches, patches.jobs, tables=tables.patches, asked=True, claims=("C8c",),
                document="patches", minutes=40),
     Experiment("smollm2", "cpu", quantities.smollm2, smollm2.jobs, tables=tables.smollm2, asked=True, walked=False,
